@@ -1,0 +1,50 @@
+"""Packaging of stable_longform. Tools are configured in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "src/stable_longform/__init__.py").read_text()).group(1)
+
+EXTRAS = {
+    "train": ["accelerate>=1.0", "pyyaml>=6.0", "scipy>=1.10", "librosa>=0.10.2"],
+    "eval": ["auraloss>=0.4.0", "librosa>=0.10.2", "scipy>=1.10"],
+    "app": ["gradio>=5.0"],
+    "flash": ["flash-attn>=2.6; platform_system == 'Linux'"],
+    "dev": ["pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.14", "auraloss>=0.4.0"],
+}
+
+setup(
+    name="stable_longform",
+    version=VERSION,
+    description="Long-form music generation with latent diffusion: up to 4m45s of stereo 44.1 kHz music from text.",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    package_dir={"": "src"},
+    packages=find_packages("src"),
+    package_data={"stable_longform": ["checkpoints/**/*"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.6",
+        "diffusers>=0.35",
+        "transformers>=4.56",
+        "safetensors>=0.4.5",
+        "numpy>=1.26",
+        "soundfile>=0.13",
+        "soxr>=0.5",
+        "typer>=0.12",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["stable-longform=stable_longform.cli:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Multimedia :: Sound/Audio",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

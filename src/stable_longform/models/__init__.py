@@ -1,0 +1,1 @@
+"""The networks: autoencoder, diffusion transformer, text encoder, timing conditioner, discriminator."""

@@ -1,0 +1,1 @@
+"""Pipelines from a prompt to a waveform."""
