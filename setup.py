@@ -40,7 +40,6 @@ setup(
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["stable-longform=stable_longform.cli:main"]},
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
