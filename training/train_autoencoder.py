@@ -97,9 +97,7 @@ def main(config: Config) -> None:
     ema.to(accelerator.device)
     accelerator.register_for_checkpointing(ema)
     start_step = utils.resume(accelerator, output_dir)
-    loader = utils.make_loader(
-        crops, accelerator, config.batch_size, start_step, config.max_steps, config.num_workers
-    )
+    loader = utils.make_loader(crops, accelerator, config.batch_size, start_step, config.max_steps, config.num_workers)
     progress = tqdm(loader, initial=start_step, total=config.max_steps, disable=not accelerator.is_main_process)
     for step, batch in enumerate(progress, start_step):
         utils.seed_step(config.seed, step, accelerator.process_index)

@@ -46,7 +46,8 @@ def load_config(config_class: type, arguments: Sequence[str], directory: str | o
         tokens.extend(argument.split("=", 1) if argument.startswith("--") else [argument])
     if len(tokens) % 2:
         raise ValueError(f"Arguments must be pairs `--key value`, got {' '.join(arguments)}.")
-    pairs = [(key.removeprefix("--"), yaml.safe_load(text)) for key, text in zip(tokens[::2], tokens[1::2], strict=True)]
+    pairs = zip(tokens[::2], tokens[1::2], strict=True)
+    pairs = [(key.removeprefix("--"), yaml.safe_load(text)) for key, text in pairs]
     for path in (value for key, value in pairs if key == "config"):
         try:
             values |= yaml.safe_load((Path(directory) / path).read_text(encoding="utf-8")) or {}
@@ -167,7 +168,9 @@ def seed_step(seed: int, step: int, process_index: int = 0) -> None:
 class StepBatches(torch.utils.data.Sampler):
     """Index batches of one process from `start_step` on: step s takes the indices [s·B, (s+1)·B) of all processes."""
 
-    def __init__(self, batch_size: int, start_step: int, num_steps: int, process_index: int = 0, num_processes: int = 1):
+    def __init__(
+        self, batch_size: int, start_step: int, num_steps: int, process_index: int = 0, num_processes: int = 1
+    ):
         self.batch_size, self.start_step, self.num_steps = batch_size, start_step, num_steps
         self.process_index, self.num_processes = process_index, num_processes
 

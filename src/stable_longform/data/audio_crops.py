@@ -1,7 +1,7 @@
 """Random crops of waveforms for training: the autoencoder's and CLAP's input.
 
-Every item is a pure function of `(seed, index)`, so a run resumed at any step sees exactly the data that an undisturbed
-one would have seen, on any number of processes.
+Every item is a pure function of `(seed, index)`, so a run resumed at any step sees exactly the data that an
+undisturbed one would have seen, on any number of processes.
 """
 
 from collections.abc import Sequence

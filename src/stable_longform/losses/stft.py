@@ -100,7 +100,7 @@ def _signals(waveform: torch.Tensor) -> torch.Tensor:
 
 @functools.cache
 def _a_weighting_taps(sampling_rate: int, num_taps: int = 101) -> torch.Tensor:
-    """Taps of a linear-phase filter fitted to the A-weighting curve of IEC 61672 (bilinear transform, least squares)."""
+    """Taps of a linear-phase filter fitted by least squares to the A-weighting curve of IEC 61672."""
     pole_1, pole_2, pole_3, pole_4, gain_at_1khz = 20.598997, 107.65265, 737.86223, 12194.217, 1.9997
     radians = 2 * torch.pi
     numerator = [(radians * pole_4) ** 2 * 10 ** (gain_at_1khz / 20), 0, 0, 0, 0]

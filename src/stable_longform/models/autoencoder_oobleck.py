@@ -93,9 +93,7 @@ class WeightNormConvTranspose1d(nn.ConvTranspose1d):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         weight = torch._weight_norm(self.weight_v, self.weight_g)
-        return F.conv_transpose1d(
-            hidden_states, weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
-        )
+        return F.conv_transpose1d(hidden_states, weight, self.bias, self.stride, self.padding, self.output_padding)
 
 
 def _split_weight(module: nn.Module) -> None:

@@ -137,9 +137,12 @@ def write_audio(
     first = next(chunks, None)
     if first is None:
         raise ValueError("waveform holds no chunk to write.")
-    with atomic_path(path) as temporary, soundfile.SoundFile(
-        temporary, "w", samplerate=sampling_rate, channels=first.shape[0], subtype=subtype
-    ) as file:
+    with (
+        atomic_path(path) as temporary,
+        soundfile.SoundFile(
+            temporary, "w", samplerate=sampling_rate, channels=first.shape[0], subtype=subtype
+        ) as file,
+    ):
         for name, text in (tags or {}).items():
             setattr(file, name, text)
         file.write(_to_frames(first))
