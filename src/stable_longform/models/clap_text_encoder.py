@@ -1,0 +1,171 @@
+"""The text encoder: the text tower of a CLAP model, read at its next-to-last layer.
+
+Conventions: token ids and masks are `(B, S)`; features are `(B, S, hidden_size)`.
+
+References: Evans et al., "Long-form music generation with latent diffusion", arXiv 2404.10301, §2.4. Wu et al.,
+"Large-scale contrastive language-audio pretraining", arXiv 2211.06687. Liu et al., "RoBERTa", arXiv 1907.11692.
+"""
+
+import os
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from transformers import ClapModel, ClapTextConfig, ClapTextModel
+from transformers.modeling_outputs import BaseModelOutput
+
+# The fields of our configuration that describe the RoBERTa model, named as in transformers' ClapTextConfig.
+TEXT_CONFIG_FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "layer_norm_eps",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "pad_token_id",
+)
+
+
+class ClapTextEncoder(ModelMixin, ConfigMixin):
+    """Features of a prompt: a hidden layer of CLAP's RoBERTa.
+
+    Paper: §2.4, "the next-to-last layer of the text encoder". The defaults are RoBERTa base, of 124,645,632
+    parameters. The layers above `feature_layer` and the pooler are kept in the checkpoint and never computed.
+
+    Args:
+        vocab_size: number of token ids.
+        hidden_size: width of the features.
+        num_hidden_layers: number of layers.
+        num_attention_heads: number of heads per layer, a divisor of `hidden_size`.
+        intermediate_size: width of the feed-forward layers.
+        max_position_embeddings: size of the position table; the longest input is
+            `max_position_embeddings - pad_token_id - 1` tokens.
+        type_vocab_size: number of token types.
+        layer_norm_eps: epsilon of the layer norms.
+        hidden_act: activation of the feed-forward layers, by its transformers name.
+        hidden_dropout_prob: dropout of the hidden states in training, in [0, 1).
+        attention_probs_dropout_prob: dropout of the attention probabilities in training, in [0, 1).
+        pad_token_id: id of the padding token.
+        feature_layer: which hidden state is returned, counted from the end: -1 is the last layer's output,
+            -(num_hidden_layers + 1) the embeddings.
+        max_length: number of tokens to which prompts are padded and cut. The model itself accepts longer input.
+
+    Raises:
+        ValueError: `feature_layer` or `max_length` is out of range.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["ClapTextLayer"]
+    _repeated_blocks = ["ClapTextLayer"]
+    _skip_layerwise_casting_patterns = ["embeddings", "LayerNorm"]
+
+    @register_to_config
+    def __init__(
+        self,
+        vocab_size: int = 50265,
+        hidden_size: int = 768,
+        num_hidden_layers: int = 12,
+        num_attention_heads: int = 12,
+        intermediate_size: int = 3072,
+        max_position_embeddings: int = 514,
+        type_vocab_size: int = 1,
+        layer_norm_eps: float = 1e-5,
+        hidden_act: str = "gelu",
+        hidden_dropout_prob: float = 0.1,
+        attention_probs_dropout_prob: float = 0.1,
+        pad_token_id: int = 1,
+        feature_layer: int = -2,
+        max_length: int = 77,
+    ):
+        super().__init__()
+        if not -(num_hidden_layers + 1) <= feature_layer <= -1:
+            raise ValueError(f"feature_layer must be in [{-(num_hidden_layers + 1)}, -1], got {feature_layer}.")
+        longest = max_position_embeddings - pad_token_id - 1
+        if not 0 < max_length <= longest:
+            raise ValueError(f"max_length must be in [1, {longest}] tokens, got {max_length}.")
+        self.text_model = ClapTextModel(ClapTextConfig(**{name: self.config[name] for name in TEXT_CONFIG_FIELDS}))
+
+    @classmethod
+    def from_clap(
+        cls, clap: ClapModel | str | os.PathLike, feature_layer: int = -2, max_length: int = 77
+    ) -> "ClapTextEncoder":
+        """Copies the text tower of a transformers `ClapModel`.
+
+        Args:
+            clap: the model, or the folder or Hub id of one.
+            feature_layer: see the class.
+            max_length: see the class.
+
+        Returns:
+            The encoder, in evaluation mode, with the device and dtype of the CLAP model.
+        """
+        if not isinstance(clap, ClapModel):
+            clap = ClapModel.from_pretrained(clap)
+        text_config = clap.config.text_config
+        fields = {name: getattr(text_config, name) for name in TEXT_CONFIG_FIELDS}
+        encoder = cls(**fields, feature_layer=feature_layer, max_length=max_length)
+        encoder.text_model.load_state_dict(clap.text_model.state_dict())
+        return encoder.to(device=clap.device, dtype=clap.dtype).eval()
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, return_dict: bool = True
+    ) -> BaseModelOutput | tuple[torch.Tensor]:
+        """Encodes token ids.
+
+        Args:
+            input_ids: `(B, S)`, integers in [0, vocab_size).
+            attention_mask: `(B, S)`, boolean or integer, non-zero = attend, as tokenizers give it; None attends to
+                every token.
+            return_dict: whether to return an output object or a plain tuple.
+
+        Returns:
+            An output whose `.last_hidden_state` is the output of layer `feature_layer`, `(B, S, hidden_size)`, or the
+            tuple of it. Features of padding tokens are not zeroed.
+
+        Raises:
+            ValueError: input that is not as above, or longer than the position table.
+        """
+        self._check_input_ids(input_ids)
+        embeddings = self.text_model.embeddings(input_ids)
+        additive_mask = None
+        if attention_mask is not None:
+            _check_attention_mask(attention_mask, input_ids.shape)
+            additive_mask = torch.zeros(input_ids.shape, dtype=embeddings.dtype, device=embeddings.device)
+            additive_mask.masked_fill_(~attention_mask.bool(), torch.finfo(embeddings.dtype).min)
+            additive_mask = additive_mask[:, None, None, :]  # (B, 1, 1, S)
+
+        hidden_states = embeddings
+        num_layers = self.config.num_hidden_layers + 1 + self.config.feature_layer
+        for layer in self.text_model.encoder.layer[:num_layers]:  # each checkpoints itself when that is enabled
+            hidden_states = layer(hidden_states, additive_mask)
+        return BaseModelOutput(last_hidden_state=hidden_states) if return_dict else (hidden_states,)
+
+    def _check_input_ids(self, input_ids: torch.Tensor) -> None:
+        """Raises ValueError unless the ids are `(B, S)` integers of the vocabulary, and not too many."""
+        if input_ids.ndim != 2 or input_ids.dtype not in (torch.int32, torch.int64) or input_ids.numel() == 0:
+            raise ValueError(
+                "input_ids must be a non-empty integer tensor of shape (B, S), "
+                f"got shape {tuple(input_ids.shape)} and dtype {input_ids.dtype}."
+            )
+        longest = self.config.max_position_embeddings - self.config.pad_token_id - 1
+        if input_ids.shape[1] > longest:
+            raise ValueError(f"input_ids must have at most {longest} tokens per item, got {input_ids.shape[1]}.")
+        low, high = input_ids.aminmax()
+        if low < 0 or high >= self.config.vocab_size:
+            raise ValueError(
+                f"input_ids must be in [0, {self.config.vocab_size}), got values from {int(low)} to {int(high)}."
+            )
+
+
+def _check_attention_mask(mask: torch.Tensor, shape: tuple[int, int]) -> None:
+    """Raises ValueError unless the mask is boolean or integer and of the given shape."""
+    if mask.is_floating_point() or mask.is_complex() or mask.shape != shape:
+        raise ValueError(
+            f"attention_mask must be a boolean or integer tensor of shape {tuple(shape)}, "
+            f"got dtype {mask.dtype} and shape {tuple(mask.shape)}."
+        )

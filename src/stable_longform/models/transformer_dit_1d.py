@@ -1,0 +1,446 @@
+"""The diffusion transformer: predicts the velocity of a sequence of audio latents.
+
+Conventions: latents are `(B, C, L)`, with C channels and L frames; inside the blocks a sequence is `(B, S, D)` and its
+heads `(B, S, H, head_dim)`. Masks are boolean, True = attend. Time t runs from 0 (music) to 1 (noise).
+
+State dict keys are those of diffusers' `StableAudioDiTModel`, so the weights of either load into the other.
+
+Contents: `DiTTransformer1D`, made of `DiTBlock` (`DiTAttention` and diffusers' SwiGLU feed-forward), `FourierFeatures`
+for the time and `rotary_table`/`apply_rotary` for the positions.
+
+References: Evans et al., "Long-form music generation with latent diffusion", arXiv 2404.10301, §2.2, Fig. 1.
+Su et al., "RoFormer", arXiv 2104.09864. Shazeer, "GLU variants improve transformer", arXiv 2002.05202.
+"""
+
+import math
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.attention import AttentionMixin, AttentionModuleMixin, FeedForward
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.cache_utils import CacheMixin
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.modeling_utils import ModelMixin
+from torch import nn
+
+ROTARY_BASE = 10000.0
+
+
+def rotary_table(length: int, dim: int, device: torch.device | str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines of the rotation angles, position x base^(-2i/dim) for i < dim/2, in float32.
+
+    Args:
+        length: number of positions, which run from 0 to length - 1.
+        dim: number of rotated channels of a head, even.
+        device: where the table is computed.
+
+    Returns:
+        `(cos, sin)`, each `(length, dim / 2)`.
+    """
+    exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim
+    positions = torch.arange(length, dtype=torch.float32, device=device)
+    angles = positions[:, None] * (1.0 / ROTARY_BASE**exponents)
+    return angles.cos(), angles.sin()
+
+
+def apply_rotary(hidden_states: torch.Tensor, table: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Rotates the first channels of every head, pairing channel i with i + dim/2; the other channels are kept.
+
+    Args:
+        hidden_states: queries or keys `(B, S, H, head_dim)`; the rotation is done in float32 for any dtype.
+        table: `rotary_table(S, dim)` with dim at most head_dim.
+
+    Returns:
+        The shape and dtype of `hidden_states`.
+    """
+    cos, sin = table[0][:, None], table[1][:, None]  # (S, 1, dim / 2)
+    half = cos.shape[-1]
+    first, second, rest = hidden_states.split([half, half, hidden_states.shape[-1] - 2 * half], dim=-1)
+    first, second = first.float(), second.float()
+    rotated = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return torch.cat([rotated.to(hidden_states.dtype), rest], dim=-1)
+
+
+class FourierFeatures(nn.Module):
+    """Trainable Gaussian Fourier features of the time: [cos(2 pi t w), sin(2 pi t w)], always in float32.
+
+    Args:
+        embedding_dim: number of features, even.
+    """
+
+    def __init__(self, embedding_dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(embedding_dim // 2))
+
+    def forward(self, timestep: torch.Tensor) -> torch.Tensor:
+        """Maps times `(B,)` to `(B, embedding_dim)` in float32."""
+        angles = 2 * math.pi * timestep.float()[:, None] * self.weight.float()
+        return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class DiTAttnProcessor:
+    """The arithmetic of `DiTAttention`, through the attention backend that diffusers has been told to use."""
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(
+        self,
+        attn: "DiTAttention",
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        rotary_embedding: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """See `DiTAttention.forward`."""
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query = attn.to_q(hidden_states).unflatten(-1, (-1, attn.head_dim))  # (B, S, H, head_dim)
+        key = attn.to_k(context).unflatten(-1, (-1, attn.head_dim))
+        value = attn.to_v(context).unflatten(-1, (-1, attn.head_dim))
+        if rotary_embedding is not None:
+            query, key = apply_rotary(query, rotary_embedding), apply_rotary(key, rotary_embedding)
+        repeats = query.shape[2] // key.shape[2]
+        if repeats > 1:
+            # Grouped queries. Repeating the few text keys costs nothing, and every backend understands the result.
+            key, value = key.repeat_interleave(repeats, dim=2), value.repeat_interleave(repeats, dim=2)
+        attended = dispatch_attention_fn(
+            query,
+            key,
+            value,
+            attn_mask=None if attention_mask is None else attention_mask[:, None, None, :],
+            backend=self._attention_backend,
+            parallel_config=self._parallel_config,
+        )
+        return attn.to_out[0](attended.flatten(2, 3).to(query.dtype))
+
+
+class DiTAttention(nn.Module, AttentionModuleMixin):
+    """Multi-head attention without biases; with fewer key/value heads than query heads it is grouped-query attention.
+
+    Args:
+        dim: width of the queries' sequence and of the output.
+        num_heads: number of query heads.
+        head_dim: channels per head.
+        num_key_value_heads: number of key and value heads, a divisor of `num_heads`.
+        context_dim: width of the keys' and values' sequence; None: self-attention.
+    """
+
+    _default_processor_cls = DiTAttnProcessor
+    _available_processors = [DiTAttnProcessor]
+    _supports_qkv_fusion = False
+
+    def __init__(
+        self, dim: int, num_heads: int, head_dim: int, num_key_value_heads: int, context_dim: int | None = None
+    ):
+        super().__init__()
+        self.head_dim = head_dim
+        self.is_cross_attention = context_dim is not None
+        context_dim = dim if context_dim is None else context_dim
+        self.to_q = nn.Linear(dim, num_heads * head_dim, bias=False)
+        self.to_k = nn.Linear(context_dim, num_key_value_heads * head_dim, bias=False)
+        self.to_v = nn.Linear(context_dim, num_key_value_heads * head_dim, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(num_heads * head_dim, dim, bias=False)])
+        self.set_processor(DiTAttnProcessor())
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        rotary_embedding: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Attends from `hidden_states` `(B, S, dim)` to itself or to `encoder_hidden_states` `(B, S2, context_dim)`.
+
+        `attention_mask` is boolean over the attended sequence, `(B, S)` or `(B, S2)`. Returns `(B, S, dim)`.
+        """
+        return self.processor(self, hidden_states, encoder_hidden_states, attention_mask, rotary_embedding)
+
+
+class DiTBlock(nn.Module):
+    """One block: self-attention, cross-attention and a SwiGLU feed-forward, each after a layer norm and residual.
+
+    Paper: §2.2. The output projections start at zero, so that a fresh block is the identity.
+
+    Args:
+        dim: width of the sequence.
+        num_heads: number of query heads.
+        head_dim: channels per head; the first half of them is rotated in self-attention.
+        num_key_value_heads: number of key and value heads of the cross-attention.
+        cross_attention_dim: width of the cross-attended sequence.
+        norm_bias: whether the layer norms have a bias.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        head_dim: int,
+        num_key_value_heads: int,
+        cross_attention_dim: int,
+        norm_bias: bool,
+    ):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-5, bias=norm_bias)
+        self.attn1 = DiTAttention(dim, num_heads, head_dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-5, bias=norm_bias)
+        self.attn2 = DiTAttention(dim, num_heads, head_dim, num_key_value_heads, cross_attention_dim)
+        self.norm3 = nn.LayerNorm(dim, eps=1e-5, bias=norm_bias)
+        self.ff = FeedForward(dim, mult=4, activation_fn="swiglu")
+        for parameter in (self.attn1.to_out[0].weight, self.attn2.to_out[0].weight, *self.ff.net[2].parameters()):
+            nn.init.zeros_(parameter)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        rotary_embedding: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Maps `(B, S, dim)` to `(B, S, dim)`; masks are boolean `(B, S)` and `(B, S2)`."""
+        hidden_states = hidden_states + self.attn1(
+            self.norm1(hidden_states), attention_mask=attention_mask, rotary_embedding=rotary_embedding
+        )
+        hidden_states = hidden_states + self.attn2(
+            self.norm2(hidden_states), encoder_hidden_states, attention_mask=encoder_attention_mask
+        )
+        return hidden_states + self.ff(self.norm3(hidden_states))
+
+
+# What diffusers' cache hooks have to know of a block: its only output is the hidden states.
+TransformerBlockRegistry.register(DiTBlock, TransformerBlockMetadata(return_hidden_states_index=0))
+
+
+class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, CacheMixin):
+    """The diffusion transformer (DiT) over audio latents.
+
+    Paper: §2.2, Fig. 1. Text and timing reach it by cross-attention; timing and the time t also as one token before
+    the latents. The defaults are the paper's model for 4m45s, of 1,056,828,544 parameters. A fresh model returns
+    `proj_out(proj_in(x))` frame by frame.
+
+    Args:
+        sample_size: longest sequence, in latent frames; a multiple of `patch_size`.
+        in_channels: channels of the latents.
+        num_layers: number of blocks.
+        attention_head_dim: channels per head, a multiple of 4.
+        num_attention_heads: number of query heads; the inner width is `num_attention_heads * attention_head_dim`.
+        num_key_value_attention_heads: key and value heads of the cross-attention, a divisor of
+            `num_attention_heads`.
+        out_channels: channels of the output.
+        cross_attention_dim: width of the cross-attended sequence after its projection.
+        time_proj_dim: number of Fourier features of the time, even.
+        global_states_input_dim: width of `global_hidden_states`.
+        cross_attention_input_dim: width of `encoder_hidden_states`.
+        patch_size: latent frames folded into one token. Not in the paper, whose value is 1.
+        norm_bias: whether the layer norms have biases. The paper's model has none; diffusers' checkpoints do.
+
+    Raises:
+        ValueError: sizes that don't fit each other, see above.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["DiTBlock"]
+    _repeated_blocks = ["DiTBlock"]
+    _skip_layerwise_casting_patterns = [
+        "time_proj",
+        "preprocess_conv",
+        "postprocess_conv",
+        "^proj_in$",
+        "^proj_out$",
+        "norm",
+    ]
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int = 6144,
+        in_channels: int = 64,
+        num_layers: int = 24,
+        attention_head_dim: int = 64,
+        num_attention_heads: int = 24,
+        num_key_value_attention_heads: int = 12,
+        out_channels: int = 64,
+        cross_attention_dim: int = 768,
+        time_proj_dim: int = 256,
+        global_states_input_dim: int = 1536,
+        cross_attention_input_dim: int = 768,
+        patch_size: int = 1,
+        norm_bias: bool = False,
+    ):
+        super().__init__()
+        _check_config(self.config)
+        inner_dim = num_attention_heads * attention_head_dim
+        self.time_proj = FourierFeatures(time_proj_dim)
+        self.timestep_proj = _two_layers(time_proj_dim, inner_dim, bias=True)
+        self.global_proj = _two_layers(global_states_input_dim, inner_dim, bias=False)
+        self.cross_attention_proj = _two_layers(cross_attention_input_dim, cross_attention_dim, bias=False)
+        self.preprocess_conv = nn.Conv1d(in_channels, in_channels, 1, bias=False)
+        self.proj_in = nn.Linear(in_channels * patch_size, inner_dim, bias=False)
+        self.transformer_blocks = nn.ModuleList(
+            DiTBlock(
+                dim=inner_dim,
+                num_heads=num_attention_heads,
+                head_dim=attention_head_dim,
+                num_key_value_heads=num_key_value_attention_heads,
+                cross_attention_dim=cross_attention_dim,
+                norm_bias=norm_bias,
+            )
+            for _ in range(num_layers)
+        )
+        self.proj_out = nn.Linear(inner_dim, out_channels * patch_size, bias=False)
+        self.postprocess_conv = nn.Conv1d(out_channels, out_channels, 1, bias=False)
+        nn.init.zeros_(self.preprocess_conv.weight)
+        nn.init.zeros_(self.postprocess_conv.weight)
+        self.gradient_checkpointing = False
+        self._rotary_cache = None  # ((length, device), table) of the latest call; never saved
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        global_hidden_states: torch.Tensor,
+        encoder_attention_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
+        """Predicts the velocity of noisy latents.
+
+        Args:
+            hidden_states: noisy latents `(B, in_channels, L)`; L at most `sample_size` and a multiple of
+                `patch_size`.
+            timestep: continuous time t in [0, 1], `(B,)`, floating point. Give it in float32 even to a half-precision
+                model: its Fourier features are computed in float32, and bfloat16 cannot tell t = 0.999 from t = 1.
+            encoder_hidden_states: text and timing tokens `(B, S, cross_attention_input_dim)`.
+            global_hidden_states: timing of the whole item `(B, 1, global_states_input_dim)`.
+            encoder_attention_mask: boolean `(B, S)`, True = attend; the same as cutting the other tokens off.
+            attention_mask: boolean `(B, L)`, True = attend. A patch is attended to when any of its frames is.
+            return_dict: whether to return an output object or a plain tuple.
+
+        Returns:
+            An output whose `.sample` is `(B, out_channels, L)`, or the tuple `(sample,)`.
+
+        Raises:
+            ValueError: a shape or dtype other than the above. The values of `timestep` are not checked, since that
+                would stall the device.
+        """
+        self._check_inputs(hidden_states, timestep, encoder_hidden_states, global_hidden_states)
+        _check_mask("encoder_attention_mask", encoder_attention_mask, encoder_hidden_states.shape[:2])
+        _check_mask("attention_mask", attention_mask, (hidden_states.shape[0], hidden_states.shape[-1]))
+
+        context = self.cross_attention_proj(encoder_hidden_states)
+        time_features = self.time_proj(timestep).to(global_hidden_states.dtype)
+        global_token = self.global_proj(global_hidden_states) + self.timestep_proj(time_features)[:, None]
+
+        tokens = self.proj_in(self._fold(self.preprocess_conv(hidden_states) + hidden_states))
+        tokens = torch.cat([global_token, tokens], dim=1)  # (B, 1 + L / patch_size, inner_dim)
+        attention_mask = self._token_mask(attention_mask)
+        rotary_embedding = self._rotary_embedding(tokens.shape[1], tokens.device)
+        for block in self.transformer_blocks:
+            inputs = (tokens, attention_mask, context, encoder_attention_mask, rotary_embedding)
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                tokens = self._gradient_checkpointing_func(block, *inputs)
+            else:
+                tokens = block(*inputs)
+
+        sample = self._unfold(self.proj_out(tokens)[:, 1:])
+        sample = self.postprocess_conv(sample) + sample
+        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+    def _fold(self, latents: torch.Tensor) -> torch.Tensor:
+        """`(B, C, L)` to tokens `(B, L / p, C * p)`, the p neighbouring frames of a channel side by side."""
+        return latents.unflatten(-1, (-1, self.config.patch_size)).transpose(1, 2).flatten(2)
+
+    def _unfold(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The inverse of `_fold`."""
+        return tokens.unflatten(-1, (-1, self.config.patch_size)).transpose(1, 2).flatten(2)
+
+    def _token_mask(self, mask: torch.Tensor | None) -> torch.Tensor | None:
+        """Mask over frames `(B, L)` to mask over tokens `(B, 1 + L / p)`; the global token is always attended to."""
+        if mask is None:
+            return None
+        mask = mask.unflatten(-1, (-1, self.config.patch_size)).any(dim=-1)
+        return torch.cat([mask.new_ones(mask.shape[0], 1), mask], dim=1)
+
+    def _rotary_embedding(self, length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """The rotary table for `length` tokens, kept for the next call."""
+        dim = self.config.attention_head_dim // 2
+        if torch.compiler.is_compiling():  # a graph's own tensor must not outlive it
+            return rotary_table(length, dim, device)
+        key = (length, device)
+        cached = self._rotary_cache
+        if cached is None or cached[0] != key:
+            with torch.inference_mode(False):  # training may follow generation and reuse the table
+                cached = self._rotary_cache = (key, rotary_table(length, dim, device))
+        return cached[1]
+
+    def _check_inputs(
+        self,
+        hidden_states: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        global_hidden_states: torch.Tensor,
+    ) -> None:
+        """Raises ValueError for shapes and dtypes that `forward` does not accept."""
+        config = self.config
+        if hidden_states.ndim != 3 or hidden_states.shape[1] != config.in_channels:
+            shape = tuple(hidden_states.shape)
+            raise ValueError(f"hidden_states must be (B, in_channels={config.in_channels}, L), got shape {shape}.")
+        batch_size, _, length = hidden_states.shape
+        if not 0 < length <= config.sample_size or length % config.patch_size != 0:
+            raise ValueError(
+                f"The length of hidden_states must be in [{config.patch_size}, {config.sample_size}] frames and a "
+                f"multiple of patch_size={config.patch_size}, got {length}."
+            )
+        if timestep.shape != (batch_size,) or not timestep.is_floating_point():
+            raise ValueError(
+                f"timestep must be a floating-point tensor of shape ({batch_size},) with values in [0, 1], "
+                f"got shape {tuple(timestep.shape)} and dtype {timestep.dtype}."
+            )
+        shape, dim = tuple(encoder_hidden_states.shape), config.cross_attention_input_dim
+        if len(shape) != 3 or shape[0] != batch_size or shape[2] != dim:
+            raise ValueError(
+                f"encoder_hidden_states must be ({batch_size}, S, cross_attention_input_dim={dim}), got shape {shape}."
+            )
+        shape, dim = tuple(global_hidden_states.shape), config.global_states_input_dim
+        if shape != (batch_size, 1, dim):
+            raise ValueError(
+                f"global_hidden_states must be ({batch_size}, 1, global_states_input_dim={dim}), got shape {shape}."
+            )
+
+
+def _two_layers(input_dim: int, output_dim: int, bias: bool) -> nn.Sequential:
+    """Linear, SiLU, Linear."""
+    return nn.Sequential(
+        nn.Linear(input_dim, output_dim, bias=bias), nn.SiLU(), nn.Linear(output_dim, output_dim, bias=bias)
+    )
+
+
+def _check_mask(name: str, mask: torch.Tensor | None, shape: tuple[int, int]) -> None:
+    """Raises ValueError unless the mask is None or boolean and of the given shape."""
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != shape):
+        raise ValueError(
+            f"{name} must be a boolean tensor (True = attend) of shape {tuple(shape)}, "
+            f"got dtype {mask.dtype} and shape {tuple(mask.shape)}."
+        )
+
+
+def _check_config(config) -> None:
+    """Raises ValueError for sizes that don't fit each other."""
+    if config.attention_head_dim < 4 or config.attention_head_dim % 4 != 0:
+        raise ValueError(f"attention_head_dim must be a positive multiple of 4, got {config.attention_head_dim}.")
+    heads, key_value_heads = config.num_attention_heads, config.num_key_value_attention_heads
+    if key_value_heads < 1 or heads < 1 or heads % key_value_heads != 0:
+        raise ValueError(
+            f"num_key_value_attention_heads must divide num_attention_heads={heads}, got {key_value_heads}."
+        )
+    if config.time_proj_dim < 2 or config.time_proj_dim % 2 != 0:
+        raise ValueError(f"time_proj_dim must be a positive even number, got {config.time_proj_dim}.")
+    if config.patch_size < 1:
+        raise ValueError(f"patch_size must be at least 1, got {config.patch_size}.")
+    if config.sample_size < config.patch_size or config.sample_size % config.patch_size != 0:
+        raise ValueError(
+            f"sample_size must be a positive multiple of patch_size={config.patch_size}, got {config.sample_size}."
+        )
