@@ -318,34 +318,43 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin):
         posterior = DiagonalGaussian(parameters)
         return AutoencoderOobleckOutput(posterior) if return_dict else (posterior,)
 
-    def decode(self, latents: torch.Tensor, return_dict: bool = True) -> OobleckDecoderOutput | tuple[torch.Tensor]:
+    def decode(
+        self, latents: torch.Tensor, num_frames: int | None = None, return_dict: bool = True
+    ) -> OobleckDecoderOutput | tuple[torch.Tensor]:
         """Decodes latents.
 
         Args:
             latents: `(batch_size, decoder_input_channels, latent_length)`, in the model's dtype.
+            num_frames: decode only the first so many frames (with those behind them as context), in
+                [1, `latent_length`]; None decodes all.
 
         Returns:
-            `OobleckDecoderOutput` with `sample` `(batch_size, audio_channels, latent_length * hop_length)`, or a
-            tuple.
+            `OobleckDecoderOutput` with `sample` `(batch_size, audio_channels, num_frames * hop_length)`, or a tuple.
 
         Raises:
-            ValueError: wrong number of dimensions or channels, no frames or another dtype.
+            ValueError: wrong number of dimensions or channels, no frames, another dtype, `num_frames` out of range.
         """
         self._check_latents(latents)
-        waveform = torch.cat([torch.cat(list(self.decode_chunks(item)), dim=-1) for item in self._slices(latents)])
+        waveforms = [torch.cat(list(self.decode_chunks(item, num_frames)), dim=-1) for item in self._slices(latents)]
+        waveform = torch.cat(waveforms)
         return OobleckDecoderOutput(waveform) if return_dict else (waveform,)
 
-    def decode_chunks(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+    def decode_chunks(self, latents: torch.Tensor, num_frames: int | None = None) -> Iterator[torch.Tensor]:
         """Decodes latents piece by piece, for a file writer or a stream.
 
         Args:
             latents: as in `decode`.
+            num_frames: as in `decode`.
 
         Yields:
             consecutive waveforms `(batch_size, audio_channels, n)`; together they are what `decode` returns.
         """
         self._check_latents(latents)
-        for start, stop, left, right in self._tiles(latents.shape[-1], self.decoder_context):
+        latent_length = latents.shape[-1]
+        num_frames = latent_length if num_frames is None else num_frames
+        if not 1 <= num_frames <= latent_length:
+            raise ValueError(f"num_frames must be in [1, {latent_length}], got {num_frames}.")
+        for start, stop, left, right in self._tiles(num_frames, latent_length, self.decoder_context):
             waveform = self.decoder(latents[..., left:right])
             yield waveform[..., (start - left) * self.hop_length : (stop - left) * self.hop_length]
 
@@ -370,16 +379,17 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin):
 
     def _encode_tiles(self, waveform: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yields posterior parameters of consecutive chunks of whole frames."""
-        for start, stop, left, right in self._tiles(waveform.shape[-1] // self.hop_length, self.encoder_context):
+        latent_length = waveform.shape[-1] // self.hop_length
+        for start, stop, left, right in self._tiles(latent_length, latent_length, self.encoder_context):
             parameters = self.encoder(waveform[..., left * self.hop_length : right * self.hop_length])
             yield parameters[..., start - left : stop - left]
 
-    def _tiles(self, latent_length: int, context: int) -> Iterator[tuple[int, int, int, int]]:
-        """Yields `(start, stop, left, right)`: frames to keep, and those to compute them from."""
+    def _tiles(self, num_frames: int, latent_length: int, context: int) -> Iterator[tuple[int, int, int, int]]:
+        """Yields `(start, stop, left, right)`: frames to keep, up to `num_frames`, and those to compute them from."""
         whole = torch.is_grad_enabled() or not self.use_tiling
-        tile = latent_length if whole else self.tile_latent_length
-        for start in range(0, latent_length, tile):
-            stop = min(start + tile, latent_length)
+        tile = num_frames if whole else self.tile_latent_length
+        for start in range(0, num_frames, tile):
+            stop = min(start + tile, num_frames)
             yield start, stop, max(start - context, 0), min(stop + context, latent_length)
 
     def _slices(self, batch: torch.Tensor) -> Sequence[torch.Tensor]:

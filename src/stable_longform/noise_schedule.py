@@ -1,0 +1,144 @@
+"""The diffusion process in continuous time, and the stock diffusers scheduler that samples it.
+
+Paper: §2.2 and §3: v-objective on the cosine schedule, DPM-Solver++. Time t runs from 0 (data) to 1 (noise):
+α(t) = cos(πt/2), σ(t) = sin(πt/2), x_t = α·z + σ·ε, and the network predicts v = α·ε − σ·z.
+
+A sampler's noise level is the ratio σ/α = tan(πt/2), so t = (2/π)·atan(σ/α). The network is always given this t in
+float32, whatever a scheduler calls its own timesteps: integers lose up to 1e-3, bfloat16 more.
+
+References: Salimans and Ho, "Progressive distillation" (2022) for v; Lu et al., "DPM-Solver++" (2022).
+"""
+
+import math
+
+import torch
+from diffusers import CosineDPMSolverMultistepScheduler, DPMSolverMultistepScheduler
+
+SIGMA_MIN, SIGMA_MAX = 0.3, 500.0  # noise levels σ/α of the last and the first sampling step
+
+
+def alpha(t: torch.Tensor) -> torch.Tensor:
+    """Amplitude of the data at time t in [0, 1]: cos(πt/2)."""
+    return torch.cos(t * math.pi / 2)
+
+
+def sigma(t: torch.Tensor) -> torch.Tensor:
+    """Amplitude of the noise at time t in [0, 1]: sin(πt/2)."""
+    return torch.sin(t * math.pi / 2)
+
+
+def time_from_noise_level(noise_level: torch.Tensor) -> torch.Tensor:
+    """Time t in [0, 1] of a noise level σ/α ≥ 0: (2/π)·atan(σ/α)."""
+    return torch.atan(noise_level) * (2 / math.pi)
+
+
+def add_noise(latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """x_t = α·z + σ·ε for latents and noise `(B, ...)` and times `(B,)`."""
+    t = _align(t, latents)
+    return alpha(t) * latents + sigma(t) * noise
+
+
+def velocity(latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """The training target v = α·ε − σ·z; shapes as in `add_noise`."""
+    t = _align(t, latents)
+    return alpha(t) * noise - sigma(t) * latents
+
+
+def latents_from_velocity(noisy_latents: torch.Tensor, velocity: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """The data z = α·x_t − σ·v that a velocity stands for; shapes as in `add_noise`."""
+    t = _align(t, noisy_latents)
+    return alpha(t) * noisy_latents - sigma(t) * velocity
+
+
+def noise_from_velocity(noisy_latents: torch.Tensor, velocity: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """The noise ε = σ·x_t + α·v that a velocity stands for; shapes as in `add_noise`."""
+    t = _align(t, noisy_latents)
+    return sigma(t) * noisy_latents + alpha(t) * velocity
+
+
+def make_scheduler(
+    sigma_min: float = SIGMA_MIN,
+    sigma_max: float = SIGMA_MAX,
+    num_train_timesteps: int = 1000,
+    algorithm_type: str = "dpmsolver++",
+    solver_order: int = 2,
+) -> DPMSolverMultistepScheduler:
+    """DPM-Solver++ on the exact cosine schedule, with steps equally spaced in log noise level.
+
+    Paper: §3 names DPM-Solver++; range, spacing and order are those of the authors' sampling code.
+
+    Args:
+        sigma_min: noise level σ/α of the last step, at least 0.03 (float32 tables are not exact below).
+        sigma_max: noise level of the first step, greater than `sigma_min`.
+        num_train_timesteps: entries of the scheduler's table, at least 2; between them it interpolates.
+        algorithm_type: "dpmsolver++" (deterministic) or "sde-dpmsolver++" (stochastic).
+        solver_order: 1 or 2; also 3 for "dpmsolver++".
+
+    Raises:
+        ValueError: a value outside these ranges.
+    """
+    if not 0.03 <= sigma_min < sigma_max:
+        raise ValueError(f"0.03 <= sigma_min < sigma_max must hold, got {sigma_min} and {sigma_max}.")
+    if num_train_timesteps < 2:
+        raise ValueError(f"num_train_timesteps must be at least 2, got {num_train_timesteps}.")
+    orders = {"dpmsolver++": (1, 2, 3), "sde-dpmsolver++": (1, 2)}
+    if algorithm_type not in orders:
+        raise ValueError(f"algorithm_type must be one of {', '.join(orders)}, got {algorithm_type!r}.")
+    if solver_order not in orders[algorithm_type]:
+        raise ValueError(f"solver_order of {algorithm_type} must be in {orders[algorithm_type]}, got {solver_order}.")
+    first, last = (time_from_noise_level(torch.tensor(s, dtype=torch.float64)) for s in (sigma_min, sigma_max))
+    signal = alpha(torch.linspace(first, last, num_train_timesteps, dtype=torch.float64)).square()
+    betas = 1 - signal / torch.cat([signal.new_ones(1), signal[:-1]])
+    return DPMSolverMultistepScheduler(
+        num_train_timesteps=num_train_timesteps,
+        trained_betas=betas.tolist(),
+        prediction_type="v_prediction",
+        algorithm_type=algorithm_type,
+        solver_order=solver_order,
+        solver_type="midpoint",
+        use_exponential_sigmas=True,
+        final_sigmas_type="zero",
+    )
+
+
+def set_timesteps(scheduler, num_inference_steps: int, device: torch.device | str | None = None) -> torch.Tensor:
+    """Prepares a scheduler for sampling; its timesteps become the continuous times of its nodes.
+
+    Args:
+        scheduler: a `DPMSolverMultistepScheduler` or `CosineDPMSolverMultistepScheduler` that predicts v.
+        num_inference_steps: at least 1.
+        device: of the returned times.
+
+    Returns:
+        `(num_inference_steps,)` float32, t = (2/π)·atan(σ/α) falling from near 1, to be given to the network and to
+        `scheduler.step`.
+
+    Raises:
+        ValueError: another kind of scheduler, another prediction type, or too few steps.
+    """
+    if num_inference_steps < 1:
+        raise ValueError(f"num_inference_steps must be at least 1, got {num_inference_steps}.")
+    check_scheduler(scheduler)
+    scheduler.set_timesteps(num_inference_steps, device=device)
+    scheduler.timesteps = time_from_noise_level(scheduler.sigmas[:-1].float()).to(device)
+    scheduler.set_begin_index(0)
+    return scheduler.timesteps
+
+
+def check_scheduler(scheduler) -> None:
+    """Raises a ValueError unless the scheduler's noise levels and predictions mean what the network learned."""
+    known = (DPMSolverMultistepScheduler, CosineDPMSolverMultistepScheduler)
+    if not isinstance(scheduler, known):
+        names = " or ".join(kind.__name__ for kind in known)
+        raise ValueError(f"scheduler must be a {names}, got {type(scheduler).__name__}.")
+    if scheduler.config.prediction_type != "v_prediction":
+        raise ValueError(
+            f"scheduler must have prediction_type='v_prediction', got {scheduler.config.prediction_type!r}."
+        )
+    if scheduler.config.get("use_flow_sigmas"):
+        raise ValueError("scheduler must not use flow sigmas (use_flow_sigmas=True), whose time means something else.")
+
+
+def _align(t: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+    """`(B,)` to `(B, 1, ...)` with as many dimensions as the batch."""
+    return t.reshape(-1, *[1] * (batch.ndim - 1))

@@ -1,0 +1,483 @@
+"""From a prompt and a duration to stereo music of up to the model's window (4m45s for the paper's model).
+
+Paper: §2 and §3. Text, timing and time condition a diffusion transformer; DPM-Solver++ with classifier-free guidance
+samples the whole window, which the model fills with silence after the asked duration; only the frames that were asked
+for are decoded.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput, logging
+
+from stable_longform import noise_schedule
+from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+from stable_longform.models.clap_text_encoder import ClapTextEncoder
+from stable_longform.models.timing_conditioner import TimingConditioner
+from stable_longform.models.transformer_dit_1d import DiTTransformer1D
+
+logger = logging.get_logger(__name__)
+
+OUTPUT_TYPES = ("pt", "np", "latent")
+Generators = torch.Generator | list[torch.Generator] | None
+
+
+@dataclass
+class LongFormMusicPipelineOutput(BaseOutput):
+    """What the pipeline returns.
+
+    Args:
+        audios: for each item a waveform `(audio_channels, num_samples)` trimmed to its own duration, as a tensor or
+            an array; with `output_type="latent"` one tensor `(batch_size, latent_channels, latent_length)`.
+        sampling_rate: Hz.
+    """
+
+    audios: list[torch.Tensor] | list[np.ndarray] | torch.Tensor
+    sampling_rate: int
+
+
+class LongFormMusicPipeline(DiffusionPipeline):
+    """Text to long-form music.
+
+    Args:
+        vae: `AutoencoderOobleck`.
+        text_encoder: `ClapTextEncoder`; its next-to-last layer is the text condition. Paper: §2.4.
+        tokenizer: of the text encoder.
+        timing_conditioner: `TimingConditioner` for the start and the total duration in seconds. Paper: §2.2.
+        transformer: `DiTTransformer1D`; its `sample_size` is the window in latent frames.
+        scheduler: from `noise_schedule.make_scheduler`, or a `CosineDPMSolverMultistepScheduler`.
+        mask_text_padding: hide padding tokens of the prompt from the transformer. The paper's code does not.
+    """
+
+    model_cpu_offload_seq = "text_encoder->timing_conditioner->transformer->vae"
+    _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]
+
+    def __init__(
+        self,
+        vae: AutoencoderOobleck,
+        text_encoder: ClapTextEncoder,
+        tokenizer,
+        timing_conditioner: TimingConditioner,
+        transformer: DiTTransformer1D,
+        scheduler,
+        mask_text_padding: bool = False,
+    ):
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            timing_conditioner=timing_conditioner,
+            transformer=transformer,
+            scheduler=scheduler,
+        )
+        self.register_to_config(mask_text_padding=mask_text_padding)
+        self._interrupt = False
+
+    @property
+    def sampling_rate(self) -> int:
+        """Of the generated audio, in Hz."""
+        return self.vae.config.sampling_rate
+
+    @property
+    def max_duration_in_s(self) -> float:
+        """The model's window in seconds: the longest duration it can generate."""
+        return self.transformer.config.sample_size * self.vae.hop_length / self.sampling_rate
+
+    @property
+    def interrupt(self) -> bool:
+        """Set `_interrupt = True`, for example in a callback, to skip the steps that remain."""
+        return self._interrupt
+
+    def enable_vae_tiling(self, tile_latent_length: int = 128) -> None:
+        """Decodes in chunks, with the same result as at once (this is the default)."""
+        self.vae.enable_tiling(tile_latent_length)
+
+    def disable_vae_tiling(self) -> None:
+        """Decodes each item at once."""
+        self.vae.disable_tiling()
+
+    def enable_vae_slicing(self) -> None:
+        """Makes the autoencoder process batches one item at a time. Decoding here always does."""
+        self.vae.enable_slicing()
+
+    def disable_vae_slicing(self) -> None:
+        """Undoes `enable_vae_slicing`."""
+        self.vae.disable_slicing()
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        duration: float | Sequence[float] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        seconds_start: float | Sequence[float] = 0.0,
+        seconds_total: float | Sequence[float] | None = None,
+        num_inference_steps: int = 100,
+        guidance_scale: float = 7.0,
+        guidance_rescale: float = 0.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        num_waveforms_per_prompt: int = 1,
+        generator: Generators = None,
+        latents: torch.Tensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        prompt_attention_mask: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_attention_mask: torch.Tensor | None = None,
+        output_type: str = "pt",
+        return_dict: bool = True,
+        callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> LongFormMusicPipelineOutput | tuple:
+        """Generates music.
+
+        Args:
+            prompt: one text or several; in the style of the training prompts, for example
+                "Genre: Ambient|Instruments: Piano, Strings" or "ambient, piano, strings".
+            duration: seconds of music to return, in (0, `max_duration_in_s`]; one value, or one for each prompt. None:
+                the model's window.
+            negative_prompt: what to steer away from; one text, or one for each prompt.
+            seconds_start: where in the whole piece the music starts, in seconds; one value, or one for each prompt.
+            seconds_total: duration of the whole piece in seconds; None: `seconds_start + duration`.
+            num_inference_steps: sampling steps, each two evaluations of the transformer with guidance.
+            guidance_scale: weight s of classifier-free guidance, v_u + s·(v_c − v_u); 1 switches it off.
+            guidance_rescale: φ in [0, 1] of Lin et al. (2023): how far the guided prediction is brought back to the
+                standard deviation of the conditional one, frame by frame.
+            guidance_interval: times t, within [0, 1], between which guidance is on.
+            num_waveforms_per_prompt: results for each prompt.
+            generator: for the noise; a list has one for each result, which then does not depend on its neighbours.
+            latents: initial noise `(batch_size, latent_channels, sample_size)` of unit variance.
+            prompt_embeds: instead of `prompt`, `(num_prompts, sequence_length, dim)`.
+            prompt_attention_mask: boolean `(num_prompts, sequence_length)` for `prompt_embeds`, True = attend.
+            negative_prompt_embeds: instead of `negative_prompt`, of the same shape as the prompt's embeddings.
+            negative_prompt_attention_mask: boolean; tokens where it is False are zeroed.
+            output_type: "pt" (tensors), "np" (arrays) or "latent" (not decoded).
+            return_dict: an output object, or the tuple `(audios, sampling_rate)`.
+            callback_on_step_end: called as `callback(pipe, step, t, tensors)` after each step; may return a dict of
+                tensors to go on with.
+            callback_on_step_end_tensor_inputs: names among "latents", "prompt_embeds" and "negative_prompt_embeds".
+
+        Returns:
+            `LongFormMusicPipelineOutput`.
+
+        Raises:
+            ValueError: an argument outside its range, before any work is done.
+        """
+        num_prompts = self._check_prompts(
+            prompt, negative_prompt, prompt_embeds, prompt_attention_mask, negative_prompt_embeds
+        )
+        durations, starts, totals = self._check_timing(duration, seconds_start, seconds_total, num_prompts)
+        self._check_settings(
+            num_inference_steps, guidance_rescale, guidance_interval, num_waveforms_per_prompt, output_type
+        )
+        self._check_callback(callback_on_step_end_tensor_inputs)
+        batch_size = num_prompts * num_waveforms_per_prompt
+        latents = self._prepare_latents(batch_size, generator, latents)
+        self._interrupt = False
+        try:
+            device = self._execution_device
+            timesteps = noise_schedule.set_timesteps(self.scheduler, num_inference_steps, device)
+            prompt_embeds, attention_mask = self.encode_prompt(prompt, prompt_embeds, prompt_attention_mask)
+            negative_prompt_embeds = self._encode_negative(
+                negative_prompt, negative_prompt_embeds, negative_prompt_attention_mask, prompt_embeds
+            )
+            timing = self.timing_conditioner(
+                torch.tensor(starts, dtype=torch.float32, device=device),
+                torch.tensor(totals, dtype=torch.float32, device=device),
+            )
+            repeated = (
+                tensor.repeat_interleave(num_waveforms_per_prompt, dim=0) if tensor is not None else None
+                for tensor in (
+                    prompt_embeds,
+                    attention_mask,
+                    negative_prompt_embeds,
+                    timing.encoder_hidden_states,
+                    timing.global_hidden_states,
+                )
+            )
+            prompt_embeds, attention_mask, negative_prompt_embeds, timing_tokens, global_states = repeated
+            latents = latents.to(device) * self.scheduler.init_noise_sigma
+            with self.progress_bar(total=num_inference_steps) as progress:
+                for i, t in enumerate(timesteps):
+                    if self.interrupt:
+                        continue
+                    guided = guidance_scale != 1.0 and guidance_interval[0] <= t <= guidance_interval[1]
+                    v = self._predict_velocity(
+                        self.scheduler.scale_model_input(latents, t),
+                        t,
+                        prompt_embeds,
+                        negative_prompt_embeds if guided else None,
+                        timing_tokens,
+                        global_states,
+                        attention_mask,
+                    )
+                    if guided:
+                        v = guide(*v.chunk(2), guidance_scale, guidance_rescale)
+                    latents = self.scheduler.step(v, t, latents, generator=generator, return_dict=False)[0]
+                    if callback_on_step_end is not None:
+                        tensors = {
+                            "latents": latents,
+                            "prompt_embeds": prompt_embeds,
+                            "negative_prompt_embeds": negative_prompt_embeds,
+                        }
+                        chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                        tensors |= callback_on_step_end(self, i, t, chosen) or {}
+                        latents, prompt_embeds, negative_prompt_embeds = (
+                            tensors[name] for name in self._callback_tensor_inputs
+                        )
+                    progress.update()
+            if output_type == "latent":
+                audios = latents
+            else:
+                durations = np.repeat(durations, num_waveforms_per_prompt)
+                audios = [self.decode_latents(item, seconds) for item, seconds in zip(latents, durations, strict=True)]
+                if output_type == "np":
+                    audios = [audio.cpu().float().numpy() for audio in audios]
+        finally:
+            self.maybe_free_model_hooks()
+        return LongFormMusicPipelineOutput(audios, self.sampling_rate) if return_dict else (audios, self.sampling_rate)
+
+    def encode_prompt(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        prompt_attention_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Turns prompts into the transformer's text condition.
+
+        Args:
+            prompt: one text or several; texts longer than the encoder's `max_length` are cut with a warning.
+            prompt_embeds: `(num_prompts, sequence_length, dim)`, returned as they are instead of encoding `prompt`.
+            prompt_attention_mask: boolean mask of `prompt_embeds`.
+
+        Returns:
+            `(embeddings (num_prompts, sequence_length, dim), mask)`: the boolean mask `(num_prompts,
+            sequence_length)`, or None when all tokens are attended to, padding included, as in the paper's code.
+        """
+        device = self._execution_device
+        if prompt_embeds is not None:
+            mask = None if prompt_attention_mask is None else prompt_attention_mask.to(device)
+            return prompt_embeds.to(device), mask
+        embeddings, mask = self._encode_text([prompt] if isinstance(prompt, str) else list(prompt))
+        return embeddings, mask if self.config.mask_text_padding else None
+
+    def decode_latents(self, latents: torch.Tensor, duration: float) -> torch.Tensor:
+        """Decodes one item's latents `(latent_channels, latent_length)` to `(audio_channels, num_samples)`.
+
+        Only the frames that `duration` seconds need are computed, in chunks; `num_samples` is the duration times the
+        sampling rate, rounded.
+        """
+        num_samples = max(round(duration * self.sampling_rate), 1)
+        num_frames = math.ceil(num_samples / self.vae.hop_length)
+        return self.vae.decode(latents[None].to(self.vae.dtype), num_frames).sample[0, :, :num_samples]
+
+    def _encode_text(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings `(num_texts, max_length, dim)` and the boolean mask of real tokens."""
+        max_length = self.text_encoder.config.max_length
+        tokens = self.tokenizer(
+            texts, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt"
+        ).to(self._execution_device)
+        for text, ids in zip(texts, self.tokenizer(texts).input_ids, strict=True):
+            if len(ids) > max_length:
+                logger.warning("The prompt has %d tokens, only %d are used: %r", len(ids), max_length, text)
+        mask = tokens.attention_mask.bool()
+        return self.text_encoder(tokens.input_ids, attention_mask=mask).last_hidden_state, mask
+
+    def _encode_negative(
+        self,
+        negative_prompt: str | Sequence[str] | None,
+        negative_prompt_embeds: torch.Tensor | None,
+        mask: torch.Tensor | None,
+        prompt_embeds: torch.Tensor,
+    ) -> torch.Tensor:
+        """Text embeddings of the unguided branch: zeros, or the negative prompt's with its padding zeroed."""
+        if negative_prompt is not None:
+            texts = [negative_prompt] if isinstance(negative_prompt, str) else list(negative_prompt)
+            negative_prompt_embeds, mask = self._encode_text(texts)
+            if len(texts) == 1:
+                negative_prompt_embeds = negative_prompt_embeds.expand(len(prompt_embeds), -1, -1)
+        if negative_prompt_embeds is None:
+            return torch.zeros_like(prompt_embeds)
+        if mask is not None:
+            negative_prompt_embeds = negative_prompt_embeds * mask.to(negative_prompt_embeds)[..., None]
+        if negative_prompt_embeds.shape != prompt_embeds.shape:
+            raise ValueError(
+                f"negative_prompt_embeds must have the shape {tuple(prompt_embeds.shape)} of the prompt's, "
+                f"got {tuple(negative_prompt_embeds.shape)}."
+            )
+        return negative_prompt_embeds.to(prompt_embeds)
+
+    def _predict_velocity(
+        self,
+        latents: torch.Tensor,
+        t: torch.Tensor,
+        prompt_embeds: torch.Tensor,
+        negative_prompt_embeds: torch.Tensor | None,
+        timing_tokens: torch.Tensor,
+        global_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The transformer's velocity in float32: `(B, C, L)`, or with a negative branch that and `(2B, C, L)`.
+
+        The text and timing tokens of an unconditional item are all zero; a negative prompt keeps its timing tokens.
+        The global timing token is never dropped.
+        """
+        dtype = self.transformer.dtype
+        condition = torch.cat([prompt_embeds, timing_tokens.to(prompt_embeds)], dim=1)
+        if attention_mask is not None:
+            attention_mask = torch.cat([attention_mask, attention_mask.new_ones(timing_tokens.shape[:2])], dim=1)
+        if negative_prompt_embeds is not None:
+            is_null = ~negative_prompt_embeds.flatten(1).any(dim=1)[:, None, None]
+            negative_timing = timing_tokens.to(prompt_embeds).masked_fill(is_null, 0)
+            negative = torch.cat([negative_prompt_embeds, negative_timing], dim=1)
+            condition = torch.cat([negative, condition])
+            latents, global_states = latents.repeat(2, 1, 1), global_states.repeat(2, 1, 1)
+            if attention_mask is not None:
+                attention_mask = torch.cat([torch.ones_like(attention_mask), attention_mask])
+        return self.transformer(
+            latents.to(dtype),
+            t.float().expand(len(latents)),
+            encoder_hidden_states=condition.to(dtype),
+            global_hidden_states=global_states.to(dtype),
+            encoder_attention_mask=attention_mask,
+            return_dict=False,
+        )[0].float()
+
+    def _prepare_latents(self, batch_size: int, generator: Generators, latents: torch.Tensor | None) -> torch.Tensor:
+        """Unit Gaussian noise `(batch_size, latent_channels, sample_size)` in float32, one generator an item if many.
+
+        Noise is drawn on the generator's own device, on the CPU when there is none.
+        """
+        shape = (batch_size, self.transformer.config.in_channels, self.transformer.config.sample_size)
+        if isinstance(generator, (list, tuple)) and len(generator) != batch_size:
+            raise ValueError(f"generator must be one or a list of {batch_size}, got {len(generator)}.")
+        if latents is not None:
+            if latents.shape != shape:
+                raise ValueError(f"latents must have shape {shape}, got {tuple(latents.shape)}.")
+            return latents.float()
+        generators = generator if isinstance(generator, (list, tuple)) else [generator] * batch_size
+        return torch.stack(
+            [torch.randn(shape[1:], generator=g, device="cpu" if g is None else g.device).cpu() for g in generators]
+        )
+
+    def _check_prompts(
+        self,
+        prompt: str | Sequence[str] | None,
+        negative_prompt: str | Sequence[str] | None,
+        prompt_embeds: torch.Tensor | None,
+        prompt_attention_mask: torch.Tensor | None,
+        negative_prompt_embeds: torch.Tensor | None,
+    ) -> int:
+        """Checks the texts or their embeddings; returns the number of prompts."""
+        if (prompt is None) == (prompt_embeds is None):
+            raise ValueError("Give either prompt or prompt_embeds.")
+        if negative_prompt is not None and negative_prompt_embeds is not None:
+            raise ValueError("Give negative_prompt or negative_prompt_embeds, not both.")
+        if prompt_attention_mask is not None and prompt_embeds is None:
+            raise ValueError("prompt_attention_mask goes with prompt_embeds, which are missing.")
+        if prompt is None:
+            num_prompts = len(prompt_embeds)
+        else:
+            num_prompts = _check_texts("prompt", prompt)
+        if negative_prompt is not None and _check_texts("negative_prompt", negative_prompt) not in (1, num_prompts):
+            raise ValueError(f"negative_prompt must be one text or {num_prompts}, got {len(negative_prompt)}.")
+        return num_prompts
+
+    def _check_timing(
+        self,
+        duration: float | Sequence[float] | None,
+        seconds_start: float | Sequence[float],
+        seconds_total: float | Sequence[float] | None,
+        num_prompts: int,
+    ) -> tuple[list[float], list[float], list[float]]:
+        """Checks the times; returns durations, starts and totals in seconds, one for each prompt."""
+        window, latest = self.max_duration_in_s, self.timing_conditioner.config.max_value
+        durations = _as_list("duration", window if duration is None else duration, num_prompts)
+        starts = _as_list("seconds_start", seconds_start, num_prompts)
+        for value in durations:
+            if not 0 < value <= window:
+                raise ValueError(f"duration must be in (0, {window:.3f}] seconds, got {value}.")
+        for value in starts:
+            if not 0 <= value <= latest:
+                raise ValueError(f"seconds_start must be in [0, {latest}] seconds, got {value}.")
+        if seconds_total is None:
+            totals = [start + length for start, length in zip(starts, durations, strict=True)]
+        else:
+            totals = _as_list("seconds_total", seconds_total, num_prompts)
+        for value in totals:
+            if not 0 < value <= latest:
+                raise ValueError(f"seconds_total must be in (0, {latest}] seconds, got {value}.")
+        return durations, starts, totals
+
+    def _check_settings(
+        self,
+        num_inference_steps: int,
+        guidance_rescale: float,
+        guidance_interval: tuple[float, float],
+        num_waveforms_per_prompt: int,
+        output_type: str,
+    ) -> None:
+        """Checks the sampling settings."""
+        if num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps must be at least 1, got {num_inference_steps}.")
+        if not 0 <= guidance_rescale <= 1:
+            raise ValueError(f"guidance_rescale must be in [0, 1], got {guidance_rescale}.")
+        if len(guidance_interval) != 2 or not 0 <= guidance_interval[0] <= guidance_interval[1] <= 1:
+            raise ValueError(f"guidance_interval must be two rising times in [0, 1], got {guidance_interval}.")
+        if num_waveforms_per_prompt < 1:
+            raise ValueError(f"num_waveforms_per_prompt must be at least 1, got {num_waveforms_per_prompt}.")
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
+        noise_schedule.check_scheduler(self.scheduler)
+
+    def _check_callback(self, names: Sequence[str]) -> None:
+        """Checks the names of the tensors that the callback asks for."""
+        unknown = [name for name in names if name not in self._callback_tensor_inputs]
+        if unknown:
+            raise ValueError(
+                f"callback_on_step_end_tensor_inputs must be among {', '.join(self._callback_tensor_inputs)}, "
+                f"got {', '.join(unknown)}."
+            )
+
+
+def guide(
+    unconditional: torch.Tensor, conditional: torch.Tensor, guidance_scale: float, guidance_rescale: float = 0.0
+) -> torch.Tensor:
+    """Classifier-free guidance v_u + s·(v_c − v_u), with the rescaling φ of Lin et al. (2023), eq. 15 and 16.
+
+    The standard deviations are over the channels of each frame, as in the code of the paper.
+
+    Args:
+        unconditional: v_u `(B, C, L)`.
+        conditional: v_c `(B, C, L)`.
+        guidance_scale: s.
+        guidance_rescale: φ in [0, 1].
+    """
+    guided = unconditional + guidance_scale * (conditional - unconditional)
+    if guidance_rescale == 0:
+        return guided
+    rescaled = guided * conditional.std(dim=1, keepdim=True) / guided.std(dim=1, keepdim=True)
+    return guidance_rescale * rescaled + (1 - guidance_rescale) * guided
+
+
+def _check_texts(name: str, texts: str | Sequence[str]) -> int:
+    """Checks that there is a text and none is blank; returns how many there are."""
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if not texts:
+        raise ValueError(f"{name} must hold at least one text, got none.")
+    for text in texts:
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"{name} must be text that is not blank, got {text!r}.")
+    return len(texts)
+
+
+def _as_list(name: str, value: float | Sequence[float], num_prompts: int) -> list[float]:
+    """One number for each prompt."""
+    values = [value] * num_prompts if isinstance(value, (int, float)) else [float(entry) for entry in value]
+    if len(values) != num_prompts:
+        raise ValueError(f"{name} must be one number or {num_prompts}, one for each prompt, got {len(values)}.")
+    return values
