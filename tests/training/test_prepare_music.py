@@ -62,12 +62,10 @@ def make_package(folder: Path, build_dir: Path, num_plain: int = 5) -> list[dict
     with zipfile.ZipFile(music / "tracks.pk3", "w") as archive:
         archive.write(build_dir / "packed.wav", "sound/packed.wav")
     common = {"package": name, "game": "Tiny | Game", "duration_in_s": 1.0, "licence": "CC0"}
-    splits = ["train"] * (num_plain - 1)
+    splits = ["train", "valid", *["train"] * (num_plain - 1)]
     rows = [
         common | {"path": path, "md5": md5(root / path), "split": split, "genre": ["Noise"]}
-        for path, split in zip(
-            [*paths, f"{MUSIC}/double.ogg"], ["train", "valid", *["train"] * num_plain], strict=False
-        )
+        for path, split in zip([*paths, f"{MUSIC}/double.ogg"], splits, strict=True)
     ]
     song = {"path": f"{MUSIC}/song/song.wav", "mix_with": f"{MUSIC}/song/guitar.wav", "split": "test", "weight": 0.5}
     song |= {"md5": md5(root / song["path"]), "mix_with_md5": md5(root / song["mix_with"])}
