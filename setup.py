@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "src/stable_longform/__init__.py").read_text()).group(1)
 
 EXTRAS = {
-    "train": ["accelerate>=1.0", "pyyaml>=6.0", "scipy>=1.10", "librosa>=0.10.2"],
+    "train": ["pyyaml>=6.0", "scipy>=1.10", "librosa>=0.10.2"],
     "eval": ["auraloss>=0.4.0", "librosa>=0.10.2", "scipy>=1.10"],
     "app": ["gradio>=5.0"],
     "flash": ["flash-attn>=2.6; platform_system == 'Linux'"],
@@ -29,8 +29,9 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6",
-        "diffusers>=0.35",
-        "transformers>=4.56",
+        "diffusers>=0.36",
+        "transformers>=5.0",
+        "accelerate>=1.0",
         "safetensors>=0.4.5",
         "numpy>=1.26",
         "soundfile>=0.13",
