@@ -147,11 +147,8 @@ def write_audio(
     first = next(chunks, None)
     if first is None:
         raise ValueError("waveform holds no chunk to write.")
-<<<<<<< HEAD
-=======
     if first.ndim != 2:
         raise ValueError(f"waveform must be (channels, num_samples), got shape {tuple(first.shape)}.")
->>>>>>> data
     with (
         atomic_path(path) as temporary,
         soundfile.SoundFile(
