@@ -60,6 +60,7 @@ class Config:
     weight_decay: float = 1e-3
     inv_gamma: float = 200_000.0
     warmup: float = 0.999
+    max_grad_norm: float | None = None  # the paper's code does not clip
     ema_decay: float = 0.9999
     mixed_precision: str = "no"
     gradient_checkpointing: bool = False
@@ -119,6 +120,10 @@ def main(config: Config) -> None:
         optimizer.zero_grad()
         discriminator_optimizer.zero_grad()
         accelerator.backward(total)
+        if config.max_grad_norm is not None:
+            accelerator.clip_grad_norm_(
+                (p for group in active.param_groups for p in group["params"]), config.max_grad_norm
+            )
         active.step()
         if active is optimizer:
             ema.step(model.parameters())

@@ -1,0 +1,67 @@
+"""Puts a pipeline together from the three trainings.
+
+    python training/make_checkpoint.py --autoencoder runs/ae/autoencoder --clap runs/clap/clap \
+        --dit runs/dit_285s/dit --output_dir checkpoint --dtype float16
+
+The result opens with `LongFormMusicPipeline.from_pretrained(output_dir)`.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer
+
+from stable_longform import training_utils as utils
+from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+from stable_longform.models.clap_text_encoder import ClapTextEncoder
+from stable_longform.models.timing_conditioner import TimingConditioner
+from stable_longform.models.transformer_dit_1d import DiTTransformer1D
+from stable_longform.noise_schedule import SIGMA_MAX, SIGMA_MIN, make_scheduler
+from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+
+
+@dataclass(frozen=True)
+class Config:
+    """Folders of the trained parts, and the range of noise levels that the scheduler samples."""
+
+    autoencoder: str
+    clap: str
+    dit: str
+    output_dir: str
+    dtype: str = "float32"
+    sigma_min: float = SIGMA_MIN
+    sigma_max: float = SIGMA_MAX
+
+
+def main(config: Config) -> None:
+    """Loads the parts, checks that they fit, saves the pipeline."""
+    if config.dtype not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"dtype must be float32, bfloat16 or float16, got {config.dtype!r}.")
+    vae = AutoencoderOobleck.from_pretrained(config.autoencoder)
+    transformer = DiTTransformer1D.from_pretrained(config.dit, subfolder="transformer")
+    if transformer.config.in_channels != vae.config.decoder_input_channels:
+        raise ValueError(
+            f"The transformer has {transformer.config.in_channels} latent channels, "
+            f"the autoencoder {vae.config.decoder_input_channels}."
+        )
+    pipe = LongFormMusicPipeline(
+        vae=vae,
+        text_encoder=ClapTextEncoder.from_clap(config.clap),
+        tokenizer=AutoTokenizer.from_pretrained(config.clap),
+        timing_conditioner=TimingConditioner.from_pretrained(config.dit, subfolder="timing_conditioner"),
+        transformer=transformer,
+        scheduler=make_scheduler(config.sigma_min, config.sigma_max),
+    ).to(getattr(torch, config.dtype))
+    output_dir = Path(config.output_dir)
+    partial = output_dir.with_name(f".{output_dir.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    pipe.save_pretrained(partial)
+    shutil.rmtree(output_dir, ignore_errors=True)
+    os.replace(partial, output_dir)
+
+
+if __name__ == "__main__":
+    utils.launch(main, Config)
