@@ -1,0 +1,262 @@
+"""From latents to a pipeline by the real scripts: encode_latents, train_dit (two stages, resumed), make_checkpoint."""
+
+import json
+import sys
+
+import pytest
+import torch
+import yaml
+from launch import ROOT, check_script, run_script
+from safetensors.torch import load_file
+from tokenizers import ByteLevelBPETokenizer
+from transformers import ClapAudioConfig, ClapConfig, ClapModel, ClapTextConfig, RobertaTokenizerFast
+
+from stable_longform.data.latents import LatentWindows, collate_windows, read_latent_index
+from stable_longform.data.manifest import read_manifest
+from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+from stable_longform.models.timing_conditioner import TimingConditioner
+from stable_longform.models.transformer_dit_1d import DiTTransformer1D
+from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+from stable_longform.utils.audio import read_audio, to_stereo
+
+sys.path.insert(0, str(ROOT / "training"))
+from train_dit import load_weights, uniform_times, velocity_loss  # noqa: E402
+
+MODEL = {
+    "sample_size": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_layers": 1,
+    "attention_head_dim": 8,
+    "num_attention_heads": 2,
+    "num_key_value_attention_heads": 1,
+    "cross_attention_dim": 8,
+    "cross_attention_input_dim": 16,
+    "global_states_input_dim": 32,
+    "time_proj_dim": 8,
+    "patch_size": 2,
+}
+SETTINGS = {
+    "model": MODEL,
+    "timing": {"conditioning_dim": 16, "internal_dim": 8},
+    "batch_size": 2,
+    "learning_rate": 1e-2,
+    "condition_dropout": 0.5,
+    "terminal_probability": 0.2,
+    "num_workers": 0,
+    "log_every": 1,
+    "save_every": 2,
+    "validate_every": 4,
+    "num_validation_windows": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Holds everything that the scripts read and write."""
+    return tmp_path_factory.mktemp("dit")
+
+
+@pytest.fixture(scope="module")
+def autoencoder(folder):
+    """A random autoencoder with short frames."""
+    torch.manual_seed(0)
+    model = AutoencoderOobleck(4, (2, 4, 4, 8, 8), (1, 2, 2, 2, 2), 4, 4)
+    model.save_pretrained(folder / "autoencoder")
+    return folder / "autoencoder"
+
+
+@pytest.fixture(scope="module")
+def clap(folder):
+    """A random CLAP with its tokenizer."""
+    torch.manual_seed(0)
+    text = ClapTextConfig(
+        vocab_size=300, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=80,
+    )  # fmt: skip
+    audio = ClapAudioConfig(patch_embeds_hidden_size=4, depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 2, 2])
+    config = ClapConfig(text_config=text.to_dict(), audio_config=audio.to_dict(), projection_dim=8)
+    ClapModel(config).save_pretrained(folder / "clap")
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(["Genre: Rock"], 300, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    tokenizer.save_model(str(folder))
+    fast = RobertaTokenizerFast(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
+    fast.save_pretrained(folder / "clap")
+    return folder / "clap"
+
+
+@pytest.fixture(scope="module")
+def latents(folder, tiny_manifest, autoencoder):
+    """The encoded corpus."""
+    check_script("encode_latents.py", "--manifest", tiny_manifest, "--autoencoder", autoencoder,
+                 "--output_dir", folder / "latents")  # fmt: skip
+    return folder / "latents"
+
+
+@pytest.fixture(scope="module")
+def train(folder, latents, clap):
+    """A function that trains into a folder of a given name."""
+
+    def run(name: str, *arguments: object, settings: dict = SETTINGS):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings))
+        check_script("train_dit.py", "--config", folder / f"{name}.yaml", "--latents", latents, "--clap", clap,
+                     "--output_dir", folder / name, *arguments)  # fmt: skip
+        return folder / name
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(train):
+    """Four steps at once."""
+    return train("whole", "--max_steps", 4)
+
+
+def test_latents_are_the_posterior_of_the_whole_track(latents, tiny_manifest, autoencoder):
+    vae = AutoencoderOobleck.from_pretrained(autoencoder)
+    encoded = {track.metadata["title"]: track for track in read_latent_index(latents)}
+    assert {track.split for track in encoded.values()} == {"train", "valid"}
+    for track in read_manifest(tiny_manifest, "train"):
+        row = encoded[track.metadata["title"]]
+        waveform = to_stereo(read_audio(track.path, sampling_rate=44100)[0])
+        with torch.no_grad():
+            posterior = vae.encode(waveform[None]).latent_dist
+        stored = load_file(row.file)["mean"][:, : row.latent_length].float()
+        assert row.latent_length == posterior.mean.shape[-1]
+        inner = slice(0, row.latent_length - vae.encoder_context)  # behind it the padding differs
+        assert torch.allclose(stored[:, inner], posterior.mean[0][:, inner], atol=2e-3)
+
+
+def test_encoding_again_keeps_what_is_there(latents, tiny_manifest, autoencoder):
+    before = {path: path.stat().st_mtime_ns for path in latents.glob("*-*.safetensors")}
+    check_script("encode_latents.py", "--manifest", tiny_manifest, "--autoencoder", autoencoder,
+                 "--output_dir", latents)  # fmt: skip
+    assert before == {path: path.stat().st_mtime_ns for path in latents.glob("*-*.safetensors")}
+
+
+def test_latents_of_another_autoencoder_are_refused(latents, tiny_manifest, folder):
+    AutoencoderOobleck(4, (2, 4, 4, 8, 8), (1, 2, 2, 2, 2), 4, 4).save_pretrained(folder / "other")
+    finished = run_script("encode_latents.py", "--manifest", tiny_manifest, "--autoencoder", folder / "other",
+                          "--output_dir", latents)  # fmt: skip
+    assert finished.returncode == 2 and "another autoencoder" in finished.stderr
+
+
+def test_windows_are_functions_of_seed_and_index(latents):
+    first, second = (LatentWindows(latents, "train", 16, seed=3) for _ in range(2))
+    for index in (5, 0, 5):
+        assert torch.equal(first[index]["latents"], second[index]["latents"])
+        assert first[index]["prompt"] == second[index]["prompt"]
+    other = LatentWindows(latents, "train", 16, seed=4)
+    assert not torch.equal(first[0]["latents"], other[0]["latents"])
+
+
+def test_timing_follows_the_crop(latents):
+    windows = LatentWindows(latents, "train", 8, seed=0)
+    longest = max(track.latent_length for track in windows.tracks)
+    starts = {windows[index]["seconds_start"] for index in range(60)}
+    assert starts <= set(range(int((longest - 8) * 2048 / 44100) + 1)) and len(starts) > 1
+    assert {windows[index]["seconds_total"] for index in range(60)} <= {3.0, 4.0, 5.0, 6.0}
+
+
+def test_short_tracks_end_in_silence(latents):
+    windows = LatentWindows(latents, "train", 512, seed=0)
+    silence = windows.silence["mean"].float()
+    spread = windows.silence["std"].float()
+    tail = windows[0]["latents"][:, -300:]
+    assert ((tail - silence) / spread).std() == pytest.approx(1, abs=0.05)
+
+
+def test_training_writes_finite_metrics_and_models(trained):
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
+    assert all(0 < row["loss"] < 100 for row in rows if "loss" in row)
+    assert 0 < rows[-1]["valid/loss"] < 100
+    assert DiTTransformer1D.from_pretrained(trained / "dit", subfolder="transformer").config.patch_size == 2
+
+
+def test_two_steps_and_two_more_equal_four(train, trained):
+    resumed = train("resumed", "--max_steps", 2)
+    train("resumed", "--max_steps", 4)
+    for file in ("model.safetensors", "model_1.safetensors"):
+        whole, parts = (load_file(run / "checkpoint-00000004" / file) for run in (trained, resumed))
+        assert whole.keys() == parts.keys() and all(torch.equal(whole[key], parts[key]) for key in whole)
+    assert sorted(path.name for path in resumed.glob("checkpoint-*")) == ["checkpoint-00000002", "checkpoint-00000004"]
+
+
+def test_short_window_carries_over_to_a_long_one_and_to_a_pipeline(train, trained, folder, autoencoder, clap):
+    settings = {**SETTINGS, "model": {**MODEL, "sample_size": 64}, "learning_rate": 1e-8}
+    long = train("long", "--max_steps", 1, "--init_from", trained / "dit", settings=settings)
+    for part in ("transformer", "timing_conditioner"):
+        before, after = (load_file(next((run / "dit" / part).glob("*.safetensors"))) for run in (trained, long))
+        assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in before)
+    check_script("make_checkpoint.py", "--autoencoder", autoencoder, "--clap", clap, "--dit", long / "dit",
+                 "--output_dir", folder / "checkpoint", "--sigma_min", 0.1)  # fmt: skip
+    pipe = LongFormMusicPipeline.from_pretrained(folder / "checkpoint")
+    assert pipe.max_duration_in_s == pytest.approx(64 * 2048 / 44100)
+    result = pipe("Genre: Rock", duration=1.5, num_inference_steps=2, generator=torch.Generator().manual_seed(0))
+    assert result.audios[0].shape == (2, round(1.5 * 44100)) and torch.isfinite(result.audios[0]).all()
+
+
+def test_weights_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match="other weights"):
+        load_weights(DiTTransformer1D(**MODEL), DiTTransformer1D(**MODEL | {"num_layers": 2}))
+
+
+def test_a_fresh_model_has_the_loss_of_its_output():
+    """The zero-initialised model predicts proj_out(proj_in(x)); its loss is that prediction's distance from v."""
+    torch.manual_seed(0)
+    transformer, timing = DiTTransformer1D(**MODEL), TimingConditioner(16, internal_dim=8)
+    batch = {
+        "latents": torch.randn(2, 4, 16),
+        "seconds_start": torch.zeros(2),
+        "seconds_total": torch.full((2,), 30.0),
+        "text": torch.randn(2, 3, 16),
+    }
+    noise, t, keep = torch.randn(2, 4, 16), torch.tensor([0.0, 1.0]), torch.tensor([True, False])
+    loss = velocity_loss(transformer, timing, batch, noise, t, keep)
+    noisy = torch.stack([batch["latents"][0], noise[1]])
+    target = torch.stack([noise[0], -batch["latents"][1]])
+    tokens = noisy.unflatten(-1, (-1, 2)).transpose(1, 2).flatten(2)
+    output = transformer.proj_out(transformer.proj_in(tokens))
+    output = output.unflatten(-1, (-1, 2)).transpose(1, 2).flatten(2)
+    assert torch.allclose(loss, (output - target).square().mean(dim=(1, 2)), rtol=1e-4)
+
+
+def test_dropped_items_do_not_see_their_text():
+    torch.manual_seed(0)
+    transformer, timing = DiTTransformer1D(**MODEL), TimingConditioner(16, internal_dim=8)
+    for parameter in transformer.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    batch = collate_windows(
+        [{"latents": torch.randn(4, 16), "seconds_start": 0.0, "seconds_total": 9.0, "prompt": ""}]
+    )
+    noise, t = torch.randn(1, 4, 16), torch.tensor([0.5])
+    losses = {}
+    for seed in (1, 2):
+        text = torch.randn(1, 3, 16, generator=torch.Generator().manual_seed(seed))
+        for keep in (True, False):
+            losses[seed, keep] = velocity_loss(
+                transformer, timing, batch | {"text": text}, noise, t, torch.tensor([keep])
+            ).item()
+    assert losses[1, False] == losses[2, False]
+    assert losses[1, True] != losses[2, True]
+
+
+class _Processes:
+    """The two facts of an accelerator that `uniform_times` looks at."""
+
+    def __init__(self, process_index: int, num_processes: int):
+        self.process_index, self.num_processes = process_index, num_processes
+
+
+def test_times_are_shared_out_and_resumed():
+    whole = uniform_times(7, 4, _Processes(0, 1), 0)
+    parts = [uniform_times(7, 2, _Processes(index, 2), 0) for index in range(2)]
+    steps = [next(whole) for _ in range(8)]
+    for step in steps[:3]:
+        assert torch.equal(step, torch.cat([next(part) for part in parts]))
+    resumed = uniform_times(7, 4, _Processes(0, 1), 5)
+    assert torch.equal(next(resumed), steps[5])
+    values = torch.cat(steps)
+    assert (values >= 0).all() and (values < 1).all()
+    assert torch.histc(values, 8, 0, 1).tolist() == [4] * 8  # a Sobol sequence fills equal bins equally
