@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import math
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def main(config: Config) -> None:
     vae = AutoencoderOobleck.from_pretrained(config.autoencoder, torch_dtype=getattr(torch, config.dtype))
     vae = vae.to(state.device).eval()
     _check_autoencoder(vae, output_dir / INFO_FILE, state)
-    tracks = [track for split in config.splits for track in read_manifest(config.manifest, split)[: config.max_tracks]]
+    tracks = [track for split in config.splits for track in choose_tracks(config, split)]
     if state.is_main_process:
         silence = encode(vae, torch.zeros(2, vae.hop_length * (2 * vae.encoder_context + 1)))
         middle = {name: value[:, vae.encoder_context, None] for name, value in silence.items()}
@@ -69,6 +70,14 @@ def main(config: Config) -> None:
         rows = [_index_row(track, vae, config.max_duration_in_s) for track in tracks]
         utils.write_text(output_dir / INDEX_FILE, "".join(json.dumps(row) + "\n" for row in rows))
         logger.info("%d tracks encoded in %s", len(rows), output_dir)
+
+
+def choose_tracks(config: Config, split: str) -> list[Track]:
+    """The tracks of a split, or `max_tracks` of them drawn at random, the same at every run."""
+    tracks = read_manifest(config.manifest, split)
+    if config.max_tracks is None or config.max_tracks >= len(tracks):
+        return tracks
+    return random.Random(0).sample(tracks, config.max_tracks)
 
 
 @torch.no_grad()
