@@ -32,13 +32,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Config:
-    """`max_duration_in_s` limits how much of each track is encoded, `max_tracks` how many of each split."""
+    """`max_tracks` limits how many tracks of each split are encoded."""
 
     manifest: str
     autoencoder: str
     output_dir: str
     splits: tuple = ("train", "valid")
-    max_duration_in_s: float | None = None
     max_tracks: int | None = None
     dtype: str = "float32"
 
@@ -62,12 +61,12 @@ def main(config: Config) -> None:
     for track in tqdm(tracks[state.process_index :: state.num_processes], disable=not state.is_main_process):
         file = output_dir / _file_name(track)
         if not file.exists():
-            waveform, _ = read_audio(track.path, 0.0, config.max_duration_in_s, vae.config.sampling_rate)
+            waveform, _ = read_audio(track.path, sampling_rate=vae.config.sampling_rate)
             tail = vae.encoder_context * vae.hop_length  # silence, so that the end of the music is encoded as such
             _save(encode(vae, F.pad(to_stereo(waveform), (0, tail))), file)
     state.wait_for_everyone()
     if state.is_main_process:
-        rows = [_index_row(track, vae, config.max_duration_in_s) for track in tracks]
+        rows = [_index_row(track, vae) for track in tracks]
         utils.write_text(output_dir / INDEX_FILE, "".join(json.dumps(row) + "\n" for row in rows))
         logger.info("%d tracks encoded in %s", len(rows), output_dir)
 
@@ -87,12 +86,11 @@ def encode(vae: AutoencoderOobleck, waveform: torch.Tensor) -> dict[str, torch.T
     return {"mean": posterior.mean[0].half().cpu(), "std": posterior.std[0].half().cpu()}
 
 
-def _index_row(track: Track, vae: AutoencoderOobleck, max_duration_in_s: float | None) -> dict:
+def _index_row(track: Track, vae: AutoencoderOobleck) -> dict:
     """What `LatentTrack` needs to know about a track."""
-    encoded_in_s = min(track.duration_in_s, max_duration_in_s or math.inf)
     return {
         "file": _file_name(track),
-        "latent_length": math.ceil(encoded_in_s * vae.latent_rate),
+        "latent_length": math.ceil(track.duration_in_s * vae.latent_rate),
         "duration_in_s": track.duration_in_s,
         "split": track.split,
         "weight": track.weight,
