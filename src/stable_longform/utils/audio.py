@@ -5,6 +5,8 @@ Hz; times are in seconds. Decoding and encoding are libsndfile's (soundfile), re
 """
 
 import contextlib
+import itertools
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +24,10 @@ SUBTYPES = {
 }
 DEFAULT_SAMPLE_FORMAT = {".wav": "pcm16", ".flac": "pcm24", ".ogg": "vorbis"}
 TAG_NAMES = ("title", "artist", "comment", "software", "album", "license", "date", "genre")
+# wav has no licence tag in libsndfile; RIFF's copyright field takes its place.
+WAV_TAG_NAMES = {"license": "copyright"}
+# Frames written at a time: libsndfile's vorbis encoder overflows the stack when it is given minutes at once.
+WRITE_BLOCK = 65536
 
 
 def read_audio(
@@ -42,10 +48,13 @@ def read_audio(
         `(waveform, sampling_rate)`: float32 `(channels, num_samples)` and its rate in Hz.
 
     Raises:
-        ValueError: the file cannot be decoded, `start_in_s` lies outside it or `duration_in_s` is not positive.
+        ValueError: the file cannot be decoded, `start_in_s` lies outside it, or `duration_in_s` is not positive and
+            finite.
     """
-    if duration_in_s is not None and not duration_in_s > 0:
-        raise ValueError(f"duration_in_s must be greater than 0, got {duration_in_s}.")
+    if duration_in_s is not None and not 0 < duration_in_s < math.inf:
+        raise ValueError(f"duration_in_s must be greater than 0 and finite, got {duration_in_s}.")
+    if not math.isfinite(start_in_s):
+        raise ValueError(f"start_in_s must be finite, got {start_in_s}.")
     try:
         with soundfile.SoundFile(path) as file:
             start = round(start_in_s * file.samplerate)
@@ -121,22 +130,25 @@ def write_audio(
     Args:
         path: `.wav`, `.flac` or `.ogg`.
         waveform: `(channels, num_samples)`, or an iterable of such chunks. Values beyond [-1, 1] are clipped by the
-            integer formats.
-        sampling_rate: Hz.
+            integer formats and kept by "float" and "vorbis".
+        sampling_rate: Hz, a whole number > 0.
         sample_format: "pcm16", "pcm24" or "float" for wav; "pcm16" or "pcm24" for flac; "vorbis" for ogg.
-        tags: text for the file's tags; names from `TAG_NAMES`.
+        tags: text for the file's tags; names from `TAG_NAMES`. libsndfile adds its own name to `software`.
 
     Raises:
-        ValueError: see `check_output_path`; also an unknown tag name or no samples.
+        ValueError: see `check_output_path`; also a tag with an unknown name or no text, a rate that is not a whole
+            number > 0, chunks that are not `(channels, num_samples)` with the same channels, or no samples at all.
     """
     subtype = check_output_path(path, sample_format)
-    unknown = sorted(set(tags or {}) - set(TAG_NAMES))
-    if unknown:
-        raise ValueError(f"Tag names must be among {', '.join(TAG_NAMES)}, got {', '.join(unknown)}.")
+    _check_tags(tags or {})
+    if not isinstance(sampling_rate, int) or sampling_rate <= 0:
+        raise ValueError(f"sampling_rate must be a whole number of Hz greater than 0, got {sampling_rate!r}.")
     chunks = iter([waveform] if isinstance(waveform, torch.Tensor) else waveform)
     first = next(chunks, None)
     if first is None:
         raise ValueError("waveform holds no chunk to write.")
+    if first.ndim != 2:
+        raise ValueError(f"waveform must be (channels, num_samples), got shape {tuple(first.shape)}.")
     with (
         atomic_path(path) as temporary,
         soundfile.SoundFile(
@@ -144,16 +156,31 @@ def write_audio(
         ) as file,
     ):
         for name, text in (tags or {}).items():
-            setattr(file, name, text)
-        file.write(_to_frames(first))
-        for chunk in chunks:
-            file.write(_to_frames(chunk))
+            setattr(file, WAV_TAG_NAMES.get(name, name) if file.format == "WAV" else name, text)
+        for chunk in itertools.chain([first], chunks):
+            if chunk.ndim != 2 or chunk.shape[0] != file.channels:
+                raise ValueError(
+                    f"Every chunk must be ({file.channels} channels, num_samples), got shape {tuple(chunk.shape)}."
+                )
+            for block in chunk.split(WRITE_BLOCK, dim=1):
+                file.write(_to_frames(block, is_clipped=subtype.startswith("PCM")))
+        if file.frames == 0:
+            raise ValueError("waveform holds no samples to write.")
 
 
 def read_tags(path: str | os.PathLike) -> dict[str, str]:
-    """Reads the text tags of an audio file, those of `TAG_NAMES` that are set."""
-    with soundfile.SoundFile(path) as file:
-        return {name: text for name, text in file.copy_metadata().items() if name in TAG_NAMES}
+    """Reads the text tags of an audio file, those of `TAG_NAMES` that are set.
+
+    Raises:
+        ValueError: the file cannot be decoded.
+    """
+    try:
+        with soundfile.SoundFile(path) as file:
+            metadata, is_wav = file.copy_metadata(), file.format == "WAV"
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as audio: {error}") from error
+    names = {name: WAV_TAG_NAMES.get(name, name) if is_wav else name for name in TAG_NAMES}
+    return {name: metadata[stored] for name, stored in names.items() if stored in metadata}
 
 
 @contextlib.contextmanager
@@ -168,6 +195,17 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _to_frames(waveform: torch.Tensor) -> np.ndarray:
+def _check_tags(tags: Mapping[str, str]) -> None:
+    """Checks that every tag has a known name and some text."""
+    unknown = sorted(set(tags) - set(TAG_NAMES))
+    if unknown:
+        raise ValueError(f"Tag names must be among {', '.join(TAG_NAMES)}, got {', '.join(unknown)}.")
+    for name, text in tags.items():
+        if not isinstance(text, str) or not text:
+            raise ValueError(f"The tag {name} must be text that is not empty, got {text!r}.")
+
+
+def _to_frames(waveform: torch.Tensor, is_clipped: bool) -> np.ndarray:
     """`(channels, num_samples)` on any device and dtype to libsndfile's `(num_samples, channels)` float32."""
-    return waveform.detach().to("cpu", torch.float32).clamp(-1, 1).T.contiguous().numpy()
+    samples = waveform.detach().to("cpu", torch.float32)
+    return (samples.clamp(-1, 1) if is_clipped else samples).T.contiguous().numpy()

@@ -1,0 +1,138 @@
+"""Prompts made from metadata, differently at every draw.
+
+A track's metadata becomes a text prompt as the paper describes (Paper: §3.1): a random subset of what is known, with
+or without the names of the fields, in random order, with one of two delimiters and a random case. The same builder
+serves every model that learns from text.
+
+Fields, in this order, all optional: `description` (natural language), `bpm`, `genre`, `moods`, `instruments`. A value
+is text, a number, or a list of them; empty values count as absent. Title, artist and album are never used.
+
+`python -m stable_longform.data.prompts MANIFEST` shows the prompts that a manifest gives.
+"""
+
+import argparse
+import random
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from stable_longform.data.manifest import SPLITS, Track, read_manifest
+
+# Field of the metadata -> its name in a typed prompt. A description speaks for itself and carries no name.
+FIELD_TYPES = {"description": None, "bpm": "BPM", "genre": "Genre", "moods": "Moods", "instruments": "Instruments"}
+COMMA, BAR = ", ", "|"
+CASE_TRANSFORMS = (str, str.lower, str.upper)
+
+
+def available_fields(metadata: Mapping) -> list[str]:
+    """Lists the fields that a prompt can use, in the order of `FIELD_TYPES`; empty when there are none."""
+    return [field for field in FIELD_TYPES if _values(metadata, field)]
+
+
+def build_prompt(metadata: Mapping, rng: random.Random) -> str:
+    """Builds one random prompt.
+
+    Paper: §3.1. The draws, in this order, all from `rng` (the result depends on nothing else):
+
+    1. the number of fields, uniform in 1 ... the number available;
+    2. which fields, and their order (`rng.sample`);
+    3. typed or untyped, one half each. Typed: `Instruments: Guitar, Drums|Moods: Uplifting`. Untyped:
+       `Guitar, Drums, Uplifting`;
+    4. the delimiter as above or the other of the two, one half each: ", " instead of "|" between the fields of a typed
+       prompt (the values of one field keep their comma), "|" instead of ", " between all values of an untyped one;
+    5. the order of the values of each chosen field, field after field;
+    6. the case of the whole prompt: as it is, lower or upper, one third each.
+
+    The paper leaves open: an untyped tempo is written `120 BPM`, because a bare number says nothing; a description has
+    no type name.
+
+    Args:
+        metadata: a track's metadata (`Track.metadata`); keys other than the five fields are ignored.
+        rng: the source of all randomness; it advances.
+
+    Returns:
+        The prompt, never empty.
+
+    Raises:
+        ValueError: none of the fields is available. A trainer should find such tracks before it starts, with
+            `available_fields`, and train them on the empty prompt "" or leave them out.
+    """
+    fields = available_fields(metadata)
+    if not fields:
+        raise ValueError(f"A prompt needs at least one of {', '.join(FIELD_TYPES)}; got {sorted(metadata)}.")
+    fields = rng.sample(fields, rng.randint(1, len(fields)))
+    is_typed = rng.random() < 0.5
+    is_swapped = rng.random() < 0.5
+    values = {field: _shuffled(_values(metadata, field), rng) for field in fields}
+    if is_typed:
+        delimiter = COMMA if is_swapped else BAR
+        prompt = delimiter.join(_typed_field(field, values[field]) for field in fields)
+    else:
+        delimiter = BAR if is_swapped else COMMA
+        prompt = delimiter.join(_untyped_value(field, value) for field in fields for value in values[field])
+    return rng.choice(CASE_TRANSFORMS)(prompt)
+
+
+def preview(tracks: Iterable[Track], num_prompts: int, seed: int = 0) -> list[tuple[Track, list[str]]]:
+    """Draws `num_prompts` (> 0) prompts for each track; a track without any field gets an empty list."""
+    if num_prompts < 1:
+        raise ValueError(f"num_prompts must be at least 1, got {num_prompts}.")
+    rng = random.Random(seed)
+    previews = []
+    for track in tracks:
+        count = num_prompts if available_fields(track.metadata) else 0
+        previews.append((track, [build_prompt(track.metadata, rng) for _ in range(count)]))
+    return previews
+
+
+def _values(metadata: Mapping, field: str) -> list[str]:
+    """The non-empty values of a field as text, without surrounding blanks."""
+    value = metadata.get(field)
+    items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    return [text for text in (_text(item) for item in items) if text]
+
+
+def _text(value: str | float | None) -> str:
+    """A value as text; whole numbers without decimals, None as nothing."""
+    if value is None:
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value).strip()
+
+
+def _shuffled(values: list[str], rng: random.Random) -> list[str]:
+    """The values in random order."""
+    return rng.sample(values, len(values))
+
+
+def _typed_field(field: str, values: list[str]) -> str:
+    """`Type: value, value`, or the values alone for a field without a type name."""
+    text, type_name = COMMA.join(values), FIELD_TYPES[field]
+    return f"{type_name}: {text}" if type_name else text
+
+
+def _untyped_value(field: str, value: str) -> str:
+    """The value alone; a tempo with its unit."""
+    return f"{value} BPM" if field == "bpm" else value
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints prompts for the tracks of a manifest."""
+    parser = argparse.ArgumentParser(prog="python -m stable_longform.data.prompts", description=main.__doc__)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--num_prompts", type=int, default=5, help="prompts per track")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--split", choices=SPLITS, default=None, help="only the tracks of this split")
+    options = parser.parse_args(arguments)
+    try:
+        previews = preview(read_manifest(options.manifest, options.split), options.num_prompts, options.seed)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    for track, prompts in previews:
+        print(track.path.name)
+        for prompt in prompts or ["(no metadata: no prompt)"]:
+            print(f"    {prompt}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,262 @@
+"""Reading, writing and resampling: partial reads, lengths, levels, tags, whole files or nothing."""
+
+import math
+import os
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from stable_longform.utils.audio import (
+    TAG_NAMES,
+    atomic_path,
+    check_output_path,
+    read_audio,
+    read_tags,
+    resample,
+    to_stereo,
+    write_audio,
+)
+
+RATE = 44100
+EXTENSIONS = [".wav", ".flac", ".ogg"]
+
+
+def noise(num_samples: int, channels: int = 2, seed: int = 0) -> torch.Tensor:
+    return torch.rand(channels, num_samples, generator=torch.Generator().manual_seed(seed)) - 0.5
+
+
+def sine(frequency: float, sampling_rate: int, duration_in_s: float) -> torch.Tensor:
+    time = torch.arange(round(sampling_rate * duration_in_s), dtype=torch.float64) / sampling_rate
+    return (0.5 * torch.sin(2 * math.pi * frequency * time)).float()[None]
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+@pytest.mark.parametrize(("start", "duration"), [(0.0, 0.3), (0.7, 1.0), (1.2345, 0.1), (1.9, 5.0), (0.5, None)])
+def test_partial_read_equals_slice_of_whole(tmp_path, extension, start, duration):
+    path = tmp_path / f"noise{extension}"
+    write_audio(path, noise(2 * RATE), RATE)
+    whole, _ = read_audio(path)
+    part, sampling_rate = read_audio(path, start, duration)
+    first = round(start * RATE)
+    last = whole.shape[1] if duration is None else first + round(duration * RATE)
+    assert sampling_rate == RATE
+    assert torch.equal(part, whole[:, first:last])
+
+
+@pytest.mark.parametrize(("sample_format", "step"), [("pcm16", 2**-15), ("pcm24", 2**-23), ("float", 0.0)])
+def test_wav_round_trip_within_one_quantisation_step(tmp_path, sample_format, step):
+    waveform = noise(1000)
+    write_audio(tmp_path / "a.wav", waveform, RATE, sample_format)
+    back, _ = read_audio(tmp_path / "a.wav")
+    assert back.dtype == torch.float32
+    assert (back - waveform).abs().max() <= step
+
+
+def test_reading_converts_to_the_asked_rate(tmp_path):
+    write_audio(tmp_path / "a.wav", sine(440, 48000, 1.0), 48000, "float")
+    back, sampling_rate = read_audio(tmp_path / "a.wav", sampling_rate=RATE)
+    assert sampling_rate == RATE
+    assert torch.equal(back, resample(sine(440, 48000, 1.0), 48000, RATE))
+
+
+@pytest.mark.parametrize(("from_rate", "to_rate"), [(48000, 44100), (44100, 48000), (22050, 44100), (44100, 16000)])
+@pytest.mark.parametrize("num_samples", [100, 131, 44099, 48000])
+def test_resampled_length_is_the_duration_at_the_new_rate(from_rate, to_rate, num_samples):
+    resampled = resample(noise(num_samples), from_rate, to_rate)
+    assert resampled.shape[0] == 2
+    assert abs(resampled.shape[1] - num_samples * to_rate / from_rate) <= 0.5
+
+
+@pytest.mark.parametrize(("from_rate", "to_rate"), [(48000, 44100), (44100, 16000), (16000, 44100)])
+def test_resampled_sine_keeps_frequency_and_level(from_rate, to_rate):
+    resampled = resample(sine(1000, from_rate, 1.0), from_rate, to_rate)
+    middle = slice(to_rate // 4, 3 * to_rate // 4)
+    assert torch.allclose(resampled[:, middle], sine(1000, to_rate, 1.0)[:, middle], atol=1e-4)
+
+
+def test_resampling_removes_what_the_new_rate_cannot_hold():
+    resampled = resample(sine(12000, 44100, 1.0), 44100, 16000)
+    assert resampled[:, 4000:12000].abs().max() < 1e-4
+
+
+def test_resampling_to_the_same_rate_changes_nothing():
+    waveform = noise(10)
+    assert resample(waveform, RATE, RATE) is waveform
+
+
+@pytest.mark.parametrize("rates", [(0, RATE), (RATE, 0), (-1, RATE)])
+def test_resample_refuses_rates_that_are_not_positive(rates):
+    with pytest.raises(ValueError, match="greater than 0 Hz"):
+        resample(noise(10), *rates)
+
+
+def test_to_stereo():
+    mono, stereo = noise(10, channels=1), noise(10)
+    assert torch.equal(to_stereo(mono), torch.cat([mono, mono]))
+    assert to_stereo(stereo) is stereo
+    for wrong in (noise(10, channels=3), torch.zeros(10)):
+        with pytest.raises(ValueError, match="1 or 2 channels"):
+            to_stereo(wrong)
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_tags_round_trip(tmp_path, extension):
+    tags = {name: f"The {name}: \u00e9\u266b" for name in TAG_NAMES}
+    path = tmp_path / f"tagged{extension}"
+    write_audio(path, noise(1000), RATE, tags=tags)
+    found = read_tags(path)
+    assert found.pop("software").startswith(tags.pop("software"))
+    assert found == tags
+
+
+def test_file_without_tags_has_none(tmp_path):
+    write_audio(tmp_path / "a.flac", noise(1000), RATE)
+    assert read_tags(tmp_path / "a.flac") == {}
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_chunked_writing_equals_whole_writing(tmp_path, extension):
+    waveform = noise(3000)
+    write_audio(tmp_path / f"whole{extension}", waveform, RATE)
+    write_audio(tmp_path / f"chunks{extension}", (chunk for chunk in waveform.split([1, 999, 0, 2000], dim=1)), RATE)
+    whole, chunks = (read_audio(tmp_path / f"{name}{extension}")[0] for name in ("whole", "chunks"))
+    assert torch.equal(whole, chunks)
+
+
+def test_long_ogg_is_written(tmp_path):
+    """libsndfile's vorbis encoder crashes the process when it is given minutes in one call."""
+    write_audio(tmp_path / "long.ogg", torch.zeros(1, 120 * RATE), RATE)
+    assert soundfile.info(tmp_path / "long.ogg").frames == 120 * RATE
+
+
+@pytest.mark.parametrize(
+    ("name", "sample_format", "limit"),
+    [("a.wav", "pcm16", 1.0), ("a.wav", "pcm24", 1.0), ("a.flac", "pcm16", 1.0), ("a.wav", "float", 3.0)],
+)
+def test_integer_formats_clip_and_float_does_not(tmp_path, name, sample_format, limit):
+    waveform = torch.linspace(-3, 3, 601).expand(2, -1)
+    write_audio(tmp_path / name, waveform, RATE, sample_format)
+    back, _ = read_audio(tmp_path / name)
+    assert torch.allclose(back, waveform.clamp(-limit, limit), atol=2**-14)
+
+
+def test_waveforms_of_other_types_are_written_as_float32(tmp_path):
+    waveform = noise(100).to(torch.bfloat16).requires_grad_()
+    write_audio(tmp_path / "a.wav", waveform, RATE, "float")
+    assert torch.equal(read_audio(tmp_path / "a.wav")[0], waveform.detach().float())
+
+
+@pytest.mark.parametrize(
+    ("start", "duration", "message"),
+    [
+        (-0.1, None, "start_in_s must be in"),
+        (1.0, None, "start_in_s must be in"),
+        (math.nan, None, "start_in_s must be finite"),
+        (math.inf, None, "start_in_s must be finite"),
+        (0.0, 0.0, "duration_in_s must be greater than 0"),
+        (0.0, -1.0, "duration_in_s must be greater than 0"),
+        (0.0, math.nan, "duration_in_s must be greater than 0"),
+        (0.0, math.inf, "finite"),
+    ],
+)
+def test_read_refuses_times_outside_the_file(tmp_path, start, duration, message):
+    write_audio(tmp_path / "a.wav", noise(RATE), RATE)
+    with pytest.raises(ValueError, match=message):
+        read_audio(tmp_path / "a.wav", start, duration)
+
+
+@pytest.mark.parametrize("function", [read_audio, read_tags])
+def test_unreadable_files_are_named(tmp_path, function):
+    (tmp_path / "text.wav").write_text("not audio")
+    for name in ("text.wav", "missing.wav", "."):
+        with pytest.raises(ValueError, match="cannot be read as audio"):
+            function(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "sample_format", "message"),
+    [
+        ("a.mp3", None, "extension must be one of"),
+        ("a", None, "extension must be one of"),
+        ("a.flac", "float", "sample_format for .flac must be one of"),
+        ("a.ogg", "pcm16", "sample_format for .ogg must be one of"),
+        ("folder.wav", None, "is a folder"),
+        ("missing/a.wav", None, "does not exist"),
+    ],
+)
+def test_impossible_outputs_are_refused_before_any_work(tmp_path, name, sample_format, message):
+    (tmp_path / "folder.wav").mkdir()
+    with pytest.raises(ValueError, match=message):
+        check_output_path(tmp_path / name, sample_format)
+    with pytest.raises(ValueError, match=message):
+        write_audio(tmp_path / name, noise(10), RATE, sample_format)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_folder_without_permission_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(ValueError, match="no permission"):
+        check_output_path(tmp_path / "a.wav")
+    tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize(("name", "subtype"), [("a.wav", "PCM_16"), ("a.FLAC", "PCM_24"), ("a.ogg", "VORBIS")])
+def test_default_formats(tmp_path, name, subtype):
+    assert check_output_path(tmp_path / name) == subtype
+    write_audio(tmp_path / name, noise(1000), RATE)
+    assert soundfile.info(tmp_path / name).subtype == subtype
+
+
+@pytest.mark.parametrize(
+    ("waveform", "sampling_rate", "tags", "message"),
+    [
+        ([], RATE, None, "no chunk"),
+        (torch.zeros(2, 0), RATE, None, "no samples"),
+        ([torch.zeros(2, 0), torch.zeros(2, 0)], RATE, None, "no samples"),
+        (torch.zeros(10), RATE, None, r"waveform must be \(channels, num_samples\)"),
+        ([torch.zeros(2, 10), torch.zeros(1, 10)], RATE, None, "2 channels"),
+        (torch.zeros(2, 10), 0, None, "sampling_rate must be"),
+        (torch.zeros(2, 10), 44100.0, None, "sampling_rate must be"),
+        (torch.zeros(2, 10), RATE, {"mood": "calm"}, "Tag names must be among"),
+        (torch.zeros(2, 10), RATE, {"title": ""}, "tag title must be text"),
+        (torch.zeros(2, 10), RATE, {"title": 3}, "tag title must be text"),
+    ],
+)
+def test_refused_writing_leaves_nothing(tmp_path, waveform, sampling_rate, tags, message):
+    with pytest.raises(ValueError, match=message):
+        write_audio(tmp_path / "a.flac", waveform, sampling_rate, tags=tags)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failure_while_writing_keeps_the_old_file_and_leaves_no_other(tmp_path):
+    path = tmp_path / "a.wav"
+    write_audio(path, noise(10), RATE)
+    before = path.read_bytes()
+
+    def chunks():
+        yield noise(10)
+        raise RuntimeError("the decoder failed")
+
+    with pytest.raises(RuntimeError, match="the decoder failed"):
+        write_audio(path, chunks(), RATE)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_atomic_path_appears_only_at_the_end(tmp_path):
+    path = tmp_path / "a.txt"
+    with atomic_path(path) as temporary:
+        temporary.write_text("new")
+        assert temporary.parent == path.parent and not path.exists()
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_opus_decodes(tmp_path):
+    tone = np.stack([sine(440, 48000, 1.0)[0].numpy()] * 2, axis=1)
+    soundfile.write(tmp_path / "a.opus", tone, 48000, format="OGG", subtype="OPUS")
+    waveform, sampling_rate = read_audio(tmp_path / "a.opus")
+    assert sampling_rate == 48000 and waveform.shape == (2, 48000)
+    assert np.corrcoef(waveform[0, 4800:].numpy(), tone[4800:, 0])[0, 1] > 0.99
