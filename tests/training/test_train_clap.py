@@ -41,7 +41,7 @@ TINY = {
     "feature_extractor": {"max_length_s": 1},
     "projection_dim": 8,
     "tokenizer": None,
-    "crop_duration_in_s": 1.5,
+    "crop_duration_in_s": 1.0,  # no longer than one view, so that only the marked clips train the fusion
     "time_drop_width": 20,
     "batch_size": 2,
     "max_steps": 4,
