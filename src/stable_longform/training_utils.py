@@ -239,12 +239,16 @@ def resume(accelerator: Accelerator, output_dir: Path) -> int:
     return step
 
 
-def export_model(model, directory: str | os.PathLike) -> None:
-    """Writes `model.save_pretrained` to `directory` through a temporary folder, replacing what was there."""
+def export_model(model, directory: str | os.PathLike, *companions) -> None:
+    """Writes `model.save_pretrained` to `directory` through a temporary folder, replacing what was there.
+
+    `companions` are saved into the same folder: a tokenizer, a feature extractor.
+    """
     directory = Path(directory)
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
+    for part in (model, *companions):
+        part.save_pretrained(partial)
     shutil.rmtree(directory, ignore_errors=True)
     os.replace(partial, directory)
 

@@ -1,0 +1,232 @@
+"""Launches the real script on synthetic audio: files, exact resume, wrong configurations; and its parts alone."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoFeatureExtractor, AutoTokenizer, ClapModel, ClapProcessor
+
+from stable_longform.models.clap_text_encoder import ClapTextEncoder
+from stable_longform.training_utils import load_config
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "training" / "train_clap.py"
+RATE = 48000
+TINY = {
+    "audio_config": {
+        "spec_size": 128,
+        "patch_embeds_hidden_size": 16,
+        "depths": [1, 1],
+        "num_attention_heads": [2, 2],
+        "enable_fusion": True,
+    },
+    "text_config": {
+        "vocab_size": 300,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 79,
+    },
+    "feature_extractor": {"max_length_s": 1},
+    "projection_dim": 8,
+    "tokenizer": None,
+    "crop_duration_in_s": 1.0,  # no longer than one view, so that only the marked clips train the fusion
+    "time_drop_width": 20,
+    "batch_size": 2,
+    "max_steps": 4,
+    "warmup_steps": 2,
+    "learning_rate": 1e-3,
+    "num_workers": 0,
+    "save_every": 2,
+    "validate_every": 2,
+    "log_every": 1,
+}
+
+
+def launch(arguments: list[str]) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(SCRIPT), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """Four tracks for training and three for validation, of 2 s, with metadata; and the configuration."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rows = []
+    for number in range(7):
+        tone = 0.5 * np.sin(2 * np.pi * 220 * (number + 1) * np.arange(2 * RATE) / RATE)
+        soundfile.write(folder / f"{number}.wav", tone, RATE)
+        split = "train" if number < 4 else "valid"
+        row = {"path": f"{number}.wav", "duration_in_s": 2.0, "split": split, "genre": [f"Genre {number}"], "bpm": 90}
+        rows.append(json.dumps(row))
+    (folder / "manifest.jsonl").write_text("\n".join(rows))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def arguments(corpus) -> list[str]:
+    return ["--config", str(corpus / "tiny.yaml"), "--manifest", str(corpus / "manifest.jsonl"), "--output_dir"]
+
+
+@pytest.fixture(scope="module")
+def finished_run(arguments, tmp_path_factory) -> Path:
+    """Four steps at once."""
+    folder = tmp_path_factory.mktemp("run") / "clap"
+    result = launch([*arguments, str(folder)])
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_run_leaves_its_files_and_metrics(finished_run):
+    checkpoints = sorted(path.name for path in finished_run.glob("*checkpoint*"))
+    assert checkpoints == ["checkpoint-00000002", "checkpoint-00000004"]
+    assert yaml.safe_load((finished_run / "config.yaml").read_text())["audio_config"]["fusion_type"] == "aff_2d"
+    rows = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()][:6]
+    assert [row["step"] for row in rows if "contrastive" in row] == [1, 2, 3, 4]
+    assert [row["learning_rate"] for row in rows if "contrastive" in row] == [5e-4, 1e-3, 1e-3, 5e-4]
+    validations = [row for row in rows if "valid/contrastive" in row]
+    assert [row["step"] for row in validations] == [2, 4]
+    assert all(row["valid/audio_to_text/recall@5"] == 1.0 for row in validations)  # of three
+
+
+def test_export_opens_with_transformers_and_with_the_text_encoder(finished_run):
+    tokenizer = AutoTokenizer.from_pretrained(finished_run / "clap")
+    assert (tokenizer.model_max_length, tokenizer.padding_side) == (77, "right")
+    tokens = tokenizer("Genre: Jazz, 90 BPM", padding="max_length", max_length=77, truncation=True)
+    length = sum(tokens["attention_mask"])
+    ids = tokens["input_ids"]
+    assert (len(ids), ids[0], ids[length - 1], ids[length:]) == (77, 0, 2, [1] * (77 - length))
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "Genre: Jazz, 90 BPM"
+    long = tokenizer("genre " * 200, padding="max_length", max_length=77, truncation=True)["input_ids"]
+    assert (len(long), long[-1]) == (77, 2)
+
+    model = ClapModel.from_pretrained(finished_run / "clap")
+    assert model.config.text_config.vocab_size == len(tokenizer)
+    assert model.config.text_config.layer_norm_eps == 1e-5
+    extractor = AutoFeatureExtractor.from_pretrained(finished_run / "clap")
+    assert (extractor.frequency_min, extractor.truncation, extractor.max_length_s) == (50, "fusion", 1)
+    processor = ClapProcessor.from_pretrained(finished_run / "clap")
+    inputs = processor(text=["a", "b"], audio=[np.ones(RATE)] * 2, sampling_rate=RATE, return_tensors="pt")
+    assert model(**inputs).logits_per_audio.shape == (2, 2)
+
+    encoder = ClapTextEncoder.from_clap(finished_run / "clap")
+    batch = tokenizer(["Genre 1"], padding="max_length", max_length=77, return_tensors="pt")
+    expected = model.text_model(**batch, output_hidden_states=True).hidden_states[-2]
+    torch.testing.assert_close(encoder(**batch).last_hidden_state, expected)
+
+
+def test_every_layer_was_trained_and_the_temperature_is_in_bounds(finished_run):
+    first = load_file(finished_run / "checkpoint-00000002" / "model.safetensors")
+    last = load_file(finished_run / "checkpoint-00000004" / "model.safetensors")
+    same = {name for name in last if torch.equal(first[name], last[name])}
+    # constant buffers, and the keys' biases, which softmax ignores
+    unused = ("position_ids", "token_type_ids", "relative_position_index", "key.bias")
+    assert {name for name in same if not name.endswith(unused)} == set()
+    assert 0 <= last["logit_scale_a"] <= math.log(100)
+    assert torch.equal(last["logit_scale_a"], last["logit_scale_t"])
+
+
+def test_resumed_run_equals_an_undisturbed_one_bit_for_bit(finished_run, arguments, tmp_path):
+    shutil.copytree(finished_run, tmp_path / "undisturbed")
+    shutil.rmtree(finished_run / "checkpoint-00000004")  # as if it had been stopped after step 2
+    shutil.rmtree(finished_run / "clap")
+    result = launch([*arguments, str(finished_run)])
+    assert result.returncode == 0, result.stderr
+    assert "Resumed from" in result.stderr
+    for file in ("checkpoint-00000004/model.safetensors", "clap/model.safetensors"):
+        weights, expected = load_file(finished_run / file), load_file(tmp_path / "undisturbed" / file)
+        assert weights.keys() == expected.keys()
+        assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    metrics = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
+    assert metrics[6:] == metrics[3:6]  # steps 3 and 4 and the validation, again
+
+
+def test_wrong_configuration_ends_in_one_line(arguments, tmp_path):
+    result = launch([*arguments, str(tmp_path / "run"), "--text_config.max_position_embeddings=78"])
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith("error: text_config.max_position_embeddings must be at least 79")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def script():
+    """The script as a module."""
+    sys.path.insert(0, str(SCRIPT.parent))
+    try:
+        import train_clap
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
+    return train_clap
+
+
+def test_defaults_are_the_papers_towers(script):
+    config = load_config(script.Config, ["--manifest", "none", "--output_dir", "none"])
+    with torch.device("meta"):
+        model = script.build_model(config, 50265)
+    assert sum(parameter.numel() for parameter in model.text_model.parameters()) == 124_645_632
+    assert sum(parameter.numel() for parameter in model.parameters()) == 193_937_498
+    assert model.logit_scale_a.requires_grad and not model.logit_scale_t.requires_grad
+    extractor = script.build_feature_extractor(config)
+    assert (extractor.nb_max_samples, extractor.frequency_min, extractor.truncation) == (480_000, 50, "fusion")
+
+
+def test_tiny_configuration_has_a_small_text_tower(script):
+    file = str(ROOT / "training" / "configs" / "clap_tiny.yaml")
+    config = load_config(script.Config, ["--config", file, "--manifest", "none", "--output_dir", "none"])
+    script.check_config(config)
+    with torch.device("meta"):
+        model = script.build_model(config, config.text_config["vocab_size"])
+    assert sum(parameter.numel() for parameter in model.text_model.parameters()) < 6e6
+
+
+def test_schedule_rises_to_one_then_falls_to_zero(script):
+    factors = [script.schedule(step, 10, 110) for step in range(111)]
+    assert factors[0] == 0.1 and factors[9] == factors[10] == 1.0
+    assert factors[60] == pytest.approx(0.5) and factors[110] == pytest.approx(0, abs=1e-12)
+    assert all(after < before for before, after in zip(factors[10:], factors[11:], strict=False))
+
+
+def test_spec_augment_zeroes_whole_stripes_and_nothing_else(script):
+    torch.manual_seed(0)
+    features = torch.rand(50, 64, 100, 4) + 1
+    augmented = script.spec_augment(features, 20, 8)
+    is_kept = augmented != 0
+    assert torch.equal(augmented[is_kept], features[is_kept])
+    assert torch.equal(is_kept, is_kept[..., :1].expand_as(is_kept))  # the same for all views
+    bands, frames = is_kept[..., 0].any(dim=2), is_kept[..., 0].any(dim=1)  # (50, 64) and (50, 100)
+    assert torch.equal(is_kept[..., 0], bands[:, :, None] & frames[:, None, :])
+    num_bands, num_frames = (~bands).sum(dim=1), (~frames).sum(dim=1)
+    assert 0 < num_bands.max() <= 14 and 0 < num_frames.max() <= 38  # two stripes of at most width - 1
+    assert num_bands.min() < 4 and num_frames.min() < 10
+
+
+def test_spec_augment_is_off_in_evaluation(script, corpus):
+    config = load_config(
+        script.Config, ["--config", str(corpus / "tiny.yaml"), "--manifest", "none", "--output_dir", "none"]
+    )
+    norm = script.build_model(config, 300).audio_model.audio_encoder.batch_norm
+    features = torch.rand(2, 64, 101, 4)
+    assert (norm.train()(features) == 0).any()
+    assert not (norm.eval()(features) == 0).any()
+
+
+def test_tokenizer_knows_its_words_in_any_place_and_every_other_text(script):
+    tokenizer = script.train_tokenizer(["Moods: Uplifting, Energetic", "CALM PIANO"], 400)
+    assert [tokenizer.token_to_id(token) for token in script.SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
+    assert len(tokenizer.encode("piano calm piano").ids) == 5  # <s> and </s>
+    assert tokenizer.decode(tokenizer.encode("Grüße, 音楽!").ids) == "Grüße, 音楽!"
+    with pytest.raises(ValueError, match="vocab_size must be at least 261, got 260"):
+        script.train_tokenizer(["a"], 260)

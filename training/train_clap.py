@@ -1,0 +1,344 @@
+"""Trains the text encoder by contrasting it with an audio encoder (CLAP). Paper: §2.4, §3.1.
+
+    accelerate launch training/train_clap.py --manifest corpus/manifest.jsonl --output_dir runs/clap
+    python training/train_clap.py --config training/configs/clap_tiny.yaml ...
+
+The defaults are the paper's architecture (HTSAT-base with feature fusion, RoBERTa base, both from scratch) and the
+training of LAION's code, which the paper follows (Wu et al., arXiv 2211.06687). To resume, run the same command
+again. The result is `output_dir/clap`, a transformers `ClapModel` with its tokenizer and feature extractor, for
+`ClapTextEncoder.from_clap`.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tqdm import tqdm
+from transformers import (
+    AutoTokenizer,
+    ClapAudioConfig,
+    ClapConfig,
+    ClapFeatureExtractor,
+    ClapModel,
+    ClapProcessor,
+    ClapTextConfig,
+    RobertaTokenizerFast,
+)
+
+from stable_longform import training_utils as utils
+from stable_longform.data.clap_pairs import ClapPairs, mark_longer
+from stable_longform.data.manifest import Track, read_manifest
+from stable_longform.data.prompts import available_fields, build_prompt
+from stable_longform.losses.contrastive import clap_loss, gather_embeds, retrieval_recall
+
+VALIDATION_SEED = 2**30  # far from any training seed
+MAX_LENGTH = 77  # tokens of a prompt, as in LAION's code
+MAX_LOGIT_SCALE = math.log(100)
+SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # RoBERTa's; their ids are 0 to 4
+NUM_PROMPTS_PER_TRACK = 100  # from which the tokenizer is made
+
+
+def _htsat_base() -> dict:
+    """HTSAT-base as in LAION's code; `hidden_size` follows from the others."""
+    return {
+        "spec_size": 256,
+        "num_mel_bins": 64,
+        "window_size": 8,
+        "patch_size": 4,
+        "patch_stride": [4, 4],
+        "patch_embeds_hidden_size": 128,
+        "depths": [2, 2, 12, 2],
+        "num_attention_heads": [4, 8, 16, 32],
+        "mlp_ratio": 4.0,
+        "enable_fusion": True,
+        "fusion_type": "aff_2d",
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "drop_path_rate": 0.1,
+    }
+
+
+def _roberta_base() -> dict:
+    """RoBERTa base. `vocab_size` is that of a tokenizer made here; a ready one brings its own."""
+    return {
+        "vocab_size": 50265,
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "max_position_embeddings": 514,
+        "type_vocab_size": 1,
+        "layer_norm_eps": 1e-5,
+        "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1,
+    }
+
+
+def _laion_features() -> dict:
+    """Log-mel features of LAION's code; `truncation` follows from `enable_fusion`."""
+    return {
+        "sampling_rate": 48000,
+        "max_length_s": 10,
+        "hop_length": 480,
+        "fft_window_size": 1024,
+        "frequency_min": 50,
+        "frequency_max": 14000,
+        "padding": "repeatpad",
+    }
+
+
+@dataclass(frozen=True)
+class Config:
+    """Defaults are the paper's architecture and LAION's training; `batch_size` is per process (LAION: 24 of them)."""
+
+    manifest: str
+    output_dir: str
+    audio_config: dict = field(default_factory=_htsat_base)
+    text_config: dict = field(default_factory=_roberta_base)
+    feature_extractor: dict = field(default_factory=_laion_features)
+    projection_dim: int = 512
+    tokenizer: str | None = "FacebookAI/roberta-base"  # folder or Hub id; None makes one from the manifest's prompts
+    crop_duration_in_s: float | None = None  # None: whole tracks, of which fusion takes four views
+    batch_size: int = 96
+    max_steps: int = 12_375  # 45 epochs of LAION's 633,526 pairs in batches of 2304
+    schedule_steps: int | None = None  # length of the learning rate's schedule; None: max_steps
+    learning_rate: float = 1e-4
+    warmup_steps: int = 3200
+    betas: tuple = (0.9, 0.999)
+    weight_decay: float = 0.0
+    use_spec_augment: bool = True
+    time_drop_width: int = 64  # of 1024 frames, twice
+    frequency_drop_width: int = 8  # of 64 bands, twice
+    mixed_precision: str = "no"
+    gradient_checkpointing: bool = False
+    num_workers: int = 8
+    seed: int = 0
+    save_every: int = 500
+    log_every: int = 20
+    validate_every: int = 500
+    num_validation_pairs: int = 256
+
+
+def main(config: Config) -> None:
+    """Builds, resumes, loops, saves."""
+    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    num_pairs = config.batch_size * accelerator.num_processes
+    extractor = build_feature_extractor(config)
+    tracks = read_manifest(config.manifest, "train")
+    pairs = ClapPairs(tracks, extractor, num_pairs, config.seed, config.crop_duration_in_s)
+    validation = build_validation(config, extractor)
+    check_config(config)
+    with accelerator.main_process_first():
+        output_dir = utils.start_run(config.output_dir, config)
+        tokenizer = load_tokenizer(config, output_dir, pairs.tracks)
+    utils.seed_step(config.seed, 0)
+    model = build_model(config, len(tokenizer), use_sync_batch_norm=accelerator.num_processes > 1)
+    optimizer = torch.optim.Adam(
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        lr=config.learning_rate,
+        betas=tuple(config.betas),
+        weight_decay=config.weight_decay,
+    )
+    model, optimizer = accelerator.prepare(model, optimizer)
+    start_step = utils.resume(accelerator, output_dir)
+    loader = utils.make_loader(pairs, accelerator, config.batch_size, start_step, config.max_steps, config.num_workers)
+    progress = tqdm(loader, initial=start_step, total=config.max_steps, disable=not accelerator.is_main_process)
+    for step, batch in enumerate(progress, start_step):
+        utils.seed_step(config.seed, step, accelerator.process_index)
+        model.train()
+        with accelerator.autocast():
+            audio_embeds, text_embeds = embed_pairs(model, tokenizer, batch, accelerator.device)
+        raw_model = accelerator.unwrap_model(model)
+        losses = {
+            "contrastive": clap_loss(
+                gather_embeds(audio_embeds), gather_embeds(text_embeds), raw_model.logit_scale_a.exp()
+            )
+        }
+        utils.check_finite(losses, step)
+        rate = config.learning_rate * schedule(step, config.warmup_steps, config.schedule_steps or config.max_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        accelerator.backward(losses["contrastive"])
+        optimizer.step()
+        clamp_logit_scale(raw_model)
+        done = step + 1
+        if accelerator.is_main_process and (step % config.log_every == 0 or done == config.max_steps):
+            metrics = {**losses, "learning_rate": rate, "logit_scale": raw_model.logit_scale_a.exp()}
+            utils.log_metrics(output_dir, done, metrics)
+            progress.set_postfix(loss=f"{float(losses['contrastive']):.3f}")
+        if done % config.save_every == 0 or done == config.max_steps:
+            utils.save_checkpoint(accelerator, output_dir, done)
+        if done % config.validate_every == 0 or done == config.max_steps:
+            if accelerator.is_main_process:
+                processor = ClapProcessor(extractor, tokenizer)
+                utils.export_model(raw_model, output_dir / "clap", processor)
+                utils.log_metrics(output_dir, done, validate(raw_model, tokenizer, validation, config.batch_size))
+            accelerator.wait_for_everyone()
+
+
+def check_config(config: Config) -> None:
+    """Checks what would otherwise fail, or train something else, after the run has started.
+
+    Raises:
+        ValueError: naming the value.
+    """
+    if config.audio_config["enable_fusion"] and config.batch_size < 2:
+        raise ValueError(f"batch_size must be at least 2 with enable_fusion, got {config.batch_size}.")
+    num_positions, pad_token_id = config.text_config["max_position_embeddings"], SPECIAL_TOKENS.index("<pad>")
+    if num_positions < MAX_LENGTH + pad_token_id + 1:
+        raise ValueError(
+            f"text_config.max_position_embeddings must be at least {MAX_LENGTH + pad_token_id + 1}, "
+            f"got {num_positions}."
+        )
+
+
+def schedule(step: int, warmup_steps: int, num_steps: int) -> float:
+    """Factor of the learning rate: linear from 1/warmup_steps to 1, then half a cosine to 0 at `num_steps`."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(num_steps - warmup_steps, 1)
+    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def build_feature_extractor(config: Config) -> ClapFeatureExtractor:
+    """The feature extractor that belongs to the audio encoder."""
+    return ClapFeatureExtractor(
+        feature_size=config.audio_config["num_mel_bins"],
+        truncation="fusion" if config.audio_config["enable_fusion"] else "rand_trunc",
+        **config.feature_extractor,
+    )
+
+
+def build_validation(config: Config, extractor: ClapFeatureExtractor) -> torch.utils.data.Dataset:
+    """At most `num_validation_pairs` fixed pairs of distinct tracks of the valid split."""
+    tracks = [track for track in read_manifest(config.manifest, "valid") if available_fields(track.metadata)]
+    num_pairs = min(config.num_validation_pairs, len(tracks))
+    pairs = ClapPairs(tracks, extractor, num_pairs, VALIDATION_SEED, config.crop_duration_in_s)
+    return torch.utils.data.Subset(pairs, range(num_pairs))
+
+
+def build_model(config: Config, vocab_size: int, use_sync_batch_norm: bool = False) -> ClapModel:
+    """The two encoders with fresh weights and one trained temperature, that of `logit_scale_a`."""
+    audio = config.audio_config
+    hidden_size = audio["patch_embeds_hidden_size"] * 2 ** (len(audio["depths"]) - 1)
+    model = ClapModel(
+        ClapConfig(
+            audio_config=ClapAudioConfig(**audio, hidden_size=hidden_size).to_dict(),
+            text_config=ClapTextConfig(**{**config.text_config, "vocab_size": vocab_size}).to_dict(),
+            projection_dim=config.projection_dim,
+        )
+    )
+    model.logit_scale_t.requires_grad_(False)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    if use_sync_batch_norm:
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if config.use_spec_augment:
+        widths = config.time_drop_width, config.frequency_drop_width
+
+        def augment(module, inputs, output):  # (B, num_mels, num_frames, views)
+            return spec_augment(output, *widths) if module.training else output
+
+        model.audio_model.audio_encoder.batch_norm.register_forward_hook(augment)
+    return model
+
+
+def spec_augment(features: torch.Tensor, time_width: int, frequency_width: int, num_stripes: int = 2) -> torch.Tensor:
+    """Zeroes random stripes of normalised features `(B, num_mels, num_frames, views)`. LAION's SpecAugmentation.
+
+    Each item loses `num_stripes` stripes of frames and as many of bands, each of a width uniform in [0, width).
+    """
+    mask = torch.ones(features.shape[:3], device=features.device, dtype=features.dtype)
+    for item in mask:
+        for stripes, width in ((item, frequency_width), (item.T, time_width)):
+            for _ in range(num_stripes):
+                size = int(torch.randint(min(width, len(stripes)), ()))
+                start = int(torch.randint(len(stripes) - size, ()))
+                stripes[start : start + size] = 0
+    return features * mask[..., None]
+
+
+@torch.no_grad()
+def clamp_logit_scale(model: ClapModel) -> None:
+    """Keeps the temperature's inverse in [1, 100] and both of transformers' parameters for it equal."""
+    model.logit_scale_a.clamp_(0, MAX_LOGIT_SCALE)
+    model.logit_scale_t.copy_(model.logit_scale_a)
+
+
+def embed_pairs(model, tokenizer, batch: dict, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Audio and text embeddings `(B, projection_dim)` of unit length, float32, of a collated batch."""
+    tokens = tokenizer(batch["prompt"], padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
+    is_longer = mark_longer(batch["is_longer"]) if model.training else batch["is_longer"]
+    output = model(
+        input_ids=tokens["input_ids"].to(device),
+        attention_mask=tokens["attention_mask"].to(device),
+        input_features=batch["input_features"].to(device),
+        is_longer=is_longer.to(device),
+    )
+    return output.audio_embeds.float(), output.text_embeds.float()
+
+
+@torch.no_grad()
+def validate(model: ClapModel, tokenizer, pairs: torch.utils.data.Dataset, batch_size: int) -> dict[str, float]:
+    """Loss and retrieval among all pairs of the valid split: every other pair is a candidate."""
+    model.eval()
+    device = model.logit_scale_a.device
+    loader = torch.utils.data.DataLoader(pairs, batch_size=batch_size)
+    embeds = [embed_pairs(model, tokenizer, batch, device) for batch in loader]
+    audio_embeds, text_embeds = (torch.cat(part) for part in zip(*embeds, strict=True))
+    metrics = {"contrastive": clap_loss(audio_embeds, text_embeds, model.logit_scale_a.exp())}
+    metrics |= retrieval_recall(audio_embeds, text_embeds)
+    return {f"valid/{name}": float(value) for name, value in metrics.items()}
+
+
+def load_tokenizer(config: Config, output_dir: Path, tracks: Sequence[Track]):
+    """The tokenizer of `config.tokenizer`, or one made from the tracks' prompts, kept in `output_dir/tokenizer`."""
+    if config.tokenizer is not None:
+        tokenizer = AutoTokenizer.from_pretrained(config.tokenizer, model_max_length=MAX_LENGTH, padding_side="right")
+        if tokenizer.pad_token_id != SPECIAL_TOKENS.index("<pad>"):
+            raise ValueError(f"The pad token of {config.tokenizer} must have id 1, got {tokenizer.pad_token_id}.")
+        return tokenizer
+    folder = output_dir / "tokenizer"
+    if not (folder / "tokenizer.json").exists():
+        folder.mkdir(exist_ok=True)
+        rng = random.Random(config.seed)
+        prompts = [build_prompt(track.metadata, rng) for track in tracks for _ in range(NUM_PROMPTS_PER_TRACK)]
+        train_tokenizer(prompts, config.text_config["vocab_size"]).save(str(folder / "tokenizer.json"))
+    return RobertaTokenizerFast.from_pretrained(folder, model_max_length=MAX_LENGTH, padding_side="right")
+
+
+def train_tokenizer(prompts: Sequence[str], vocab_size: int) -> Tokenizer:
+    """Byte-level BPE with RoBERTa's special tokens and at most `vocab_size` tokens, made from the prompts.
+
+    Their words count twice more, in lower case: alone and after a blank, so that a frequent word is one token at the
+    start of a prompt as well as within it.
+
+    Raises:
+        ValueError: `vocab_size` has no room for the 256 bytes and the special tokens.
+    """
+    smallest = len(SPECIAL_TOKENS) + 256
+    if vocab_size < smallest:
+        raise ValueError(f"text_config.vocab_size must be at least {smallest}, got {vocab_size}.")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    words = [word for prompt in prompts for word in prompt.lower().split()]
+    tokenizer.train_from_iterator([*prompts, *words, *(f" {word}" for word in words)], trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    return tokenizer
+
+
+if __name__ == "__main__":
+    utils.launch(main, Config)
