@@ -1,0 +1,348 @@
+"""The command `stable-longform`: music from a prompt, and reconstructions by the autoencoder.
+
+Progress goes to stderr, the path of the written file to stdout. Bad input ends with exit code 2 and one line,
+`error: ...`, on stderr, before the model is loaded wherever it can be told without it.
+"""
+
+import json
+import math
+import re
+import secrets
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from tqdm import tqdm
+
+import stable_longform
+from stable_longform.utils.audio import check_output_path, read_audio, resample, to_stereo, write_audio
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+DEFAULT_STEPS = 50
+DEFAULT_GUIDANCE_SCALE = 7.0
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Checkpoints that are known by name, and that tags name without the machine's paths.
+NAMED_CHECKPOINTS = {"tiny": stable_longform.TINY_CHECKPOINT}
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+MAX_SEED = 2**63 - 1
+MAX_RANDOM_SEED = 2**32 - 1
+
+# What typer raises for unknown options, missing values and the like: click's class or typer's copy of it.
+UsageError = typer.BadParameter.__base__
+
+app = typer.Typer(
+    help=stable_longform.__doc__.splitlines()[0],
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Checkpoint = Annotated[
+    str, typer.Option(help="Folder or Hugging Face Hub id of the model; 'tiny' is the one inside the package.")
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ... [default: the GPU if there is one]")]
+SampleFormat = Annotated[
+    str | None,
+    typer.Option(
+        help="pcm16, pcm24 or float for wav, pcm16 or pcm24 for flac, vorbis for ogg. "
+        "[default: pcm16 for wav, pcm24 for flac]"
+    ),
+]
+
+
+@app.callback(invoke_without_command=True)
+def stable_longform_command(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    # The help of the program is the app's; a docstring here would replace it.
+    if version:
+        typer.echo(f"stable_longform {stable_longform.__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def generate(
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help="For example 'Genre: Ambient|Instruments: Piano, Strings'.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="File to write: .wav, .flac or .ogg. Replaced if it exists.")
+    ] = Path("music.wav"),
+    prompt_file: Annotated[
+        Path | None, typer.Option(help="UTF-8 text file with one prompt, instead of PROMPT; its lines are joined.")
+    ] = None,
+    duration: Annotated[
+        float | None, typer.Option(help="Seconds of music, up to the model's window. [default: the window]")
+    ] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What the music should not be like.")] = None,
+    steps: Annotated[
+        int,
+        typer.Option(min=1, help="Sampling steps. The Python pipeline's default is 100, which takes twice the time."),
+    ] = DEFAULT_STEPS,
+    guidance_scale: Annotated[
+        float, typer.Option(help="How strongly the prompt is followed; 1 switches guidance off.")
+    ] = DEFAULT_GUIDANCE_SCALE,
+    guidance_rescale: Annotated[
+        float, typer.Option(min=0, max=1, help="How far guidance is kept from making the result louder.")
+    ] = 0.0,
+    seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="[default: random, and reported]")] = None,
+    checkpoint: Checkpoint = "tiny",
+    device: Device = None,
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="float32, bfloat16 or float16, of the transformer and the text encoder. "
+            "The autoencoder always computes in float32."
+        ),
+    ] = "float32",
+    sample_format: SampleFormat = None,
+) -> None:
+    """Makes music from PROMPT and writes it to a file.
+
+    Prompt, seed, settings and checkpoint are stored in the file's tags as JSON (the comment): the same options make
+    the same music again. Where the audio goes beyond full scale it is turned down as a whole, not clipped.
+    """
+    prompt = _read_prompt(prompt, prompt_file)
+    if negative_prompt is not None:
+        _check_text("--negative-prompt", negative_prompt)
+    if duration is not None and not 0 < duration < math.inf:
+        raise ValueError(f"--duration must be greater than 0 seconds and finite, got {duration}.")
+    for name, value in (("--guidance-scale", guidance_scale), ("--guidance-rescale", guidance_rescale)):
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be finite, got {value}.")
+    if dtype not in DTYPES:
+        raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}.")
+    device = _check_device(device)
+    _check_output(output, sample_format)
+
+    pipe = _load_pipeline(_resolve_checkpoint(checkpoint), device, DTYPES[dtype])
+    is_random = seed is None
+    seed = secrets.randbelow(MAX_RANDOM_SEED + 1) if is_random else seed
+    duration = pipe.max_duration_in_s if duration is None else duration
+    audio = pipe(
+        prompt,
+        duration,
+        negative_prompt=negative_prompt,
+        num_inference_steps=steps,
+        guidance_scale=guidance_scale,
+        guidance_rescale=guidance_rescale,
+        generator=torch.Generator().manual_seed(seed),
+    ).audios[0]
+    audio, gain = _limit_peak(audio)
+    settings = {
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "seed": seed,
+        "duration_in_s": duration,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance_scale,
+        "guidance_rescale": guidance_rescale,
+        "gain": gain,
+        "checkpoint": checkpoint,
+        "dtype": dtype,
+        "device": device.type,
+        "version": stable_longform.__version__,
+    }
+    write_audio(output, audio, pipe.sampling_rate, sample_format, _tags(prompt, settings))
+    if is_random:
+        typer.echo(f"seed: {seed}", err=True)
+    if gain < 1:
+        typer.echo(f"turned down by {-20 * math.log10(gain):.2f} dB: the peak was {1 / gain:.3f}", err=True)
+    typer.echo(output)
+
+
+@app.command()
+def reconstruct(
+    input: Annotated[Path, typer.Argument(metavar="INPUT", help="Audio file of any rate; mono is made stereo.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write: .wav, .flac or .ogg.")],
+    checkpoint: Checkpoint = "tiny",
+    device: Device = None,
+    sample_format: SampleFormat = None,
+) -> None:
+    """Encodes INPUT with the model's autoencoder, decodes it and writes the result, to hear what latents keep.
+
+    The result has the model's sampling rate and as many samples as the input at that rate. It keeps its level:
+    samples beyond full scale are clipped unless --sample-format is float.
+    """
+    device = _check_device(device)
+    _check_output(output, sample_format)
+    if output.resolve() == input.resolve():
+        raise ValueError(f"{output} is the input: choose another output.")
+    waveform, input_rate = read_audio(input)
+    if not waveform.isfinite().all():
+        raise ValueError(f"{input} holds samples that are not finite.")
+
+    vae = _load_autoencoder(_resolve_checkpoint(checkpoint), device)
+    sampling_rate = vae.config.sampling_rate
+    waveform = resample(waveform, input_rate, sampling_rate)
+    if vae.config.audio_channels == 2:
+        waveform = to_stereo(waveform)
+    chunks = _reconstruct_chunks(vae, waveform)
+    settings = {"input": input.name, "checkpoint": checkpoint, "version": stable_longform.__version__}
+    write_audio(output, chunks, sampling_rate, sample_format, _tags(input.name, settings))
+    typer.echo(output)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        argv: arguments without the program's name; None takes those of the process.
+
+    Returns:
+        The exit code: 0, or 2 for bad input, or 130 when interrupted.
+    """
+    try:
+        return app(args=argv, prog_name="stable-longform", standalone_mode=False) or 0
+    except UsageError as error:
+        message = error.format_message()
+    except (ValueError, OSError) as error:
+        message = str(error)
+    except (typer.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    return EXIT_BAD_INPUT
+
+
+def _read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
+    """The prompt from the argument or the file, whichever was given."""
+    if (prompt is None) == (prompt_file is None):
+        raise ValueError("Give either PROMPT or --prompt-file.")
+    if prompt_file is not None:
+        try:
+            prompt = " ".join(prompt_file.read_text(encoding="utf-8-sig").split())
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{prompt_file} is not UTF-8 text: {error}") from error
+    _check_text("PROMPT" if prompt_file is None else str(prompt_file), prompt)
+    return prompt
+
+
+def _check_text(name: str, text: str) -> None:
+    """Raises a ValueError unless there is some text, all of it valid Unicode."""
+    if not text.strip():
+        raise ValueError(f"{name} must be text that is not blank, got {text!r}.")
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError(f"{name} must be valid text, got {text!r}.")
+
+
+def _check_output(path: Path, sample_format: str | None) -> None:
+    """Raises a ValueError unless the file can be written; permissions alone do not tell, so one is opened beside."""
+    check_output_path(path, sample_format)
+    try:
+        with tempfile.TemporaryFile(prefix=f".{path.name}", dir=path.absolute().parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def _check_device(name: str | None) -> torch.device:
+    """The device of that name, or the best one for None; raises a ValueError if the machine hasn't got it."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name is None:
+        return accelerator or torch.device("cpu")
+    counts = {"cpu": 1} | ({accelerator.type: torch.accelerator.device_count()} if accelerator else {})
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device {name!r} is not the name of a device; here: {', '.join(counts)}.") from error
+    if (device.index or 0) >= counts.get(device.type, 0):
+        raise ValueError(f"--device {name!r} is not available; here: {', '.join(counts)}.")
+    return device
+
+
+def _resolve_checkpoint(checkpoint: str) -> str:
+    """The folder or Hub id that `checkpoint` stands for; raises a ValueError if it can be neither."""
+    resolved = NAMED_CHECKPOINTS.get(checkpoint, checkpoint)
+    folder = Path(resolved)
+    if folder.is_dir():
+        _check_index(folder / "model_index.json")
+    elif folder.exists():
+        raise ValueError(f"{resolved} is not a checkpoint but a file.")
+    elif not HUB_ID.fullmatch(resolved):
+        raise ValueError(f"{resolved!r} is not a checkpoint: there is no such folder, and it is no Hub id.")
+    return resolved
+
+
+def _check_index(path: Path) -> None:
+    """Raises a ValueError unless the file is there and is a pipeline's index."""
+    if not path.is_file():
+        raise ValueError(f"{path.parent} is not a checkpoint: it has no {path.name}.")
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path.parent} is not a checkpoint: its {path.name} is not JSON: {error}") from error
+    if not isinstance(index, dict) or "_class_name" not in index:
+        raise ValueError(f"{path.parent} is not a checkpoint: its {path.name} names no pipeline.")
+
+
+def _load(cls_name: str, checkpoint: str, **kwargs):
+    """Calls `from_pretrained` of a public class, without the libraries' warnings and bars for loading weights."""
+    # Imported here because `--help` and most errors do without.
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
+    try:
+        return getattr(stable_longform, cls_name).from_pretrained(checkpoint, **kwargs)
+    except OSError as error:
+        if Path(checkpoint).is_dir():
+            raise
+        reason = error.__cause__ or error
+        raise ValueError(f"{checkpoint!r} is no folder, and fetching it from the Hub failed: {reason}") from error
+
+
+def _load_pipeline(checkpoint: str, device: torch.device, dtype: torch.dtype):
+    """The `LongFormMusicPipeline` of a checkpoint, transformer and text encoder in `dtype`, the rest in float32."""
+    pipe = _load("LongFormMusicPipeline", checkpoint)
+    for model in (pipe.transformer, pipe.text_encoder):
+        model.to(dtype)
+    return pipe.to(device)
+
+
+def _load_autoencoder(checkpoint: str, device: torch.device):
+    """The `AutoencoderOobleck` of a checkpoint, in float32."""
+    return _load("AutoencoderOobleck", checkpoint, subfolder="vae").to(device)
+
+
+def _limit_peak(audio: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Turns `(channels, num_samples)` down as a whole if it goes beyond full scale; returns it and the gain."""
+    peak = audio.abs().max().item()
+    if not math.isfinite(peak):
+        raise ValueError("The model returned audio that is not finite: try --dtype float32, or another checkpoint.")
+    gain = 1 / max(peak, 1)
+    return audio * gain, gain
+
+
+@torch.no_grad()
+def _reconstruct_chunks(vae, waveform: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Encodes `(channels, num_samples)`, then yields the reconstruction, of the same length, chunk by chunk."""
+    latents = vae.encode(waveform[None].to(vae.device)).latent_dist.mode()
+    remaining = waveform.shape[1]
+    num_chunks = math.ceil(latents.shape[-1] / vae.tile_latent_length)
+    for chunk in tqdm(vae.decode_chunks(latents), total=num_chunks, desc="decoding"):
+        yield chunk[0, :, :remaining]
+        remaining -= chunk.shape[-1]
+
+
+def _tags(title: str, settings: dict) -> dict[str, str]:
+    """Tags of a file that was made with these settings."""
+    return {
+        "title": title,
+        "software": f"stable_longform {stable_longform.__version__}",
+        "comment": json.dumps(settings, ensure_ascii=False),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""The public names, and the module paths that checkpoints hold."""
+
+import importlib.metadata
+
+import pytest
+
+import stable_longform
+
+# `save_pretrained` stores these paths in model_index.json: a class that moves makes saved checkpoints unreadable.
+MODULES = {
+    "LongFormMusicPipeline": "stable_longform.pipelines.pipeline_longform_music",
+    "AutoencoderOobleck": "stable_longform.models.autoencoder_oobleck",
+    "ClapTextEncoder": "stable_longform.models.clap_text_encoder",
+    "DiTTransformer1D": "stable_longform.models.transformer_dit_1d",
+    "TimingConditioner": "stable_longform.models.timing_conditioner",
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_class_is_public_and_stays_in_its_module(name):
+    cls = getattr(stable_longform, name)
+    assert (cls.__name__, cls.__module__) == (name, MODULES[name])
+
+
+def test_public_names_are_listed():
+    assert set(stable_longform.__all__) == {*MODULES, "TINY_CHECKPOINT"}
+    assert set(stable_longform.__all__) <= set(dir(stable_longform))
+    assert isinstance(stable_longform.TINY_CHECKPOINT, str)
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'LongFormPipeline'"):
+        _ = stable_longform.LongFormPipeline
+
+
+def test_version_and_command_are_the_installed_packages():
+    distribution = importlib.metadata.distribution("stable_longform")
+    assert distribution.version == stable_longform.__version__
+    commands = {entry.name: entry.value for entry in distribution.entry_points if entry.group == "console_scripts"}
+    assert commands == {"stable-longform": "stable_longform.cli:main"}
