@@ -287,7 +287,7 @@ def test_bad_prompt_file(fails, hollow, tmp_path, content, message):
     ("name", "message"),
     [
         ("missing/a.wav", "does not exist"),
-        ("a.mp3", "the extension must be one of .wav, .flac, .ogg"),
+        ("a\nb.mp3", "a b.mp3: the extension must be one of .wav, .flac, .ogg"),
         ("a", "the extension must be one of"),
         ("folder.wav", "is a folder"),
         ("/proc/a.wav", "cannot be written"),
