@@ -36,6 +36,7 @@ setup(
         "numpy>=1.26",
         "soundfile>=0.13",
         "soxr>=0.5",
+        "tqdm>=4.66",
         "typer>=0.12",
     ],
     extras_require=EXTRAS,
