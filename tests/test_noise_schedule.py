@@ -100,6 +100,7 @@ def test_nodes_are_equally_spaced_in_log_noise_level(num_steps):
     assert timesteps.dtype == torch.float32
     np.testing.assert_allclose(timesteps.double().numpy(), 2 / math.pi * np.arctan(expected), rtol=0, atol=2e-7)
     assert timesteps is scheduler.timesteps
+    assert scheduler.begin_index == 0  # step() need not search for the time, which stalls a device
 
 
 @pytest.mark.parametrize("sigma_min, sigma_max", [(0.03, 80.0), (0.5, 50.0), (0.3, 1.0)])
