@@ -16,6 +16,7 @@ from stable_longform.noise_schedule import make_scheduler
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
 
 PROMPTS = ("Genre: Ambient|Instruments: Piano, Strings", "deep house, 120 BPM", "solo piano", "rock, drums, guitar")
+SHORT = "solo piano"  # fewer tokens than the text encoder takes; the first of the prompts has more
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # ids 0 to 4, as in RoBERTa
 VOCAB_SIZE = 280
 MAX_LENGTH = 12  # tokens of a prompt
@@ -119,3 +120,25 @@ def tiny_pipeline(
     pipe = pipeline_class(**tiny_components(**sizes), mask_text_padding=mask_text_padding)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def seed(number: int) -> torch.Generator:
+    """A fresh generator."""
+    return torch.Generator().manual_seed(number)
+
+
+def generate(pipe: LongFormMusicPipeline, prompt: str | list[str] | None = SHORT, **arguments):
+    """Four steps from a seed; returns what the pipeline calls `audios`."""
+    defaults = {"num_inference_steps": 4, "generator": seed(0)}
+    return pipe(prompt, **defaults | arguments).audios
+
+
+def record_transformer(pipe: LongFormMusicPipeline) -> list[dict]:
+    """A list that gets the arguments of every call of the transformer."""
+    calls = []
+
+    def hook(module, args, kwargs):
+        calls.append({"latents": args[0], "timestep": args[1], **kwargs})
+
+    pipe.transformer.register_forward_pre_hook(hook, with_kwargs=True)
+    return calls
