@@ -77,8 +77,8 @@ def make_scheduler(
     Raises:
         ValueError: a value outside these ranges.
     """
-    if not 0.03 <= sigma_min < sigma_max:
-        raise ValueError(f"0.03 <= sigma_min < sigma_max must hold, got {sigma_min} and {sigma_max}.")
+    if not 0.03 <= sigma_min < sigma_max < math.inf:
+        raise ValueError(f"0.03 <= sigma_min < sigma_max < inf must hold, got {sigma_min} and {sigma_max}.")
     if num_train_timesteps < 2:
         raise ValueError(f"num_train_timesteps must be at least 2, got {num_train_timesteps}.")
     orders = {"dpmsolver++": (1, 2, 3), "sde-dpmsolver++": (1, 2)}
@@ -114,19 +114,26 @@ def set_timesteps(scheduler, num_inference_steps: int, device: torch.device | st
         `scheduler.step`.
 
     Raises:
-        ValueError: another kind of scheduler, another prediction type, or too few steps.
+        ValueError: a scheduler that `check_scheduler` rejects, too few steps, or more than the scheduler has distinct
+            noise levels for.
     """
     if num_inference_steps < 1:
         raise ValueError(f"num_inference_steps must be at least 1, got {num_inference_steps}.")
     check_scheduler(scheduler)
     scheduler.set_timesteps(num_inference_steps, device=device)
-    scheduler.timesteps = time_from_noise_level(scheduler.sigmas[:-1].float()).to(device)
+    noise_levels = scheduler.sigmas[:-1].float()
+    if not noise_levels.isfinite().all() or (noise_levels.diff() >= 0).any():
+        raise ValueError(f"The scheduler has no {num_inference_steps} finite noise levels that strictly fall.")
+    scheduler.timesteps = time_from_noise_level(noise_levels).to(device)
     scheduler.set_begin_index(0)
     return scheduler.timesteps
 
 
 def check_scheduler(scheduler) -> None:
-    """Raises a ValueError unless the scheduler's noise levels and predictions mean what the network learned."""
+    """Raises a ValueError unless the scheduler's noise levels and predictions mean what the network learned.
+
+    Orders that diffusers gets wrong (third order of the stochastic samplers) are rejected too.
+    """
     known = (DPMSolverMultistepScheduler, CosineDPMSolverMultistepScheduler)
     if not isinstance(scheduler, known):
         names = " or ".join(kind.__name__ for kind in known)
@@ -135,6 +142,11 @@ def check_scheduler(scheduler) -> None:
         raise ValueError(
             f"scheduler must have prediction_type='v_prediction', got {scheduler.config.prediction_type!r}."
         )
+    if scheduler.config.get("sigma_data", 1.0) != 1.0:
+        raise ValueError(f"scheduler must have sigma_data=1.0, got {scheduler.config.sigma_data}.")
+    is_stochastic = scheduler.config.get("algorithm_type", "sde-dpmsolver++").startswith("sde")
+    if is_stochastic and scheduler.config.solver_order > 2:
+        raise ValueError(f"A stochastic scheduler must have solver_order 1 or 2, got {scheduler.config.solver_order}.")
     if scheduler.config.get("use_flow_sigmas"):
         raise ValueError("scheduler must not use flow sigmas (use_flow_sigmas=True), whose time means something else.")
 

@@ -19,11 +19,10 @@ from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.clap_text_encoder import ClapTextEncoder
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
+from stable_longform.pipelines import inputs
+from stable_longform.pipelines.inputs import Generators
 
 logger = logging.get_logger(__name__)
-
-OUTPUT_TYPES = ("pt", "np", "latent")
-Generators = torch.Generator | list[torch.Generator] | None
 
 
 @dataclass
@@ -168,14 +167,25 @@ class LongFormMusicPipeline(DiffusionPipeline):
             ValueError: an argument outside its range, before any work is done.
         """
         num_prompts = self._check_prompts(
-            prompt, negative_prompt, prompt_embeds, prompt_attention_mask, negative_prompt_embeds
+            prompt,
+            negative_prompt,
+            prompt_embeds,
+            prompt_attention_mask,
+            negative_prompt_embeds,
+            negative_prompt_attention_mask,
         )
-        durations, starts, totals = self._check_timing(duration, seconds_start, seconds_total, num_prompts)
-        self._check_settings(
-            num_inference_steps, guidance_rescale, guidance_interval, num_waveforms_per_prompt, output_type
+        latest = self.timing_conditioner.config.max_value
+        durations, starts, totals = inputs.check_timing(
+            duration, seconds_start, seconds_total, num_prompts, self.max_duration_in_s, latest
         )
-        self._check_callback(callback_on_step_end_tensor_inputs)
+        inputs.check_count("num_inference_steps", num_inference_steps)
+        inputs.check_guidance(guidance_scale, guidance_rescale, guidance_interval)
+        inputs.check_count("num_waveforms_per_prompt", num_waveforms_per_prompt)
+        inputs.check_output_type(output_type)
+        inputs.check_callback_inputs(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        noise_schedule.check_scheduler(self.scheduler)
         batch_size = num_prompts * num_waveforms_per_prompt
+        generator = inputs.check_generator(generator, batch_size)
         latents = self._prepare_latents(batch_size, generator, latents)
         self._interrupt = False
         try:
@@ -201,21 +211,22 @@ class LongFormMusicPipeline(DiffusionPipeline):
             )
             prompt_embeds, attention_mask, negative_prompt_embeds, timing_tokens, global_states = repeated
             latents = latents.to(device) * self.scheduler.init_noise_sigma
+            is_inside = (timesteps >= guidance_interval[0]) & (timesteps <= guidance_interval[1])
+            is_guided = (is_inside & (guidance_scale != 1)).tolist()  # read once, not to stall the device in each step
             with self.progress_bar(total=num_inference_steps) as progress:
                 for i, t in enumerate(timesteps):
                     if self.interrupt:
                         continue
-                    guided = guidance_scale != 1.0 and guidance_interval[0] <= t <= guidance_interval[1]
                     v = self._predict_velocity(
                         self.scheduler.scale_model_input(latents, t),
                         t,
                         prompt_embeds,
-                        negative_prompt_embeds if guided else None,
+                        negative_prompt_embeds if is_guided[i] else None,
                         timing_tokens,
                         global_states,
                         attention_mask,
                     )
-                    if guided:
+                    if is_guided[i]:
                         v = guide(*v.chunk(2), guidance_scale, guidance_rescale)
                     latents = self.scheduler.step(v, t, latents, generator=generator, return_dict=False)[0]
                     if callback_on_step_end is not None:
@@ -262,7 +273,7 @@ class LongFormMusicPipeline(DiffusionPipeline):
         if prompt_embeds is not None:
             mask = None if prompt_attention_mask is None else prompt_attention_mask.to(device)
             return prompt_embeds.to(device), mask
-        embeddings, mask = self._encode_text([prompt] if isinstance(prompt, str) else list(prompt))
+        embeddings, mask = self._encode_text(inputs.check_texts("prompt", prompt))
         return embeddings, mask if self.config.mask_text_padding else None
 
     def decode_latents(self, latents: torch.Tensor, duration: float) -> torch.Tensor:
@@ -296,7 +307,7 @@ class LongFormMusicPipeline(DiffusionPipeline):
     ) -> torch.Tensor:
         """Text embeddings of the unguided branch: zeros, or the negative prompt's with its padding zeroed."""
         if negative_prompt is not None:
-            texts = [negative_prompt] if isinstance(negative_prompt, str) else list(negative_prompt)
+            texts = inputs.check_texts("negative_prompt", negative_prompt)
             negative_prompt_embeds, mask = self._encode_text(texts)
             if len(texts) == 1:
                 negative_prompt_embeds = negative_prompt_embeds.expand(len(prompt_embeds), -1, -1)
@@ -304,11 +315,6 @@ class LongFormMusicPipeline(DiffusionPipeline):
             return torch.zeros_like(prompt_embeds)
         if mask is not None:
             negative_prompt_embeds = negative_prompt_embeds * mask.to(negative_prompt_embeds)[..., None]
-        if negative_prompt_embeds.shape != prompt_embeds.shape:
-            raise ValueError(
-                f"negative_prompt_embeds must have the shape {tuple(prompt_embeds.shape)} of the prompt's, "
-                f"got {tuple(negative_prompt_embeds.shape)}."
-            )
         return negative_prompt_embeds.to(prompt_embeds)
 
     def _predict_velocity(
@@ -353,13 +359,11 @@ class LongFormMusicPipeline(DiffusionPipeline):
         Noise is drawn on the generator's own device, on the CPU when there is none.
         """
         shape = (batch_size, self.transformer.config.in_channels, self.transformer.config.sample_size)
-        if isinstance(generator, (list, tuple)) and len(generator) != batch_size:
-            raise ValueError(f"generator must be one or a list of {batch_size}, got {len(generator)}.")
         if latents is not None:
             if latents.shape != shape:
                 raise ValueError(f"latents must have shape {shape}, got {tuple(latents.shape)}.")
             return latents.float()
-        generators = generator if isinstance(generator, (list, tuple)) else [generator] * batch_size
+        generators = generator if isinstance(generator, list) else [generator] * batch_size
         return torch.stack(
             [torch.randn(shape[1:], generator=g, device="cpu" if g is None else g.device).cpu() for g in generators]
         )
@@ -371,77 +375,34 @@ class LongFormMusicPipeline(DiffusionPipeline):
         prompt_embeds: torch.Tensor | None,
         prompt_attention_mask: torch.Tensor | None,
         negative_prompt_embeds: torch.Tensor | None,
+        negative_prompt_attention_mask: torch.Tensor | None,
     ) -> int:
         """Checks the texts or their embeddings; returns the number of prompts."""
         if (prompt is None) == (prompt_embeds is None):
             raise ValueError("Give either prompt or prompt_embeds.")
         if negative_prompt is not None and negative_prompt_embeds is not None:
             raise ValueError("Give negative_prompt or negative_prompt_embeds, not both.")
-        if prompt_attention_mask is not None and prompt_embeds is None:
-            raise ValueError("prompt_attention_mask goes with prompt_embeds, which are missing.")
-        if prompt is None:
-            num_prompts = len(prompt_embeds)
-        else:
-            num_prompts = _check_texts("prompt", prompt)
-        if negative_prompt is not None and _check_texts("negative_prompt", negative_prompt) not in (1, num_prompts):
-            raise ValueError(f"negative_prompt must be one text or {num_prompts}, got {len(negative_prompt)}.")
+        dim = self.transformer.config.cross_attention_input_dim
+        inputs.check_embeddings("prompt_embeds", prompt_embeds, prompt_attention_mask, dim)
+        num_prompts = len(prompt_embeds) if prompt is None else len(inputs.check_texts("prompt", prompt))
+        inputs.check_embeddings(
+            "negative_prompt_embeds", negative_prompt_embeds, negative_prompt_attention_mask, dim, num_prompts
+        )
+        if negative_prompt is not None:
+            num_negative = len(inputs.check_texts("negative_prompt", negative_prompt))
+            if num_negative not in (1, num_prompts):
+                raise ValueError(f"negative_prompt must be one text or {num_prompts}, got {num_negative}.")
+        if negative_prompt is not None or negative_prompt_embeds is not None:
+            lengths = [
+                self.text_encoder.config.max_length if embeds is None else embeds.shape[1]
+                for embeds in (prompt_embeds, negative_prompt_embeds)
+            ]
+            if lengths[0] != lengths[1]:
+                raise ValueError(
+                    "The embeddings of the prompt and of the negative prompt must have the same sequence length, "
+                    f"got {lengths[0]} and {lengths[1]}."
+                )
         return num_prompts
-
-    def _check_timing(
-        self,
-        duration: float | Sequence[float] | None,
-        seconds_start: float | Sequence[float],
-        seconds_total: float | Sequence[float] | None,
-        num_prompts: int,
-    ) -> tuple[list[float], list[float], list[float]]:
-        """Checks the times; returns durations, starts and totals in seconds, one for each prompt."""
-        window, latest = self.max_duration_in_s, self.timing_conditioner.config.max_value
-        durations = _as_list("duration", window if duration is None else duration, num_prompts)
-        starts = _as_list("seconds_start", seconds_start, num_prompts)
-        for value in durations:
-            if not 0 < value <= window:
-                raise ValueError(f"duration must be in (0, {window:.3f}] seconds, got {value}.")
-        for value in starts:
-            if not 0 <= value <= latest:
-                raise ValueError(f"seconds_start must be in [0, {latest}] seconds, got {value}.")
-        if seconds_total is None:
-            totals = [start + length for start, length in zip(starts, durations, strict=True)]
-        else:
-            totals = _as_list("seconds_total", seconds_total, num_prompts)
-        for value in totals:
-            if not 0 < value <= latest:
-                raise ValueError(f"seconds_total must be in (0, {latest}] seconds, got {value}.")
-        return durations, starts, totals
-
-    def _check_settings(
-        self,
-        num_inference_steps: int,
-        guidance_rescale: float,
-        guidance_interval: tuple[float, float],
-        num_waveforms_per_prompt: int,
-        output_type: str,
-    ) -> None:
-        """Checks the sampling settings."""
-        if num_inference_steps < 1:
-            raise ValueError(f"num_inference_steps must be at least 1, got {num_inference_steps}.")
-        if not 0 <= guidance_rescale <= 1:
-            raise ValueError(f"guidance_rescale must be in [0, 1], got {guidance_rescale}.")
-        if len(guidance_interval) != 2 or not 0 <= guidance_interval[0] <= guidance_interval[1] <= 1:
-            raise ValueError(f"guidance_interval must be two rising times in [0, 1], got {guidance_interval}.")
-        if num_waveforms_per_prompt < 1:
-            raise ValueError(f"num_waveforms_per_prompt must be at least 1, got {num_waveforms_per_prompt}.")
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
-        noise_schedule.check_scheduler(self.scheduler)
-
-    def _check_callback(self, names: Sequence[str]) -> None:
-        """Checks the names of the tensors that the callback asks for."""
-        unknown = [name for name in names if name not in self._callback_tensor_inputs]
-        if unknown:
-            raise ValueError(
-                f"callback_on_step_end_tensor_inputs must be among {', '.join(self._callback_tensor_inputs)}, "
-                f"got {', '.join(unknown)}."
-            )
 
 
 def guide(
@@ -462,22 +423,3 @@ def guide(
         return guided
     rescaled = guided * conditional.std(dim=1, keepdim=True) / guided.std(dim=1, keepdim=True)
     return guidance_rescale * rescaled + (1 - guidance_rescale) * guided
-
-
-def _check_texts(name: str, texts: str | Sequence[str]) -> int:
-    """Checks that there is a text and none is blank; returns how many there are."""
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    if not texts:
-        raise ValueError(f"{name} must hold at least one text, got none.")
-    for text in texts:
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{name} must be text that is not blank, got {text!r}.")
-    return len(texts)
-
-
-def _as_list(name: str, value: float | Sequence[float], num_prompts: int) -> list[float]:
-    """One number for each prompt."""
-    values = [value] * num_prompts if isinstance(value, (int, float)) else [float(entry) for entry in value]
-    if len(values) != num_prompts:
-        raise ValueError(f"{name} must be one number or {num_prompts}, one for each prompt, got {len(values)}.")
-    return values

@@ -1,0 +1,126 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from diffusers import EulerDiscreteScheduler
+from tiny_pipeline import LATENT_CHANNELS, MAX_LENGTH, WIDTH, tiny_pipeline
+
+EMBEDS = torch.ones(1, MAX_LENGTH, WIDTH)
+MASK = torch.ones(1, MAX_LENGTH, dtype=torch.bool)
+WRONG = [
+    # prompts
+    ({"prompt": ""}, "prompt .* blank"),
+    ({"prompt": " \n"}, "prompt .* blank"),
+    ({"prompt": []}, "prompt .* none"),
+    ({"prompt": ["piano", ""]}, "prompt .* blank"),
+    ({"prompt": ["piano", 3]}, "prompt .* 3"),
+    ({"prompt": 3}, "prompt .* 3"),
+    ({"prompt": None}, "either prompt or prompt_embeds"),
+    ({"prompt_embeds": EMBEDS}, "either prompt or prompt_embeds"),
+    ({"negative_prompt": ""}, "negative_prompt .* blank"),
+    ({"negative_prompt": ["rock", "pop"]}, "negative_prompt must be one text or 1, got 2"),
+    ({"negative_prompt": "rock", "negative_prompt_embeds": EMBEDS}, "not both"),
+    ({"prompt": None, "prompt_embeds": EMBEDS[0]}, "prompt_embeds .* shape"),
+    ({"prompt": None, "prompt_embeds": EMBEDS[..., 1:]}, f"prompt_embeds .* {WIDTH}"),
+    ({"prompt": None, "prompt_embeds": EMBEDS[:0]}, "prompt_embeds .* shape"),
+    ({"prompt": None, "prompt_embeds": EMBEDS.long()}, "prompt_embeds .*int64"),
+    ({"prompt_attention_mask": MASK}, "prompt_attention_mask goes with prompt_embeds"),
+    (
+        {"prompt": None, "prompt_embeds": EMBEDS, "prompt_attention_mask": MASK.long()},
+        "prompt_attention_mask .*int64",
+    ),
+    (
+        {"prompt": None, "prompt_embeds": EMBEDS, "prompt_attention_mask": MASK[:, 1:]},
+        "prompt_attention_mask .* shape",
+    ),
+    ({"negative_prompt_embeds": EMBEDS.repeat(2, 1, 1)}, "negative_prompt_embeds .* shape"),
+    ({"negative_prompt_embeds": EMBEDS[:, 1:]}, f"got {MAX_LENGTH} and {MAX_LENGTH - 1}"),
+    (
+        {"prompt": None, "prompt_embeds": EMBEDS[:, 1:], "negative_prompt": "rock"},
+        f"{MAX_LENGTH - 1} and {MAX_LENGTH}",
+    ),
+    ({"negative_prompt_attention_mask": MASK}, "negative_prompt_attention_mask goes with negative_prompt_embeds"),
+    (
+        {"negative_prompt_embeds": EMBEDS, "negative_prompt_attention_mask": MASK.float()},
+        "negative_prompt_attention_mask .*float32",
+    ),
+    # times
+    ({"duration": 0}, "duration .* got 0"),
+    ({"duration": -1.0}, "duration .* -1.0"),
+    ({"duration": 0.257}, r"duration must be in \(0, 0.256\] seconds, got 0.257"),
+    ({"duration": math.nan}, "duration .* nan"),
+    ({"duration": np.float32("nan")}, "duration .* nan"),
+    ({"duration": [0.1, 0.1]}, "duration must be one number or 1, .* got 2"),
+    ({"duration": []}, "duration .* got 0"),
+    ({"duration": "0.1"}, "duration must be a number"),
+    ({"duration": True}, "duration must be a number"),
+    ({"duration": ["0.1"]}, "duration must be a number"),
+    ({"duration": np.full((1, 1), 0.1)}, "duration must be a number"),
+    ({"seconds_start": -0.1}, "seconds_start .* -0.1"),
+    ({"seconds_start": math.nan}, "seconds_start .* nan"),
+    ({"seconds_start": 513}, "seconds_start .* 513"),
+    ({"seconds_start": None}, "seconds_start must be a number"),
+    ({"seconds_start": 512}, "seconds_total .* 512.256"),
+    ({"seconds_total": 0}, "seconds_total .* got 0"),
+    ({"seconds_total": 512.5}, "seconds_total .* 512.5"),
+    ({"seconds_total": math.inf}, "seconds_total .* inf"),
+    ({"seconds_total": [1, 2]}, "seconds_total .* got 2"),
+    # settings
+    ({"num_inference_steps": 0}, "num_inference_steps .* 0"),
+    ({"num_inference_steps": 2.5}, "num_inference_steps .* 2.5"),
+    ({"num_waveforms_per_prompt": 0}, "num_waveforms_per_prompt .* 0"),
+    ({"num_waveforms_per_prompt": 1.0}, "num_waveforms_per_prompt .* 1.0"),
+    ({"guidance_scale": math.nan}, "guidance_scale .* nan"),
+    ({"guidance_scale": math.inf}, "guidance_scale .* inf"),
+    ({"guidance_rescale": 2}, "guidance_rescale .* 2"),
+    ({"guidance_rescale": -0.1}, "guidance_rescale .* -0.1"),
+    ({"guidance_interval": (0.8, 0.4)}, "guidance_interval .*0.8, 0.4"),
+    ({"guidance_interval": (0.0, 1.5)}, "guidance_interval .*1.5"),
+    ({"guidance_interval": (0.5,)}, "guidance_interval .*0.5"),
+    ({"guidance_interval": (math.nan, 1.0)}, "guidance_interval .*nan"),
+    ({"output_type": "wav"}, "output_type .* 'wav'"),
+    ({"callback_on_step_end_tensor_inputs": ["latents", "vae"]}, "callback_on_step_end_tensor_inputs .* got vae"),
+    # noise
+    ({"latents": torch.zeros(1, LATENT_CHANNELS, 63)}, r"latents must have shape \(1, 4, 64\), got \(1, 4, 63\)"),
+    ({"latents": torch.zeros(2, LATENT_CHANNELS, 64)}, "latents must have shape"),
+    ({"generator": [torch.Generator()] * 2}, "generator must be one or a list of 1, got 2"),
+    ({"generator": []}, "generator must be one or a list of 1, got 0"),
+    ({"generator": 5}, "generator .*5"),
+    ({"generator": [5]}, "generator .*5"),
+]
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    """A pipeline whose networks may not run."""
+    pipe = tiny_pipeline()
+
+    def refuse(module, args):
+        raise AssertionError("work before the inputs were checked")
+
+    for network in (pipe.text_encoder, pipe.timing_conditioner, pipe.transformer, pipe.vae.decoder):
+        network.register_forward_pre_hook(refuse)
+    return pipe
+
+
+@pytest.mark.parametrize("arguments, message", WRONG)
+def test_what_is_wrong_is_named_before_any_work(pipe, arguments, message):
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match=message):
+        pipe(**{"prompt": "solo piano", "num_inference_steps": 1, **arguments})
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_unknown_scheduler_is_named_before_any_work(pipe):
+    known, pipe.scheduler = pipe.scheduler, EulerDiscreteScheduler(prediction_type="v_prediction")
+    try:
+        with pytest.raises(ValueError, match="EulerDiscreteScheduler"):
+            pipe("solo piano")
+    finally:
+        pipe.scheduler = known
+
+
+def test_encode_prompt_needs_a_prompt(pipe):
+    with pytest.raises(ValueError, match="prompt must be a text"):
+        pipe.encode_prompt()
