@@ -1,0 +1,75 @@
+"""Set-up of the whole suite: one thread, no network; synthetic audio, a small corpus and tiny model configurations."""
+
+import json
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+torch.set_num_threads(1)  # the networks are tiny and the suite runs in several processes
+
+# name, rate in Hz, channels, seconds, split, album, genre, moods, instruments, bpm
+TRACKS = (
+    ("dawn.wav", 44100, 2, 4.0, "train", "Morning", "ambient", ["calm", "warm"], ["pad", "piano"], 80),
+    ("noon.ogg", 44100, 2, 5.0, "train", "Morning", "rock", ["energetic"], ["guitar", "drums", "bass"], 128),
+    ("rain.wav", 48000, 2, 3.0, "train", "Weather", "electronic", ["dark", "tense"], ["synthesizer"], 140),
+    ("snow.ogg", 48000, 1, 6.0, "train", "Weather", "classical", ["peaceful"], ["strings", "harp"], 66),
+    ("dusk.wav", 44100, 1, 3.5, "valid", "Evening", "jazz", ["relaxed", "warm"], ["piano", "double bass"], 96),
+    ("moon.ogg", 44100, 2, 3.0, "test", "Night", "electronic", ["dreamy"], ["pad", "bells"], 110),
+)
+
+
+def synthetic_audio(num_samples: int, num_channels: int = 2, sampling_rate: int = 44100, seed: int = 0) -> np.ndarray:
+    """Three decaying tones and some noise in each channel, `(num_channels, num_samples)`, peak about 0.6."""
+    rng = np.random.default_rng(seed)
+    seconds = np.arange(num_samples) / sampling_rate
+    channels = []
+    for _ in range(num_channels):
+        frequencies, rates = rng.uniform(80, 4000, (3, 1)), rng.uniform(0.2, 4, (3, 1))
+        tones = np.sin(2 * np.pi * frequencies * seconds) * np.exp(-rates * (seconds % 1.0))
+        channels.append(0.18 * tones.sum(axis=0) + 0.02 * rng.standard_normal(num_samples))
+    return np.stack(channels).astype(np.float32)
+
+
+@pytest.fixture
+def make_audio():
+    """A function `(num_samples, num_channels=2, sampling_rate=44100, seed=0)` that gives a float32 waveform."""
+    return lambda *args, **kwargs: torch.from_numpy(synthetic_audio(*args, **kwargs))
+
+
+@pytest.fixture(scope="session")
+def tiny_manifest(tmp_path_factory):
+    """The manifest of a corpus of six short files: two rates, mono and stereo, wav and ogg, three splits."""
+    folder = tmp_path_factory.mktemp("corpus")
+    lines = []
+    for seed, (name, rate, num_channels, seconds, split, album, genre, moods, instruments, bpm) in enumerate(TRACKS):
+        waveform = synthetic_audio(round(rate * seconds), num_channels, rate, seed)
+        soundfile.write(folder / name, waveform.T, rate)
+        row = {"path": name, "duration_in_s": seconds, "split": split, "title": name[:4].title(), "album": album}
+        row |= {"genre": genre, "moods": moods, "instruments": instruments, "bpm": bpm}
+        lines.append(json.dumps(row))
+    manifest = folder / "manifest.jsonl"
+    manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return manifest
+
+
+@pytest.fixture
+def tiny_autoencoder_config():
+    """Arguments of an `AutoencoderOobleck` of some thousand parameters with the paper's strides."""
+    return {
+        "encoder_hidden_size": 4,
+        "decoder_channels": 4,
+        "channel_multiples": [1, 2, 2, 2, 2],
+        "decoder_input_channels": 4,
+    }
+
+
+@pytest.fixture
+def tiny_discriminator_config():
+    """Arguments of a `MultiScaleSTFTDiscriminator` with two small scales."""
+    return {"filters": 2, "fft_sizes": [256, 64]}
