@@ -39,33 +39,27 @@ def load_config(config_class: type, arguments: Sequence[str], directory: str | o
         directory: what a relative `--config` path is relative to.
 
     Raises:
-        ValueError: an unknown key, a value of another type than the field's, or an unreadable YAML file.
+        ValueError: an unknown key, a value of another type than the field's, a missing one, or an unreadable YAML
+            file.
     """
-    values, tokens = {}, []
-    for argument in arguments:
-        tokens.extend(argument.split("=", 1) if argument.startswith("--") else [argument])
-    if len(tokens) % 2:
-        raise ValueError(f"Arguments must be pairs `--key value`, got {' '.join(arguments)}.")
-    pairs = zip(tokens[::2], tokens[1::2], strict=True)
-    pairs = [(key.removeprefix("--"), yaml.safe_load(text)) for key, text in pairs]
-    for path in (value for key, value in pairs if key == "config"):
-        try:
-            values |= yaml.safe_load((Path(directory) / path).read_text(encoding="utf-8")) or {}
-        except (OSError, yaml.YAMLError) as error:
-            raise ValueError(f"--config {path} cannot be read: {error}") from error
-    defaults = {field.name: field for field in dataclasses.fields(config_class)}
-    for key, value in pairs:
+    fields = {field.name: field for field in dataclasses.fields(config_class)}
+    hints = typing.get_type_hints(config_class)
+    texts = _split_arguments(arguments)
+    values = {}
+    for path in (text for key, text in texts if key == "config"):
+        values |= _read_yaml(Path(directory) / path)
+    for key, text in texts:
         name, _, entry = key.partition(".")
         if entry:
-            values[name] = {**values.get(name, {}), entry: value}
+            known = values.get(name)
+            values[name] = {**(known if isinstance(known, dict) else {}), entry: _parse(text, key)}
         elif key != "config":
-            values[key] = value
-    hints = typing.get_type_hints(config_class)
+            values[key] = text if hints.get(key) is str else _parse(text, key)
     for key, value in values.items():
-        if key not in defaults:
-            raise ValueError(f"Unknown configuration key {key!r}; known keys: {', '.join(sorted(defaults))}.")
-        values[key] = _convert(key, value, hints[key], defaults[key])
-    required = [field.name for field in defaults.values() if _has_no_default(field)]
+        if key not in fields:
+            raise ValueError(f"Unknown configuration key {key!r}; known keys: {', '.join(sorted(fields))}.")
+        values[key] = _convert(key, value, hints[key], fields[key])
+    required = [field.name for field in fields.values() if _has_no_default(field)]
     missing = [name for name in required if name not in values]
     if missing:
         raise ValueError(f"Missing configuration: {', '.join('--' + name for name in missing)}.")
@@ -80,6 +74,37 @@ def launch(main: Callable, config_class: type) -> None:
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
+
+
+def _split_arguments(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """The command line as pairs of a key and its text."""
+    tokens = []
+    for argument in arguments:
+        is_key = argument.startswith("--") and len(tokens) % 2 == 0
+        tokens.extend(argument.split("=", 1) if is_key else [argument])
+    keys = tokens[::2]
+    if len(tokens) % 2 or not all(key.startswith("--") for key in keys):
+        raise ValueError(f"Arguments must be pairs `--key value` or `--key=value`, got {' '.join(arguments)}.")
+    return [(key.removeprefix("--"), text) for key, text in zip(keys, tokens[1::2], strict=True)]
+
+
+def _read_yaml(path: Path) -> dict:
+    """The mapping in a YAML file."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"--config {path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"--config {path} must hold `key: value` lines, got a {type(values).__name__}.")
+    return values
+
+
+def _parse(text: str, key: str):
+    """A command-line value read as YAML."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--{key} cannot be read: {' '.join(str(error).split())}") from error
 
 
 def _has_no_default(field: dataclasses.Field) -> bool:
@@ -98,19 +123,33 @@ def _convert(key: str, value, hint, field: dataclasses.Field):
         unknown = sorted(set(value) - set(default)) if default else []
         if unknown:
             raise ValueError(f"Unknown entries of {key}: {', '.join(unknown)}; known: {', '.join(default)}.")
-        return {**default, **value}
+        entries = {entry: _like(default.get(entry), item, f"{key}.{entry}") for entry, item in value.items()}
+        return {**default, **entries}
     if kind is tuple and isinstance(value, (list, tuple)):
-        return tuple(value)
-    if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        default = field.default if isinstance(field.default, tuple) else ()
+        return tuple(_like(default[0] if default else None, item, key) for item in value)
+    if kind is float:
+        return _to_float(key, value)
+    if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    raise ValueError(f"{key} must be of type {getattr(hint, '__name__', hint)}, got {value!r}.")
+
+
+def _like(default, value, key: str):
+    """An entry of a dict or tuple, read as a float where the default is one."""
+    return _to_float(key, value) if isinstance(default, float) else value
+
+
+def _to_float(key: str, value) -> float:
+    """Reads a number; YAML takes '1e-3' for text."""
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             return float(value)
         except ValueError:
             pass
-    elif kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
-    elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-        return value
-    raise ValueError(f"{key} must be of type {getattr(hint, '__name__', hint)}, got {value!r}.")
+    raise ValueError(f"{key} must be of type float, got {value!r}.")
 
 
 def start_run(output_dir: str | os.PathLike, config) -> Path:
@@ -256,7 +295,7 @@ def export_model(model, directory: str | os.PathLike, *companions) -> None:
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a small text file atomically."""
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # processes of one run may write at once
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 

@@ -12,6 +12,7 @@ whose version 0.4.0 the tests compare with.
 import functools
 from collections.abc import Sequence
 
+import numpy as np
 import scipy.signal
 import torch
 import torch.nn.functional as F
@@ -79,10 +80,15 @@ def stft_magnitude(waveform: torch.Tensor, fft_size: int) -> torch.Tensor:
     """
     window = torch.hann_window(fft_size, device=waveform.device)
     spectrum = torch.stft(
-        waveform.flatten(0, -2), fft_size, fft_size // 4, window=window, pad_mode="reflect", return_complex=True
+        waveform.reshape(-1, waveform.shape[-1]),
+        fft_size,
+        fft_size // 4,
+        window=window,
+        pad_mode="reflect",
+        return_complex=True,
     )
     magnitude = torch.view_as_real(spectrum).square().sum(dim=-1).clamp(min=1e-8).sqrt()
-    return magnitude.unflatten(0, waveform.shape[:-1])
+    return magnitude.reshape(*waveform.shape[:-1], *magnitude.shape[1:])
 
 
 def a_weighting(waveform: torch.Tensor, sampling_rate: int) -> torch.Tensor:
@@ -111,17 +117,8 @@ def _a_weighting_taps(sampling_rate: int, num_taps: int = 101) -> torch.Tensor:
         [1, radians * pole_3],
         [1, radians * pole_2],
     ):
-        denominator = torch.tensor(_convolve(denominator, factor), dtype=torch.float64).tolist()
+        denominator = np.polymul(denominator, factor)
     b, a = scipy.signal.bilinear(numerator, denominator, fs=sampling_rate)
     frequencies, response = scipy.signal.freqz(b, a, worN=512, fs=sampling_rate)
     taps = scipy.signal.firls(num_taps, frequencies, abs(response), fs=sampling_rate)
     return torch.from_numpy(taps.astype("float32"))
-
-
-def _convolve(first: Sequence[float], second: Sequence[float]) -> list[float]:
-    """Coefficients of the product of two polynomials."""
-    product = [0.0] * (len(first) + len(second) - 1)
-    for i, x in enumerate(first):
-        for j, y in enumerate(second):
-            product[i + j] += x * y
-    return product

@@ -78,7 +78,7 @@ class WeightNormConv1d(nn.Conv1d):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        _split_weight(self)
+        split_weight(self)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self._conv_forward(hidden_states, torch._weight_norm(self.weight_v, self.weight_g), self.bias)
@@ -89,18 +89,18 @@ class WeightNormConvTranspose1d(nn.ConvTranspose1d):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        _split_weight(self)
+        split_weight(self)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         weight = torch._weight_norm(self.weight_v, self.weight_g)
         return F.conv_transpose1d(hidden_states, weight, self.bias, self.stride, self.padding, self.output_padding)
 
 
-def _split_weight(module: nn.Module) -> None:
-    """Replaces the parameter `weight` by its norm `weight_g` and direction `weight_v`."""
+def split_weight(module: nn.Module) -> None:
+    """Replaces the parameter `weight` by `weight_g`, its norm over all dimensions but the first, and `weight_v`."""
     weight = module.weight.detach()
     del module.weight
-    module.weight_g = nn.Parameter(torch.linalg.vector_norm(weight, dim=(1, 2), keepdim=True))
+    module.weight_g = nn.Parameter(torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.ndim)), keepdim=True))
     module.weight_v = nn.Parameter(weight.clone())
 
 
@@ -219,7 +219,7 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin):
 
     Args:
         encoder_hidden_size: channels of the encoder at the full rate.
-        downsampling_ratios: stride of each block, from the waveform to the latents; their product is `hop_length`.
+        downsampling_ratios: stride of each block, >= 2, from the waveform to the latents; product: `hop_length`.
         channel_multiples: width of each block's output, in units of `encoder_hidden_size` or `decoder_channels`.
         decoder_channels: channels of the decoder at the full rate.
         decoder_input_channels: latent channels. diffusers can only open `encoder_hidden_size` equal to twice this.
@@ -247,6 +247,8 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin):
                 "downsampling_ratios and channel_multiples must have the same length, "
                 f"got {len(downsampling_ratios)} and {len(channel_multiples)}."
             )
+        if min(downsampling_ratios) < 2:
+            raise ValueError(f"downsampling_ratios must be at least 2, got {tuple(downsampling_ratios)}.")
         self.hop_length = math.prod(downsampling_ratios)
         multiples = (1, *channel_multiples)
         self.encoder = OobleckEncoder(

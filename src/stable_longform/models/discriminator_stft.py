@@ -1,7 +1,7 @@
 """The discriminator that trains the autoencoder: convolutions over complex spectrograms at several scales.
 
 Paper: §2.1 (the five discriminators of EnCodec, about four times the parameters of Stable Audio 1: 1.88 M). Training
-only. Layout and state-dict keys are those of EnCodec's multi-scale STFT discriminator.
+only. Layout and the names of the weights are those of EnCodec's multi-scale STFT discriminator.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,40 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
-from torch.nn.utils.parametrizations import weight_norm
+
+from stable_longform.models.autoencoder_oobleck import split_weight
 
 LEAKY_SLOPE = 0.2
+
+
+class WeightNormConv2d(nn.Conv2d):
+    """`nn.Conv2d` with weight normalisation, one norm for each output channel."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        split_weight(self)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self._conv_forward(hidden_states, torch._weight_norm(self.weight_v, self.weight_g), self.bias)
+
+
+class STFTDiscriminatorLayer(nn.Module):
+    """A weight-normalised convolution, `conv`, padded to keep the length at stride 1."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: tuple[int, int],
+        stride: tuple[int, int] = (1, 1),
+        dilation: tuple[int, int] = (1, 1),
+    ):
+        super().__init__()
+        padding = tuple((size - 1) // 2 * step for size, step in zip(kernel, dilation, strict=True))
+        self.conv = WeightNormConv2d(in_channels, out_channels, kernel, stride, padding, dilation)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.conv(hidden_states)
 
 
 class STFTDiscriminator(nn.Module):
@@ -23,11 +54,13 @@ class STFTDiscriminator(nn.Module):
         super().__init__()
         self.fft_size, self.hop_length = fft_size, hop_length
         self.register_buffer("window", torch.hann_window(fft_size), persistent=False)
-        convs = [_conv(2 * audio_channels, filters, (3, 9))]
-        convs += [_conv(filters, filters, (3, 9), (1, stride), (dilation, 1)) for dilation in (1, 2, 4)]
-        convs += [_conv(filters, filters, (3, 3))]
+        convs = [STFTDiscriminatorLayer(2 * audio_channels, filters, (3, 9))]
+        convs += [
+            STFTDiscriminatorLayer(filters, filters, (3, 9), (1, stride), (dilation, 1)) for dilation in (1, 2, 4)
+        ]
+        convs += [STFTDiscriminatorLayer(filters, filters, (3, 3))]
         self.convs = nn.ModuleList(convs)
-        self.conv_post = _conv(filters, 1, (3, 3))
+        self.conv_post = STFTDiscriminatorLayer(filters, 1, (3, 3))
 
     def forward(self, waveform: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         hidden_states = self.spectrogram(waveform)
@@ -94,15 +127,3 @@ class MultiScaleSTFTDiscriminator(ModelMixin, ConfigMixin):
             )
         scores, features = zip(*(discriminator(waveform) for discriminator in self.discriminators), strict=True)
         return list(scores), list(features)
-
-
-def _conv(
-    in_channels: int,
-    out_channels: int,
-    kernel: tuple[int, int],
-    stride: tuple[int, int] = (1, 1),
-    dilation: tuple[int, int] = (1, 1),
-) -> nn.Module:
-    """A weight-normalised convolution padded to keep the length at stride 1."""
-    padding = tuple((size - 1) // 2 * step for size, step in zip(kernel, dilation, strict=True))
-    return weight_norm(nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation))
