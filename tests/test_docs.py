@@ -1,0 +1,226 @@
+"""Documentation against the code: paths, names, links, commands, docstrings, and the order of imports."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "stable_longform"
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "training/README.md",
+    ROOT / "training/corpus/README.md",
+]
+DOCUMENTS += sorted((ROOT / "docs").glob("**/*.md"))
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = sorted((ROOT / "training").rglob("*.py"))
+
+# A path of a Python file, or of any file in one of the repository's folders, and the name that may follow it.
+REFERENCE = re.compile(
+    r"(?<![\w/.:-])([\w./-]+\.py|(?:benchmarks|docs|examples|src|tests|training)/[\w./-]+\.\w+)(?::([A-Za-z_][\w.]*\w))?"
+)
+LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#]*)(?:#([^)]*))?\)")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+LAYERS = {
+    **{"utils": 0, "noise_schedule": 0},
+    **{"models": 1, "losses": 1, "data": 1},
+    **{"pipelines": 2, "training_utils": 2},
+    "cli": 3,
+}
+# Diffusers' convention in every model, explained by what each docstring says under Returns.
+COMMON_ARGUMENTS = {"self", "return_dict"}
+
+
+def documents(test):
+    """Runs a test on every document."""
+    return pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))(test)
+
+
+def sources(test):
+    """Runs a test on every module of the package."""
+    return pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))(test)
+
+
+@cache
+def parse(path: Path) -> ast.Module:
+    """The syntax tree of a Python file."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    """The document's code blocks in a language, their continued lines joined."""
+    found = FENCE.findall(document.read_text(encoding="utf-8"))
+    return [text.replace("\\\n", " ") for name, text in found if name == language]
+
+
+def arguments_of(function: ast.FunctionDef) -> list[str]:
+    """Names of a function's arguments."""
+    every = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    return [argument.arg for argument in every]
+
+
+def members(node: ast.AST) -> dict[str, ast.AST]:
+    """What a module, class or function defines, by name; a class also has its constructor's arguments."""
+    found = {}
+    for child in getattr(node, "body", []):
+        if isinstance(child, (ast.FunctionDef, ast.ClassDef)):
+            found[child.name] = child
+        elif isinstance(child, (ast.Assign, ast.AnnAssign)):
+            targets = child.targets if isinstance(child, ast.Assign) else [child.target]
+            names = (name for target in targets for name in ast.walk(target) if isinstance(name, ast.Name))
+            found |= {name.id: child for name in names}
+    if isinstance(node, ast.FunctionDef):
+        found |= {name: node for name in arguments_of(node)}
+    if "__init__" in found:
+        found |= {name: node for name in arguments_of(found["__init__"])}
+    return found
+
+
+def is_defined(path: Path, name: str) -> bool:
+    """Whether a Python file defines a dotted name."""
+    node = parse(path)
+    for part in name.split("."):
+        node = members(node).get(part)
+        if node is None:
+            return False
+    return True
+
+
+def locate(path: str, document: Path) -> Path | None:
+    """The file that a document's path stands for, from one of the folders in which it may start."""
+    folders = (ROOT, PACKAGE, ROOT / "training", document.parent)
+    return next((folder / path for folder in folders if (folder / path).is_file()), None)
+
+
+@documents
+def test_named_files_and_names_exist(document):
+    missing = []
+    for path, name in REFERENCE.findall(document.read_text(encoding="utf-8")):
+        file = locate(path, document)
+        if file is None or (name and file.suffix == ".py" and not is_defined(file, name)):
+            missing.append(f"{path}:{name}" if name else path)
+    assert not missing
+
+
+def test_is_defined_tells_what_exists_from_what_does_not():
+    path = PACKAGE / "models" / "transformer_dit_1d.py"
+    for name in ("DiTBlock", "ROTARY_BASE", "DiTBlock.forward", "DiTTransformer1D.sample_size", "rotary_table.dim"):
+        assert is_defined(path, name)
+    for name in ("Block", "DiTBlock.backward", "forward", "DiTTransformer1D.forward.no"):
+        assert not is_defined(path, name)
+
+
+@documents
+def test_relative_links_resolve(document):
+    broken = []
+    for target, anchor in LINK.findall(document.read_text(encoding="utf-8")):
+        file = document.parent / target if target else document
+        headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE) if file.is_file() else []
+        slugs = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        if not file.exists() or (anchor and anchor not in slugs):
+            broken.append((target, anchor))
+    assert not broken
+
+
+@documents
+def test_python_blocks_compile(document):
+    for block in blocks(document, "python"):
+        compile(block, str(document), "exec")
+
+
+@documents
+def test_commands_use_options_that_exist(document):
+    unknown = []
+    for block in blocks(document, "bash"):
+        for path, arguments in re.findall(r"(training/\S+\.py)(.*)", block):
+            text = (ROOT / path).read_text(encoding="utf-8")
+            config = members(parse(ROOT / path)).get("Config")
+            for option in re.findall(r"--([a-z]\w*)", arguments):
+                known = f'"--{option}"' in text if config is None else option in {"config", *members(config)}
+                unknown += [] if known else [f"{path} --{option}"]
+    assert not unknown
+
+
+@documents
+def test_console_commands_exist(document):
+    app = pytest.importorskip("stable_longform.cli").app
+    known = {command.name or command.callback.__name__ for command in app.registered_commands}
+    used = {name for block in blocks(document, "bash") for name in re.findall(r"stable-longform ([a-z]+)", block)}
+    assert used <= known
+
+
+@documents
+def test_make_targets_exist(document):
+    commands = "\n".join(
+        [*blocks(document, "bash"), *re.findall(r"`([^`\n]+)`", document.read_text(encoding="utf-8"))]
+    )
+    used = re.findall(r"^make ([\w-]+)", commands, re.MULTILINE)
+    known = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(used) <= set(known)
+
+
+def test_architecture_names_every_file():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    expected = [source.relative_to(PACKAGE).as_posix() for source in SOURCES]
+    expected = [path for path in expected if path == "__init__.py" or not path.endswith("/__init__.py")]
+    expected += [script.relative_to(ROOT).as_posix() for script in SCRIPTS]
+    assert [path for path in expected if f"| `{path}` |" not in text] == []
+
+
+@sources
+def test_public_names_have_docstrings(source):
+    tree = parse(source)
+    assert ast.get_docstring(tree)
+    for name, node in members(tree).items():
+        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or name.startswith("_"):
+            continue
+        # The docstring of a typer callback would be the whole program's help.
+        is_callback = any("callback" in ast.unparse(decorator) for decorator in node.decorator_list)
+        assert ast.get_docstring(node) or is_callback, name
+        for method, child in members(node).items() if isinstance(node, ast.ClassDef) else ():
+            if isinstance(child, ast.FunctionDef) and not method.startswith("_") and method != "forward":
+                assert ast.get_docstring(child), f"{name}.{method}"
+
+
+@sources
+def test_public_classes_document_their_arguments(source):
+    undocumented = []
+    for name, node in members(parse(source)).items():
+        if not isinstance(node, ast.ClassDef) or name.startswith("_"):
+            continue
+        bases = {ast.unparse(base).split(".")[-1] for base in node.bases}
+        if not bases & {"ModelMixin", "DiffusionPipeline", "Dataset"}:
+            continue
+        for method, child in members(node).items():
+            if method not in ("__init__", "forward", "__call__") or not isinstance(child, ast.FunctionDef):
+                continue
+            docstring = ast.get_docstring(node if method == "__init__" else child) or ""
+            section = docstring.partition("Args:\n")[2]
+            documented = set(re.findall(r"^    (\w+): ", section, re.MULTILINE))
+            missing = set(arguments_of(child)) - COMMON_ARGUMENTS - documented
+            undocumented += [f"{name}.{method}: {argument}" for argument in sorted(missing)]
+    assert not undocumented
+
+
+@sources
+def test_imports_go_downwards(source):
+    own = source.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    functions = [node for node in ast.walk(parse(source)) if isinstance(node, ast.FunctionDef)]
+    hidden = [target for function in functions for node in ast.walk(function) for target in imported_modules(node)]
+    assert not hidden, "imported inside a function"
+    for target in (target for node in ast.walk(parse(source)) for target in imported_modules(node)):
+        assert target == own or LAYERS[target] < LAYERS[own], f"{own} imports {target}"
+
+
+def imported_modules(node: ast.AST) -> list[str]:
+    """First parts, below the package, of the package's own modules that a statement imports."""
+    if isinstance(node, ast.ImportFrom) and node.module == "stable_longform":
+        return [alias.name for alias in node.names]
+    names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+    names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+    return [name.split(".")[1] for name in names if name.startswith("stable_longform.")]
