@@ -1,13 +1,13 @@
 """Trains the diffusion transformer and the timing conditioner on latents. Paper: §2.2, §3.
 
     accelerate launch training/train_dit.py --latents latents --clap runs/clap/clap --output_dir runs/dit_190s \
-        --config training/configs/dit_190s.yaml
+        --model.sample_size 4096
     accelerate launch training/train_dit.py --latents latents --clap runs/clap/clap --output_dir runs/dit_285s \
         --init_from runs/dit_190s/dit
 
-The defaults are the paper's second stage (4m45s); the first stage (3m10s) differs in `model.sample_size` only. To
-resume, run the same command again. The result is `output_dir/dit`: the moving average of the transformer and the
-timing conditioner; `training/make_checkpoint.py` puts a pipeline together.
+The defaults are the paper's second stage (4m45s); the first (3m10s) differs in `model.sample_size` only. To resume,
+run the same command again. The result is `output_dir/dit`: the moving average of the transformer, and the timing
+conditioner; `training/make_checkpoint.py` puts a pipeline together.
 """
 
 from dataclasses import dataclass, field

@@ -65,7 +65,8 @@ def make_scheduler(
 ) -> DPMSolverMultistepScheduler:
     """DPM-Solver++ on the exact cosine schedule, with steps equally spaced in log noise level.
 
-    Paper: §3 names DPM-Solver++; range, spacing and order are those of the authors' sampling code.
+    Paper: §3 names DPM-Solver++. Its noise levels are not published: spacing and order are those of the authors'
+    code, the range that of Stable Audio Open.
 
     Args:
         sigma_min: noise level σ/α of the last step, at least 0.03 (float32 tables are not exact below).

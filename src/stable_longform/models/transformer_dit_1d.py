@@ -8,7 +8,7 @@ State dict keys are those of diffusers' `StableAudioDiTModel`, so the weights of
 Contents: `DiTTransformer1D`, made of `DiTBlock` (`DiTAttention` and diffusers' SwiGLU feed-forward), `FourierFeatures`
 for the time and `rotary_table`/`apply_rotary` for the positions.
 
-References: Evans et al., "Long-form music generation with latent diffusion", arXiv 2404.10301, §2.2, Fig. 1.
+References: Evans et al., "Long-form music generation with latent diffusion", arXiv 2404.10301, §2.2, figure 2.
 Su et al., "RoFormer", arXiv 2104.09864. Shazeer, "GLU variants improve transformer", arXiv 2002.05202.
 """
 
@@ -216,7 +216,7 @@ TransformerBlockRegistry.register(DiTBlock, TransformerBlockMetadata(return_hidd
 class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, CacheMixin):
     """The diffusion transformer (DiT) over audio latents.
 
-    Paper: §2.2, Fig. 1. Text and timing reach it by cross-attention; timing and the time t also as one token before
+    Paper: §2.2, figure 2. Text and timing reach it by cross-attention; timing and the time t also as one token before
     the latents. The defaults are the paper's model for 4m45s, of 1,056,828,544 parameters. A fresh model returns
     `proj_out(proj_in(x))` frame by frame.
 
