@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 from common import assert_all_equal, relative_error
 from diffusers import CosineDPMSolverMultistepScheduler
 from tiny_pipeline import LATENT_CHANNELS, MAX_LENGTH, PROMPTS, generate, record_transformer, seed, tiny_pipeline
@@ -85,6 +86,25 @@ def test_offloading_hooks_are_freed_on_every_path():
         generate(pipe, callback_on_step_end=fail)
     assert pipe.num_freed == 1
     assert generate(pipe)[0].isfinite().all()
+
+
+class RunCountingHook(ModelHook):
+    """Counts how often the model is told to move to its device."""
+
+    num_runs = 0
+
+    def pre_forward(self, module, *args, **kwargs):
+        self.num_runs += 1
+        return args, kwargs
+
+
+@pytest.mark.parametrize("name", ["text_encoder", "timing_conditioner", "transformer", "vae"])
+def test_each_network_is_moved_to_its_device_before_it_runs(pipe, name):
+    """As `enable_model_cpu_offload` does it, which needs an accelerator."""
+    hook = RunCountingHook()
+    add_hook_to_module(getattr(pipe, name), hook)
+    generate(pipe)
+    assert hook.num_runs > 0
 
 
 def test_progress_can_be_shown_and_hidden(pipe, capsys):

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
 
@@ -296,6 +297,7 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin):
         """Processes a batch at once."""
         self.use_slicing = False
 
+    @apply_forward_hook  # moves an offloaded model to its device
     def encode(
         self, waveform: torch.Tensor, sampling_rate: int | None = None, return_dict: bool = True
     ) -> AutoencoderOobleckOutput | tuple[DiagonalGaussian]:
@@ -320,6 +322,7 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin):
         posterior = DiagonalGaussian(parameters)
         return AutoencoderOobleckOutput(posterior) if return_dict else (posterior,)
 
+    @apply_forward_hook  # moves an offloaded model to its device
     def decode(
         self, latents: torch.Tensor, num_frames: int | None = None, return_dict: bool = True
     ) -> OobleckDecoderOutput | tuple[torch.Tensor]:
@@ -341,6 +344,7 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin):
         waveform = torch.cat(waveforms)
         return OobleckDecoderOutput(waveform) if return_dict else (waveform,)
 
+    @apply_forward_hook  # moves an offloaded model to its device
     def decode_chunks(self, latents: torch.Tensor, num_frames: int | None = None) -> Iterator[torch.Tensor]:
         """Decodes latents piece by piece, for a file writer or a stream.
 
