@@ -1,0 +1,156 @@
+"""The real script: 4 steps at once equal 2, a stop and 2 more; both networks train; wrong settings end in one line."""
+
+import json
+import math
+import sys
+
+import pytest
+import torch
+import yaml
+from common import assert_all_equal
+from launch import ROOT, check_script, run_script
+from safetensors.torch import load_file
+
+from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+from stable_longform.models.discriminator_stft import MultiScaleSTFTDiscriminator
+
+sys.path.insert(0, str(ROOT / "training"))
+from train_autoencoder import Config, discriminator_step_losses, generator_step_losses  # noqa: E402
+
+SETTINGS = {
+    "model": {
+        "encoder_hidden_size": 4,
+        "decoder_channels": 4,
+        "channel_multiples": [1, 2, 2, 2, 2],
+        "decoder_input_channels": 4,
+    },
+    "discriminator": {"filters": 2, "fft_sizes": [512, 128]},
+    "fft_sizes": [512, 128],
+    "crop_num_samples": 4096,
+    "batch_size": 2,
+    "discriminator_start_step": 1,
+    "learning_rate": 1e-3,
+    "warmup": 0.5,
+    "mixed_precision": "bf16",
+    "num_workers": 0,
+    "save_every": 2,
+    "validate_every": 2,
+    "log_every": 1,
+    "num_validation_crops": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_manifest):
+    """Holds the settings and the runs."""
+    folder = tmp_path_factory.mktemp("autoencoder")
+    (folder / "settings.yaml").write_text(yaml.safe_dump({"manifest": str(tiny_manifest), **SETTINGS}))
+    return folder
+
+
+def arguments(folder, run, max_steps):
+    return ["--config", folder / "settings.yaml", f"--output_dir={folder / run}", f"--max_steps={max_steps}"]
+
+
+@pytest.fixture(scope="module")
+def runs(folder):
+    """The folders of a run of four steps and of one of two, resumed."""
+    check_script("train_autoencoder.py", *arguments(folder, "whole", 4))
+    check_script("train_autoencoder.py", *arguments(folder, "resumed", 2))
+    torch.save(load_file(folder / "resumed" / "checkpoint-00000002" / "model.safetensors"), folder / "after_two.pt")
+    check_script("train_autoencoder.py", *arguments(folder, "resumed", 4))
+    return folder / "whole", folder / "resumed"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "autoencoder/diffusion_pytorch_model.safetensors",
+        "checkpoint-00000004/model.safetensors",
+        "checkpoint-00000004/model_1.safetensors",
+    ],
+)
+def test_a_resumed_run_equals_an_undisturbed_one(runs, name):
+    whole, resumed = (load_file(run / name) for run in runs)
+    assert list(whole) == list(resumed)
+    assert_all_equal(list(resumed.values()), list(whole.values()))
+
+
+def test_metrics_are_the_same_and_finite(runs):
+    whole, resumed = ((run / "metrics.jsonl").read_text().splitlines() for run in runs)
+    rows = [json.loads(line) for line in whole]
+    assert [row for row in rows if "valid/l1" not in row] == [json.loads(s) for s in resumed if "valid/l1" not in s]
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    names = {row["step"]: set(row) - {"step"} for row in rows if "valid/l1" not in row}
+    spectral = {"mid", "side", "left", "right", "kl", "l1"}
+    judged = spectral | {"adversarial", "feature_matching"}
+    assert names == {1: spectral, 2: {"discriminator"}, 3: judged, 4: {"discriminator"}}
+    assert [row["step"] for row in rows if "valid/l1" in row] == [2, 4]
+
+
+def test_both_networks_have_moved_in_their_own_steps(runs, folder):
+    """Step 3 trains the autoencoder; the model in the checkpoint is the raw one, the exported one the average."""
+    before = torch.load(folder / "after_two.pt")
+    after = load_file(runs[0] / "checkpoint-00000004" / "model.safetensors")
+    average = load_file(runs[0] / "autoencoder" / "diffusion_pytorch_model.safetensors")
+    assert all(not torch.equal(before[name], after[name]) for name in before if name.endswith("weight_v"))
+    assert any(not torch.equal(average[name], after[name]) for name in after)
+    first, second = (load_file(runs[0] / f"checkpoint-{n:08d}" / "model_1.safetensors") for n in (2, 4))
+    assert all(not torch.equal(first[name], second[name]) for name in first if name.endswith("weight_v"))
+
+
+def test_exported_autoencoder_opens(runs, make_audio):
+    model = AutoencoderOobleck.from_pretrained(runs[0] / "autoencoder")
+    assert model.config.decoder_input_channels == 4
+    assert torch.isfinite(model(make_audio(5000)[None]).sample).all()
+    left = {path.name for path in runs[0].iterdir()}
+    checkpoints = {"checkpoint-00000002", "checkpoint-00000004"}
+    assert left == {"autoencoder", "config.yaml", "run.json", "metrics.jsonl"} | checkpoints
+
+
+def test_wrong_settings_end_in_one_line(folder):
+    finished = run_script("train_autoencoder.py", *arguments(folder, "wrong", 1), "--crop_num_samples=5000")
+    assert finished.returncode == 2
+    assert finished.stdout == ""
+    (line,) = finished.stderr.strip().splitlines()
+    assert line.startswith("error: crop_num_samples must be a multiple of 2048")
+    assert not (folder / "wrong").exists()
+
+
+def test_defaults_are_the_paper():
+    config = Config("manifest.jsonl", "run")
+    assert (config.learning_rate, config.discriminator_learning_rate, config.betas) == (1.5e-4, 3e-4, (0.8, 0.99))
+    assert (config.weight_decay, config.inv_gamma, config.warmup) == (1e-3, 200_000, 0.999)
+    assert config.crop_num_samples == 65536
+    assert config.fft_sizes == (2048, 1024, 512, 256, 128, 64, 32)
+    weights = {"mid": 1, "side": 1, "left": 0.5, "right": 0.5, "kl": 1e-4, "adversarial": 0.1, "feature_matching": 5}
+    assert config.loss_weights == weights | {"l1": 0}
+
+
+# The two steps
+
+
+@pytest.fixture
+def networks():
+    torch.manual_seed(0)
+    return AutoencoderOobleck(**SETTINGS["model"]), MultiScaleSTFTDiscriminator(**SETTINGS["discriminator"])
+
+
+def test_generator_step_trains_the_generator_only(networks, make_audio):
+    model, discriminator = networks
+    losses = generator_step_losses(model, discriminator, make_audio(4096)[None], (512, 128), 44100)
+    losses["adversarial"].backward(retain_graph=True)
+    decoder = model.decoder.conv2.weight_v.grad.clone()
+    losses["feature_matching"].backward()
+    assert decoder.abs().max() > 0 and not torch.equal(model.decoder.conv2.weight_v.grad, decoder)
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in discriminator.parameters())
+
+
+def test_discriminator_step_trains_the_discriminator_only(networks, make_audio):
+    model, discriminator = networks
+    losses = discriminator_step_losses(model, discriminator, make_audio(4096)[None])
+    assert set(losses) == {"discriminator"}
+    losses["discriminator"].backward()
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(parameter.grad is not None for parameter in discriminator.parameters())
+    assert 0 < losses["discriminator"].item() < 3 * len(SETTINGS["discriminator"]["fft_sizes"])
