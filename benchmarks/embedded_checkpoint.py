@@ -91,7 +91,7 @@ def print_generation(pipe, real: torch.Tensor, arguments: argparse.Namespace) ->
         print(f"| {name.replace('|', ', ')} | {level:.1f} | {peak:.2f} | " + " | ".join(f"{v:.0f}" for v in profile)
               + f" | {distance:.1f} dB |")  # fmt: skip
     tails = [10 * np.log10(float(a[:, 2 * asked :].square().mean() / a[:, :asked].square().mean())) for a in audios]
-    print(f"\n- Level behind {2 * arguments.duration:.0f} s when {arguments.duration:.0f} s are asked for, relative to "
+    print(f"\n- Level behind {2 * arguments.duration:.0f} s when {arguments.duration:.0f} s are asked for, beside "
           f"the music: {np.mean(tails):.1f} dB.")  # fmt: skip
     num_frames = round(arguments.duration * pipe.vae.latent_rate)
     first = latents[0][:, :num_frames]

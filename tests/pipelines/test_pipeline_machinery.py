@@ -1,6 +1,5 @@
 """What the pipeline shares with others of diffusers: callbacks, offloading, progress, saving, swapped components."""
 
-import copy
 import json
 
 import pytest
@@ -123,12 +122,7 @@ def test_saved_and_loaded_it_sounds_the_same(tmp_path, mask_text_padding):
     loaded.set_progress_bar_config(disable=True)
     assert loaded.config.mask_text_padding == mask_text_padding
     arguments = {"negative_prompt": "rock", "num_waveforms_per_prompt": 2, "duration": 0.1}
-    # Copied, since loaded weights lie unaligned in the file's memory map, where CPU kernels round differently.
-    copied = LongFormMusicPipeline(**copy.deepcopy(loaded.components), mask_text_padding=mask_text_padding)
-    copied.set_progress_bar_config(disable=True)
-    expected = generate(pipe, **arguments)
-    assert_all_equal(generate(copied, **arguments), expected)
-    assert relative_error(generate(loaded, **arguments)[0], expected[0]) < 1e-3
+    assert_all_equal(generate(loaded, **arguments), generate(pipe, **arguments))
     half = LongFormMusicPipeline.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
     half.set_progress_bar_config(disable=True)
     assert half.transformer.dtype == half.vae.dtype == half.text_encoder.dtype == torch.bfloat16

@@ -24,6 +24,8 @@ from stable_longform.pipelines.inputs import Generators
 
 logger = logging.get_logger(__name__)
 
+MEMORY_ALIGNMENT = 64  # bytes, that of torch's own allocations on a CPU
+
 
 @dataclass
 class LongFormMusicPipelineOutput(BaseOutput):
@@ -76,6 +78,21 @@ class LongFormMusicPipeline(DiffusionPipeline):
         )
         self.register_to_config(mask_text_padding=mask_text_padding)
         self._interrupt = False
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "LongFormMusicPipeline":
+        """Opens a folder or a Hub repository; arguments as in diffusers' `DiffusionPipeline.from_pretrained`.
+
+        Weights that come to lie at odd addresses of a mapped file are copied to aligned memory: kernels take another
+        path for them, and the same weights would give another last bit before and after saving.
+        """
+        pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        for component in pipe.components.values():
+            if isinstance(component, torch.nn.Module):
+                for tensor in (*component.parameters(), *component.buffers()):
+                    if tensor.device.type == "cpu" and tensor.data_ptr() % MEMORY_ALIGNMENT:
+                        tensor.data = tensor.data.clone()
+        return pipe
 
     @property
     def sampling_rate(self) -> int:
