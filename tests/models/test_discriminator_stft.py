@@ -65,16 +65,18 @@ def test_stride_one_keeps_all_bins():
 
 
 def test_spectrogram_of_a_sinusoid():
-    """A cosine on bin k has |STFT| = a · Σw / 2 there, divided by √(Σw²) = √(3n/8); right leads left by 90°."""
+    """A cosine on bin k has |STFT| = a · Σw / 2 there, divided by √(Σw²) = √(3n/8);
+    right leads left by 90° and is half as loud.
+    """
     fft_size, k, amplitude = 256, 32, 0.5
     phase = 2 * math.pi * k / fft_size * torch.arange(1024, dtype=torch.float64)
-    waveform = amplitude * torch.stack([phase.cos(), -phase.sin()])[None].float()
+    waveform = amplitude * torch.stack([phase.cos(), -0.5 * phase.sin()])[None].float()
     model = STFTDiscriminator(fft_size, fft_size // 4, audio_channels=2, filters=1, stride=2)
     left_real, right_real, left_imag, right_imag = model.spectrogram(waveform)[0]
     expected = amplitude * (fft_size / 2) / 2 / math.sqrt(3 * fft_size / 8)
     # hop 64 is a whole number of periods of 8 samples: the phase at the start of every frame is the same
     torch.testing.assert_close(left_real[:, k], torch.full((13,), expected))
-    torch.testing.assert_close(right_imag[:, k], torch.full((13,), expected))
+    torch.testing.assert_close(right_imag[:, k], torch.full((13,), expected / 2))
     for silent in (left_imag[:, k], right_real[:, k], left_real[:, k + 3], right_imag[:, k - 3]):
         assert silent.abs().max() < 1e-4
 
