@@ -1,4 +1,4 @@
-"""Documentation against the code: paths, names, links, commands, docstrings, and the order of imports."""
+"""Documentation against the code: paths, names, links, commands and docstrings."""
 
 import ast
 import re
@@ -26,12 +26,6 @@ REFERENCE = re.compile(
 LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#]*)(?:#([^)]*))?\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
-LAYERS = {
-    **{"utils": 0, "noise_schedule": 0},
-    **{"models": 1, "losses": 1, "data": 1},
-    **{"pipelines": 2, "training_utils": 2},
-    "cli": 3,
-}
 # Diffusers' convention in every model, explained by what each docstring says under Returns.
 COMMON_ARGUMENTS = {"self", "return_dict"}
 
@@ -205,22 +199,3 @@ def test_public_classes_document_their_arguments(source):
             missing = set(arguments_of(child)) - COMMON_ARGUMENTS - documented
             undocumented += [f"{name}.{method}: {argument}" for argument in sorted(missing)]
     assert not undocumented
-
-
-@sources
-def test_imports_go_downwards(source):
-    own = source.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    functions = [node for node in ast.walk(parse(source)) if isinstance(node, ast.FunctionDef)]
-    hidden = [target for function in functions for node in ast.walk(function) for target in imported_modules(node)]
-    assert not hidden, "imported inside a function"
-    for target in (target for node in ast.walk(parse(source)) for target in imported_modules(node)):
-        assert target == own or LAYERS[target] < LAYERS[own], f"{own} imports {target}"
-
-
-def imported_modules(node: ast.AST) -> list[str]:
-    """First parts, below the package, of the package's own modules that a statement imports."""
-    if isinstance(node, ast.ImportFrom) and node.module == "stable_longform":
-        return [alias.name for alias in node.names]
-    names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-    names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-    return [name.split(".")[1] for name in names if name.startswith("stable_longform.")]
