@@ -2,9 +2,7 @@
 
 import json
 import math
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,13 +11,13 @@ import pytest
 import soundfile
 import torch
 import yaml
+from launch import ROOT, run_script
 from safetensors.torch import load_file
 from transformers import AutoFeatureExtractor, AutoTokenizer, ClapModel, ClapProcessor
 
 from stable_longform.models.clap_text_encoder import ClapTextEncoder
 from stable_longform.training_utils import load_config
 
-ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "training" / "train_clap.py"
 RATE = 48000
 TINY = {
@@ -54,12 +52,6 @@ TINY = {
 }
 
 
-def launch(arguments: list[str]) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(SCRIPT), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-
-
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
     """Four tracks for training and three for validation, of 2 s, with metadata; and the configuration."""
@@ -85,7 +77,7 @@ def arguments(corpus) -> list[str]:
 def finished_run(arguments, tmp_path_factory) -> Path:
     """Four steps at once."""
     folder = tmp_path_factory.mktemp("run") / "clap"
-    result = launch([*arguments, str(folder)])
+    result = run_script(SCRIPT.name, *arguments, folder)
     assert result.returncode == 0, result.stderr
     return folder
 
@@ -143,7 +135,7 @@ def test_resumed_run_equals_an_undisturbed_one_bit_for_bit(finished_run, argumen
     shutil.copytree(finished_run, tmp_path / "undisturbed")
     shutil.rmtree(finished_run / "checkpoint-00000004")  # as if it had been stopped after step 2
     shutil.rmtree(finished_run / "clap")
-    result = launch([*arguments, str(finished_run)])
+    result = run_script(SCRIPT.name, *arguments, finished_run)
     assert result.returncode == 0, result.stderr
     assert "Resumed from" in result.stderr
     for file in ("checkpoint-00000004/model.safetensors", "clap/model.safetensors"):
@@ -155,7 +147,7 @@ def test_resumed_run_equals_an_undisturbed_one_bit_for_bit(finished_run, argumen
 
 
 def test_wrong_configuration_ends_in_one_line(arguments, tmp_path):
-    result = launch([*arguments, str(tmp_path / "run"), "--text_config.max_position_embeddings=78"])
+    result = run_script(SCRIPT.name, *arguments, tmp_path / "run", "--text_config.max_position_embeddings=78")
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].startswith("error: text_config.max_position_embeddings must be at least 79")
     assert not (tmp_path / "run").exists()
