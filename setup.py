@@ -29,8 +29,8 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6",
-        "diffusers>=0.36",
-        "transformers>=5.0",
+        "diffusers>=0.42",
+        "transformers>=5.20",
         "accelerate>=1.0",
         "safetensors>=0.4.5",
         "numpy>=1.26",
