@@ -21,7 +21,7 @@ from stable_longform.data.audio_crops import AudioCrops
 from stable_longform.data.manifest import read_manifest
 from stable_longform.losses.adversarial import adversarial_loss, discriminator_loss, feature_matching_loss
 from stable_longform.losses.stft import FFT_SIZES, stereo_stft_loss
-from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck, OobleckResidualUnit
 from stable_longform.models.discriminator_stft import MultiScaleSTFTDiscriminator
 
 VALIDATION_SEED = 2**30  # far from any training seed
@@ -51,7 +51,7 @@ class Config:
     discriminator: dict = field(default_factory=dict)  # likewise of MultiScaleSTFTDiscriminator
     loss_weights: dict = field(default_factory=_paper_weights)
     fft_sizes: tuple = FFT_SIZES
-    quiet_start: bool = False  # see `start_quietly`; the paper's code has torch's initial weights
+    data_dependent_init: bool = False  # see `initialize_from_data`; the paper's code has torch's initial weights
     crop_num_samples: int = 65536  # 1.486 s
     batch_size: int = 8
     max_steps: int = 1_000_000  # counts steps of both networks
@@ -87,12 +87,12 @@ def main(config: Config) -> None:
     utils.seed_step(config.seed, 0)
     model = AutoencoderOobleck(**config.model)
     discriminator = MultiScaleSTFTDiscriminator(**config.discriminator)
-    if config.quiet_start:
-        start_quietly(model)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     sampling_rate = model.config.sampling_rate
     crops = AudioCrops(read_manifest(config.manifest, "train"), config.crop_num_samples, sampling_rate, config.seed)
+    if config.data_dependent_init:
+        initialize_from_data(model, torch.stack([crops[VALIDATION_SEED + i]["waveform"] for i in range(8)]))
     ema = EMAModel(model.parameters(), config.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
     optimizer = _optimizer(model, config.learning_rate, config)
     discriminator_optimizer = _optimizer(discriminator, config.discriminator_learning_rate, config)
@@ -142,26 +142,37 @@ def main(config: Config) -> None:
 
 
 @torch.no_grad()
-def start_quietly(model: AutoencoderOobleck, weight_std: float = 0.02, posterior_std: float = 0.018) -> None:
-    """Small initial weights, as DAC has them, and a posterior that starts narrow: a short training gets further.
+def initialize_from_data(
+    model: AutoencoderOobleck, waveform: torch.Tensor, residual_std: float = 0.3, posterior_std: float = 0.018
+) -> None:
+    """Scales each weight norm so that its layer's output has deviation 1 on some audio; biases become 0.
 
-    With torch's initial weights the residual units start loud, and with a posterior of deviation 0.7 the decoder sees
-    hardly more than noise in the first steps.
+    Salimans and Kingma, "Weight normalization" (2016), §3. With torch's initial weights little of the signal comes
+    through both networks, and a short training ends in a decoder that ignores its latents.
 
     Args:
-        weight_std: deviation of the truncated normal that all weights are drawn from; biases become 0.
-        posterior_std: deviation of the posterior at the start, greater than 1e-4.
+        model: freshly made.
+        waveform: real audio `(B, 2, N)`, which the output's deviation will equal.
+        residual_std: deviation of what each residual unit adds.
+        posterior_std: deviation of the posterior, greater than 1e-4.
     """
-    for module in model.modules():
-        if hasattr(module, "weight_v"):
-            torch.nn.init.trunc_normal_(module.weight_v, std=weight_std)
-            module.weight_g.copy_(module.weight_v.flatten(1).norm(dim=1).reshape(module.weight_g.shape))
-            if module.bias is not None:
-                module.bias.zero_()
-    last = model.encoder.conv2
+    targets = {module.conv2: residual_std for module in model.modules() if isinstance(module, OobleckResidualUnit)}
+    targets[model.decoder.conv2] = float(waveform.std())
+
+    def scale(module, inputs, output):
+        module.weight_g *= targets.get(module, 1.0) / output.std()
+        if module.bias is not None:
+            module.bias.zero_()
+        return module.forward(*inputs)
+
+    layers = [module for module in model.modules() if hasattr(module, "weight_g")]
+    hooks = [layer.register_forward_hook(scale) for layer in layers]
+    model(waveform)
+    for hook in hooks:
+        hook.remove()
     scales = slice(model.config.decoder_input_channels, None)
-    last.weight_g[scales] *= 0.1
-    last.bias[scales] = math.log(math.expm1(posterior_std - 1e-4))  # the inverse of softplus
+    model.encoder.conv2.weight_g[scales] *= 0.1
+    model.encoder.conv2.bias[scales] = math.log(math.expm1(posterior_std - 1e-4))  # the inverse of softplus
 
 
 def generator_step_losses(
