@@ -15,7 +15,12 @@ from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.discriminator_stft import MultiScaleSTFTDiscriminator
 
 sys.path.insert(0, str(ROOT / "training"))
-from train_autoencoder import Config, discriminator_step_losses, generator_step_losses  # noqa: E402
+from train_autoencoder import (  # noqa: E402
+    Config,
+    discriminator_step_losses,
+    generator_step_losses,
+    initialize_from_data,
+)
 
 SETTINGS = {
     "model": {
@@ -154,3 +159,15 @@ def test_discriminator_step_trains_the_discriminator_only(networks, make_audio):
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(parameter.grad is not None for parameter in discriminator.parameters())
     assert 0 < losses["discriminator"].item() < 3 * len(SETTINGS["discriminator"]["fft_sizes"])
+
+
+def test_data_dependent_initialisation_lets_the_signal_through(tiny_autoencoder_config, make_audio):
+    torch.manual_seed(0)
+    model = AutoencoderOobleck(**tiny_autoencoder_config)
+    waveform = torch.stack([make_audio(16384, seed=seed) for seed in range(3)])
+    initialize_from_data(model, waveform)
+    with torch.no_grad():
+        output = model(waveform)
+    assert output.sample.std() == pytest.approx(waveform.std(), rel=1e-3)
+    assert output.posterior.mean.std() == pytest.approx(1, rel=0.2)
+    assert output.posterior.std.mean() == pytest.approx(0.018, rel=0.2)

@@ -1,0 +1,39 @@
+"""The script leaves reconstructions alone and gives each latent channel unit power."""
+
+import sys
+
+import pytest
+import torch
+from launch import ROOT, check_script
+
+from stable_longform.data.audio_crops import AudioCrops
+from stable_longform.data.manifest import read_manifest
+from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+
+sys.path.insert(0, str(ROOT / "training"))
+from normalize_latents import divide_latents  # noqa: E402
+
+
+def test_reconstruction_stays_and_power_becomes_one(tiny_manifest, tiny_autoencoder_config, tmp_path):
+    torch.manual_seed(0)
+    before = AutoencoderOobleck(**tiny_autoencoder_config)
+    before.save_pretrained(tmp_path / "before")
+    check_script("normalize_latents.py", "--autoencoder", tmp_path / "before", "--manifest", tiny_manifest,
+                 "--output_dir", tmp_path / "after", "--num_crops", 4, "--crop_duration_in_s", 1.0)  # fmt: skip
+    after = AutoencoderOobleck.from_pretrained(tmp_path / "after")
+    crops = AudioCrops(read_manifest(tiny_manifest, "train"), 44100, 44100)
+    waveform = torch.stack([crops[i]["waveform"] for i in range(4)])
+    with torch.no_grad():
+        expected, result = before(waveform), after(waveform)
+        latents = after.encode(waveform).latent_dist.mean
+    assert torch.allclose(result.sample, expected.sample, rtol=1e-3, atol=1e-5 * expected.sample.abs().max())
+    assert torch.allclose(latents.square().mean(dim=(0, 2)), torch.ones(4), rtol=1e-2)
+    assert torch.allclose(result.posterior.std, expected.posterior.std)
+
+
+def test_factors_must_be_positive(tiny_autoencoder_config):
+    vae = AutoencoderOobleck(**tiny_autoencoder_config)
+    with pytest.raises(ValueError, match="positive"):
+        divide_latents(vae, torch.tensor([1.0, 1.0, 0.0, 1.0]))
+    with pytest.raises(ValueError, match="4 positive"):
+        divide_latents(vae, torch.ones(3))
