@@ -43,7 +43,7 @@ def main(config: Config) -> None:
 
 @torch.no_grad()
 def divide_latents(vae: AutoencoderOobleck, factors: torch.Tensor) -> None:
-    """Divides the posterior's means by positive factors `(latent_channels,)` and multiplies the decoder's input by them.
+    """Divides the posterior's means by factors `(latent_channels,)` and multiplies the decoder's input by them.
 
     The posterior's standard deviation stays as it is.
 
