@@ -47,7 +47,7 @@ def main(config: Config) -> None:
     unknown = [split for split in config.splits if split not in SPLITS]
     if unknown or config.dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"splits must be among {SPLITS} and dtype a float type, got {config.splits}, {config.dtype}.")
-    state = PartialState()
+    state = PartialState(cpu=not torch.accelerator.is_available())
     output_dir = Path(config.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     vae = AutoencoderOobleck.from_pretrained(config.autoencoder, torch_dtype=getattr(torch, config.dtype))
