@@ -43,6 +43,7 @@ SETTINGS = {
     "learning_rate": 1e-2,
     "condition_dropout": 0.5,
     "terminal_probability": 0.2,
+    "mixed_precision": "bf16",
     "num_workers": 0,
     "log_every": 1,
     "save_every": 2,

@@ -28,7 +28,7 @@ class TimingConditionerOutput(BaseOutput):
     """
 
     seconds_start_hidden_states: torch.Tensor
-    seconds_total_hidden_states: torch.Tensor
+    seconds_total_hidden_states: torch.Tensor | None = None  # a default, since accelerate rebuilds outputs from a dict
 
     @property
     def encoder_hidden_states(self) -> torch.Tensor:
