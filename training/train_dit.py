@@ -184,7 +184,13 @@ def uniform_times(seed: int, batch_size: int, accelerator: Accelerator, start_st
 @torch.no_grad()
 def validate(transformer, timing_conditioner, text_encoder, tokenizer, config: Config) -> dict[str, float]:
     """Velocity loss on fixed windows of the valid split, with fixed noise and equally spaced times."""
-    windows = LatentWindows(config.latents, "valid", transformer.config.sample_size, seed=VALIDATION_SEED)
+    windows = LatentWindows(
+        config.latents,
+        "valid",
+        transformer.config.sample_size,
+        timing_conditioner.config.max_value,
+        VALIDATION_SEED,
+    )
     count = config.num_validation_windows
     generator = torch.Generator().manual_seed(VALIDATION_SEED)
     losses = []

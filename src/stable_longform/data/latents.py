@@ -62,7 +62,7 @@ class LatentWindows(torch.utils.data.Dataset):
         directory: the folder of latents.
         split: "train", "valid", "test" or "extra".
         window_length: frames of an item.
-        max_seconds: largest `seconds_total`; longer tracks get this value.
+        max_seconds: largest `seconds_start` and `seconds_total`; what is later or longer gets this value.
         seed: of the whole sequence.
 
     Raises:
@@ -97,7 +97,7 @@ class LatentWindows(torch.utils.data.Dataset):
         noise = torch.from_numpy(rng.standard_normal(mean.shape, dtype=np.float32))
         return {
             "latents": mean + std * noise,
-            "seconds_start": float(int(start / self.frames_per_s)),
+            "seconds_start": min(float(int(start / self.frames_per_s)), float(self.max_seconds)),
             "seconds_total": min(float(np.ceil(track.duration_in_s)), float(self.max_seconds)),
             "prompt": build_prompt(track.metadata, random.Random(int(rng.integers(2**63)))),
         }
