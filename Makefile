@@ -11,7 +11,7 @@ FEW_STEPS = --max_steps $(STEPS) --save_every $(STEPS) --validate_every $(STEPS)
 .PHONY: music test test-slow lint format train-tiny
 
 music: $(INSTALLED)
-	$(VENV)/bin/stable-longform generate "Genre: Ambient, Electronic|Instruments: Synth|Moods: Slow" --seed 1 -o music.wav
+	$(VENV)/bin/stable-longform generate "Genre: Ambient, Electronic|Instruments: Synth|Moods: Slow" --steps 40 --guidance-scale 4 --seed 1 -o music.wav
 
 test: $(INSTALLED)
 	$(PYTHON) -m pytest -n 2
