@@ -1,0 +1,50 @@
+"""The checkpoint inside the package: its size and window, and that it sounds the same after saving and loading."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from common import assert_all_equal
+
+from stable_longform import TINY_CHECKPOINT, LongFormMusicPipeline
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = LongFormMusicPipeline.from_pretrained(TINY_CHECKPOINT)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def generate(pipe, prompt: str = "Genre: Ambient|Instruments: Piano", seed: int = 1) -> list[torch.Tensor]:
+    """Two seconds in one step without guidance."""
+    generator = torch.Generator().manual_seed(seed)
+    return pipe(prompt, duration=2.0, num_inference_steps=1, guidance_scale=1.0, generator=generator).audios
+
+
+def test_it_is_small_and_its_window_is_the_papers(pipe):
+    assert sum(path.stat().st_size for path in Path(TINY_CHECKPOINT).rglob("*") if path.is_file()) < 90e6
+    assert pipe.max_duration_in_s == pytest.approx(285.327, abs=1e-3)
+    assert pipe.sampling_rate == 44100 and pipe.vae.config.audio_channels == 2
+
+
+def test_it_carries_card_and_attribution():
+    card = (Path(TINY_CHECKPOINT) / "README.md").read_text(encoding="utf-8")
+    attribution = (Path(TINY_CHECKPOINT) / "ATTRIBUTION.md").read_text(encoding="utf-8")
+    assert "What it cannot do" in card and "@" not in card
+    assert "wesnoth" in attribution and "GPL" in attribution
+
+
+def test_saved_and_loaded_it_gives_the_same_bits(pipe, tmp_path):
+    audio = generate(pipe)
+    assert audio[0].shape == (2, 88200) and 1e-4 < audio[0].std() < 1
+    pipe.save_pretrained(tmp_path)
+    loaded = LongFormMusicPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert_all_equal(generate(loaded), audio)
+
+
+def test_prompt_and_seed_change_the_result(pipe):
+    audio = generate(pipe)[0]
+    for other in (generate(pipe, prompt="Genre: Rock|Instruments: Drums"), generate(pipe, seed=2)):
+        assert (other[0] - audio).norm() > 1e-3 * audio.norm()
