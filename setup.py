@@ -13,7 +13,7 @@ EXTRAS = {
     "eval": ["auraloss>=0.4.0", "librosa>=0.10.2", "scipy>=1.10"],
     "app": ["gradio>=5.0"],
     "flash": ["flash-attn>=2.6; platform_system == 'Linux'"],
-    "dev": ["pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.14", "auraloss>=0.4.0"],
+    "dev": ["pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.14", "auraloss>=0.4.0", "torchsde>=0.2.6"],
 }
 
 setup(
