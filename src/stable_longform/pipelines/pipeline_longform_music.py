@@ -293,6 +293,7 @@ class LongFormMusicPipeline(DiffusionPipeline):
         embeddings, mask = self._encode_text(inputs.check_texts("prompt", prompt))
         return embeddings, mask if self.config.mask_text_padding else None
 
+    @torch.no_grad()
     def decode_latents(self, latents: torch.Tensor, duration: float) -> torch.Tensor:
         """Decodes one item's latents `(latent_channels, latent_length)` to `(audio_channels, num_samples)`.
 
