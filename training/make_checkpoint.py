@@ -6,10 +6,7 @@
 The result opens with `LongFormMusicPipeline.from_pretrained(output_dir)`.
 """
 
-import os
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer
@@ -55,12 +52,7 @@ def main(config: Config) -> None:
         transformer=transformer,
         scheduler=make_scheduler(config.sigma_min, config.sigma_max),
     ).to(getattr(torch, config.dtype))
-    output_dir = Path(config.output_dir)
-    partial = output_dir.with_name(f".{output_dir.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    pipe.save_pretrained(partial)
-    shutil.rmtree(output_dir, ignore_errors=True)
-    os.replace(partial, output_dir)
+    utils.export_model(pipe, config.output_dir)
 
 
 if __name__ == "__main__":

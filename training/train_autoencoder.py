@@ -77,6 +77,7 @@ class Config:
 def main(config: Config) -> None:
     """Builds, resumes, loops, saves."""
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    utils.seed_step(config.seed, 0)
     model = AutoencoderOobleck(**config.model)
     if config.crop_num_samples % model.hop_length or config.crop_num_samples < max(config.fft_sizes):
         raise ValueError(
@@ -84,8 +85,6 @@ def main(config: Config) -> None:
             f"got {config.crop_num_samples}."
         )
     output_dir = utils.start_run(config.output_dir, config)
-    utils.seed_step(config.seed, 0)
-    model = AutoencoderOobleck(**config.model)
     discriminator = MultiScaleSTFTDiscriminator(**config.discriminator)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
