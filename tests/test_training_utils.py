@@ -198,6 +198,16 @@ def test_export_model_replaces(tmp_path, tiny_autoencoder_config):
     assert_all_equal(list(loaded.state_dict().values()), list(model.state_dict().values()))
 
 
+def test_weights_of_another_shape_are_refused(tiny_autoencoder_config):
+    model = AutoencoderOobleck(**tiny_autoencoder_config)
+    source = AutoencoderOobleck(**tiny_autoencoder_config)
+    utils.load_weights(model, source)
+    assert_all_equal(list(model.state_dict().values()), list(source.state_dict().values()))
+    wider = AutoencoderOobleck(**tiny_autoencoder_config | {"decoder_channels": 6})
+    with pytest.raises(ValueError, match="other weights"):
+        utils.load_weights(model, wider)
+
+
 # Learning rate, seeds, order of the data
 
 

@@ -47,6 +47,7 @@ class Config:
 
     manifest: str
     output_dir: str
+    init_from: str | None = None  # folder or Hub id of an autoencoder to go on from, of the same shape
     model: dict = field(default_factory=dict)  # arguments of AutoencoderOobleck that differ from the paper
     discriminator: dict = field(default_factory=dict)  # likewise of MultiScaleSTFTDiscriminator
     loss_weights: dict = field(default_factory=_paper_weights)
@@ -90,7 +91,9 @@ def main(config: Config) -> None:
         model.enable_gradient_checkpointing()
     sampling_rate = model.config.sampling_rate
     crops = AudioCrops(read_manifest(config.manifest, "train"), config.crop_num_samples, sampling_rate, config.seed)
-    if config.data_dependent_init:
+    if config.init_from is not None:
+        utils.load_weights(model, AutoencoderOobleck.from_pretrained(config.init_from))
+    elif config.data_dependent_init:
         initialize_from_data(model, torch.stack([crops[VALIDATION_SEED + i]["waveform"] for i in range(8)]))
     ema = EMAModel(model.parameters(), config.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
     optimizer = _optimizer(model, config.learning_rate, config)
@@ -106,7 +109,7 @@ def main(config: Config) -> None:
     for step, batch in enumerate(progress, start_step):
         utils.seed_step(config.seed, step, accelerator.process_index)
         waveform = batch["waveform"].to(accelerator.device)
-        adversarial = step >= config.discriminator_start_step
+        adversarial, own_step = turn(step, config.discriminator_start_step)
         if adversarial and step % 2:
             losses = discriminator_step_losses(model, discriminator, waveform)
             total = losses["discriminator"]
@@ -119,7 +122,7 @@ def main(config: Config) -> None:
             active, rate = optimizer, config.learning_rate
         utils.check_finite(losses, step)
         for group in active.param_groups:
-            group["lr"] = rate * utils.inverse_lr(step, config.inv_gamma, warmup=config.warmup)
+            group["lr"] = rate * utils.inverse_lr(own_step, config.inv_gamma, warmup=config.warmup)
         optimizer.zero_grad()
         discriminator_optimizer.zero_grad()
         accelerator.backward(total)
@@ -134,10 +137,24 @@ def main(config: Config) -> None:
         if accelerator.is_main_process and (step % config.log_every < 2 or done == config.max_steps):
             utils.log_metrics(output_dir, done, losses)
             progress.set_postfix(loss=f"{float(total):.3f}")
+        if done % config.validate_every == 0 or done == config.max_steps:  # before the checkpoint: never left out
+            validate_and_export(accelerator, model, ema, config, output_dir, done)
         if done % config.save_every == 0 or done == config.max_steps:
             utils.save_checkpoint(accelerator, output_dir, done)
-        if done % config.validate_every == 0 or done == config.max_steps:
-            validate_and_export(accelerator, model, ema, config, output_dir, done)
+
+
+def turn(step: int, discriminator_start_step: int) -> tuple[bool, int]:
+    """Whether the discriminator takes part in a step, and how many steps that step's network has had before.
+
+    From `discriminator_start_step` on the networks take turns, the autoencoder in even steps; each has a learning-rate
+    schedule of its own. Before it only the autoencoder is trained.
+    """
+    if step < discriminator_start_step:
+        return False, step
+    turns_taken = (step + 1) // 2 - (discriminator_start_step + 1) // 2  # even steps so far, the autoencoder's
+    if step % 2:
+        return True, step // 2 - discriminator_start_step // 2
+    return True, discriminator_start_step + turns_taken
 
 
 @torch.no_grad()

@@ -172,14 +172,14 @@ def main(config: Config) -> None:
             metrics = {**losses, "learning_rate": rate, "logit_scale": raw_model.logit_scale_a.exp()}
             utils.log_metrics(output_dir, done, metrics)
             progress.set_postfix(loss=f"{float(losses['contrastive']):.3f}")
-        if done % config.save_every == 0 or done == config.max_steps:
-            utils.save_checkpoint(accelerator, output_dir, done)
-        if done % config.validate_every == 0 or done == config.max_steps:
+        if done % config.validate_every == 0 or done == config.max_steps:  # before the checkpoint: never left out
             if accelerator.is_main_process:
                 processor = ClapProcessor(extractor, tokenizer)
                 utils.export_model(raw_model, output_dir / "clap", processor)
                 utils.log_metrics(output_dir, done, validate(raw_model, tokenizer, validation, config.batch_size))
             accelerator.wait_for_everyone()
+        if done % config.save_every == 0 or done == config.max_steps:
+            utils.save_checkpoint(accelerator, output_dir, done)
 
 
 def check_config(config: Config) -> None:

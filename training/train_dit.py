@@ -73,8 +73,8 @@ def main(config: Config) -> None:
     tokenizer = AutoTokenizer.from_pretrained(config.clap)
     output_dir = utils.start_run(config.output_dir, config)
     if config.init_from is not None:
-        load_weights(transformer, DiTTransformer1D.from_pretrained(config.init_from, subfolder="transformer"))
-        load_weights(
+        utils.load_weights(transformer, DiTTransformer1D.from_pretrained(config.init_from, subfolder="transformer"))
+        utils.load_weights(
             timing_conditioner, TimingConditioner.from_pretrained(config.init_from, subfolder="timing_conditioner")
         )
     if config.gradient_checkpointing:
@@ -116,9 +116,7 @@ def main(config: Config) -> None:
         if accelerator.is_main_process and (done % config.log_every == 0 or done == config.max_steps):
             utils.log_metrics(output_dir, done, {"loss": loss, "learning_rate": config.learning_rate * factor})
             progress.set_postfix(loss=f"{float(loss):.3f}")
-        if done % config.save_every == 0 or done == config.max_steps:
-            utils.save_checkpoint(accelerator, output_dir, done)
-        if done % config.validate_every == 0 or done == config.max_steps:
+        if done % config.validate_every == 0 or done == config.max_steps:  # before the checkpoint: never left out
             models = accelerator.unwrap_model(transformer), accelerator.unwrap_model(timing_conditioner)
             if accelerator.is_main_process:
                 ema.store(transformer.parameters())
@@ -128,6 +126,8 @@ def main(config: Config) -> None:
                 utils.log_metrics(output_dir, done, metrics)
                 ema.restore(transformer.parameters())
             accelerator.wait_for_everyone()
+        if done % config.save_every == 0 or done == config.max_steps:
+            utils.save_checkpoint(accelerator, output_dir, done)
 
 
 def velocity_loss(
@@ -209,18 +209,6 @@ def export(transformer, timing_conditioner, directory: Path) -> None:
     directory.mkdir(exist_ok=True)
     utils.export_model(transformer, directory / "transformer")
     utils.export_model(timing_conditioner, directory / "timing_conditioner")
-
-
-def load_weights(model: torch.nn.Module, source: torch.nn.Module) -> None:
-    """Copies all weights of `source`; nothing in the models depends on the window length.
-
-    Raises:
-        ValueError: the models have other weights or shapes.
-    """
-    try:
-        model.load_state_dict(source.state_dict())
-    except RuntimeError as error:
-        raise ValueError(f"--init_from has other weights than the model: {error}") from error
 
 
 if __name__ == "__main__":

@@ -292,6 +292,18 @@ def export_model(model, directory: str | os.PathLike, *companions) -> None:
     os.replace(partial, directory)
 
 
+def load_weights(model: torch.nn.Module, source: torch.nn.Module) -> None:
+    """Copies all weights of `source`; the models may differ in what has no weights, as the length of the window.
+
+    Raises:
+        ValueError: the models have other weights or shapes.
+    """
+    try:
+        model.load_state_dict(source.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"--init_from has other weights than the model: {error}") from error
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a small text file atomically."""
     path = Path(path)

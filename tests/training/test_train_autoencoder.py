@@ -20,8 +20,10 @@ from train_autoencoder import (  # noqa: E402
     discriminator_step_losses,
     generator_step_losses,
     initialize_from_data,
+    turn,
 )
 
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 SETTINGS = {
     "model": {
         "encoder_hidden_size": 4,
@@ -70,7 +72,7 @@ def runs(folder):
 @pytest.mark.parametrize(
     "name",
     [
-        "autoencoder/diffusion_pytorch_model.safetensors",
+        f"autoencoder/{WEIGHTS}",
         "checkpoint-00000004/model.safetensors",
         "checkpoint-00000004/model_1.safetensors",
     ],
@@ -97,7 +99,7 @@ def test_both_networks_have_moved_in_their_own_steps(runs, folder):
     """Step 3 trains the autoencoder; the model in the checkpoint is the raw one, the exported one the average."""
     before = torch.load(folder / "after_two.pt")
     after = load_file(runs[0] / "checkpoint-00000004" / "model.safetensors")
-    average = load_file(runs[0] / "autoencoder" / "diffusion_pytorch_model.safetensors")
+    average = load_file(runs[0] / "autoencoder" / WEIGHTS)
     assert all(not torch.equal(before[name], after[name]) for name in before if name.endswith("weight_v"))
     assert any(not torch.equal(average[name], after[name]) for name in after)
     first, second = (load_file(runs[0] / f"checkpoint-{n:08d}" / "model_1.safetensors") for n in (2, 4))
@@ -111,6 +113,14 @@ def test_exported_autoencoder_opens(runs, make_audio):
     left = {path.name for path in runs[0].iterdir()}
     checkpoints = {"checkpoint-00000002", "checkpoint-00000004"}
     assert left == {"autoencoder", "config.yaml", "run.json", "metrics.jsonl"} | checkpoints
+
+
+def test_another_run_goes_on_from_the_exported_weights(runs, folder):
+    """With next to no learning rate the weights stay those that were given."""
+    more = [*arguments(folder, "more", 1), f"--init_from={runs[0] / 'autoencoder'}", "--learning_rate=1e-9"]
+    check_script("train_autoencoder.py", *more)
+    before, after = (load_file(run / "autoencoder" / WEIGHTS) for run in (runs[0], folder / "more"))
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
 
 
 def test_wrong_settings_end_in_one_line(folder):
@@ -133,6 +143,17 @@ def test_defaults_are_the_paper():
 
 
 # The two steps
+
+
+@pytest.mark.parametrize("first", [0, 1, 2, 5])
+def test_each_network_counts_its_own_steps(first):
+    counts = {"autoencoder": 0, "discriminator": 0}
+    for step in range(20):
+        is_judged, own_step = turn(step, first)
+        name = "discriminator" if is_judged and step % 2 else "autoencoder"
+        assert is_judged == (step >= first) and own_step == counts[name]
+        counts[name] += 1
+    assert abs(counts["autoencoder"] - first - counts["discriminator"]) <= 1
 
 
 @pytest.fixture
