@@ -45,12 +45,13 @@ class Config:
 def main(config: Config) -> None:
     """Encodes this process's tracks, then writes the index."""
     unknown = [split for split in config.splits if split not in SPLITS]
-    if unknown or config.dtype not in ("float32", "bfloat16", "float16"):
-        raise ValueError(f"splits must be among {SPLITS} and dtype a float type, got {config.splits}, {config.dtype}.")
+    if unknown:
+        raise ValueError(f"splits must be among {', '.join(SPLITS)}, got {', '.join(unknown)}.")
+    dtype = utils.float_dtype(config.dtype)
     state = PartialState(cpu=not torch.accelerator.is_available())
     output_dir = Path(config.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    vae = AutoencoderOobleck.from_pretrained(config.autoencoder, torch_dtype=getattr(torch, config.dtype))
+    vae = AutoencoderOobleck.from_pretrained(config.autoencoder, torch_dtype=dtype)
     vae = vae.to(state.device).eval()
     _check_autoencoder(vae, output_dir / INFO_FILE, state)
     tracks = [track for split in config.splits for track in choose_tracks(config, split)]

@@ -8,7 +8,6 @@ The result opens with `LongFormMusicPipeline.from_pretrained(output_dir)`.
 
 from dataclasses import dataclass
 
-import torch
 from transformers import AutoTokenizer
 
 from stable_longform import training_utils as utils
@@ -35,8 +34,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Loads the parts, checks that they fit, saves the pipeline."""
-    if config.dtype not in ("float32", "bfloat16", "float16"):
-        raise ValueError(f"dtype must be float32, bfloat16 or float16, got {config.dtype!r}.")
+    dtype = utils.float_dtype(config.dtype)
     vae = AutoencoderOobleck.from_pretrained(config.autoencoder)
     transformer = DiTTransformer1D.from_pretrained(config.dit, subfolder="transformer")
     if transformer.config.in_channels != vae.config.decoder_input_channels:
@@ -51,7 +49,7 @@ def main(config: Config) -> None:
         timing_conditioner=TimingConditioner.from_pretrained(config.dit, subfolder="timing_conditioner"),
         transformer=transformer,
         scheduler=make_scheduler(config.sigma_min, config.sigma_max),
-    ).to(getattr(torch, config.dtype))
+    ).to(dtype)
     utils.export_model(pipe, config.output_dir)
 
 

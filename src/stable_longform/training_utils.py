@@ -292,6 +292,17 @@ def export_model(model, directory: str | os.PathLike, *companions) -> None:
     os.replace(partial, directory)
 
 
+def float_dtype(name: str) -> torch.dtype:
+    """The dtype called "float32", "bfloat16" or "float16".
+
+    Raises:
+        ValueError: another name.
+    """
+    if name not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"dtype must be float32, bfloat16 or float16, got {name!r}.")
+    return getattr(torch, name)
+
+
 def load_weights(model: torch.nn.Module, source: torch.nn.Module) -> None:
     """Copies all weights of `source`; the models may differ in what has no weights, as the length of the window.
 

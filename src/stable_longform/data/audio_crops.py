@@ -11,7 +11,7 @@ import soundfile
 import torch
 import torch.nn.functional as F
 
-from stable_longform.data.manifest import Track
+from stable_longform.data.manifest import Track, draw_index
 from stable_longform.utils.audio import read_audio, to_stereo
 
 SILENCE_PEAK = 10 ** (-60 / 20)  # crops quieter than -60 dBFS are drawn again, as in the code of the paper
@@ -44,8 +44,7 @@ class AudioCrops(torch.utils.data.Dataset):
             raise ValueError("tracks must hold at least one track, got none.")
         self.tracks, self.num_samples, self.sampling_rate = tracks, num_samples, sampling_rate
         self.seed, self.phase_flip_probability = seed, phase_flip_probability
-        weights = np.array([track.weight * track.duration_in_s for track in tracks])
-        self.cumulative = np.cumsum(weights / weights.sum())
+        self.weights = [track.weight * track.duration_in_s for track in tracks]
 
     def __len__(self) -> int:
         return 2**31  # an endless sequence; the sampler chooses the range
@@ -54,7 +53,7 @@ class AudioCrops(torch.utils.data.Dataset):
         """Gives `{"waveform": (2, num_samples), "track": its number, "start_in_s": float}`."""
         rng = np.random.default_rng([self.seed, index])
         for _ in range(MAX_DRAWS):
-            number = min(int(np.searchsorted(self.cumulative, rng.random())), len(self.tracks) - 1)
+            number = draw_index(self.weights, rng)
             waveform, start_in_s = random_crop(self.tracks[number], self.num_samples, self.sampling_rate, rng)
             if waveform.abs().max() >= SILENCE_PEAK:
                 break

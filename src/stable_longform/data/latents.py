@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from stable_longform.data.manifest import draw_index
 from stable_longform.data.prompts import available_fields, build_prompt
 
 INDEX_FILE, SILENCE_FILE, INFO_FILE = "index.jsonl", "silence.safetensors", "latents.json"
@@ -79,8 +80,7 @@ class LatentWindows(torch.utils.data.Dataset):
         for track in self.tracks:
             if not available_fields(track.metadata):
                 raise ValueError(f"{track.file}: the metadata has no field to make a prompt from.")
-        weights = np.array([track.weight for track in self.tracks])
-        self.cumulative = np.cumsum(weights / weights.sum())
+        self.weights = [track.weight for track in self.tracks]
 
     def __len__(self) -> int:
         return 2**31  # an endless sequence; the sampler chooses the range
@@ -91,7 +91,7 @@ class LatentWindows(torch.utils.data.Dataset):
         `seconds_start` is rounded down and `seconds_total` up to whole seconds, as in the paper's code.
         """
         rng = np.random.default_rng([self.seed, index])
-        track = self.tracks[min(int(np.searchsorted(self.cumulative, rng.random())), len(self.tracks) - 1)]
+        track = self.tracks[draw_index(self.weights, rng)]
         start = int(rng.integers(0, max(track.latent_length - self.window_length, 0) + 1))
         mean, std = self._read(track, start)
         noise = torch.from_numpy(rng.standard_normal(mean.shape, dtype=np.float32))

@@ -7,8 +7,11 @@ of text), `bpm`, `description`. `weight` (default 1) scales how often a track is
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 SPLITS = ("train", "valid", "test", "extra")
 
@@ -43,6 +46,12 @@ def read_manifest(path: str | os.PathLike, split: str | None = None) -> list[Tra
     if not tracks:
         raise ValueError(f"{path} has no track" + (f" in split {split!r}." if split else "."))
     return tracks
+
+
+def draw_index(weights: Sequence[float], rng: np.random.Generator) -> int:
+    """Draws a position in proportion to its weight (> 0)."""
+    cumulative = np.cumsum(weights)
+    return min(int(np.searchsorted(cumulative, rng.random() * cumulative[-1])), len(weights) - 1)
 
 
 def _parse_track(row: dict, where: str, folder: Path) -> Track:
