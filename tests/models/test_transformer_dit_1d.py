@@ -336,6 +336,21 @@ def test_attention_backend(model, inputs):
         model.reset_attention_backend()
 
 
+def test_fused_projections_change_nothing(model, inputs):
+    inputs["encoder_attention_mask"] = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    expected, keys = run(model, inputs), list(model.state_dict())
+    model.fuse_qkv_projections()
+    calls = []
+    for attention in (module for module in model.modules() if isinstance(module, DiTAttention)):
+        fused = attention.to_kv if attention.is_cross_attention else attention.to_qkv
+        fused.register_forward_hook(lambda *_: calls.append(1))
+    torch.testing.assert_close(run(model, inputs)[0], expected[0], rtol=1e-5, atol=1e-5)
+    assert len(calls) == 6
+    model.unfuse_qkv_projections()
+    assert list(model.state_dict()) == keys
+    assert_all_equal(run(model, inputs), expected)
+
+
 def test_first_block_cache(model, inputs):
     """A second call with the same inputs is answered by the first block and the remembered rest."""
     expected = model(**inputs).sample
