@@ -16,7 +16,7 @@ from diffusers.utils import BaseOutput, logging
 
 from stable_longform import noise_schedule
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
-from stable_longform.models.clap_text_encoder import ClapTextEncoder
+from stable_longform.models.clap_text_encoder import ClapTextEncoder, encode_texts
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.pipelines import inputs
@@ -307,14 +307,10 @@ class LongFormMusicPipeline(DiffusionPipeline):
     def _encode_text(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings `(num_texts, max_length, dim)` and the boolean mask of real tokens."""
         max_length = self.text_encoder.config.max_length
-        tokens = self.tokenizer(
-            texts, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt"
-        ).to(self._execution_device)
         for text, ids in zip(texts, self.tokenizer(texts).input_ids, strict=True):
             if len(ids) > max_length:
                 logger.warning("The prompt has %d tokens, only %d are used: %r", len(ids), max_length, text)
-        mask = tokens.attention_mask.bool()
-        return self.text_encoder(tokens.input_ids, attention_mask=mask).last_hidden_state, mask
+        return encode_texts(self.text_encoder, self.tokenizer, texts, max_length, self._execution_device)
 
     def _encode_negative(
         self,
