@@ -316,7 +316,8 @@ class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
             encoder_hidden_states: text and timing tokens `(B, S, cross_attention_input_dim)`.
             global_hidden_states: timing of the whole item `(B, 1, global_states_input_dim)`.
             encoder_attention_mask: boolean `(B, S)`, True = attend; the same as cutting the other tokens off.
-            attention_mask: boolean `(B, L)`, True = attend. A patch is attended to when any of its frames is.
+            attention_mask: boolean `(B, L)`, True = attend; the same as cutting the other frames off. In a patch with
+                frames of both kinds the others count as zero.
             return_dict: whether to return an output object or a plain tuple.
 
         Returns:
@@ -330,6 +331,8 @@ class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
         _check_mask("encoder_attention_mask", encoder_attention_mask, encoder_hidden_states.shape[:2])
         _check_mask("attention_mask", attention_mask, (hidden_states.shape[0], hidden_states.shape[-1]))
 
+        if attention_mask is not None:
+            hidden_states = hidden_states.masked_fill(~attention_mask[:, None], 0.0)
         context = self.cross_attention_proj(encoder_hidden_states)
         time_features = self.time_proj(timestep).to(global_hidden_states.dtype)
         global_token = self.global_proj(global_hidden_states) + self.timestep_proj(time_features)[:, None]
