@@ -10,64 +10,23 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from common import randomize_weights
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from transformers import PreTrainedTokenizerFast
+from tiny_pipeline import tiny_pipeline
 
-from stable_longform import (
-    AutoencoderOobleck,
-    ClapTextEncoder,
-    DiTTransformer1D,
-    LongFormMusicPipeline,
-    TimingConditioner,
-    __version__,
-)
+from stable_longform import AutoencoderOobleck, LongFormMusicPipeline, __version__
 from stable_longform.cli import DEFAULT_STEPS, main
-from stable_longform.noise_schedule import make_scheduler
 from stable_longform.utils.audio import read_audio, read_tags, write_audio
 
 RATE = 8000
 WINDOW_IN_S = 128 * 32 / RATE
-WORDS = ("<s>", "<pad>", "</s>", "<unk>", "piano", "drums", "ambient", "strings")
-
-
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    model = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
-    model.pre_tokenizer = Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=model, pad_token="<pad>", unk_token="<unk>", model_max_length=8)
-
-
-def make_pipeline() -> LongFormMusicPipeline:
-    """Random weights; a window of 128 frames of 32 samples: 0.512 s."""
-    torch.manual_seed(0)
-    vae = AutoencoderOobleck(4, (4, 8), (1, 2), 4, decoder_input_channels=4, sampling_rate=RATE)
-    text_encoder = ClapTextEncoder(len(WORDS), 16, 2, 2, 16, max_position_embeddings=16, max_length=8)
-    transformer = DiTTransformer1D(
-        sample_size=128,
-        in_channels=4,
-        out_channels=4,
-        num_layers=1,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        num_key_value_attention_heads=1,
-        cross_attention_dim=8,
-        cross_attention_input_dim=16,
-        global_states_input_dim=32,
-    )
-    timing_conditioner = TimingConditioner(conditioning_dim=16, internal_dim=8)
-    randomize_weights(transformer)
-    vae.decoder.conv2.weight_g.data *= 0.02  # well within full scale
-    return LongFormMusicPipeline(
-        vae, text_encoder, make_tokenizer(), timing_conditioner, transformer, make_scheduler()
-    )
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Path:
+    """Random weights; a window of 128 frames of 32 samples: 0.512 s."""
     folder = tmp_path_factory.mktemp("checkpoint") / "random"
-    make_pipeline().save_pretrained(folder)
+    pipe = tiny_pipeline(sampling_rate=RATE, sample_size=128)
+    pipe.vae.decoder.conv2.weight_g.data *= 0.02  # well within full scale
+    pipe.save_pretrained(folder)
     return folder
 
 

@@ -137,6 +137,20 @@ def test_launch_ends_with_one_line_and_exit_code_2(monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("error: Unknown configuration key 'steps'")
 
 
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"bais": True}, "Unknown entries of model: bais; known: in_features, out_features, bias, device, dtype"),
+        ({"in_features": "four"}, "model has a value of the wrong type"),
+        ({}, "model has a value of the wrong type: .*in_features"),
+    ],
+)
+def test_models_are_built_from_known_arguments(arguments, message):
+    assert utils.build_model(torch.nn.Linear, {"in_features": 3, "out_features": 2}, "model").in_features == 3
+    with pytest.raises(ValueError, match=message):
+        utils.build_model(torch.nn.Linear, {"out_features": 2} | arguments, "model")
+
+
 # Runs
 
 

@@ -79,14 +79,14 @@ def main(config: Config) -> None:
     """Builds, resumes, loops, saves."""
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     utils.seed_step(config.seed, 0)
-    model = AutoencoderOobleck(**config.model)
+    model = utils.build_model(AutoencoderOobleck, config.model, "model")
     if config.crop_num_samples % model.hop_length or config.crop_num_samples < max(config.fft_sizes):
         raise ValueError(
             f"crop_num_samples must be a multiple of {model.hop_length} and at least {max(config.fft_sizes)}, "
             f"got {config.crop_num_samples}."
         )
     output_dir = utils.start_run(config.output_dir, config)
-    discriminator = MultiScaleSTFTDiscriminator(**config.discriminator)
+    discriminator = utils.build_model(MultiScaleSTFTDiscriminator, config.discriminator, "discriminator")
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     sampling_rate = model.config.sampling_rate

@@ -24,7 +24,7 @@ from transformers import AutoTokenizer
 from stable_longform import noise_schedule
 from stable_longform import training_utils as utils
 from stable_longform.data.latents import LatentWindows, collate_windows
-from stable_longform.models.clap_text_encoder import ClapTextEncoder
+from stable_longform.models.clap_text_encoder import ClapTextEncoder, encode_texts
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 
@@ -65,8 +65,8 @@ def main(config: Config) -> None:
     """Builds, resumes, loops, saves."""
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     utils.seed_step(config.seed, 0)
-    transformer = DiTTransformer1D(**config.model)
-    timing_conditioner = TimingConditioner(**config.timing)
+    transformer = utils.build_model(DiTTransformer1D, config.model, "model")
+    timing_conditioner = utils.build_model(TimingConditioner, config.timing, "timing")
     window_length, max_seconds = transformer.config.sample_size, timing_conditioner.config.max_value
     windows = LatentWindows(config.latents, "train", window_length, max_seconds, config.seed)
     text_encoder = ClapTextEncoder.from_clap(config.clap).requires_grad_(False).eval().to(accelerator.device)
@@ -99,7 +99,7 @@ def main(config: Config) -> None:
         utils.seed_step(config.seed, step, accelerator.process_index)
         t = next(times).to(accelerator.device)
         t = torch.where(torch.rand_like(t) < config.terminal_probability, 1.0, t)
-        batch["text"] = encode_text(text_encoder, tokenizer, batch["prompt"])
+        batch["text"] = encode_texts(text_encoder, tokenizer, batch["prompt"])[0]
         keep = torch.rand(len(t), device=t.device) >= config.condition_dropout
         noise = torch.randn(batch["latents"].shape)
         with accelerator.autocast():
@@ -158,19 +158,6 @@ def velocity_loss(
     return F.mse_loss(prediction.float(), target, reduction="none").mean(dim=(1, 2))
 
 
-@torch.no_grad()
-def encode_text(text_encoder: ClapTextEncoder, tokenizer, prompts: list[str]) -> torch.Tensor:
-    """Text features `(B, max_length, D)` of prompts, as the pipeline computes them."""
-    tokens = tokenizer(
-        prompts,
-        padding="max_length",
-        max_length=text_encoder.config.max_length,
-        truncation=True,
-        return_tensors="pt",
-    ).to(text_encoder.device)
-    return text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask.bool()).last_hidden_state
-
-
 def uniform_times(seed: int, batch_size: int, accelerator: Accelerator, start_step: int):
     """Yields each step's times `(batch_size,)`: a scrambled Sobol sequence shared out to the processes."""
     engine = SobolEngine(1, scramble=True, seed=seed)
@@ -196,7 +183,7 @@ def validate(transformer, timing_conditioner, text_encoder, tokenizer, config: C
     losses = []
     for i in range(count):
         batch = collate_windows([windows[i]])
-        batch["text"] = encode_text(text_encoder, tokenizer, batch["prompt"])
+        batch["text"] = encode_texts(text_encoder, tokenizer, batch["prompt"])[0]
         noise = torch.randn(batch["latents"].shape, generator=generator)
         t = torch.tensor([(i + 0.5) / count], device=transformer.device)
         keep = torch.ones(1, dtype=torch.bool, device=transformer.device)

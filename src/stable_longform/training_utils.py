@@ -8,6 +8,7 @@ Plain functions of tensors, modules and numbers; the loops themselves are in `tr
 import dataclasses
 import datetime
 import importlib.metadata
+import inspect
 import json
 import logging
 import os
@@ -150,6 +151,22 @@ def _to_float(key: str, value) -> float:
         except ValueError:
             pass
     raise ValueError(f"{key} must be of type float, got {value!r}.")
+
+
+def build_model(model_class: type, arguments: Mapping, name: str):
+    """Constructs `model_class(**arguments)` from the configuration field `name`.
+
+    Raises:
+        ValueError: an argument that the class does not know, or a value that it cannot take.
+    """
+    known = [key for key in inspect.signature(model_class).parameters if key != "self"]
+    unknown = [str(key) for key in arguments if key not in known]
+    if unknown:
+        raise ValueError(f"Unknown entries of {name}: {', '.join(unknown)}; known: {', '.join(known)}.")
+    try:
+        return model_class(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{name} has a value of the wrong type: {error}.") from error
 
 
 def start_run(output_dir: str | os.PathLike, config) -> Path:

@@ -14,7 +14,9 @@ from common import (
     run,
 )
 from diffusers import FirstBlockCacheConfig, StableAudioDiTModel
+from diffusers.models.attention_dispatch import attention_backend
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
+from diffusers.utils import is_flash_attn_available, is_sageattention_available
 
 from stable_longform.models.transformer_dit_1d import (
     DiTAttention,
@@ -159,22 +161,38 @@ def test_encoder_mask_is_cutting_the_tokens_off(model, inputs):
     assert relative_error(masked, model(**inputs).sample) > 1e-3
 
 
+@pytest.mark.parametrize("backend", ["native", "_native_math", "flex"])
+@pytest.mark.parametrize(("patch_size", "lengths"), [(1, (13, 6, 1)), (4, (20, 11, 5))])
+def test_masks_are_cutting_off_in_every_backend(patch_size, lengths, backend):
+    """T3. Items of different, odd lengths; where a patch is cut through, its other frames are zeros."""
+    model = build(patch_size=patch_size)
+    inputs = make_inputs(batch_size=3, length=max(lengths))
+    num_tokens = (5, 3, 1)
+    masks = {
+        "attention_mask": torch.arange(max(lengths)) < torch.tensor(lengths)[:, None],
+        "encoder_attention_mask": torch.arange(5) < torch.tensor(num_tokens)[:, None],
+    }
+    expected = []
+    for index, length in enumerate(lengths):
+        item = {name: value[index : index + 1] for name, value in inputs.items()}
+        item["hidden_states"] = torch.nn.functional.pad(item["hidden_states"][..., :length], (0, -length % patch_size))
+        item["encoder_hidden_states"] = item["encoder_hidden_states"][:, : num_tokens[index]]
+        expected.append(model(**item).sample[0, :, :length])
+    with attention_backend(backend), torch.no_grad():
+        masked = model(**inputs, **masks).sample
+    for index, length in enumerate(lengths):
+        torch.testing.assert_close(masked[index, :, :length], expected[index], rtol=1e-4, atol=1e-5)
+    assert relative_error(model(**inputs).sample, masked) > 1e-3
+
+
 @pytest.mark.parametrize("patch_size", [1, 2])
-def test_mask_is_cutting_the_end_off(inputs, patch_size):
+def test_masked_content_does_not_matter(inputs, patch_size):
     model = build(patch_size=patch_size)
     mask = torch.arange(12).expand(2, -1) < 8
-    masked = model(**inputs, attention_mask=mask).sample
-    short = model(**(inputs | {"hidden_states": inputs["hidden_states"][..., :8]})).sample
-    torch.testing.assert_close(masked[..., :8], short, rtol=1e-4, atol=1e-5)
-    assert relative_error(model(**inputs).sample[..., :8], short) > 1e-3
-
-
-def test_patch_attends_when_any_frame_does(inputs):
-    model = build(patch_size=2)
-    whole = torch.arange(12).expand(2, -1) < 8
-    partial = whole.clone()
-    partial[:, [1, 4, 7]] = False  # one frame of a patch each
-    assert_all_equal(run(model, inputs | {"attention_mask": partial}), run(model, inputs | {"attention_mask": whole}))
+    mask = mask & (torch.arange(12) != 3)  # cuts through a patch
+    expected = model(**inputs, attention_mask=mask).sample.where(mask[:, None], 0)
+    inputs["hidden_states"] = inputs["hidden_states"].where(mask[:, None], 1e3)
+    assert torch.equal(model(**inputs, attention_mask=mask).sample.where(mask[:, None], 0), expected)
 
 
 def test_masks_of_ones_change_nothing(model, inputs):
@@ -324,16 +342,48 @@ def test_rejects_config(change):
 # diffusers' machinery
 
 
-def test_attention_backend(model, inputs):
+@pytest.mark.parametrize("backend", ["native", "_native_math", "_native_flash", "flex"])
+def test_attention_backend(model, inputs, backend):
     expected = model(**inputs).sample
     try:
-        model.set_attention_backend("_native_math")
+        model.set_attention_backend(backend)
         attentions = [module for module in model.modules() if isinstance(module, DiTAttention)]
         assert len(attentions) == 6
-        assert all(attention.processor._attention_backend == "_native_math" for attention in attentions)
-        torch.testing.assert_close(model(**inputs).sample, expected, rtol=1e-4, atol=1e-5)
+        assert all(attention.processor._attention_backend == backend for attention in attentions)
+        with torch.no_grad():
+            torch.testing.assert_close(model(**inputs).sample, expected, rtol=1e-4, atol=1e-5)
     finally:
+        model.set_attention_backend("native")  # it is set for all models at once, which a reset does not undo
         model.reset_attention_backend()
+
+
+def test_backends_that_cannot_mask_or_are_not_there_are_refused(model, inputs):
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    with attention_backend("_native_flash"), pytest.raises(ValueError, match="`attn_mask` is not supported"):
+        model(**inputs, encoder_attention_mask=mask)
+    with pytest.raises(ValueError, match="must be one of the following"):
+        model.set_attention_backend("fast")
+    if not is_flash_attn_available():
+        with pytest.raises(RuntimeError, match="Please install `flash-attn"):
+            model.set_attention_backend("flash_varlen")
+    if not is_sageattention_available():
+        with pytest.raises(RuntimeError, match="Please install `sageattention"):
+            model.set_attention_backend("sage")
+
+
+def test_fused_projections_change_nothing(model, inputs):
+    inputs["encoder_attention_mask"] = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    expected, keys = run(model, inputs), list(model.state_dict())
+    model.fuse_qkv_projections()
+    calls = []
+    for attention in (module for module in model.modules() if isinstance(module, DiTAttention)):
+        fused = attention.to_kv if attention.is_cross_attention else attention.to_qkv
+        fused.register_forward_hook(lambda *_: calls.append(1))
+    torch.testing.assert_close(run(model, inputs)[0], expected[0], rtol=1e-5, atol=1e-5)
+    assert len(calls) == 6
+    model.unfuse_qkv_projections()
+    assert list(model.state_dict()) == keys
+    assert_all_equal(run(model, inputs), expected)
 
 
 def test_first_block_cache(model, inputs):

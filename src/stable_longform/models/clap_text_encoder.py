@@ -7,6 +7,7 @@ References: Evans et al., "Long-form music generation with latent diffusion", ar
 """
 
 import os
+from collections.abc import Sequence
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -160,6 +161,35 @@ class ClapTextEncoder(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"input_ids must be in [0, {self.config.vocab_size}), got values from {int(low)} to {int(high)}."
             )
+
+
+@torch.no_grad()
+def encode_texts(
+    text_encoder: torch.nn.Module,
+    tokenizer,
+    texts: Sequence[str],
+    max_length: int | None = None,
+    device: torch.device | str | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features of texts and the boolean mask of their real tokens; the pipeline and the training both use it.
+
+    Args:
+        text_encoder: `ClapTextEncoder`, or a transformers text encoder.
+        tokenizer: of the text encoder.
+        texts: B of them.
+        max_length: number of tokens to which each is padded or cut; None: `text_encoder.config.max_length`.
+        device: where the text encoder runs; None: where it is.
+
+    Returns:
+        `(features (B, max_length, dim), mask (B, max_length))`. Features of padding tokens are not zeroed.
+    """
+    if max_length is None:
+        max_length = text_encoder.config.max_length
+    tokens = tokenizer(
+        list(texts), padding="max_length", max_length=max_length, truncation=True, return_tensors="pt"
+    ).to(text_encoder.device if device is None else device)
+    mask = tokens.attention_mask.bool()
+    return text_encoder(tokens.input_ids, attention_mask=mask).last_hidden_state, mask
 
 
 def _check_attention_mask(mask: torch.Tensor, shape: tuple[int, int]) -> None:

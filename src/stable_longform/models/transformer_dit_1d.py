@@ -96,9 +96,8 @@ class DiTAttnProcessor:
     ) -> torch.Tensor:
         """See `DiTAttention.forward`."""
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query = attn.to_q(hidden_states).unflatten(-1, (-1, attn.head_dim))  # (B, S, H, head_dim)
-        key = attn.to_k(context).unflatten(-1, (-1, attn.head_dim))
-        value = attn.to_v(context).unflatten(-1, (-1, attn.head_dim))
+        projected = attn.project(hidden_states, context)
+        query, key, value = (part.unflatten(-1, (-1, attn.head_dim)) for part in projected)  # (B, S, H, head_dim)
         if rotary_embedding is not None:
             query, key = apply_rotary(query, rotary_embedding), apply_rotary(key, rotary_embedding)
         repeats = query.shape[2] // key.shape[2]
@@ -129,7 +128,7 @@ class DiTAttention(nn.Module, AttentionModuleMixin):
 
     _default_processor_cls = DiTAttnProcessor
     _available_processors = [DiTAttnProcessor]
-    _supports_qkv_fusion = False
+    use_bias = False
 
     def __init__(
         self, dim: int, num_heads: int, head_dim: int, num_key_value_heads: int, context_dim: int | None = None
@@ -143,6 +142,14 @@ class DiTAttention(nn.Module, AttentionModuleMixin):
         self.to_v = nn.Linear(context_dim, num_key_value_heads * head_dim, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(num_heads * head_dim, dim, bias=False)])
         self.set_processor(DiTAttnProcessor())
+
+    def project(self, hidden_states: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Queries of `hidden_states`, keys and values of `context`, by fused projections if they are fused."""
+        if not self.fused_projections:
+            return self.to_q(hidden_states), self.to_k(context), self.to_v(context)
+        if self.is_cross_attention:
+            return self.to_q(hidden_states), *self.to_kv(context).chunk(2, dim=-1)
+        return self.to_qkv(hidden_states).chunk(3, dim=-1)
 
     def forward(
         self,
@@ -243,14 +250,7 @@ class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
     _supports_gradient_checkpointing = True
     _no_split_modules = ["DiTBlock"]
     _repeated_blocks = ["DiTBlock"]
-    _skip_layerwise_casting_patterns = [
-        "time_proj",
-        "preprocess_conv",
-        "postprocess_conv",
-        "^proj_in$",
-        "^proj_out$",
-        "norm",
-    ]
+    _skip_layerwise_casting_patterns = ["time_proj", "p(re|ost)process_conv", "^proj_in$", "^proj_out$", "norm"]
 
     @register_to_config
     def __init__(
@@ -316,7 +316,8 @@ class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
             encoder_hidden_states: text and timing tokens `(B, S, cross_attention_input_dim)`.
             global_hidden_states: timing of the whole item `(B, 1, global_states_input_dim)`.
             encoder_attention_mask: boolean `(B, S)`, True = attend; the same as cutting the other tokens off.
-            attention_mask: boolean `(B, L)`, True = attend. A patch is attended to when any of its frames is.
+            attention_mask: boolean `(B, L)`, True = attend; the same as cutting the other frames off. In a patch with
+                frames of both kinds the others count as zero.
             return_dict: whether to return an output object or a plain tuple.
 
         Returns:
@@ -330,6 +331,8 @@ class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
         _check_mask("encoder_attention_mask", encoder_attention_mask, encoder_hidden_states.shape[:2])
         _check_mask("attention_mask", attention_mask, (hidden_states.shape[0], hidden_states.shape[-1]))
 
+        if attention_mask is not None:
+            hidden_states = hidden_states.masked_fill(~attention_mask[:, None], 0.0)
         context = self.cross_attention_proj(encoder_hidden_states)
         time_features = self.time_proj(timestep).to(global_hidden_states.dtype)
         global_token = self.global_proj(global_hidden_states) + self.timestep_proj(time_features)[:, None]

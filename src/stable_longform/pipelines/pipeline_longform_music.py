@@ -16,11 +16,12 @@ from diffusers.utils import BaseOutput, logging
 
 from stable_longform import noise_schedule
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
-from stable_longform.models.clap_text_encoder import ClapTextEncoder
+from stable_longform.models.clap_text_encoder import ClapTextEncoder, encode_texts
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.pipelines import inputs
 from stable_longform.pipelines.inputs import Generators
+from stable_longform.pipelines.lora import LongFormMusicLoraLoaderMixin
 
 logger = logging.get_logger(__name__)
 
@@ -41,7 +42,7 @@ class LongFormMusicPipelineOutput(BaseOutput):
     sampling_rate: int
 
 
-class LongFormMusicPipeline(DiffusionPipeline):
+class LongFormMusicPipeline(DiffusionPipeline, LongFormMusicLoraLoaderMixin):
     """Text to long-form music.
 
     Args:
@@ -77,7 +78,7 @@ class LongFormMusicPipeline(DiffusionPipeline):
             scheduler=scheduler,
         )
         self.register_to_config(mask_text_padding=mask_text_padding)
-        self._interrupt = False
+        self._interrupt, self._current_timestep = False, None
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "LongFormMusicPipeline":
@@ -108,6 +109,11 @@ class LongFormMusicPipeline(DiffusionPipeline):
     def interrupt(self) -> bool:
         """Set `_interrupt = True`, for example in a callback, to skip the steps that remain."""
         return self._interrupt
+
+    @property
+    def current_timestep(self) -> float | None:
+        """Time t in [0, 1] of the step that is being computed, for diffusers' caches; None between generations."""
+        return self._current_timestep
 
     def enable_vae_tiling(self, tile_latent_length: int = 128) -> None:
         """Decodes in chunks, with the same result as at once (this is the default)."""
@@ -228,12 +234,15 @@ class LongFormMusicPipeline(DiffusionPipeline):
             )
             prompt_embeds, attention_mask, negative_prompt_embeds, timing_tokens, global_states = repeated
             latents = latents.to(device) * self.scheduler.init_noise_sigma
-            is_inside = (timesteps >= guidance_interval[0]) & (timesteps <= guidance_interval[1])
-            is_guided = (is_inside & (guidance_scale != 1)).tolist()  # read once, not to stall the device in each step
+            times = timesteps.tolist()  # read once, not to stall the device in each step
+            is_guided = [guidance_scale != 1 and guidance_interval[0] <= t <= guidance_interval[1] for t in times]
             with self.progress_bar(total=num_inference_steps) as progress:
                 for i, t in enumerate(timesteps):
                     if self.interrupt:
                         continue
+                    self._current_timestep = times[i]
+                    if is_guided[i] != is_guided[i - 1]:
+                        self.transformer._reset_stateful_cache()  # of enable_cache: the batch has another size now
                     v = self._predict_velocity(
                         self.scheduler.scale_model_input(latents, t),
                         t,
@@ -266,6 +275,7 @@ class LongFormMusicPipeline(DiffusionPipeline):
                 if output_type == "np":
                     audios = [audio.cpu().float().numpy() for audio in audios]
         finally:
+            self._current_timestep = None
             self.maybe_free_model_hooks()
         return LongFormMusicPipelineOutput(audios, self.sampling_rate) if return_dict else (audios, self.sampling_rate)
 
@@ -307,14 +317,10 @@ class LongFormMusicPipeline(DiffusionPipeline):
     def _encode_text(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings `(num_texts, max_length, dim)` and the boolean mask of real tokens."""
         max_length = self.text_encoder.config.max_length
-        tokens = self.tokenizer(
-            texts, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt"
-        ).to(self._execution_device)
         for text, ids in zip(texts, self.tokenizer(texts).input_ids, strict=True):
             if len(ids) > max_length:
                 logger.warning("The prompt has %d tokens, only %d are used: %r", len(ids), max_length, text)
-        mask = tokens.attention_mask.bool()
-        return self.text_encoder(tokens.input_ids, attention_mask=mask).last_hidden_state, mask
+        return encode_texts(self.text_encoder, self.tokenizer, texts, max_length, self._execution_device)
 
     def _encode_negative(
         self,
@@ -362,14 +368,15 @@ class LongFormMusicPipeline(DiffusionPipeline):
             latents, global_states = latents.repeat(2, 1, 1), global_states.repeat(2, 1, 1)
             if attention_mask is not None:
                 attention_mask = torch.cat([torch.ones_like(attention_mask), attention_mask])
-        return self.transformer(
-            latents.to(dtype),
-            t.float().expand(len(latents)),
-            encoder_hidden_states=condition.to(dtype),
-            global_hidden_states=global_states.to(dtype),
-            encoder_attention_mask=attention_mask,
-            return_dict=False,
-        )[0].float()
+        with self.transformer.cache_context("velocity"):
+            return self.transformer(
+                latents.to(dtype),
+                t.float().expand(len(latents)),
+                encoder_hidden_states=condition.to(dtype),
+                global_hidden_states=global_states.to(dtype),
+                encoder_attention_mask=attention_mask,
+                return_dict=False,
+            )[0].float()
 
     def _prepare_latents(self, batch_size: int, generator: Generators, latents: torch.Tensor | None) -> torch.Tensor:
         """Unit Gaussian noise `(batch_size, latent_channels, sample_size)` in float32, one generator an item if many.
