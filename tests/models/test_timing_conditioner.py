@@ -129,3 +129,22 @@ def test_model_checks(conditioner, timing, tmp_path):
     check_save_load(conditioner, timing, tmp_path)
     check_determinism(conditioner, timing)
     check_half_precision(conditioner, timing, tolerance=0.02, keep_float32=("seconds_start", "seconds_total"))
+
+
+def test_a_model_without_start_has_one_vector_and_refuses_starts():
+    model = TimingConditioner(conditioning_dim=6, internal_dim=4, use_seconds_start=False)
+    assert not any(name.startswith("start") for name in model.state_dict())
+    output = model(torch.zeros(2), torch.tensor([3.0, 4.0]))
+    assert output.encoder_hidden_states.shape == output.global_hidden_states.shape == (2, 1, 6)
+    assert torch.equal(output.encoder_hidden_states, output.seconds_total_hidden_states)
+    assert len(model(torch.zeros(2), torch.ones(2), return_dict=False)) == 1
+    with pytest.raises(ValueError, match=r"knows no start: seconds_start must be 0, got \[0.0, 1.0\]"):
+        model(torch.tensor([0.0, 1.0]), torch.ones(2))
+
+
+def test_text_of_another_width_is_projected_and_of_the_same_width_is_not():
+    features = torch.randn(2, 3, 5)
+    assert TimingConditioner(conditioning_dim=5, text_encoder_dim=5).project_text(features) is features
+    model = TimingConditioner(conditioning_dim=6, text_encoder_dim=5)
+    expected = features @ model.text_projection.weight.T + model.text_projection.bias
+    torch.testing.assert_close(model.project_text(features), expected)

@@ -1,8 +1,9 @@
 """Turns the timing of a piece of music, where it starts and how long the whole is, into conditioning vectors.
 
 Conventions: times are in seconds. All arithmetic up to the last linear layer is in float32, because bfloat16 rounds
-300 seconds to the nearest 2. State dict keys are those of the number conditioners in diffusers'
-`StableAudioProjectionModel`.
+300 seconds to the nearest 2. State dict keys and configuration fields are those of diffusers'
+`StableAudioProjectionModel`, whose folders open here; like it, the model also holds what brings text features of
+another width to that of the timing vectors, if the checkpoint has such a projection.
 
 References: Evans et al., "Long-form music generation with latent diffusion", arXiv 2404.10301, §2.2; "Fast
 timing-conditioned latent audio diffusion", arXiv 2402.04825, §3.2.
@@ -23,22 +24,22 @@ class TimingConditionerOutput(BaseOutput):
     """Embedded timing of a batch.
 
     Args:
-        seconds_start_hidden_states: `(B, 1, conditioning_dim)`.
+        seconds_start_hidden_states: `(B, 1, conditioning_dim)`; absent when the model does not know the start.
         seconds_total_hidden_states: `(B, 1, conditioning_dim)`.
     """
 
-    seconds_start_hidden_states: torch.Tensor
+    seconds_start_hidden_states: torch.Tensor | None
     seconds_total_hidden_states: torch.Tensor | None = None  # a default, since accelerate rebuilds outputs from a dict
 
     @property
     def encoder_hidden_states(self) -> torch.Tensor:
         """Start and total as two cross-attention tokens, `(B, 2, conditioning_dim)`, to be put after the text's."""
-        return torch.cat([self.seconds_start_hidden_states, self.seconds_total_hidden_states], dim=1)
+        return torch.cat(self.to_tuple(), dim=1)  # of one token when the start is absent
 
     @property
     def global_hidden_states(self) -> torch.Tensor:
         """Start and total side by side in one vector, `(B, 1, 2 * conditioning_dim)`."""
-        return torch.cat([self.seconds_start_hidden_states, self.seconds_total_hidden_states], dim=-1)
+        return torch.cat(self.to_tuple(), dim=-1)
 
 
 class LearnedPositionalEmbedding(nn.Module):
@@ -95,6 +96,10 @@ class TimingConditioner(ModelMixin, ConfigMixin):
         min_value: smallest accepted time, in seconds.
         max_value: largest accepted time, in seconds.
         internal_dim: number of Fourier features, even.
+        use_seconds_start: whether the model knows where a window starts. Not in the paper, whose model does; others,
+            like Stable Audio Open Small, only know the total.
+        text_encoder_dim: width of the text encoder's features; another width than `conditioning_dim` gives the model
+            a linear `text_projection`. None: the same width.
 
     Raises:
         ValueError: `internal_dim` is not a positive even number, or `max_value` is not greater than `min_value`.
@@ -110,32 +115,40 @@ class TimingConditioner(ModelMixin, ConfigMixin):
         min_value: float = 0,
         max_value: float = 512,
         internal_dim: int = 256,
+        use_seconds_start: bool = True,
+        text_encoder_dim: int | None = None,
     ):
         super().__init__()
         if internal_dim < 2 or internal_dim % 2 != 0:
             raise ValueError(f"internal_dim must be a positive even number, got {internal_dim}.")
         if not max_value > min_value:
             raise ValueError(f"max_value must be greater than min_value={min_value}, got {max_value}.")
-        self.start_number_conditioner = NumberConditioner(conditioning_dim, min_value, max_value, internal_dim)
+        self.text_projection = None
+        if text_encoder_dim not in (None, conditioning_dim):
+            self.text_projection = nn.Linear(text_encoder_dim, conditioning_dim)
+        self.start_number_conditioner = None
+        if use_seconds_start:
+            self.start_number_conditioner = NumberConditioner(conditioning_dim, min_value, max_value, internal_dim)
         self.end_number_conditioner = NumberConditioner(conditioning_dim, min_value, max_value, internal_dim)
 
     def forward(
         self, seconds_start: torch.Tensor, seconds_total: torch.Tensor, return_dict: bool = True
-    ) -> TimingConditionerOutput | tuple[torch.Tensor, torch.Tensor]:
+    ) -> TimingConditionerOutput | tuple[torch.Tensor, ...]:
         """Embeds a batch of timings.
 
         Args:
             seconds_start: start of the window within the piece, in seconds, `(B,)`, real or integer, in
-                [`min_value`, `max_value`]. Give real values in float32 or float64 even to a half-precision model.
+                [`min_value`, `max_value`]; 0 if the model does not know the start. Give real values in float32 or
+                float64 even to a half-precision model.
             seconds_total: duration of the whole piece, in seconds; as `seconds_start`.
             return_dict: whether to return an output object or a plain tuple.
 
         Returns:
-            `TimingConditionerOutput`, or the tuple of its two `(B, 1, conditioning_dim)` tensors.
+            `TimingConditionerOutput`, or the tuple of its `(B, 1, conditioning_dim)` tensors.
 
         Raises:
-            ValueError: a tensor that is not 1-D, sizes that differ, a complex or boolean dtype, or a value outside
-                [`min_value`, `max_value`], NaN included.
+            ValueError: a tensor that is not 1-D, sizes that differ, a complex or boolean dtype, a value outside
+                [`min_value`, `max_value`], NaN included, or a start that the model does not know.
         """
         self._check_seconds("seconds_start", seconds_start)
         self._check_seconds("seconds_total", seconds_total)
@@ -144,9 +157,19 @@ class TimingConditioner(ModelMixin, ConfigMixin):
                 "seconds_start and seconds_total must have the same number of values, "
                 f"got {seconds_start.shape[0]} and {seconds_total.shape[0]}."
             )
-        start = self.start_number_conditioner(seconds_start)
-        total = self.end_number_conditioner(seconds_total)
-        return TimingConditionerOutput(start, total) if return_dict else (start, total)
+        start = None
+        if self.start_number_conditioner is not None:
+            start = self.start_number_conditioner(seconds_start)
+        elif seconds_start.any():
+            raise ValueError(f"This model knows no start: seconds_start must be 0, got {seconds_start.tolist()}.")
+        output = TimingConditionerOutput(start, self.end_number_conditioner(seconds_total))
+        return output if return_dict else output.to_tuple()
+
+    def project_text(self, text_hidden_states: torch.Tensor) -> torch.Tensor:
+        """Text features `(B, S, text_encoder_dim)` at the width of the timing vectors, `(B, S, conditioning_dim)`."""
+        if self.text_projection is None:
+            return text_hidden_states
+        return self.text_projection(text_hidden_states.to(self.text_projection.weight.dtype))
 
     def _check_seconds(self, name: str, seconds: torch.Tensor) -> None:
         """Raises ValueError unless `seconds` is a 1-D tensor of real numbers within the range."""

@@ -296,6 +296,13 @@ class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
         self.gradient_checkpointing = False
         self._rotary_cache = None  # ((length, device), table) of the latest call; never saved
 
+    @classmethod
+    def extract_init_dict(cls, config_dict, **kwargs):
+        """Constructor arguments in a configuration file, which may be that of diffusers' `StableAudioDiTModel`."""
+        if config_dict.get("_class_name") == "StableAudioDiTModel":
+            config_dict = config_dict | {"norm_bias": True}
+        return super().extract_init_dict(config_dict, **kwargs)
+
     def forward(
         self,
         hidden_states: torch.Tensor,

@@ -9,7 +9,9 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
+from diffusers.configuration_utils import ConfigMixin
 
+MAX_TEXT_LENGTH = 4096
 OUTPUT_TYPES = ("pt", "np", "latent")
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -39,6 +41,18 @@ def check_numbers(name: str, value: float | Sequence[float], num_prompts: int) -
         if not isinstance(entry, Real) or isinstance(entry, bool):
             raise ValueError(f"{name} must be a number or a list of numbers, got {value!r}.")
     return [float(entry) for entry in values]
+
+
+def text_length(text_encoder: torch.nn.Module, tokenizer) -> int:
+    """Number of tokens to which texts are padded and cut: that of our text encoder, or another one's tokenizer's.
+
+    Tokenizers that know no limit give an astronomic number, which is refused.
+    """
+    length = text_encoder.config.get("max_length") if isinstance(text_encoder, ConfigMixin) else None
+    length = tokenizer.model_max_length if length is None else length
+    if length > MAX_TEXT_LENGTH:
+        raise ValueError(f"tokenizer.model_max_length must be at most {MAX_TEXT_LENGTH} tokens, got {length}: set it.")
+    return length
 
 
 def check_embeddings(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput, logging
+from transformers import PreTrainedModel
 
 from stable_longform import noise_schedule
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
@@ -22,6 +23,7 @@ from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.pipelines import inputs
 from stable_longform.pipelines.inputs import Generators
 from stable_longform.pipelines.lora import LongFormMusicLoraLoaderMixin
+from stable_longform.pipelines.stable_audio_folder import StableAudioFolderMixin
 
 logger = logging.get_logger(__name__)
 
@@ -42,17 +44,20 @@ class LongFormMusicPipelineOutput(BaseOutput):
     sampling_rate: int
 
 
-class LongFormMusicPipeline(DiffusionPipeline, LongFormMusicLoraLoaderMixin):
+class LongFormMusicPipeline(StableAudioFolderMixin, DiffusionPipeline, LongFormMusicLoraLoaderMixin):
     """Text to long-form music.
 
     Args:
         vae: `AutoencoderOobleck`.
-        text_encoder: `ClapTextEncoder`; its next-to-last layer is the text condition. Paper: §2.4.
+        text_encoder: `ClapTextEncoder`; its next-to-last layer is the text condition. Paper: §2.4. A transformers
+            encoder such as `T5EncoderModel` works as well, with the tokenizer's `model_max_length` tokens.
         tokenizer: of the text encoder.
         timing_conditioner: `TimingConditioner` for the start and the total duration in seconds. Paper: §2.2.
         transformer: `DiTTransformer1D`; its `sample_size` is the window in latent frames.
         scheduler: from `noise_schedule.make_scheduler`, or a `CosineDPMSolverMultistepScheduler`.
         mask_text_padding: hide padding tokens of the prompt from the transformer. The paper's code does not.
+        zero_text_padding: set the features of padding tokens to zero, as models with T5 (Stable Audio Open) are
+            trained. The paper's code, with CLAP, does not.
     """
 
     model_cpu_offload_seq = "text_encoder->timing_conditioner->transformer->vae"
@@ -61,12 +66,13 @@ class LongFormMusicPipeline(DiffusionPipeline, LongFormMusicLoraLoaderMixin):
     def __init__(
         self,
         vae: AutoencoderOobleck,
-        text_encoder: ClapTextEncoder,
+        text_encoder: ClapTextEncoder | PreTrainedModel,
         tokenizer,
         timing_conditioner: TimingConditioner,
         transformer: DiTTransformer1D,
         scheduler,
         mask_text_padding: bool = False,
+        zero_text_padding: bool = False,
     ):
         super().__init__()
         self.register_modules(
@@ -77,12 +83,14 @@ class LongFormMusicPipeline(DiffusionPipeline, LongFormMusicLoraLoaderMixin):
             transformer=transformer,
             scheduler=scheduler,
         )
-        self.register_to_config(mask_text_padding=mask_text_padding)
+        self.register_to_config(mask_text_padding=mask_text_padding, zero_text_padding=zero_text_padding)
         self._interrupt, self._current_timestep = False, None
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "LongFormMusicPipeline":
         """Opens a folder or a Hub repository; arguments as in diffusers' `DiffusionPipeline.from_pretrained`.
+
+        It may also have been saved by diffusers' `StableAudioPipeline`: its components become ours.
 
         Weights that come to lie at odd addresses of a mapped file are copied to aligned memory: kernels take another
         path for them, and the same weights would give another last bit before and after saving.
@@ -316,11 +324,15 @@ class LongFormMusicPipeline(DiffusionPipeline, LongFormMusicLoraLoaderMixin):
 
     def _encode_text(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings `(num_texts, max_length, dim)` and the boolean mask of real tokens."""
-        max_length = self.text_encoder.config.max_length
+        max_length = inputs.text_length(self.text_encoder, self.tokenizer)
         for text, ids in zip(texts, self.tokenizer(texts).input_ids, strict=True):
             if len(ids) > max_length:
                 logger.warning("The prompt has %d tokens, only %d are used: %r", len(ids), max_length, text)
-        return encode_texts(self.text_encoder, self.tokenizer, texts, max_length, self._execution_device)
+        features, mask = encode_texts(self.text_encoder, self.tokenizer, texts, max_length, self._execution_device)
+        features = self.timing_conditioner.project_text(features)
+        if self.config.zero_text_padding:
+            features = features * mask[..., None]
+        return features, mask
 
     def _encode_negative(
         self,
@@ -419,7 +431,7 @@ class LongFormMusicPipeline(DiffusionPipeline, LongFormMusicLoraLoaderMixin):
                 raise ValueError(f"negative_prompt must be one text or {num_prompts}, got {num_negative}.")
         if negative_prompt is not None or negative_prompt_embeds is not None:
             lengths = [
-                self.text_encoder.config.max_length if embeds is None else embeds.shape[1]
+                inputs.text_length(self.text_encoder, self.tokenizer) if embeds is None else embeds.shape[1]
                 for embeds in (prompt_embeds, negative_prompt_embeds)
             ]
             if lengths[0] != lengths[1]:

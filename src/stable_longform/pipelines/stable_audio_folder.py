@@ -1,0 +1,56 @@
+"""Folders and Hub repositories that diffusers' `StableAudioPipeline` saved, read as ours.
+
+Weights and configurations of autoencoder, transformer and projection model have the same names in both packages. What
+differs is said here: who loads each component, that the projection model is our timing conditioner, and that features
+of padding tokens are set to zero.
+"""
+
+import torch
+from diffusers import DiffusionPipeline
+
+from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+from stable_longform.models.timing_conditioner import TimingConditioner
+from stable_longform.models.transformer_dit_1d import DiTTransformer1D
+
+STABLE_AUDIO_PIPELINE = "StableAudioPipeline"
+COMPONENTS = {"vae": AutoencoderOobleck, "transformer": DiTTransformer1D, "timing_conditioner": TimingConditioner}
+
+# Arguments of `from_pretrained` that say where a repository is and how to fetch it, and how to read its weights.
+HUB_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision")
+WEIGHT_ARGUMENTS = ("variant", "use_safetensors", "low_cpu_mem_usage", "disable_mmap")
+
+
+class StableAudioFolderMixin:
+    """Makes `from_pretrained` of a pipeline with our components open what `StableAudioPipeline` saved."""
+
+    @classmethod
+    def load_config(cls, pretrained_model_name_or_path, **kwargs):
+        """Reads `model_index.json`; one of diffusers' `StableAudioPipeline` as if it were ours."""
+        config = super().load_config(pretrained_model_name_or_path, **kwargs)
+        if isinstance(config, tuple):
+            return translate_index(config[0], cls.__name__), *config[1:]
+        return translate_index(config, cls.__name__)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """Loads a pipeline. The folder of a component cannot be told to diffusers, so the renamed one is given it."""
+        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        index = DiffusionPipeline.load_config(pretrained_model_name_or_path, **hub)
+        if index.get("_class_name") == STABLE_AUDIO_PIPELINE and "timing_conditioner" not in kwargs:
+            weights = {name: kwargs[name] for name in WEIGHT_ARGUMENTS if name in kwargs}
+            dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+            if isinstance(dtype, dict):
+                dtype = dtype.get("timing_conditioner", dtype.get("default", torch.float32))
+            kwargs["timing_conditioner"] = TimingConditioner.from_pretrained(
+                pretrained_model_name_or_path, subfolder="projection_model", dtype=dtype, **hub, **weights
+            )
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+
+def translate_index(index: dict, class_name: str) -> dict:
+    """The index of our pipeline `class_name` for one of `StableAudioPipeline`; any other index as it is."""
+    if index.get("_class_name") != STABLE_AUDIO_PIPELINE:
+        return index
+    index = {name: value for name, value in index.items() if name != "projection_model"}
+    loaders = {name: [component.__module__, component.__name__] for name, component in COMPONENTS.items()}
+    return index | loaders | {"_class_name": class_name, "zero_text_padding": True}
