@@ -230,6 +230,7 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin):
 
     _supports_gradient_checkpointing = True
     _no_split_modules = ["OobleckEncoderBlock", "OobleckDecoderBlock"]
+    _group_offload_block_modules = ["encoder", "decoder"]
 
     @register_to_config
     def __init__(
