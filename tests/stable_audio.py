@@ -1,4 +1,4 @@
-"""A tiny `StableAudioPipeline` of diffusers, of random weights and odd sizes, which tests call."""
+"""A tiny `StableAudioPipeline` of diffusers, random weights, odd sizes. Tests call it; nothing here runs alone."""
 
 import torch
 from common import randomize_weights

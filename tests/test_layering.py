@@ -18,10 +18,10 @@ LAYERS = {
     "training_utils": 2,
     "pipelines": 3,
     "evaluation": 3,
-    "convert": 3,
-    "": 4,  # the package's own __init__.py, which imports the public names when they are first used
-    "cli": 5,
-    "app": 5,
+    "convert": 4,
+    "": 5,  # the package's own __init__.py, which imports the public names when they are first used
+    "cli": 6,
+    "app": 6,
 }
 
 

@@ -8,11 +8,8 @@ The result opens with `LongFormMusicPipeline.from_pretrained(output_dir)`.
 
 from dataclasses import dataclass
 
-from transformers import AutoTokenizer
-
 from stable_longform import training_utils as utils
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
-from stable_longform.models.clap_text_encoder import ClapTextEncoder
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.noise_schedule import SIGMA_MAX, SIGMA_MIN, make_scheduler
@@ -21,7 +18,7 @@ from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipel
 
 @dataclass(frozen=True)
 class Config:
-    """Folders of the trained parts, and the range of noise levels that the scheduler samples."""
+    """Folders of the trained parts (`clap` may also be a whole checkpoint, whose text encoder is taken), and the range of noise levels that the scheduler samples."""
 
     autoencoder: str
     clap: str
@@ -42,10 +39,11 @@ def main(config: Config) -> None:
             f"The transformer has {transformer.config.in_channels} latent channels, "
             f"the autoencoder {vae.config.decoder_input_channels}."
         )
+    text_encoder, tokenizer = utils.load_text_encoder(config.clap)
     pipe = LongFormMusicPipeline(
         vae=vae,
-        text_encoder=ClapTextEncoder.from_clap(config.clap),
-        tokenizer=AutoTokenizer.from_pretrained(config.clap),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
         timing_conditioner=TimingConditioner.from_pretrained(config.dit, subfolder="timing_conditioner"),
         transformer=transformer,
         scheduler=make_scheduler(config.sigma_min, config.sigma_max),

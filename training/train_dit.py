@@ -19,12 +19,11 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch.quasirandom import SobolEngine
 from tqdm import tqdm
-from transformers import AutoTokenizer
 
 from stable_longform import noise_schedule
 from stable_longform import training_utils as utils
 from stable_longform.data.latents import LatentWindows, collate_windows
-from stable_longform.models.clap_text_encoder import ClapTextEncoder, encode_texts
+from stable_longform.models.clap_text_encoder import encode_texts
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 
@@ -36,9 +35,9 @@ class Config:
     """Defaults are the paper's configuration; `batch_size` is per process and was not published."""
 
     latents: str
-    clap: str  # folder or Hub id of a transformers ClapModel with its tokenizer
+    clap: str  # folder or Hub id of a transformers ClapModel with its tokenizer, or folder of a checkpoint
     output_dir: str
-    init_from: str | None = None  # the `dit` folder of another run, also of another window length
+    init_from: str | None = None  # the `dit` folder of another run, of any window length, or folder of a checkpoint
     model: dict = field(default_factory=dict)  # arguments of DiTTransformer1D that differ from the paper
     timing: dict = field(default_factory=dict)  # likewise of TimingConditioner
     batch_size: int = 4
@@ -69,8 +68,8 @@ def main(config: Config) -> None:
     timing_conditioner = utils.build_model(TimingConditioner, config.timing, "timing")
     window_length, max_seconds = transformer.config.sample_size, timing_conditioner.config.max_value
     windows = LatentWindows(config.latents, "train", window_length, max_seconds, config.seed)
-    text_encoder = ClapTextEncoder.from_clap(config.clap).requires_grad_(False).eval().to(accelerator.device)
-    tokenizer = AutoTokenizer.from_pretrained(config.clap)
+    text_encoder, tokenizer = utils.load_text_encoder(config.clap)
+    text_encoder.requires_grad_(False).eval().to(accelerator.device)
     output_dir = utils.start_run(config.output_dir, config)
     if config.init_from is not None:
         utils.load_weights(transformer, DiTTransformer1D.from_pretrained(config.init_from, subfolder="transformer"))

@@ -25,6 +25,9 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from stable_longform.models.clap_text_encoder import ClapTextEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -307,6 +310,18 @@ def export_model(model, directory: str | os.PathLike, *companions) -> None:
         part.save_pretrained(partial)
     shutil.rmtree(directory, ignore_errors=True)
     os.replace(partial, directory)
+
+
+def load_text_encoder(source: str | os.PathLike) -> tuple[ClapTextEncoder, PreTrainedTokenizerBase]:
+    """The text encoder and its tokenizer of a CLAP training's result, or those of a whole checkpoint.
+
+    Args:
+        source: folder or Hub id of a transformers ClapModel with its tokenizer, or folder of a pipeline.
+    """
+    if (Path(source) / "model_index.json").is_file():
+        text_encoder = ClapTextEncoder.from_pretrained(source, subfolder="text_encoder")
+        return text_encoder, AutoTokenizer.from_pretrained(source, subfolder="tokenizer")
+    return ClapTextEncoder.from_clap(source), AutoTokenizer.from_pretrained(source)
 
 
 def float_dtype(name: str) -> torch.dtype:

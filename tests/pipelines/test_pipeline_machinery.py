@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
+from accelerate import cpu_offload, infer_auto_device_map
 from accelerate.hooks import ModelHook, add_hook_to_module
 from common import assert_all_equal, relative_error
 from diffusers import CosineDPMSolverMultistepScheduler
 from tiny_pipeline import LATENT_CHANNELS, MAX_LENGTH, PROMPTS, generate, record_transformer, seed, tiny_pipeline
 
+from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
 
 
@@ -87,6 +89,19 @@ def test_offloading_hooks_are_freed_on_every_path():
     assert generate(pipe)[0].isfinite().all()
 
 
+NETWORKS = ("text_encoder", "timing_conditioner", "transformer", "vae")
+
+
+def test_model_offload_changes_nothing():
+    """Between two devices that are both the CPU; with a GPU the one is the GPU."""
+    expected = generate(tiny_pipeline(), negative_prompt="rock")
+    pipe = tiny_pipeline()
+    pipe.enable_model_cpu_offload(device="cpu")
+    assert all(hasattr(getattr(pipe, name), "_hf_hook") for name in NETWORKS)
+    for _ in range(2):
+        assert_all_equal(generate(pipe, negative_prompt="rock"), expected)
+
+
 class RunCountingHook(ModelHook):
     """Counts how often the model is told to move to its device."""
 
@@ -97,13 +112,50 @@ class RunCountingHook(ModelHook):
         return args, kwargs
 
 
-@pytest.mark.parametrize("name", ["text_encoder", "timing_conditioner", "transformer", "vae"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_each_network_is_moved_to_its_device_before_it_runs(pipe, name):
-    """As `enable_model_cpu_offload` does it, which needs an accelerator."""
+    """As `enable_model_cpu_offload` does it."""
     hook = RunCountingHook()
     add_hook_to_module(getattr(pipe, name), hook)
     generate(pipe)
     assert hook.num_runs > 0
+
+
+def test_sequential_offload_changes_nothing():
+    """V4. As `enable_sequential_cpu_offload` does it on a GPU: weights are there only while their layer runs."""
+    expected = generate(tiny_pipeline(), negative_prompt="rock")
+    pipe = tiny_pipeline()
+    for name in NETWORKS:
+        cpu_offload(getattr(pipe, name), "cpu")
+        assert all(parameter.device.type == "meta" for parameter in getattr(pipe, name).parameters())
+    assert_all_equal(generate(pipe, negative_prompt="rock"), expected)
+
+
+@pytest.mark.parametrize("kind", ["leaf_level", "block_level"])
+def test_group_offload_changes_nothing(tmp_path, kind):
+    """V4. Weights lie on disk except while their group runs."""
+    expected = generate(tiny_pipeline(), negative_prompt="rock")
+    pipe = tiny_pipeline()
+    options = {"num_blocks_per_group": 1} if kind == "block_level" else {}
+    for name in NETWORKS:
+        getattr(pipe, name).enable_group_offload(
+            torch.device("cpu"), offload_type=kind, offload_to_disk_path=str(tmp_path / name), **options
+        )
+    assert_all_equal(generate(pipe, negative_prompt="rock"), expected)
+    audio = pipe.vae.encode(expected[0][None]).latent_dist.mode()
+    assert_all_equal([audio], [tiny_pipeline().vae.encode(expected[0][None]).latent_dist.mode()])
+
+
+@pytest.mark.parametrize("name", ["text_encoder", "transformer", "vae"])
+def test_layerwise_casting_rounds_the_stored_weights(name):
+    """V4. Weights in eight bits, arithmetic in float32: as with weights that were rounded once."""
+    pipe, rounded = tiny_pipeline(), tiny_pipeline()
+    getattr(pipe, name).enable_layerwise_casting(torch.float8_e4m3fn, torch.float32)
+    stored = getattr(pipe, name).state_dict()
+    assert any(tensor.dtype == torch.float8_e4m3fn for tensor in stored.values())
+    getattr(rounded, name).load_state_dict({key: tensor.float() for key, tensor in stored.items()})
+    assert_all_equal(generate(pipe), generate(rounded))
+    assert relative_error(generate(pipe)[0], generate(tiny_pipeline())[0]) > 1e-4
 
 
 def test_progress_can_be_shown_and_hidden(pipe, capsys):
@@ -127,6 +179,48 @@ def test_saved_and_loaded_it_sounds_the_same(tmp_path, mask_text_padding):
     half.set_progress_bar_config(disable=True)
     assert half.transformer.dtype == half.vae.dtype == half.text_encoder.dtype == torch.bfloat16
     assert generate(half, **arguments)[0].isfinite().all()
+
+
+def test_shards_and_variant(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path, variant="fp16", max_shard_size="20KB")
+    files = sorted(path.name for path in (tmp_path / "transformer").glob("*.safetensors"))
+    assert len(files) > 1 and files[0].startswith("diffusion_pytorch_model.fp16-00001-of-")
+    assert all(path.stat().st_size < 40_000 for path in (tmp_path / "transformer").glob("*.safetensors"))
+    loaded = LongFormMusicPipeline.from_pretrained(tmp_path, variant="fp16")
+    loaded.set_progress_bar_config(disable=True)
+    assert_all_equal(generate(loaded), generate(pipe))
+
+
+def test_device_maps(pipe, tmp_path):
+    """T5. A pipeline on one device by name, a transformer whose blocks are spread, none of them cut through."""
+    expected = generate(pipe)
+    pipe.save_pretrained(tmp_path / "pipe")
+    mapped = LongFormMusicPipeline.from_pretrained(tmp_path / "pipe", device_map="cpu")
+    mapped.set_progress_bar_config(disable=True)
+    assert_all_equal(generate(mapped), expected)
+    block_size = sum(4 * parameter.numel() for parameter in pipe.transformer.transformer_blocks[0].parameters())
+    spread = infer_auto_device_map(
+        pipe.transformer,
+        max_memory={"cpu": 2 * block_size, "disk": 10**9},
+        no_split_module_classes=pipe.transformer._no_split_modules,
+    )
+    assert set(spread.values()) == {"cpu", "disk"}
+    assert not any(key.startswith("transformer_blocks.") and key.count(".") > 1 for key in spread)
+    pipe.transformer = DiTTransformer1D.from_pretrained(
+        tmp_path / "pipe" / "transformer", device_map=spread, offload_folder=str(tmp_path / "disk")
+    )
+    assert_all_equal(generate(pipe), expected)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_repeated_blocks_compile_to_one_graph(backend):
+    """T5. One graph for all blocks; with `mask_text_padding`, a mask is in it."""
+    pipe = tiny_pipeline(mask_text_padding=True)
+    expected = generate(pipe, negative_prompt="rock")
+    torch.compiler.reset()
+    with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
+        pipe.transformer.compile_repeated_blocks(backend=backend, fullgraph=True)
+        assert relative_error(generate(pipe, negative_prompt="rock")[0], expected[0]) < 1e-4
 
 
 def test_module_paths_in_saved_pipelines_stay_what_they_are(pipe, tmp_path):

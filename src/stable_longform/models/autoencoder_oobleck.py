@@ -21,6 +21,8 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
 
+from stable_longform.models.single_file import SingleFileMixin
+
 DILATIONS = (1, 3, 9)
 RESIDUAL_OVERHANG = 3 * sum(DILATIONS)  # samples on each side that three 7-tap residual units look at
 
@@ -215,7 +217,7 @@ class OobleckDecoder(_BlockStack):
         return self.conv2(self.snake1(self._run_blocks(self.conv1(latents))))
 
 
-class AutoencoderOobleck(ModelMixin, ConfigMixin):
+class AutoencoderOobleck(ModelMixin, ConfigMixin, SingleFileMixin):
     """The variational autoencoder of the paper. Paper: §2.1, figure 3, table 1 (157 M).
 
     Args:
@@ -230,6 +232,7 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin):
 
     _supports_gradient_checkpointing = True
     _no_split_modules = ["OobleckEncoderBlock", "OobleckDecoderBlock"]
+    _group_offload_block_modules = ["encoder", "decoder"]
 
     @register_to_config
     def __init__(

@@ -25,6 +25,8 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
+from stable_longform.models.single_file import SingleFileMixin
+
 ROTARY_BASE = 10000.0
 
 
@@ -220,7 +222,7 @@ class DiTBlock(nn.Module):
 TransformerBlockRegistry.register(DiTBlock, TransformerBlockMetadata(return_hidden_states_index=0))
 
 
-class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, CacheMixin):
+class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, CacheMixin, SingleFileMixin):
     """The diffusion transformer (DiT) over audio latents.
 
     Paper: §2.2, figure 2. Text and timing reach it by cross-attention; timing and the time t also as one token before
@@ -323,8 +325,7 @@ class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
             encoder_hidden_states: text and timing tokens `(B, S, cross_attention_input_dim)`.
             global_hidden_states: timing of the whole item `(B, 1, global_states_input_dim)`.
             encoder_attention_mask: boolean `(B, S)`, True = attend; the same as cutting the other tokens off.
-            attention_mask: boolean `(B, L)`, True = attend; the same as cutting the other frames off. In a patch with
-                frames of both kinds the others count as zero.
+            attention_mask: boolean `(B, L)`, True = attend. Other frames are zeroed, whole patches of them cut off.
             return_dict: whether to return an output object or a plain tuple.
 
         Returns:

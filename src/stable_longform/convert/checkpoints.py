@@ -1,0 +1,98 @@
+"""Reading checkpoint files of other tools, and finding the model in checkpoints of a training."""
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+# Inside stable-audio-tools' training checkpoints: where a model is, its average, and what the average stands for.
+TRAININGS = (
+    ("diffusion.", "diffusion_ema.ema_model.", "model."),
+    ("autoencoder.", "autoencoder_ema.ema_model.", ""),
+)
+# Parts of these that are no part of the model: the average's bookkeeping, discriminator, losses.
+TRAINING_ONLY = (
+    "diffusion_ema.",
+    "autoencoder_ema.",
+    "discriminator.",
+    "losses.",
+    "losses_gen.",
+    "losses_disc.",
+    "sdstft.",
+    "lrstft.",
+    "mrmel.",
+    "hubert.",
+    "teacher_model.",
+    "eval_losses.",
+)
+
+
+def read_state_dict(path: str | os.PathLike, allow_pickle: bool = False) -> dict[str, torch.Tensor]:
+    """Reads a state dict from a `.safetensors` file, or from any other as torch's.
+
+    Args:
+        path: the file; a state dict, or an object that holds one as "state_dict".
+        allow_pickle: also read files that are more than tensors, which can run any code when they are opened.
+
+    Returns:
+        Tensors on the CPU by their keys.
+
+    Raises:
+        ValueError: a file that is broken, or holds something else.
+        FileNotFoundError: no such file.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is no safetensors file: {error}") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors, and opening it could run any code. If you trust its origin, allow pickle "
+            "(--allow-pickle)."
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is no checkpoint: {error}") from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    is_state_dict = isinstance(content, Mapping) and content
+    if not is_state_dict or not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
+        raise ValueError(f"{path} holds no state dict.")
+    return {key: tensor.detach() for key, tensor in content.items()}
+
+
+def unwrap_training(state_dict: Mapping[str, torch.Tensor], use_ema: bool | None = None) -> dict[str, torch.Tensor]:
+    """The model in a checkpoint of stable-audio-tools' training, with the keys of an exported one.
+
+    Args:
+        state_dict: of a training, or of a model, which is returned as it is.
+        use_ema: take the moving average of the weights; None: if there is one.
+
+    Returns:
+        The state dict. Keys that belong neither to the model nor to the known parts of a training are kept.
+
+    Raises:
+        ValueError: the average is asked for and not there.
+    """
+    for prefix, ema_prefix, target in TRAININGS:
+        if not any(key.startswith(prefix) for key in state_dict):
+            continue
+        has_ema = any(key.startswith(ema_prefix) for key in state_dict)
+        if use_ema and not has_ema:
+            raise ValueError(f"The checkpoint holds no moving average: no key starts with {ema_prefix}")
+        average = {}
+        if has_ema and use_ema is not False:
+            average = {target + key.removeprefix(ema_prefix): key for key in state_dict if key.startswith(ema_prefix)}
+        kept = [key for key in state_dict if not key.startswith(TRAINING_ONLY)]
+        model = {key.removeprefix(prefix): state_dict[key] for key in kept}
+        return model | {name: state_dict[key] for name, key in average.items()}
+    if use_ema:
+        raise ValueError("The checkpoint holds no moving average: it is not one of a training.")
+    return dict(state_dict)

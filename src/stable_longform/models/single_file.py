@@ -1,0 +1,79 @@
+"""Opening a model from one safetensors file.
+
+diffusers' own `from_single_file` is a closed table of its models, and it lets missing weights pass.
+"""
+
+import inspect
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+
+class SingleFileMixin:
+    """Gives a diffusers model the class method `from_single_file`."""
+
+    @classmethod
+    def from_single_file(
+        cls,
+        pretrained_model_link_or_path_or_dict: str | os.PathLike | Mapping[str, torch.Tensor],
+        config: str | os.PathLike | Mapping | None = None,
+        subfolder: str | None = None,
+        torch_dtype: torch.dtype = torch.float32,
+        **arguments,
+    ):
+        """Opens weights that have the key names of this class, which are diffusers'.
+
+        Args:
+            pretrained_model_link_or_path_or_dict: a safetensors file on this machine, or the state dict itself.
+            config: where `config.json` is: a folder, a Hub id or the file itself; or its content. diffusers'
+                configurations are understood. None: the defaults of the class.
+            subfolder: of `config`.
+            torch_dtype: of the model.
+            arguments: constructor arguments that go before those of `config`.
+
+        Returns:
+            The model, in evaluation mode.
+
+        Raises:
+            ValueError: another kind of file, an unknown argument, or weights that don't fit the configuration: missing
+                or unexpected keys, or other shapes.
+        """
+        source = pretrained_model_link_or_path_or_dict
+        state_dict = dict(source) if isinstance(source, Mapping) else _read(Path(source))
+        unknown = sorted(set(arguments) - set(inspect.signature(cls).parameters))
+        if unknown:
+            raise ValueError(f"{cls.__name__} has no argument {', '.join(unknown)}.")
+        if config is not None and not isinstance(config, Mapping):
+            config = cls.load_config(config, subfolder=subfolder)
+        config = {**(config or {}), **arguments}
+        config.pop("_use_default_values", None)  # diffusers' list of arguments not to look at
+        with torch.device("meta"):  # the weights come from the file, so none are drawn
+            model = cls.from_config(config)
+        expected = model.state_dict()
+        problems = [f"missing {key}" for key in expected if key not in state_dict]
+        problems += [f"unexpected {key}" for key in state_dict if key not in expected]
+        problems += [
+            f"{key} of shape {tuple(tensor.shape)} instead of {tuple(expected[key].shape)}"
+            for key, tensor in state_dict.items()
+            if key in expected and tensor.shape != expected[key].shape
+        ]
+        if problems:
+            more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+            raise ValueError(f"The weights don't fit this {cls.__name__}: {', '.join(problems[:5])}{more}.")
+        copies = {key: tensor.to(torch_dtype, copy=True) for key, tensor in state_dict.items()}
+        model.load_state_dict(copies, assign=True)
+        return model.eval()
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file."""
+    if path.suffix != ".safetensors":
+        raise ValueError(f"from_single_file opens .safetensors files, got {path.name}.")
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read: {error}.") from error
