@@ -18,7 +18,10 @@ from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipel
 
 @dataclass(frozen=True)
 class Config:
-    """Folders of the trained parts (`clap` may also be a whole checkpoint, whose text encoder is taken), and the range of noise levels that the scheduler samples."""
+    """Folders of the trained parts, and the range of noise levels that the scheduler samples.
+
+    `clap` may also be the folder of a whole checkpoint, whose text encoder is taken.
+    """
 
     autoencoder: str
     clap: str
