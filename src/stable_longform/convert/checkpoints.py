@@ -55,8 +55,8 @@ def read_state_dict(path: str | os.PathLike, allow_pickle: bool = False) -> dict
         content = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} holds more than tensors, and opening it could run any code. If you trust its origin, allow pickle "
-            "(--allow-pickle)."
+            f"{path} holds more than tensors, and opening it could run any code. "
+            "If you trust its origin, allow pickle (--allow-pickle)."
         ) from error
     except (RuntimeError, EOFError) as error:
         raise ValueError(f"{path} is no checkpoint: {error}") from error

@@ -18,7 +18,7 @@ NUM_FOURIER_FEATURES = 256  # of the time and of each number, which their config
 MIN_ROTARY_DIM = 32  # their transformer rotates half of each head's channels but never fewer than these
 CLAP_WIDTH = 768  # of RoBERTa base, the only text encoder their CLAP conditioner knows
 T5_WIDTHS = {"t5-small": 512, "t5-base": 768, "t5-large": 1024, "t5-3b": 1024, "t5-11b": 1024}
-T5_WIDTHS |= {f"google/flan-t5-{size}": width for size, width in zip(("small", "base", "large"), (512, 768, 1024))}
+T5_WIDTHS |= {"google/flan-t5-small": 512, "google/flan-t5-base": 768, "google/flan-t5-large": 1024}
 T5_WIDTHS |= {"google/flan-t5-xl": 2048, "google/flan-t5-xxl": 4096}
 TIMING_IDS = {"seconds_start": "start_number_conditioner", "seconds_total": "end_number_conditioner"}
 REQUIRED = object()
@@ -269,16 +269,8 @@ def _require_plain_transformer(fields: Section) -> None:
     required |= {"timestep_cond_type": "global", "timestep_embed_dim": None, "diffusion_objective": "v"}
     required |= {"input_concat_dim": 0, "prepend_cond_dim": 0, "rotary_pos_emb": True, "final_cross_attn_ix": -1}
     required |= {"num_memory_tokens": 0, "sliding_window": None}
-    absent = (
-        "causal",
-        "conformer",
-        "use_sinusoidal_emb",
-        "use_abs_pos_emb",
-        "remove_norms",
-        "add_rope",
-        "layer_scale",
-    )
-    for name, value in (required | dict.fromkeys(absent, False)).items():
+    absent = ("causal", "conformer", "use_sinusoidal_emb", "use_abs_pos_emb", "remove_norms", "add_rope")
+    for name, value in (required | dict.fromkeys((*absent, "layer_scale"), False)).items():
         fields.require(name, value, default=value)
     attention = fields.section("attn_kwargs", {})
     attention.require("qk_norm", "none", default="none")

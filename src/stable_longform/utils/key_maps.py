@@ -67,7 +67,7 @@ def _residual_units(theirs: str, ours: str, first: int) -> list[Rule]:
 
 
 def autoencoder_rules(num_blocks: int, prefix: str = "") -> list[Rule]:
-    """Rules for `AutoencoderOobleck` with `num_blocks` strides; `prefix` is what stands before "encoder." in theirs."""
+    """Rules for `AutoencoderOobleck` of `num_blocks` strides; `prefix` is what stands before "encoder." in theirs."""
     encoder, decoder = f"{prefix}encoder.layers", f"{prefix}decoder.layers"
     rules = _conv(f"{encoder}.0", "encoder.conv1") + _conv(f"{decoder}.0", "decoder.conv1")
     for block in range(num_blocks):

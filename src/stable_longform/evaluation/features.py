@@ -1,0 +1,128 @@
+"""Features of all audio files of a folder, computed once and kept.
+
+A file's features lie in the cache under the hash of its content and of everything that they depend on (the
+embedder's protocol, the reading settings), so a run that was cut off goes on where it stopped, and a changed file or
+setting never meets old features.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+from tqdm import tqdm
+
+from stable_longform.evaluation.audio_files import (
+    Audio,
+    ReadingSettings,
+    UnusableAudioError,
+    list_audio,
+    load_audio,
+    to_channels,
+)
+from stable_longform.metrics.embedders.features import AudioFeatures, file_hash
+from stable_longform.utils.audio import atomic_path
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class FolderFeatures:
+    """What is known of a folder's files, by name.
+
+    Args:
+        features: of each usable file, by the embedders' names.
+        skipped: reason for each file that is left out of every metric.
+        notes: properties of usable files that a reader of the numbers should know.
+    """
+
+    features: dict[str, dict[str, AudioFeatures]] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+
+
+def embed_audio(audio: Audio, embedder) -> AudioFeatures:
+    """Features of one recording.
+
+    Raises:
+        UnusableAudioError: the recording is too short for the embedder, or the features are not finite.
+    """
+    try:
+        features = embedder(to_channels(audio, embedder.num_channels, embedder.sampling_rate))
+    except ValueError as error:
+        raise UnusableAudioError(f"{embedder.name}: {error}") from error
+    for values in (features.embeddings, features.logits):
+        if values is not None and not np.isfinite(values).all():
+            raise UnusableAudioError(f"{embedder.name}: features that are not finite")
+    return features
+
+
+def folder_features(
+    folder: Path, embedders: Sequence, settings: ReadingSettings, cache: Path, names: Sequence[str] | None = None
+) -> FolderFeatures:
+    """Computes, or takes from the cache, the features of a folder's audio files.
+
+    Args:
+        folder: searched with its subfolders.
+        embedders: what to compute.
+        settings: how files are read.
+        cache: folder that keeps the features.
+        names: only these files; None takes all. Names that the folder lacks are reported as skipped.
+
+    Raises:
+        ValueError: see `list_audio`.
+    """
+    files = list_audio(folder)
+    result = FolderFeatures()
+    if names is not None:
+        result.skipped |= {name: "missing" for name in names if name not in files}
+        files = {name: files[name] for name in names if name in files}
+    stores = {embedder.name: cache / _store_name(embedder, settings) for embedder in embedders}
+    for store in stores.values():
+        store.mkdir(parents=True, exist_ok=True)
+    for name, path in tqdm(files.items(), desc=str(folder), unit="file"):
+        try:
+            features, notes = _file_features(path, embedders, settings, stores)
+        except UnusableAudioError as error:
+            logger.warning("%s is left out: %s", path, error)
+            result.skipped[name] = str(error)
+        else:
+            result.features[name] = features
+            if notes:
+                result.notes[name] = notes
+    return result
+
+
+def _file_features(
+    path: Path, embedders: Sequence, settings: ReadingSettings, stores: dict[str, Path]
+) -> tuple[dict[str, AudioFeatures], list[str]]:
+    """Features of one file and the notes about it; the audio is read only if something is missing in the cache."""
+    try:
+        digest = file_hash(path)
+    except OSError as error:
+        raise UnusableAudioError(f"unreadable: {error}") from error
+    audio, features, notes = None, {}, []
+    for embedder in embedders:
+        stored = stores[embedder.name] / f"{digest}.safetensors"
+        if not stored.is_file():
+            audio = audio or load_audio(path, settings)
+            computed = embed_audio(audio, embedder)
+            arrays = {name: values for name, values in vars(computed).items() if values is not None}
+            arrays["notes"] = np.frombuffer(json.dumps(audio.notes).encode(), dtype=np.uint8).copy()
+            with atomic_path(stored) as temporary:
+                save_file(arrays, temporary)
+        arrays = load_file(stored)
+        notes = json.loads(arrays.pop("notes").tobytes())
+        features[embedder.name] = AudioFeatures(**arrays)
+    return features, notes
+
+
+def _store_name(embedder, settings: ReadingSettings) -> str:
+    """Folder of the cache for an embedder and settings."""
+    dependencies = json.dumps([embedder.protocol, dataclasses.asdict(settings)], sort_keys=True)
+    return f"{embedder.name}-{hashlib.sha256(dependencies.encode()).hexdigest()[:16]}"

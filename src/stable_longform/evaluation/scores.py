@@ -1,0 +1,132 @@
+"""Scores of generated against reference music, from the features of both.
+
+Metrics, named after the embedder whose features they compare: `fd_*`, the Fréchet distance of all windows of all files
+(lower is better); `kl_*`, the divergence of the classes heard in a generated file from those in its own reference,
+averaged over files (lower is better); `clap_score_*`, the cosine of a file with its prompt, averaged over files
+(higher is better).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stable_longform.metrics.clap_score import clap_scores
+from stable_longform.metrics.divergence import kl_divergence, mean_probabilities
+from stable_longform.metrics.embedders.features import AudioFeatures
+from stable_longform.metrics.frechet import GaussianStatistics, frechet_distance
+
+Features = Mapping[str, Mapping[str, AudioFeatures]]  # by file, then by embedder
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number and what it was computed from.
+
+    Args:
+        metric: its name.
+        value: the number.
+        num_files: generated files that it covers.
+        num_windows: windows of the generated and of the reference set; None where files are compared one by one.
+        per_file: the values that were averaged, by generated file; None for a distance between sets.
+    """
+
+    metric: str
+    value: float
+    num_files: int
+    num_windows: tuple[int, int] | None = None
+    per_file: dict[str, float] | None = None
+
+
+def pooled_embeddings(
+    features: Features, embedder_name: str, num_windows: int | None = None, seed: int = 0
+) -> np.ndarray:
+    """Embeddings of all windows of all files, `(num_windows, dim)`, or a random choice of them.
+
+    Raises:
+        ValueError: there are fewer windows than asked for.
+    """
+    pooled = np.concatenate([features[name][embedder_name].embeddings for name in sorted(features)])
+    if num_windows is None:
+        return pooled
+    if not 2 <= num_windows <= len(pooled):
+        raise ValueError(f"num_windows must be in [2, {len(pooled)}], the number of windows, got {num_windows}.")
+    return pooled[np.random.default_rng(seed).permutation(len(pooled))[:num_windows]]
+
+
+def frechet_score(
+    generated: Features, reference: Features, embedder_name: str, num_windows: int | None = None, seed: int = 0
+) -> Score:
+    """Fréchet distance between two sets of files; `num_windows` draws as many from each, for comparisons of models.
+
+    Raises:
+        ValueError: see `pooled_embeddings`; also fewer than two windows in a set.
+    """
+    sets = [pooled_embeddings(features, embedder_name, num_windows, seed) for features in (generated, reference)]
+    value = frechet_distance(*(GaussianStatistics.from_embeddings(embeddings) for embeddings in sets))
+    return Score(f"fd_{embedder_name}", value, len(generated), (len(sets[0]), len(sets[1])))
+
+
+def divergence_score(
+    generated: Features, reference: Features, embedder_name: str, references: Mapping[str, str]
+) -> Score:
+    """Mean divergence of generated files from their own references.
+
+    Args:
+        references: name of the reference of each generated file to compare.
+
+    Raises:
+        ValueError: no file to compare.
+    """
+    values = {}
+    for name, other in references.items():
+        pair = [mean_probabilities(features[embedder_name].logits) for features in (generated[name], reference[other])]
+        values[name] = float(kl_divergence(*pair))
+    return _mean_score(f"kl_{embedder_name}", values)
+
+
+def clap_text_score(generated: Features, embedder, prompts: Mapping[str, str]) -> Score:
+    """Mean cosine of generated files with their prompts.
+
+    Args:
+        embedder: has `name` and `embed_text(texts) -> (num_texts, dim)`.
+        prompts: of each generated file to score.
+
+    Raises:
+        ValueError: no file to score.
+    """
+    names = list(prompts)
+    if not names:
+        return _mean_score(f"clap_score_{embedder.name}", {})
+    audio = np.stack([generated[name][embedder.name].embeddings.mean(axis=0) for name in names])
+    text = embedder.embed_text([prompts[name] for name in names])
+    values = clap_scores(audio, text)
+    return _mean_score(f"clap_score_{embedder.name}", dict(zip(names, map(float, values), strict=True)))
+
+
+def _mean_score(metric: str, values: dict[str, float]) -> Score:
+    """Mean over files."""
+    if not values:
+        raise ValueError(f"{metric}: there is no pair to compare.")
+    return Score(metric, float(np.mean(list(values.values()))), len(values), per_file=values)
+
+
+def all_scores(
+    generated: Features,
+    reference: Features,
+    embedders: Sequence,
+    references: Mapping[str, str],
+    prompts: Mapping[str, str],
+    num_windows: int | None = None,
+    seed: int = 0,
+) -> list[Score]:
+    """Every metric of every embedder for which the inputs are there: pairs for `kl`, prompts for `clap_score`."""
+    scores = []
+    for embedder in embedders:
+        if "fd" in embedder.metrics:
+            scores.append(frechet_score(generated, reference, embedder.name, num_windows, seed))
+        if "kl" in embedder.metrics and references:
+            scores.append(divergence_score(generated, reference, embedder.name, references))
+        if "clap_score" in embedder.metrics and prompts:
+            scores.append(clap_text_score(generated, embedder, prompts))
+    return scores

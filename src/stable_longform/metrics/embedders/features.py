@@ -1,0 +1,76 @@
+"""What embedders return, and helpers that several of them use."""
+
+import functools
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers.audio_utils import mel_filter_bank
+
+CACHE_VARIABLE = "STABLE_LONGFORM_CACHE"
+
+
+@dataclass(frozen=True)
+class AudioFeatures:
+    """Features of one recording.
+
+    Args:
+        embeddings: `(num_windows, dim)`, float32; None if the network has none to compare.
+        logits: `(num_windows, num_classes)`, float32; None if the network does not classify.
+    """
+
+    embeddings: np.ndarray | None = None
+    logits: np.ndarray | None = None
+
+
+def cache_dir() -> Path:
+    """Where converted weights are kept: `$STABLE_LONGFORM_CACHE`, else `~/.cache/stable_longform`."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "stable_longform")
+
+
+def file_hash(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file) -> str:
+    """SHA-256 of an open file, for Python 3.10."""
+    digest = hashlib.sha256()
+    while block := file.read(2**20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def weights_hash(module: torch.nn.Module) -> str:
+    """SHA-256 over the names and values of a module's state, independent of the file that it came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@functools.cache
+def mel_filters(
+    sampling_rate: int, fft_size: int, num_mels: int, norm: str | None = "slaney", mel_scale: str = "slaney"
+) -> torch.Tensor:
+    """Triangular mel filters from 0 Hz to half the rate, `(num_mels, fft_size / 2 + 1)`, librosa's defaults."""
+    filters = mel_filter_bank(
+        fft_size // 2 + 1, num_mels, 0.0, sampling_rate / 2, sampling_rate, norm=norm, mel_scale=mel_scale
+    )
+    return torch.from_numpy(filters.T.astype(np.float32))
+
+
+def check_waveform(waveform: torch.Tensor, num_channels: int, min_samples: int) -> None:
+    """Raises a ValueError unless the waveform is `(num_channels, at least min_samples)` and finite."""
+    if waveform.ndim != 2 or waveform.shape[0] != num_channels or waveform.shape[1] < min_samples:
+        raise ValueError(
+            f"waveform must be ({num_channels} channels, at least {min_samples} samples), "
+            f"got shape {tuple(waveform.shape)}."
+        )
+    if not waveform.isfinite().all():
+        raise ValueError("waveform must be finite.")

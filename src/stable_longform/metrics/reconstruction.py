@@ -1,0 +1,66 @@
+"""How close a decoded recording is to the original: the three columns of the paper's Table 5.
+
+Conventions: waveforms are float tensors `(channels, num_samples)` of one rate and one length; channels count as
+separate signals. Every function takes the decoded waveform first, the reference second.
+
+Metrics: `stft_distance` and `mel_distance` (lower is better), `si_sdr` (dB, higher is better), all auraloss's with its
+defaults: one STFT of 1024 samples, hop 256, Hann window, spectral convergence plus log-magnitude distance, no
+perceptual weighting; 128 mel bands (Slaney); zero mean.
+
+References: Steinmetz and Reiss, "auraloss" (2020). Le Roux et al., "SDR – half-baked or well done?" (2019). Paper:
+§4.3.
+"""
+
+import functools
+
+import auraloss
+import torch
+
+FFT_SIZE = 1024
+
+
+def stft_distance(decoded: torch.Tensor, reference: torch.Tensor) -> float:
+    """Spectral convergence plus log-magnitude distance of two `(channels, num_samples)`; 0 for equal ones."""
+    return _apply(_stft_loss(), decoded, reference)
+
+
+def mel_distance(decoded: torch.Tensor, reference: torch.Tensor, sampling_rate: int = 44100) -> float:
+    """The same on mel magnitudes. At rates whose lowest mel bands hold no FFT bin the result would be meaningless.
+
+    Raises:
+        ValueError: see `stft_distance`; also a rate that leaves a mel band empty.
+    """
+    loss = _mel_loss(sampling_rate)
+    if not (loss.fb.sum(dim=-1) > 0).all():
+        raise ValueError(f"128 mel bands of a 1024-sample STFT are not all filled at {sampling_rate} Hz.")
+    return _apply(loss, decoded, reference)
+
+
+def si_sdr(decoded: torch.Tensor, reference: torch.Tensor) -> float:
+    """Scale-invariant signal-to-distortion ratio in dB, averaged over channels; it does not change with gain."""
+    return -_apply(auraloss.time.SISDRLoss(), decoded, reference)
+
+
+@functools.cache
+def _stft_loss() -> torch.nn.Module:
+    """The STFT distance."""
+    return auraloss.freq.STFTLoss(fft_size=FFT_SIZE)
+
+
+@functools.cache
+def _mel_loss(sampling_rate: int) -> torch.nn.Module:
+    """The mel distance."""
+    return auraloss.freq.MelSTFTLoss(sampling_rate, fft_size=FFT_SIZE)
+
+
+@torch.no_grad()
+def _apply(loss: torch.nn.Module, decoded: torch.Tensor, reference: torch.Tensor) -> float:
+    """A loss of two waveforms, after checking them."""
+    if decoded.shape != reference.shape or decoded.ndim != 2 or decoded.shape[1] <= FFT_SIZE // 2:
+        raise ValueError(
+            f"Both must have the same shape (channels, num_samples > {FFT_SIZE // 2}), "
+            f"got {tuple(decoded.shape)} and {tuple(reference.shape)}."
+        )
+    if not (decoded.isfinite().all() and reference.isfinite().all()):
+        raise ValueError("Both waveforms must be finite.")
+    return float(loss(decoded[None].float().contiguous(), reference[None].float().contiguous()))
