@@ -137,6 +137,16 @@ def test_launch_ends_with_one_line_and_exit_code_2(monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("error: Unknown configuration key 'steps'")
 
 
+def test_a_missing_checkpoint_ends_in_one_line(capsys, monkeypatch):
+    def open_checkpoint(config):
+        raise OSError("there is\nno checkpoint")
+
+    monkeypatch.setattr(sys, "argv", ["train.py", "--manifest", "m.jsonl", "--learning_rate", "1e-3"])
+    with pytest.raises(SystemExit) as caught:
+        utils.launch(open_checkpoint, Config)
+    assert caught.value.code == 2 and capsys.readouterr().err == "error: there is no checkpoint\n"
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -10,6 +10,7 @@ run the same command again. The result is `output_dir/dit`: the moving average o
 conditioner; `training/make_checkpoint.py` puts a pipeline together.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,6 +71,10 @@ def main(config: Config) -> None:
     windows = LatentWindows(config.latents, "train", window_length, max_seconds, config.seed)
     text_encoder, tokenizer = utils.load_text_encoder(config.clap)
     text_encoder.requires_grad_(False).eval().to(accelerator.device)
+
+    def encode(prompts: list[str]) -> dict:
+        return {"text": encode_texts(text_encoder, tokenizer, prompts)[0]}
+
     output_dir = utils.start_run(config.output_dir, config)
     if config.init_from is not None:
         utils.load_weights(transformer, DiTTransformer1D.from_pretrained(config.init_from, subfolder="transformer"))
@@ -98,7 +103,7 @@ def main(config: Config) -> None:
         utils.seed_step(config.seed, step, accelerator.process_index)
         t = next(times).to(accelerator.device)
         t = torch.where(torch.rand_like(t) < config.terminal_probability, 1.0, t)
-        batch["text"] = encode_texts(text_encoder, tokenizer, batch["prompt"])[0]
+        batch |= encode(batch["prompt"])
         keep = torch.rand(len(t), device=t.device) >= config.condition_dropout
         noise = torch.randn(batch["latents"].shape)
         with accelerator.autocast():
@@ -121,7 +126,7 @@ def main(config: Config) -> None:
                 ema.store(transformer.parameters())
                 ema.copy_to(transformer.parameters())
                 export(*models, output_dir / "dit")
-                metrics = validate(*models, text_encoder, tokenizer, config)
+                metrics = validate(*models, encode, config)
                 utils.log_metrics(output_dir, done, metrics)
                 ema.restore(transformer.parameters())
             accelerator.wait_for_everyone()
@@ -135,7 +140,8 @@ def velocity_loss(
     """Squared error of the predicted velocity, averaged over each item, padding included. Paper: §3.
 
     Args:
-        batch: `latents (B, C, L)`, `seconds_start (B,)`, `seconds_total (B,)` and `text (B, S, D)`.
+        batch: `latents (B, C, L)`, `seconds_start (B,)`, `seconds_total (B,)`, `text (B, S, D)` and, if padding is to
+            be hidden, boolean `text_mask (B, S)`.
         noise: `(B, C, L)`.
         t: `(B,)` in [0, 1].
         keep: boolean `(B,)`; where False, all text and timing tokens are zero (the global timing token stays).
@@ -147,11 +153,15 @@ def velocity_loss(
     timing = timing_conditioner(batch["seconds_start"].to(t.device), batch["seconds_total"].to(t.device))
     text = batch["text"]
     condition = torch.cat([text, timing.encoder_hidden_states.to(text)], dim=1) * keep[:, None, None]
+    mask = batch.get("text_mask")
+    if mask is not None:
+        mask = torch.cat([mask, mask.new_ones(timing.encoder_hidden_states.shape[:2])], dim=1)
     prediction = transformer(
         noise_schedule.add_noise(latents, noise, t),
         t,
         encoder_hidden_states=condition,
         global_hidden_states=timing.global_hidden_states.to(text),
+        encoder_attention_mask=mask,
     ).sample
     target = noise_schedule.velocity(latents, noise, t)
     return F.mse_loss(prediction.float(), target, reduction="none").mean(dim=(1, 2))
@@ -168,8 +178,11 @@ def uniform_times(seed: int, batch_size: int, accelerator: Accelerator, start_st
 
 
 @torch.no_grad()
-def validate(transformer, timing_conditioner, text_encoder, tokenizer, config: Config) -> dict[str, float]:
-    """Velocity loss on fixed windows of the valid split, with fixed noise and equally spaced times."""
+def validate(transformer, timing_conditioner, encode: Callable[[list[str]], dict], config) -> dict[str, float]:
+    """Velocity loss on fixed windows of the valid split, with fixed noise and equally spaced times.
+
+    `encode` gives the `text`, and perhaps the `text_mask`, of prompts.
+    """
     windows = LatentWindows(
         config.latents,
         "valid",
@@ -182,7 +195,7 @@ def validate(transformer, timing_conditioner, text_encoder, tokenizer, config: C
     losses = []
     for i in range(count):
         batch = collate_windows([windows[i]])
-        batch["text"] = encode_texts(text_encoder, tokenizer, batch["prompt"])[0]
+        batch |= encode(batch["prompt"])
         noise = torch.randn(batch["latents"].shape, generator=generator)
         t = torch.tensor([(i + 0.5) / count], device=transformer.device)
         keep = torch.ones(1, dtype=torch.bool, device=transformer.device)

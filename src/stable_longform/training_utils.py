@@ -7,6 +7,7 @@ Plain functions of tensors, modules and numbers; the loops themselves are in `tr
 
 import dataclasses
 import datetime
+import hashlib
 import importlib.metadata
 import inspect
 import json
@@ -75,8 +76,8 @@ def launch(main: Callable, config_class: type) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:
         main(load_config(config_class, sys.argv[1:]))
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
+    except (ValueError, OSError) as error:  # OSError: also a checkpoint that is not there
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(2)
 
 
@@ -345,6 +346,14 @@ def load_weights(model: torch.nn.Module, source: torch.nn.Module) -> None:
         model.load_state_dict(source.state_dict())
     except RuntimeError as error:
         raise ValueError(f"--init_from has other weights than the model: {error}") from error
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """SHA-256 of a model's weights in float32 and their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -1,0 +1,50 @@
+"""What an adapter changes: the same prompt and the same seed, without it and with it.
+
+    python examples/lora_before_after.py --lora runs/lora/lora --prompt "Genre: Ambient|Instruments: Piano"
+
+Writes `before.wav` and `after.wav`, and prints by how much the latents differ.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from stable_longform import TINY_CHECKPOINT, LongFormMusicPipeline
+from stable_longform.utils.audio import write_audio
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--lora", required=True, help="folder with pytorch_lora_weights.safetensors")
+parser.add_argument("--checkpoint", default=str(TINY_CHECKPOINT), help="folder or Hub id that the adapter is for")
+parser.add_argument("--prompt", default="Genre: Ambient|Instruments: Piano, Strings")
+parser.add_argument("--duration", type=float, default=20.0, help="seconds")
+parser.add_argument("--scale", type=float, default=1.0, help="how much of the adapter")
+parser.add_argument("--seed", type=int, default=0)
+parser.add_argument("--num_inference_steps", type=int, default=50)
+parser.add_argument("--output_dir", type=Path, default=Path("."))
+arguments = parser.parse_args()
+
+pipe = LongFormMusicPipeline.from_pretrained(arguments.checkpoint)
+
+
+def generate(name: str) -> torch.Tensor:
+    """Writes the music and returns its latents."""
+    latents = pipe(
+        arguments.prompt,
+        duration=arguments.duration,
+        num_inference_steps=arguments.num_inference_steps,
+        generator=torch.Generator().manual_seed(arguments.seed),
+        output_type="latent",
+    ).audios
+    path = arguments.output_dir / f"{name}.wav"
+    write_audio(path, pipe.decode_latents(latents[0], arguments.duration), pipe.sampling_rate)
+    print(path)
+    return latents
+
+
+arguments.output_dir.mkdir(parents=True, exist_ok=True)
+before = generate("before")
+pipe.load_lora_weights(arguments.lora, adapter_name="mine")
+pipe.set_adapters("mine", arguments.scale)
+after = generate("after")
+print(f"difference of the latents: {(after - before).norm() / before.norm():.3f} of their norm")

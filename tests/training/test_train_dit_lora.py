@@ -1,0 +1,122 @@
+"""Fine-tuning by the real scripts: encode_latents, train_dit_lora (resumed), and the example that plays the result."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+import yaml
+from common import relative_error
+from launch import ROOT, check_script
+from safetensors.torch import load_file
+from tiny_pipeline import generate, tiny_pipeline
+
+sys.path.insert(0, str(ROOT / "training"))
+import encode_latents  # noqa: E402
+import train_dit_lora  # noqa: E402
+
+WEIGHTS = "pytorch_lora_weights.safetensors"
+SETTINGS = {
+    "rank": 4,
+    "alpha": 8,
+    "batch_size": 2,
+    "learning_rate": 1e-2,
+    "warmup_steps": 2,
+    "num_workers": 0,
+    "log_every": 1,
+    "max_steps": 12,
+    "save_every": 3,
+    "validate_every": 4,
+    "num_validation_windows": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_manifest):
+    """Holds a checkpoint of random weights and latents of its autoencoder."""
+    folder = tmp_path_factory.mktemp("lora")
+    tiny_pipeline(mask_text_padding=True).save_pretrained(folder / "checkpoint")
+    encode_latents.main(
+        encode_latents.Config(str(tiny_manifest), str(folder / "checkpoint" / "vae"), str(folder / "latents"))
+    )
+    return folder
+
+
+def train(folder: Path, name: str, **changes) -> Path:
+    """Trains in this process."""
+    paths = {"checkpoint": folder / "checkpoint", "latents": folder / "latents", "output_dir": folder / name}
+    train_dit_lora.main(train_dit_lora.Config(**{**{k: str(v) for k, v in paths.items()}, **SETTINGS, **changes}))
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    """Twelve steps at once, in a process of their own."""
+    (folder / "lora.yaml").write_text(yaml.safe_dump(SETTINGS))
+    check_script("train_dit_lora.py", "--config", folder / "lora.yaml", "--checkpoint", folder / "checkpoint",
+                 "--latents", folder / "latents", "--output_dir", folder / "whole")  # fmt: skip
+    return folder / "whole"
+
+
+def test_loss_falls(trained):
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["valid/loss"] for row in rows if "valid/loss" in row]  # always the same windows, noise and times
+    assert len(losses) == 3 and losses[2] < losses[1] < losses[0]
+
+
+def test_six_steps_and_six_more_equal_twelve(folder, trained):
+    train(folder, "parts", max_steps=6)
+    parts = train(folder, "parts")
+    one, other = (load_file(run / "lora" / WEIGHTS) for run in (trained, parts))
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    files = {file.name for file in (parts / "checkpoint-00000012").iterdir()}
+    assert "optimizer.bin" in files and not any(name.startswith("model") for name in files)  # the base is not copied
+
+
+def test_adapter_opens_in_the_pipeline(folder, trained):
+    pipe = tiny_pipeline(mask_text_padding=True)
+    before = generate(pipe, output_type="latent")
+    pipe.load_lora_weights(trained / "lora")
+    assert pipe.transformer.peft_config["default_0"].lora_alpha == 8
+    assert relative_error(generate(pipe, output_type="latent"), before) > 0.01
+    pipe.unload_lora_weights()
+    assert torch.equal(generate(pipe, output_type="latent"), before)
+
+
+def test_example_writes_before_and_after(folder, trained):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+    finished = subprocess.run(
+        [sys.executable, ROOT / "examples" / "lora_before_after.py", "--lora", trained / "lora", "--checkpoint",
+         folder / "checkpoint", "--duration", "0.1", "--num_inference_steps", "2", "--output_dir", folder / "audio"],
+        env=environment, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    before, after = (soundfile.read(folder / "audio" / f"{name}.wav")[0] for name in ("before", "after"))
+    assert before.shape == after.shape == (800, 2) and abs(before - after).max() > 1e-3
+    assert "of their norm" in finished.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rank": 0}, "rank must be at least 1, got 0"),
+        ({"target_modules": ["to_x"]}, "no linear layer whose name ends in 'to_x'"),
+        ({"latents": "nowhere"}, "nowhere is not a folder of latents"),
+    ],
+)
+def test_wrong_settings(folder, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train(folder, "wrong", **changes)
+    assert not (folder / "wrong").exists()
+
+
+def test_latents_of_another_autoencoder_are_refused(folder):
+    other = tiny_pipeline()
+    other.vae.decoder.conv2.weight_g.data *= 2
+    other.save_pretrained(folder / "other")
+    with pytest.raises(ValueError, match="latents of another autoencoder"):
+        train(folder, "wrong", checkpoint=str(folder / "other"))
