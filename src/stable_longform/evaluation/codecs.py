@@ -1,0 +1,147 @@
+"""Reconstructions by autoencoders and codecs, and their distances from the originals: the paper's Table 5.
+
+Every codec runs at its own rate and number of channels; a mono codec gets left and right one after the other. The
+distances are computed at the rate of the report, on stereo, file by file, then averaged. Paper: §4.3.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from stable_longform.evaluation.audio_files import (
+    Audio,
+    ReadingSettings,
+    UnusableAudioError,
+    list_audio,
+    load_audio,
+    to_channels,
+)
+from stable_longform.metrics.embedders.features import file_hash
+from stable_longform.metrics.reconstruction import mel_distance, si_sdr, stft_distance
+from stable_longform.utils.audio import atomic_path, resample
+
+logger = logging.getLogger(__name__)
+
+REPORT_RATE = 44100  # Hz
+METRICS = ("stft_distance", "mel_distance", "si_sdr")
+
+
+@dataclass(frozen=True)
+class Codec:
+    """Something that encodes and decodes.
+
+    Args:
+        name: for the report.
+        sampling_rate: Hz.
+        num_channels: of one call, 1 or 2.
+        reconstruct: maps `(batch_size, num_channels, num_samples)` to the same shape.
+        protocol: what the result depends on, as JSON.
+    """
+
+    name: str
+    sampling_rate: int
+    num_channels: int
+    reconstruct: Callable[[torch.Tensor], torch.Tensor]
+    protocol: dict
+
+
+def codec_of_autoencoder(vae, name: str, protocol: dict) -> Codec:
+    """Our autoencoder, or diffusers' `AutoencoderOobleck`; the latents are the posterior's means."""
+
+    def reconstruct(waveform: torch.Tensor) -> torch.Tensor:
+        hop_length, num_samples = vae.hop_length, waveform.shape[-1]
+        padded = torch.nn.functional.pad(waveform, (0, -num_samples % hop_length)).to(vae.device, vae.dtype)
+        return vae.decode(vae.encode(padded).latent_dist.mode()).sample[..., :num_samples].cpu().float()
+
+    return Codec(name, vae.config.sampling_rate, vae.config.audio_channels, reconstruct, protocol)
+
+
+def codec_of_transformers(model, name: str, protocol: dict) -> Codec:
+    """A codec of transformers whose `forward` returns `audio_values`: EnCodec, DAC, Mimi ...
+
+    Raises:
+        ValueError: the model's configuration has no `sampling_rate`.
+    """
+    sampling_rate = getattr(model.config, "sampling_rate", None)
+    if sampling_rate is None or not hasattr(model, "decode"):
+        raise ValueError(f"{name} is not an audio codec of transformers.")
+    hop_length = getattr(model.config, "hop_length", 1)
+
+    def reconstruct(waveform: torch.Tensor) -> torch.Tensor:
+        num_samples = waveform.shape[-1]
+        padded = torch.nn.functional.pad(waveform, (0, -num_samples % hop_length)).to(model.device, model.dtype)
+        decoded = model(padded).audio_values.cpu().float()
+        decoded = decoded.reshape(waveform.shape[0], waveform.shape[1], -1)[..., :num_samples]
+        return torch.nn.functional.pad(decoded, (0, num_samples - decoded.shape[-1]))
+
+    return Codec(name, sampling_rate, getattr(model.config, "audio_channels", 1), reconstruct, protocol)
+
+
+@torch.no_grad()
+def reconstruct_stereo(codec: Codec, audio: Audio) -> tuple[torch.Tensor, torch.Tensor]:
+    """The reconstruction and the original, both `(2, num_samples)` at 44.1 kHz."""
+    stereo = to_channels(audio, 2, REPORT_RATE)
+    waveform = resample(stereo, REPORT_RATE, codec.sampling_rate)
+    batch = waveform[None] if codec.num_channels == 2 else waveform[:, None]
+    decoded = codec.reconstruct(batch).reshape(2, -1)
+    decoded = resample(decoded, codec.sampling_rate, REPORT_RATE)[:, : stereo.shape[1]]
+    return torch.nn.functional.pad(decoded, (0, stereo.shape[1] - decoded.shape[1])), stereo
+
+
+def score_reconstructions(codec: Codec, folder: Path, settings: ReadingSettings, cache: Path) -> dict:
+    """Table 5's row of a codec, on all audio files of a folder.
+
+    Args:
+        codec: what to measure.
+        folder: the recordings.
+        settings: how they are read.
+        cache: folder that keeps the values of each file, so that a run goes on where it stopped.
+
+    Returns:
+        `per_file` (name to values), `skipped` (name to reason; silent recordings are among them, for which SI-SDR has
+        no meaning) and the means, by metric; a mean is None if no file could be used.
+
+    Raises:
+        ValueError: see `list_audio`.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    per_file, skipped = {}, {}
+    for name, path in tqdm(list_audio(folder).items(), desc=f"{codec.name}: {folder}", unit="file"):
+        try:
+            stored = cache / f"{file_hash(path)}.json"
+            if not stored.is_file():
+                values = _score_file(codec, path, settings)
+                with atomic_path(stored) as temporary:
+                    temporary.write_text(json.dumps(values), encoding="utf-8")
+            per_file[name] = json.loads(stored.read_text(encoding="utf-8"))
+        except (UnusableAudioError, OSError) as error:
+            logger.warning("%s is left out: %s", path, error)
+            skipped[name] = str(error)
+    means = {
+        metric: sum(row[metric] for row in per_file.values()) / len(per_file) if per_file else None
+        for metric in METRICS
+    }
+    return {"per_file": per_file, "skipped": skipped, **means}
+
+
+def _score_file(codec: Codec, path: Path, settings: ReadingSettings) -> dict[str, float]:
+    """The three distances of one file."""
+    audio = load_audio(path, settings)
+    if "silent" in audio.notes:
+        raise UnusableAudioError("silent: SI-SDR has no meaning")
+    decoded, original = reconstruct_stereo(codec, audio)
+    if not decoded.isfinite().all():
+        raise UnusableAudioError(f"{codec.name}: a reconstruction that is not finite")
+    try:
+        return {
+            "stft_distance": stft_distance(decoded, original),
+            "mel_distance": mel_distance(decoded, original, REPORT_RATE),
+            "si_sdr": si_sdr(decoded, original),
+        }
+    except ValueError as error:
+        raise UnusableAudioError(f"{codec.name}: {error}") from error

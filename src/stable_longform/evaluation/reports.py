@@ -1,0 +1,89 @@
+"""Reports: JSON with everything, a Markdown table, a picture."""
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stable_longform.utils.audio import atomic_path
+
+PACKAGES = ("stable_longform", "torch", "transformers", "diffusers", "auraloss", "numpy", "soxr", "soundfile")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on, and the device."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return found | {"device": device}
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence]) -> str:
+    """A Markdown table; numbers are rounded to three decimals, None is a dash."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value) -> str:
+    """One cell."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.3f}".rstrip("0").rstrip(".")
+    return str(value).replace("|", "\\|")
+
+
+def write_json(path: Path, content: Mapping) -> None:
+    """Writes JSON in one step.
+
+    Raises:
+        ValueError: a number in it is not finite.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes text in one step."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def plot_values(path: Path, values: Mapping[str, float | Sequence[float]], title: str) -> None:
+    """A picture: a bar for a single number, a violin for the values of several files.
+
+    Args:
+        path: `.png` or `.svg`.
+        values: a number, or the values of files, by name. Each has a panel and an axis of its own.
+        title: above the panels.
+    """
+    import matplotlib  # in the extra `eval`, and slow to import
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(values), figsize=(1 + 2.2 * len(values), 3.6), squeeze=False)
+    for axis, (name, value) in zip(axes[0], values.items(), strict=True):
+        if np.ndim(value) and len(value) > 1 and np.ptp(value) > 0:
+            axis.violinplot(value, showmeans=True)
+        else:
+            number = float(np.mean(value))
+            axis.bar([1], [number])
+            axis.text(1, number, f"{number:.3g}", ha="center", va="bottom" if number >= 0 else "top")
+        axis.set_title(name, fontsize=8)
+        axis.set_xticks([])
+    figure.suptitle(title, fontsize=9)
+    figure.tight_layout()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    pyplot.close(figure)
