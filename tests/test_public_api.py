@@ -13,6 +13,8 @@ MODULES = {
     "ClapTextEncoder": "stable_longform.models.clap_text_encoder",
     "DiTTransformer1D": "stable_longform.models.transformer_dit_1d",
     "TimingConditioner": "stable_longform.models.timing_conditioner",
+    "convert_checkpoint": "stable_longform.convert.commands",
+    "export_checkpoint": "stable_longform.convert.commands",
 }
 
 

@@ -12,20 +12,22 @@ __version__ = "0.1.0.dev0"
 # Folder of the checkpoint inside the package, to be given to `from_pretrained`.
 TINY_CHECKPOINT = str(Path(__file__).parent / "checkpoints" / "tiny")
 
-# Public class -> module that defines it.
+# Public name -> module that defines it.
 _MODULES = {
     "LongFormMusicPipeline": "stable_longform.pipelines.pipeline_longform_music",
     "AutoencoderOobleck": "stable_longform.models.autoencoder_oobleck",
     "ClapTextEncoder": "stable_longform.models.clap_text_encoder",
     "DiTTransformer1D": "stable_longform.models.transformer_dit_1d",
     "TimingConditioner": "stable_longform.models.timing_conditioner",
+    "convert_checkpoint": "stable_longform.convert.commands",
+    "export_checkpoint": "stable_longform.convert.commands",
 }
 
 __all__ = ["TINY_CHECKPOINT", *_MODULES]
 
 
 def __getattr__(name: str):
-    """Imports a public class (PEP 562)."""
+    """Imports a public class or function (PEP 562)."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name]), name)

@@ -1,4 +1,4 @@
-"""The command `stable-longform`: music from a prompt, and reconstructions by the autoencoder.
+"""The command `stable-longform`: music from a prompt, reconstructions by the autoencoder, conversion of checkpoints.
 
 Progress goes to stderr, the path of the written file to stdout. Bad input ends with exit code 2 and one line,
 `error: ...`, on stderr, before the model is loaded wherever it can be told without it.
@@ -47,6 +47,9 @@ Checkpoint = Annotated[
     str, typer.Option(help="Folder or Hugging Face Hub id of the model; 'tiny' is the one inside the package.")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ... [default: the GPU if there is one]")]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Run the other tool on the same random inputs and print the differences.")
+]
 SampleFormat = Annotated[
     str | None,
     typer.Option(
@@ -190,6 +193,57 @@ def reconstruct(
     typer.echo(output)
 
 
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A .safetensors or .ckpt file.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write, new or empty.")],
+    config: Annotated[
+        Path | None, typer.Option(help="Its model_config.json. [default: the one beside CHECKPOINT]")
+    ] = None,
+    text_encoder: Annotated[
+        str | None,
+        typer.Option(help="LAION-CLAP checkpoint, or folder or Hub id of a CLAP or T5. [default: as configured]"),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder or Hub id. [default: that of RoBERTa base, or of the T5]")
+    ] = None,
+    ema: Annotated[
+        bool | None,
+        typer.Option("--ema/--no-ema", help="Take a training's averaged weights. [default: if there are any]"),
+    ] = None,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Open files that can run any code. Only for files that you trust.")
+    ] = False,
+    verify: Verify = False,
+) -> None:
+    """Makes a folder for `from_pretrained` of a stable-audio-tools or LAION-CLAP CHECKPOINT.
+
+    Every tensor is accounted for: keys that are missing, unknown or of another shape, and fields of the configuration
+    that cannot be represented, end the conversion.
+    """
+    _quiet_libraries()
+    differences = stable_longform.convert_checkpoint(
+        checkpoint, output, config, text_encoder, tokenizer, ema, allow_pickle, verify
+    )
+    _report_conversion(output, differences)
+
+
+@app.command()
+def export(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write, new or empty.")],
+    to: Annotated[str, typer.Option(help="diffusers (StableAudioPipeline) or stable-audio-tools.")],
+    checkpoint: Checkpoint = "tiny",
+    text_encoder: Annotated[
+        bool, typer.Option(help="Write the CLAP text encoder for stable-audio-tools, as a file of its own.")
+    ] = True,
+    verify: Verify = False,
+) -> None:
+    """Writes a checkpoint in the format of another tool, or says which field that cannot express."""
+    _quiet_libraries()
+    checkpoint = NAMED_CHECKPOINTS.get(checkpoint, checkpoint)
+    _report_conversion(output, stable_longform.export_checkpoint(checkpoint, output, to, text_encoder, verify))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
@@ -282,8 +336,8 @@ def _check_index(path: Path) -> None:
         raise ValueError(f"{path.parent} is not a checkpoint: its {path.name} names no pipeline.")
 
 
-def _load(cls_name: str, checkpoint: str, **kwargs):
-    """Calls `from_pretrained` of a public class, without the libraries' warnings and bars for loading weights."""
+def _quiet_libraries() -> None:
+    """Keeps the libraries' warnings and progress bars for loading weights off stderr."""
     # Imported here because `--help` and most errors do without.
     import diffusers.utils.logging
     import transformers.utils.logging
@@ -293,6 +347,18 @@ def _load(cls_name: str, checkpoint: str, **kwargs):
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()
+
+
+def _report_conversion(output: Path, differences: dict[str, float]) -> None:
+    """Prints the largest relative differences, if there are any, and the path."""
+    for name, value in differences.items():
+        typer.echo(f"{name}: largest relative difference {value:.1e}", err=True)
+    typer.echo(output)
+
+
+def _load(cls_name: str, checkpoint: str, **kwargs):
+    """Calls `from_pretrained` of a public class."""
+    _quiet_libraries()
     try:
         return getattr(stable_longform, cls_name).from_pretrained(checkpoint, **kwargs)
     except OSError as error:

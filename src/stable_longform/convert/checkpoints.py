@@ -53,12 +53,12 @@ def read_state_dict(path: str | os.PathLike, allow_pickle: bool = False) -> dict
             raise ValueError(f"{path} is no safetensors file: {error}") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds more than tensors, and opening it could run any code. "
-            "If you trust its origin, allow pickle (--allow-pickle)."
-        ) from error
-    except (RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        if isinstance(error, pickle.UnpicklingError) and not allow_pickle:
+            raise ValueError(
+                f"{path} is broken or holds more than tensors, and opening it could run any code. "
+                "If you trust its origin, allow pickle (--allow-pickle)."
+            ) from error
         raise ValueError(f"{path} is no checkpoint: {error}") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]

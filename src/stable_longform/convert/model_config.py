@@ -66,6 +66,20 @@ class Section:
             raise ValueError(f"{self.path(name)} is missing.")
         return value
 
+    def count(self, name: str, default=REQUIRED) -> int:
+        """The field's value, a positive integer."""
+        value = self.take(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{self.path(name)} must be a positive integer, got {value!r}.")
+        return value
+
+    def counts(self, name: str, default=REQUIRED) -> list[int]:
+        """The field's value, a list of positive integers."""
+        value = self.take(name, default)
+        if not isinstance(value, list) or not value or not all(type(entry) is int and entry > 0 for entry in value):
+            raise ValueError(f"{self.path(name)} must be a list of positive integers, got {value!r}.")
+        return value
+
     def section(self, name: str, default=REQUIRED) -> "Section":
         """The field's value as a section."""
         return Section(self.take(name, default), self.path(name))
@@ -97,7 +111,7 @@ def read_model_config(config: Mapping) -> ModelConfig:
     top = Section(config)
     top.require("model_type", "autoencoder", "diffusion_cond")
     top.ignore("training", "dataset", "audio_channels", "name", "description")
-    sampling_rate, window = top.take("sample_rate"), top.take("sample_size")
+    sampling_rate, window = top.count("sample_rate"), top.count("sample_size")
     model = top.section("model")
     top.finish()
     if config["model_type"] == "autoencoder":
@@ -121,7 +135,7 @@ def read_model_config(config: Mapping) -> ModelConfig:
 
 def _read_autoencoder(model: Section, sampling_rate: int) -> dict:
     """Arguments of `AutoencoderOobleck`."""
-    latent_channels, audio_channels = model.take("latent_dim"), model.take("io_channels")
+    latent_channels, audio_channels = model.count("latent_dim"), model.count("io_channels")
     for name in ("in_channels", "out_channels"):
         model.require(name, None, audio_channels, default=None)
     model.require("pretransform", None, default=None)
@@ -144,10 +158,10 @@ def _read_autoencoder(model: Section, sampling_rate: int) -> dict:
         if name == "decoder":
             fields.require("use_nearest_upsample", False, default=False)
             fields.require("final_tanh", False, default=True)
-        strides = fields.take("strides", [2, 4, 8, 8])
+        strides = fields.counts("strides", [2, 4, 8, 8])
         if any(stride % 2 for stride in strides):
             raise ValueError(f"{fields.path('strides')} must be even (odd ones lose samples), got {strides}.")
-        parts[name] = fields.take("channels", 128), fields.take("c_mults", [1, 2, 4, 8]), strides
+        parts[name] = fields.count("channels", 128), fields.counts("c_mults", [1, 2, 4, 8]), strides
         fields.finish()
     if parts["encoder"][1:] != parts["decoder"][1:]:
         raise ValueError(f"{model.path('decoder')}.config must have the c_mults and strides of the encoder.")
@@ -166,7 +180,7 @@ def _read_autoencoder(model: Section, sampling_rate: int) -> dict:
 
 def _read_conditioning(conditioning: Section) -> tuple[dict, dict]:
     """Arguments of `TimingConditioner`, and the settings of the text conditioner."""
-    width = conditioning.take("cond_dim")
+    width = conditioning.count("cond_dim")
     for name, empty in (("default_keys", {}), ("pre_encoded_keys", [])):
         conditioning.require(name, empty, default=empty)
     ranges, text = {}, None
@@ -224,7 +238,7 @@ def _read_diffusion(diffusion: Section, timing: dict, text: dict, latent_channel
     fields = diffusion.section("config")
     diffusion.finish()
     _require_plain_transformer(fields)
-    inner_dim, num_heads = fields.take("embed_dim", 768), fields.take("num_heads", 8)
+    inner_dim, num_heads = fields.count("embed_dim", 768), fields.count("num_heads", 8)
     head_dim = inner_dim // num_heads
     if head_dim < 2 * MIN_ROTARY_DIM or head_dim % 4 or inner_dim % num_heads:
         raise ValueError(
@@ -246,7 +260,7 @@ def _read_diffusion(diffusion: Section, timing: dict, text: dict, latent_channel
     transformer = {
         "in_channels": latent_channels,
         "out_channels": latent_channels,
-        "num_layers": fields.take("depth", 12),
+        "num_layers": fields.count("depth", 12),
         "attention_head_dim": head_dim,
         "num_attention_heads": num_heads,
         "num_key_value_attention_heads": context_dim // head_dim,
@@ -254,7 +268,7 @@ def _read_diffusion(diffusion: Section, timing: dict, text: dict, latent_channel
         "cross_attention_input_dim": width,
         "global_states_input_dim": len(numbers) * width,
         "time_proj_dim": NUM_FOURIER_FEATURES,
-        "patch_size": fields.take("patch_size", 1),
+        "patch_size": fields.count("patch_size", 1),
         "norm_bias": norm.take("bias", False),
     }
     norm.finish()

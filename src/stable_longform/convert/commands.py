@@ -1,0 +1,319 @@
+"""Whole conversions, from files to a folder: what `stable-longform convert` and `export` do.
+
+Contents: `convert_checkpoint`, `export_checkpoint`. A folder appears under its name only when it is complete.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from diffusers import StableAudioPipeline
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoTokenizer, ClapModel, PreTrainedModel, T5EncoderModel
+
+from stable_longform.convert import verify as verification
+from stable_longform.convert.checkpoints import read_state_dict, unwrap_training
+from stable_longform.convert.laion_clap import from_laion_clap, is_laion_clap, text_branch_to_laion_clap
+from stable_longform.convert.model_config import (
+    CLAP_WIDTH,
+    T5_WIDTHS,
+    ModelConfig,
+    read_model_config,
+    write_autoencoder_config,
+    write_model_config,
+)
+from stable_longform.convert.stable_audio_pipeline import to_stable_audio_pipeline
+from stable_longform.convert.stable_audio_tools import (
+    autoencoder_from_stable_audio_tools,
+    autoencoder_to_stable_audio_tools,
+    from_stable_audio_tools,
+    to_stable_audio_tools,
+)
+from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+from stable_longform.models.clap_text_encoder import ClapTextEncoder
+from stable_longform.noise_schedule import make_scheduler
+from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+
+CONFIG_NAME, WEIGHTS_NAME, CLAP_NAME = "model_config.json", "model.safetensors", "clap.ckpt"
+ROBERTA = "FacebookAI/roberta-base"  # whose tokenizer LAION-CLAP uses
+T5_OWNER = "google-t5"  # on the Hub, of the names without owner
+FORMATS = ("diffusers", "stable-audio-tools")
+ROBERTA_BASE = {
+    "vocab_size": 50265,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+    "max_length": 77,
+}
+T5_SIZES = {(512, 6, 2048): "t5-small", (768, 12, 3072): "t5-base", (1024, 24, 4096): "t5-large"}
+
+
+def convert_checkpoint(
+    checkpoint: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    config: str | os.PathLike | None = None,
+    text_encoder: str | os.PathLike | None = None,
+    tokenizer: str | os.PathLike | None = None,
+    use_ema: bool | None = None,
+    allow_pickle: bool = False,
+    verify: bool = False,
+) -> dict[str, float]:
+    """Turns a checkpoint of stable-audio-tools or LAION-CLAP into a folder for `from_pretrained`.
+
+    Args:
+        checkpoint: `.safetensors`, or a file of torch's: a diffusion model, an autoencoder, a training of either, or a
+            LAION-CLAP, which becomes a transformers `ClapModel`.
+        output_dir: a folder that does not exist or is empty.
+        config: the `model_config.json`; None: the one beside the checkpoint.
+        text_encoder: for CLAP text a LAION-CLAP checkpoint, or the folder or Hub id of a `ClapModel`; for T5 a folder
+            or Hub id, by default Google's of the configuration's name.
+        tokenizer: folder or Hub id; None: RoBERTa's, or T5's from where the encoder comes.
+        use_ema: of a training checkpoint, take the moving average of the weights; None: if there is one.
+        allow_pickle: open files that hold more than tensors, which can run any code. Only for files that you trust.
+        verify: then run the other tool on random inputs as well.
+
+    Returns:
+        The largest relative difference by component, empty without `verify`.
+
+    Raises:
+        ValueError: what cannot be converted, with the field of the configuration or all keys that don't fit.
+        OSError: a file or Hub repository that cannot be read.
+    """
+    checkpoint = Path(checkpoint)
+    _check_output(output_dir)
+    state_dict = read_state_dict(checkpoint, allow_pickle)
+    if is_laion_clap(state_dict):
+        model = from_laion_clap(state_dict)
+        with _new_folder(output_dir) as folder:
+            model.save_pretrained(folder)
+            if tokenizer is not None:
+                AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+        return verification.against_laion_clap(ClapModel.from_pretrained(output_dir), state_dict) if verify else {}
+    fields = _read_json(checkpoint.with_name(CONFIG_NAME) if config is None else Path(config))
+    model_config = read_model_config(fields)
+    state_dict = unwrap_training(state_dict, use_ema)
+    if verify:
+        verification.check_stable_audio_tools()
+    if model_config.transformer is None:
+        vae = autoencoder_from_stable_audio_tools(state_dict, model_config)
+        with _new_folder(output_dir) as folder:
+            vae.save_pretrained(folder)
+        if not verify:
+            return {}
+        written = AutoencoderOobleck.from_pretrained(output_dir)
+        return verification.autoencoder_against_stable_audio_tools(written, state_dict, fields)
+    components = from_stable_audio_tools(state_dict, model_config)
+    components |= _load_text(model_config, text_encoder, tokenizer, allow_pickle)
+    is_t5 = model_config.text["type"] == "t5"
+    pipe = LongFormMusicPipeline(**components, scheduler=make_scheduler(), zero_text_padding=is_t5)
+    with _new_folder(output_dir) as folder:
+        pipe.save_pretrained(folder)
+    if not verify:
+        return {}
+    written = LongFormMusicPipeline.from_pretrained(output_dir)
+    return verification.against_stable_audio_tools(
+        written.vae, written.transformer, written.timing_conditioner, state_dict, fields
+    )
+
+
+def export_checkpoint(
+    checkpoint: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    to: str,
+    include_text_encoder: bool = True,
+    verify: bool = False,
+) -> dict[str, float]:
+    """Writes a pipeline, or an autoencoder alone, in the format of another tool.
+
+    Args:
+        checkpoint: folder or Hub id, as for `LongFormMusicPipeline.from_pretrained`; or the folder of an
+            `AutoencoderOobleck`, for stable-audio-tools.
+        output_dir: a folder that does not exist or is empty.
+        to: "diffusers": what `StableAudioPipeline.from_pretrained` opens. "stable-audio-tools": `model.safetensors`
+            and `model_config.json`, and for CLAP text `clap.ckpt`, since their checkpoints hold no text encoder.
+        include_text_encoder: for stable-audio-tools, write `clap.ckpt`, which must have the size of RoBERTa base. T5
+            is never written: they take Google's by its name.
+        verify: then run the other tool on random inputs as well.
+
+    Returns:
+        The largest relative difference by component, empty without `verify`.
+
+    Raises:
+        ValueError: naming what the other tool cannot express.
+    """
+    if to not in FORMATS:
+        raise ValueError(f"The format must be one of {', '.join(FORMATS)}, got {to!r}.")
+    _check_output(output_dir)
+    if verify and to == "stable-audio-tools":
+        verification.check_stable_audio_tools()
+    is_autoencoder = Path(checkpoint).is_dir() and not (Path(checkpoint) / "model_index.json").is_file()
+    if is_autoencoder:
+        if to == "diffusers":
+            raise ValueError(
+                f"{checkpoint} is an autoencoder alone, which diffusers' AutoencoderOobleck opens as it is."
+            )
+        return _export_autoencoder(AutoencoderOobleck.from_pretrained(checkpoint), output_dir, verify)
+    pipe = LongFormMusicPipeline.from_pretrained(checkpoint)
+    if to == "stable-audio-tools":
+        return _export_to_stable_audio_tools(pipe, output_dir, include_text_encoder, verify)
+    theirs = to_stable_audio_pipeline(pipe)
+    with _new_folder(output_dir) as folder:
+        theirs.save_pretrained(folder)
+    if not verify:
+        return {}
+    return verification.against_stable_audio_pipeline(pipe, StableAudioPipeline.from_pretrained(output_dir))
+
+
+def _export_to_stable_audio_tools(
+    pipe: LongFormMusicPipeline, output_dir: str | os.PathLike, include_text_encoder: bool, verify: bool
+) -> dict[str, float]:
+    """Writes a pipeline for stable-audio-tools."""
+    for name, accepted in (("mask_text_padding", False), ("zero_text_padding", _is_t5(pipe))):
+        if pipe.config[name] != accepted:
+            raise ValueError(f"stable-audio-tools cannot express {name}={pipe.config[name]} with this text encoder.")
+    components = {name: getattr(pipe, name) for name in ("vae", "transformer", "timing_conditioner")}
+    fields = write_model_config(**components, text=_describe_text(pipe, include_text_encoder))
+    state_dict = to_stable_audio_tools(**components)
+    with _new_folder(output_dir) as folder:
+        save_file(state_dict, folder / WEIGHTS_NAME)
+        _write_json(folder / CONFIG_NAME, fields)
+        if include_text_encoder and not _is_t5(pipe):
+            torch.save({"state_dict": text_branch_to_laion_clap(pipe.text_encoder)}, folder / CLAP_NAME)
+    if not verify:
+        return {}
+    written = read_state_dict(Path(output_dir) / WEIGHTS_NAME)
+    return verification.against_stable_audio_tools(**components, state_dict=written, config=fields)
+
+
+def _export_autoencoder(vae: AutoencoderOobleck, output_dir: str | os.PathLike, verify: bool) -> dict[str, float]:
+    """Writes an autoencoder alone for stable-audio-tools."""
+    fields = write_autoencoder_config(vae)
+    with _new_folder(output_dir) as folder:
+        save_file(autoencoder_to_stable_audio_tools(vae), folder / WEIGHTS_NAME)
+        _write_json(folder / CONFIG_NAME, fields)
+    if not verify:
+        return {}
+    written = read_state_dict(Path(output_dir) / WEIGHTS_NAME)
+    return verification.autoencoder_against_stable_audio_tools(vae, written, fields)
+
+
+def _load_text(
+    config: ModelConfig, source: str | os.PathLike | None, tokenizer: str | os.PathLike | None, allow_pickle: bool
+) -> dict:
+    """The components "text_encoder" and "tokenizer"."""
+    text = config.text
+    if text["type"] == "t5":
+        name = text["name"] if "/" in text["name"] else f"{T5_OWNER}/{text['name']}"
+        source = name if source is None else source
+        encoder = _load_encoder(T5EncoderModel, source)
+        width = encoder.config.d_model
+        tokenizer = AutoTokenizer.from_pretrained(source if tokenizer is None else tokenizer)
+        tokenizer.model_max_length = text["max_length"]
+    else:
+        if source is None:
+            source = text["path"]
+            if source is None or not Path(source).exists():
+                raise ValueError(f"The configuration's clap_ckpt_path {source!r} is not there: give the text encoder.")
+        if Path(source).is_file():
+            clap = from_laion_clap(read_state_dict(source, allow_pickle))
+        else:
+            clap = _load_encoder(ClapModel, source)
+        encoder = ClapTextEncoder.from_clap(clap, text["feature_layer"], text["max_length"])
+        width = encoder.config.hidden_size
+        has_tokenizer = Path(source).is_dir() and (Path(source) / "tokenizer_config.json").is_file()
+        default = source if has_tokenizer else ROBERTA
+        tokenizer = AutoTokenizer.from_pretrained(default if tokenizer is None else tokenizer)
+    if width != text["width"]:
+        raise ValueError(f"The text encoder must have {text['width']} features for this checkpoint, got {width}.")
+    return {"text_encoder": encoder, "tokenizer": tokenizer}
+
+
+def _load_encoder(model_class: type[PreTrainedModel], source: str | os.PathLike) -> PreTrainedModel:
+    """A transformers model of that class; transformers itself would make one of random weights of any other."""
+    kind = AutoConfig.from_pretrained(source).model_type
+    if kind != model_class.config_class.model_type:
+        raise ValueError(f"{source} is no {model_class.__name__} but a {kind}.")
+    model, info = model_class.from_pretrained(source, output_loading_info=True)
+    if info["missing_keys"]:
+        raise ValueError(f"{source} lacks weights of a {model_class.__name__}: {', '.join(info['missing_keys'])}.")
+    return model.eval()
+
+
+def _is_t5(pipe: LongFormMusicPipeline) -> bool:
+    """Whether the text encoder is a T5 and not our CLAP."""
+    return isinstance(pipe.text_encoder, T5EncoderModel)
+
+
+def _describe_text(pipe: LongFormMusicPipeline, include_text_encoder: bool) -> dict:
+    """The text conditioner's type, configuration and width in stable-audio-tools' terms."""
+    config = pipe.text_encoder.config
+    if _is_t5(pipe):
+        name = T5_SIZES.get((config.d_model, config.num_layers, config.d_ff))
+        if name is None or config.is_gated_act:
+            raise ValueError(
+                "text_encoder cannot be represented: stable-audio-tools only knows Google's T5 by name, and this one "
+                f"has {config.num_layers} layers of width {config.d_model}."
+            )
+        settings = {"t5_model_name": name, "max_length": pipe.tokenizer.model_max_length}
+        return {"type": "t5", "config": settings, "width": T5_WIDTHS[name]}
+    if not isinstance(pipe.text_encoder, ClapTextEncoder):
+        raise ValueError(f"text_encoder cannot be represented: {type(pipe.text_encoder).__name__}.")
+    if config.hidden_size != CLAP_WIDTH:
+        raise ValueError(f"text_encoder.hidden_size must be {CLAP_WIDTH}, got {config.hidden_size}.")
+    for name, value in ROBERTA_BASE.items() if include_text_encoder else ():
+        if config[name] != value:
+            raise ValueError(
+                f"text_encoder.{name} must be {value} to be written as {CLAP_NAME}, got {config[name]}; without the "
+                "text encoder the rest can be."
+            )
+    settings = {
+        "audio_model_type": "HTSAT-base",
+        "enable_fusion": True,
+        "clap_ckpt_path": CLAP_NAME,
+        "use_text_features": True,
+        "feature_layer_ix": config.feature_layer,
+    }
+    return {"type": "clap_text", "config": settings, "width": CLAP_WIDTH}
+
+
+def _check_output(output_dir: str | os.PathLike) -> None:
+    """Raises a ValueError unless the folder is new or empty."""
+    output_dir = Path(output_dir)
+    if output_dir.exists() and not (output_dir.is_dir() and not any(output_dir.iterdir())):
+        raise ValueError(f"{output_dir} exists and is no empty folder: choose another.")
+
+
+@contextlib.contextmanager
+def _new_folder(output_dir: str | os.PathLike) -> Iterator[Path]:
+    """A folder to write to, which gets its name when the block ends well and disappears otherwise."""
+    output_dir = Path(output_dir).absolute()
+    partial = output_dir.with_name(f".{output_dir.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if output_dir.exists():
+            output_dir.rmdir()  # empty, as was checked
+        os.replace(partial, output_dir)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _read_json(path: Path) -> Mapping:
+    """A configuration file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"There is no {path}: name the checkpoint's configuration.") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+
+
+def _write_json(path: Path, fields: Mapping) -> None:
+    """A configuration file."""
+    path.write_text(json.dumps(fields, indent=4) + "\n", encoding="utf-8")
