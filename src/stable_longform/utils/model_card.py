@@ -62,8 +62,7 @@ def write_model_card(
         "## Parts\n\n" + _table(counts),
         f"## Training data\n\n{data or UNKNOWN}",
         "## Training\n\n" + _table(training),
-        "## Metrics\n\n"
-        + _table([{"metric": key, "value": f"{value:.4g}"} for key, value in (metrics or {}).items()]),
+        "## Metrics\n\n" + _table(values),
         f"## Licence\n\n{license or UNKNOWN}",
     ]
     partial = path.with_name(f".{CARD_FILE}.partial")
