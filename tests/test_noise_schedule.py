@@ -184,6 +184,8 @@ def reference_dpm_solver_pp_2m(predict_velocity, noise, sigmas):
 
 @pytest.mark.parametrize("num_steps", [1, 2, 10, 100])
 def test_agrees_with_dpm_solver_pp_2m_written_out(num_steps):
+    """S2. The sampler that the paper names, and no randomness in it."""
+
     def predict(x, t):  # smooth, and not linear in x
         xp = torch if isinstance(x, torch.Tensor) else np
         return xp.tanh(1.3 * x - 0.4) * math.cos(2.0 * float(t)) - 0.6 * xp.sin(3.0 * x) * float(t)
@@ -252,6 +254,7 @@ def make_dpm_solver(**config):
         (DDIMScheduler(prediction_type="v_prediction"), "DDIMScheduler"),
         (EDMDPMSolverMultistepScheduler(prediction_type="v_prediction"), "EDMDPMSolverMultistepScheduler"),
         (make_dpm_solver(prediction_type="epsilon"), "epsilon"),
+        (make_dpm_solver(prediction_type="sample"), "sample"),
         (CosineDPMSolverMultistepScheduler(prediction_type="epsilon"), "epsilon"),
         (make_dpm_solver(prediction_type="flow_prediction", use_flow_sigmas=True), "flow_prediction"),
         (make_dpm_solver(use_flow_sigmas=True), "use_flow_sigmas"),
@@ -262,6 +265,7 @@ def make_dpm_solver(**config):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_schedulers_of_another_meaning_are_rejected(scheduler, message):
+    """S3, S4, S6."""
     with pytest.raises(ValueError, match=message):
         check_scheduler(scheduler)
     with pytest.raises(ValueError, match=message):

@@ -214,10 +214,11 @@ def test_export_model_replaces(tmp_path, tiny_autoencoder_config):
     target = tmp_path / "autoencoder"
     target.mkdir()
     (target / "leftover.txt").write_text("from before")
+    (target / "README.md").write_text("mine")
     model = AutoencoderOobleck(**tiny_autoencoder_config)
-    utils.export_model(model, target)
+    utils.export_model(model, target, keep=("README.md", "ATTRIBUTION.md"))
     assert {path.name for path in tmp_path.iterdir()} == {"autoencoder"}
-    assert not (target / "leftover.txt").exists()
+    assert not (target / "leftover.txt").exists() and (target / "README.md").read_text() == "mine"
     loaded = AutoencoderOobleck.from_pretrained(target)
     assert_all_equal(list(loaded.state_dict().values()), list(model.state_dict().values()))
 

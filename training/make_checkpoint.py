@@ -3,10 +3,15 @@
     python training/make_checkpoint.py --autoencoder runs/ae/autoencoder --clap runs/clap/clap \
         --dit runs/dit_285s/dit --output_dir checkpoint --dtype float16
 
-The result opens with `LongFormMusicPipeline.from_pretrained(output_dir)`.
+The result opens with `LongFormMusicPipeline.from_pretrained(output_dir)`. A model card is written from what the runs
+recorded, unless there is one already; say what they cannot know with `--description`, `--data` and `--license`.
 """
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
 
 from stable_longform import training_utils as utils
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
@@ -14,11 +19,12 @@ from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.noise_schedule import SIGMA_MAX, SIGMA_MIN, make_scheduler
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+from stable_longform.utils.model_card import CARD_FILE, write_model_card
 
 
 @dataclass(frozen=True)
 class Config:
-    """Folders of the trained parts, and the range of noise levels that the scheduler samples.
+    """Folders of the trained parts, the range of noise levels that the scheduler samples, and words for the card.
 
     `clap` may also be the folder of a whole checkpoint, whose text encoder is taken.
     """
@@ -30,6 +36,9 @@ class Config:
     dtype: str = "float32"
     sigma_min: float = SIGMA_MIN
     sigma_max: float = SIGMA_MAX
+    description: str = ""  # what kind of model it is
+    data: str = ""  # what it learned from, and under which licences that is
+    license: str = ""  # of the weights, for example "cc-by-4.0"
 
 
 def main(config: Config) -> None:
@@ -51,7 +60,31 @@ def main(config: Config) -> None:
         transformer=transformer,
         scheduler=make_scheduler(config.sigma_min, config.sigma_max),
     ).to(dtype)
-    utils.export_model(pipe, config.output_dir)
+    utils.export_model(pipe, config.output_dir, keep=(CARD_FILE, "ATTRIBUTION.md"))
+    runs = {"autoencoder": config.autoencoder, "CLAP": config.clap, "transformer": config.dit}
+    recorded = {part: read_run(Path(folder).parent) for part, folder in runs.items()}
+    networks = ("vae", "text_encoder", "timing_conditioner", "transformer")
+    write_model_card(
+        config.output_dir,
+        description=config.description,
+        parts={name: getattr(pipe, name).num_parameters() for name in networks},
+        data=config.data,
+        training=[{"part": part, **settings} for part, (settings, _) in recorded.items() if settings],
+        metrics={f"{part}, {name}": value for part, (_, values) in recorded.items() for name, value in values.items()},
+        license=config.license,
+    )
+
+
+def read_run(folder: Path) -> tuple[dict, dict]:
+    """What a run folder recorded: its settings for the card and its last metrics of the valid split; empty if none."""
+    config, log = folder / "config.yaml", folder / "metrics.jsonl"
+    if not config.is_file() or not log.is_file():
+        return {}, {}
+    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    steps = max((row["step"] for row in rows), default=0)
+    metrics = {name: value for row in rows for name, value in row.items() if name.startswith("valid/")}
+    return {"steps": steps, "batch size": settings.get("batch_size"), "seed": settings.get("seed")}, metrics
 
 
 if __name__ == "__main__":

@@ -299,16 +299,19 @@ def resume(accelerator: Accelerator, output_dir: Path) -> int:
     return step
 
 
-def export_model(model, directory: str | os.PathLike, *companions) -> None:
+def export_model(model, directory: str | os.PathLike, *companions, keep: Sequence[str] = ()) -> None:
     """Writes `model.save_pretrained` to `directory` through a temporary folder, replacing what was there.
 
-    `companions` are saved into the same folder: a tokenizer, a feature extractor.
+    `companions` are saved into the same folder: a tokenizer, a feature extractor. Files named in `keep` survive.
     """
     directory = Path(directory)
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     for part in (model, *companions):
         part.save_pretrained(partial)
+    for file in (directory / name for name in keep):
+        if file.is_file():
+            shutil.copy2(file, partial)
     shutil.rmtree(directory, ignore_errors=True)
     os.replace(partial, directory)
 

@@ -125,6 +125,7 @@ def test_decoder_receptive_field():
 @torch.no_grad()
 @pytest.mark.parametrize("strides", [PAPER_STRIDES, (2, 2, 4), (4, 2), (3, 5), (2,)], ids=str)
 def test_contexts_are_sufficient_and_minimal(strides):
+    """V2."""
     model = make_model(strides, torch.float64, encoder_hidden_size=2, decoder_channels=2)
     contexts = encoder_context(strides), decoder_context(strides)
     num_frames = 2 * max(contexts) + 6
@@ -144,6 +145,7 @@ def test_contexts_are_sufficient_and_minimal(strides):
 @pytest.mark.parametrize("tile_latent_length", [1, 8, 13, 1000])
 @pytest.mark.parametrize("num_samples", [1, 15, 16, 16 * 24, 16 * 29, 16 * 29 + 5])
 def test_chunks_equal_whole(tile_latent_length, num_samples):
+    """V1. For chunks and lengths that are no multiples of each other."""
     model = make_model(dtype=torch.float64)
     waveform = torch.randn(2, 2, num_samples, dtype=torch.float64)
     model.disable_tiling()
@@ -185,6 +187,7 @@ def test_gradients_flow_through_the_whole_input():
 @torch.no_grad()
 @pytest.mark.parametrize("strides", [(2, 2, 4), (3, 5), (2, 3), (7,)], ids=str)
 def test_lengths(strides):
+    """V6. No stride, odd ones included, loses a sample."""
     model = make_model(strides)
     hop = model.hop_length
     assert hop == math.prod(strides)
@@ -222,6 +225,8 @@ def test_slicing_equals_batch():
 
 
 def test_kl_closed_form():
+    """V3."""
+
     def posterior(mean, std):
         """Two channels, three frames, whose softplus scale gives exactly `std`."""
         scale = torch.full((1, 2, 3), math.log(math.expm1(std - 1e-4)))
@@ -334,6 +339,7 @@ def test_wrong_latents(latents, message):
 
 
 def test_other_errors():
+    """P8, among others: the error names the rate in Hz."""
     model = make_model()
     waveform = torch.zeros(1, 2, 64)
     model.encode(waveform, sampling_rate=44100)
@@ -363,6 +369,7 @@ def test_determinism(inputs):
 
 
 def test_gradient_checkpointing(inputs):
+    """V4."""
     check_gradient_checkpointing(make_model(), inputs)
 
 

@@ -78,6 +78,7 @@ def test_default_size():
 @pytest.mark.parametrize("feature_layer", [-1, -2, -3, -4])
 @pytest.mark.parametrize("mask_dtype", [None, torch.bool, torch.int64])
 def test_equals_hidden_state_of_transformers_model(prompts, feature_layer, mask_dtype):
+    """P14. Any layer, the next to last among them."""
     torch.manual_seed(0)
     encoder = randomize_weights(ClapTextEncoder(**TINY, feature_layer=feature_layer), std=0.1).eval()
     if mask_dtype is None:

@@ -85,7 +85,7 @@ def test_other_number_types(conditioner, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_tells_neighbouring_seconds_apart(conditioner, dtype):
-    """In bfloat16 itself 300 and 301 seconds are the same number, and in float16 300.0 and 300.1 are."""
+    """T2. In bfloat16 itself 300 and 301 seconds are the same number, and in float16 300.0 and 300.1 are."""
     linear = conditioner.to(dtype).end_number_conditioner.time_positional_embedding[1]
     received = []
     linear.register_forward_pre_hook(lambda module, args: received.append(args[0]))

@@ -139,7 +139,7 @@ def test_every_input_matters(model, inputs):
 
 
 def test_zero_text_switches_cross_attention_off(inputs):
-    """No layer between the text and the cross-attention's output has a bias."""
+    """P11. No layer between the text and the cross-attention's output has a bias."""
     model = build()
     inputs["encoder_hidden_states"] = torch.zeros(2, 5, 9)
     expected = model(**inputs).sample
@@ -242,6 +242,7 @@ def test_rotary_turns_the_first_half_of_every_head():
 
 
 def test_rotary_table_is_made_once_and_not_saved(model, inputs):
+    """P13. And on the device where it is used."""
     model(**inputs)
     table = model._rotary_embedding(13, torch.device("cpu"))
     model(**inputs)
@@ -272,7 +273,7 @@ def test_fourier_features_closed_form():
 
 @pytest.mark.parametrize("how", ["to", "from_pretrained", "autocast"])
 def test_time_is_not_rounded(inputs, tmp_path, how):
-    """In bfloat16, 0.9985 and 0.9995 would both be 1."""
+    """T1. In bfloat16, 0.9985 and 0.9995 would both be 1."""
     model = build()
     if how == "to":
         model = model.to(torch.bfloat16)
@@ -319,6 +320,7 @@ def test_time_is_not_rounded(inputs, tmp_path, how):
     ],
 )
 def test_rejects(inputs, change, message):
+    """T3, among others."""
     model = build(patch_size=2)
     with pytest.raises(ValueError, match=message):
         model(**(inputs | change))
@@ -344,6 +346,7 @@ def test_rejects_config(change):
 
 @pytest.mark.parametrize("backend", ["native", "_native_math", "_native_flash", "flex"])
 def test_attention_backend(model, inputs, backend):
+    """T4."""
     expected = model(**inputs).sample
     try:
         model.set_attention_backend(backend)

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import torch
 from common import assert_all_equal, relative_error
+from diffusers.schedulers import scheduling_dpmsolver_multistep
+from diffusers.utils.torch_utils import randn_tensor
 from tiny_pipeline import (
     LATENT_CHANNELS,
     MAX_LENGTH,
@@ -52,6 +54,7 @@ def test_the_strides_and_rate_of_the_paper():
 
 @pytest.mark.parametrize("algorithm_type", ["dpmsolver++", "sde-dpmsolver++"])
 def test_an_item_does_not_depend_on_its_neighbours(pipe, algorithm_type):
+    """P2, S5. Durations, starts and seeds of its own for each item, also with a stochastic sampler."""
     pipe.scheduler = make_scheduler(algorithm_type=algorithm_type)
     durations = [0.05, 0.25, 0.1101]
     generators = tuple(seed(number) for number in range(3))
@@ -64,6 +67,7 @@ def test_an_item_does_not_depend_on_its_neighbours(pipe, algorithm_type):
 
 
 def test_results_of_a_prompt_are_next_to_each_other(pipe):
+    """P6. What belongs to one prompt stays together."""
     prompts = [SHORT, PROMPTS[1]]
     batch = generate(
         pipe,
@@ -99,6 +103,29 @@ def test_the_total_is_by_default_start_plus_duration(pipe):
     assert_all_equal(generate(pipe, duration=0.2, seconds_start=30.0), expected)
 
 
+def test_a_part_of_a_longer_piece(pipe):
+    """P3, P4. Start and total only condition; the piece may be longer than the window, which is 0.256 s."""
+    for start, total in ((0.125, 0.4), (100.0, 300.0), (0.0, 180.0)):
+        audio = generate(pipe, duration=0.25, seconds_start=start, seconds_total=total)[0]
+        assert audio.shape == (2, 2000) and audio.abs().max() > 1e-3
+
+
+def test_a_stochastic_sampler_draws_once_a_step_from_the_generator_as_it_is(pipe, monkeypatch):
+    """S1, S5. Neither a tree of draws for each step, nor the same noise again from a generator that has moved on."""
+    pipe.scheduler = make_scheduler(algorithm_type="sde-dpmsolver++")
+    latents, draws = torch.randn(1, LATENT_CHANNELS, 64, generator=seed(0)), []
+
+    def draw(*args, **kwargs):
+        draws.append(args)
+        return randn_tensor(*args, **kwargs)
+
+    monkeypatch.setattr(scheduling_dpmsolver_multistep, "randn_tensor", draw)
+    generator = seed(1)
+    first = generate(pipe, latents=latents, generator=generator, output_type="latent")
+    assert len(draws) == 4
+    assert relative_error(generate(pipe, latents=latents, generator=generator, output_type="latent"), first) > 0.01
+
+
 def test_numbers_may_come_from_numpy_or_torch(pipe):
     expected = generate(pipe, [SHORT, SHORT], duration=[0.125, 0.25], seconds_start=[3.0, 3.0])
     for duration in (
@@ -123,6 +150,7 @@ def test_output_types(pipe):
 
 
 def test_a_tuple_instead_of_an_output_object(pipe):
+    """P9. For latents too."""
     for output_type in ("pt", "np", "latent"):
         audios, sampling_rate = pipe(SHORT, num_inference_steps=1, output_type=output_type, return_dict=False)
         assert len(audios) == 1 and sampling_rate == RATE
@@ -141,6 +169,7 @@ def test_initial_noise_may_be_given(pipe):
 
 @pytest.mark.parametrize("num_frames", [8, 16, 11, 1])
 def test_decoding_in_chunks_changes_nothing_and_only_computes_what_was_asked_for(num_frames):
+    """P1, V5. Nor is the whole window decoded."""
     pipe = tiny_pipeline(downsampling_ratios=(2, 4, 4, 8, 8), sample_size=48)
     duration = num_frames * 2048 / RATE
     pipe.disable_vae_tiling()
@@ -221,6 +250,7 @@ def test_without_guidance_the_transformer_sees_each_item_once(pipe):
 
 
 def test_guidance_is_on_within_its_interval(pipe):
+    """P12."""
     calls = record_transformer(pipe)
     generate(pipe, num_inference_steps=10, guidance_interval=(0.4, 0.8))
     inside = [0.4 <= float(call["timestep"][0]) <= 0.8 for call in calls]
@@ -250,6 +280,7 @@ def test_a_negative_prompt_equal_to_the_prompt_switches_guidance_off(mask_text_p
 
 
 def test_one_negative_prompt_serves_all_prompts(pipe):
+    """P10."""
     prompts = [SHORT, PROMPTS[1]]
     arguments = {"num_waveforms_per_prompt": 2, "output_type": "latent"}
     expected = generate(pipe, prompts, negative_prompt=["rock", "rock"], **arguments)
@@ -269,6 +300,7 @@ def test_rescaling_gives_each_frame_the_deviation_of_the_conditional():
 
 
 def test_rescaling_is_used(pipe):
+    """P12."""
     first = generate(pipe, output_type="latent")
     assert relative_error(generate(pipe, guidance_rescale=0.7, output_type="latent"), first) > 1e-3
 
@@ -277,6 +309,7 @@ def test_rescaling_is_used(pipe):
 
 
 def test_embeddings_instead_of_texts(pipe):
+    """P10. A negative text goes with embeddings of the prompt."""
     prompts, negative = [SHORT, PROMPTS[1]], ["rock", "drums"]
     expected = generate(pipe, prompts, negative_prompt=negative)
     embeds, mask = pipe.encode_prompt(prompts)
@@ -292,6 +325,7 @@ def test_embeddings_instead_of_texts(pipe):
 
 
 def test_masking_the_padding_equals_cutting_it_off(pipe):
+    """P14. Masks reach the transformer."""
     masked = tiny_pipeline(mask_text_padding=True)
     result = generate(masked, output_type="latent")
     embeds, mask = masked.encode_prompt(SHORT)
@@ -327,6 +361,7 @@ def test_a_prompt_that_is_cut_is_reported(pipe, caplog, monkeypatch):
 
 
 def test_in_bfloat16_times_and_latents_stay_in_float32():
+    """T1."""
     pipe = tiny_pipeline().to(torch.bfloat16)
     calls, dtypes = record_transformer(pipe), []
 
@@ -358,6 +393,7 @@ def test_in_bfloat16_guidance_is_computed_in_float32():
 
 
 def test_bfloat16_is_close_to_float32_and_tells_one_second_from_the_next(pipe):
+    """T2."""
     half = tiny_pipeline().to(torch.bfloat16)
     arguments = {"output_type": "latent", "guidance_scale": 2.0}
     assert relative_error(generate(half, **arguments), generate(pipe, **arguments)) < 0.1

@@ -20,6 +20,7 @@ def pipe():
 
 
 def test_a_callback_sees_every_step_and_may_replace_tensors(pipe):
+    """P14."""
     seen = []
 
     def replace(pipe, step, t, tensors):
@@ -73,6 +74,7 @@ class HookCountingPipeline(LongFormMusicPipeline):
 
 
 def test_offloading_hooks_are_freed_on_every_path():
+    """P9."""
     pipe = tiny_pipeline(HookCountingPipeline)
 
     def fail(pipe, step, t, tensors):

@@ -191,7 +191,9 @@ def test_short_window_carries_over_to_a_long_one_and_to_a_pipeline(train, traine
         before, after = (load_file(next((run / "dit" / part).glob("*.safetensors"))) for run in (trained, long))
         assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in before)
     check_script("make_checkpoint.py", "--autoencoder", autoencoder, "--clap", clap, "--dit", long / "dit",
-                 "--output_dir", folder / "checkpoint", "--sigma_min", 0.1)  # fmt: skip
+                 "--output_dir", folder / "checkpoint", "--sigma_min", 0.1, "--license", "mit")  # fmt: skip
+    card = (folder / "checkpoint" / "README.md").read_text()
+    assert "license: mit" in card and "| transformer | 1 | 2 | 0 |" in card and "| transformer, valid/loss | " in card
     pipe = LongFormMusicPipeline.from_pretrained(folder / "checkpoint")
     assert pipe.max_duration_in_s == pytest.approx(64 * 2048 / 44100)
     result = pipe("Genre: Rock", duration=1.5, num_inference_steps=2, generator=torch.Generator().manual_seed(0))
@@ -216,6 +218,25 @@ def test_a_fresh_model_has_the_loss_of_its_output():
     output = transformer.proj_out(transformer.proj_in(tokens))
     output = output.unflatten(-1, (-1, 2)).transpose(1, 2).flatten(2)
     assert torch.allclose(loss, (output - target).square().mean(dim=(1, 2)), rtol=1e-4)
+
+
+def test_a_masked_text_is_a_shorter_one():
+    torch.manual_seed(0)
+    transformer, timing = DiTTransformer1D(**MODEL), TimingConditioner(16, internal_dim=8)
+    for parameter in transformer.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    batch = {"latents": torch.randn(1, 4, 16), "seconds_start": torch.zeros(1), "seconds_total": torch.ones(1)}
+    noise, t, keep = torch.randn(1, 4, 16), torch.tensor([0.5]), torch.tensor([True])
+    text = torch.randn(1, 3, 16)
+    losses = [
+        velocity_loss(transformer, timing, batch | part, noise, t, keep).item()
+        for part in (
+            {"text": text, "text_mask": torch.tensor([[True, True, False]])},
+            {"text": text[:, :2]},
+            {"text": text},
+        )
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5) and losses[0] != pytest.approx(losses[2], rel=1e-3)
 
 
 def test_dropped_items_do_not_see_their_text():

@@ -1,0 +1,79 @@
+"""Model cards: the README.md of a checkpoint, with the header that the Hugging Face Hub reads."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+
+CARD_FILE = "README.md"
+TAGS = ["music-generation", "text-to-audio", "latent-diffusion", "stable_longform"]
+PAPER = "[Long-form music generation with latent diffusion](https://arxiv.org/abs/2404.10301)"
+UNKNOWN = "Not stated."
+
+
+def write_model_card(
+    directory: str | os.PathLike,
+    *,
+    description: str = "",
+    parts: Mapping[str, int] | None = None,
+    data: str = "",
+    training: Sequence[Mapping[str, object]] = (),
+    metrics: Mapping[str, float] | None = None,
+    license: str = "",
+) -> Path:
+    """Writes the card of a checkpoint, unless the folder has one already.
+
+    Args:
+        directory: folder of the checkpoint; its name is the title.
+        description: what kind of model it is.
+        parts: number of parameters of each component.
+        data: what it learned from, and under which licences that is.
+        training: for each training a row of the table, with the same keys in all.
+        metrics: measured values by name.
+        license: of the weights, by its Hub identifier such as "cc-by-4.0"; "" leaves it open.
+
+    Returns:
+        The path of the card.
+
+    Raises:
+        ValueError: the directory does not exist, or the rows of `training` have different keys.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise ValueError(f"{directory} is not a folder.")
+    path = directory / CARD_FILE
+    if path.exists():
+        return path
+    if any(list(row) != list(training[0]) for row in training):
+        raise ValueError(f"All rows of training must have the keys {', '.join(training[0])}.")
+    header = ModelCardData(
+        license=license or None, tags=TAGS, pipeline_tag="text-to-audio", library_name="stable_longform"
+    )
+    name = directory.resolve().name
+    counts = [{"part": key, "parameters": f"{count:,}"} for key, count in (parts or {}).items()]
+    values = [{"metric": key, "value": f"{value:.4g}"} for key, value in (metrics or {}).items()]
+    sections = [
+        f"# {name}\n\n{description or 'A model'} for {PAPER}: text to stereo music.",
+        "## Usage\n\n```python\nfrom stable_longform import LongFormMusicPipeline\n\n"
+        f'pipe = LongFormMusicPipeline.from_pretrained("{name}")\n'
+        'result = pipe("Genre: Ambient|Instruments: Piano", duration=30.0)\n'
+        "result.audios[0], result.sampling_rate\n```",
+        "## Parts\n\n" + _table(counts),
+        f"## Training data\n\n{data or UNKNOWN}",
+        "## Training\n\n" + _table(training),
+        "## Metrics\n\n" + _table(values),
+        f"## Licence\n\n{license or UNKNOWN}",
+    ]
+    partial = path.with_name(f".{CARD_FILE}.partial")
+    ModelCard(f"---\n{header}\n---\n\n" + "\n\n".join(sections) + "\n").save(partial)
+    os.replace(partial, path)
+    return path
+
+
+def _table(rows: Sequence[Mapping[str, object]]) -> str:
+    """A Markdown table, or that nothing is known."""
+    if not rows:
+        return UNKNOWN
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
