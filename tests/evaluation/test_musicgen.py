@@ -46,6 +46,9 @@ def tiny_musicgen(channels=1, **kwargs):
     config = MusicgenConfig(text_encoder=text.to_dict(), audio_encoder=codec.to_dict(), decoder=decoder.to_dict())
     model = MusicgenForConditionalGeneration(config)
     with torch.no_grad():
+        for name, codes in model.audio_encoder.named_buffers():
+            if name.endswith("codebook.embed"):  # zero unless trained
+                codes.normal_()
         for weight in model.decoder.parameters():
             if weight.ndim > 1:
                 weight.mul_(8)  # so that past tokens change what is sampled
