@@ -1,22 +1,109 @@
-"""Launches a training script as a user would, in a process of its own."""
+"""Launches training scripts as a user would, each in a process of its own.
 
+The processes are forks of a server that has imported the scripts and their libraries once, which is most of the work
+of a short run. They share nothing else: each has its own arguments, environment, memory and output, and can be killed.
+"""
+
+import multiprocessing
 import os
+import resource
+import runpy
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+TIMEOUT_IN_S = 240
+SCRIPTS = ("train_autoencoder", "train_clap", "train_dit", "encode_latents", "normalize_latents", "make_checkpoint")
+
+os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT / "src", ROOT / "training", ROOT / "tests")))
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["pytest", *SCRIPTS])
 
 
-def run_script(name: str, *arguments: object) -> subprocess.CompletedProcess:
+class RunningScript:
+    """A script that runs: `process`, with its process group, and the files of its output.
+
+    Args:
+        name: file in `training/`.
+        arguments: of the command line.
+        environment: variables to set.
+        max_file_size: bytes after which writing to a file fails, as on a full disk.
+    """
+
+    def __init__(
+        self, name: str, *arguments: object, environment: dict | None = None, max_file_size: int | None = None
+    ):
+        self.arguments = [str(ROOT / "training" / name), *map(str, arguments)]
+        self._folder = tempfile.TemporaryDirectory()
+        environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | (environment or {})
+        self.process = _context.Process(
+            target=_run, args=(self.arguments, environment, max_file_size, self._folder.name), daemon=False
+        )
+        self.process.start()
+
+    def output(self, name: str = "stderr") -> str:
+        """What it has written so far to "stdout" or "stderr"."""
+        file = Path(self._folder.name) / name
+        return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+
+    def kill(self) -> None:
+        """Kills the process and its workers at once, as `kill -9` does."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.join(TIMEOUT_IN_S)
+
+    def wait(self) -> subprocess.CompletedProcess:
+        """Waits for the end and returns exit code and output."""
+        self.process.join(TIMEOUT_IN_S)
+        if self.process.exitcode is None:
+            self.kill()
+            raise TimeoutError(f"{' '.join(self.arguments)}\n{self.output()[-3000:]}")
+        return subprocess.CompletedProcess(
+            self.arguments, self.process.exitcode, self.output("stdout"), self.output("stderr")
+        )
+
+
+def _run(arguments: list[str], environment: dict, max_file_size: int | None, folder: str) -> None:
+    """Runs a script in this process, as `python script arguments` would."""
+    os.setsid()
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        file = os.open(Path(folder) / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, number)
+        os.close(file)
+    os.environ.update(environment)
+    sys.argv = arguments
+    sys.path.insert(0, str(Path(arguments[0]).parent))
+    if max_file_size is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_size, max_file_size))
+    runpy.run_path(arguments[0], run_name="__main__")
+
+
+def run_script(name: str, *arguments: object, **options) -> subprocess.CompletedProcess:
     """Runs `training/<name>` with one thread and no network; returns the finished process with its output as text."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(ROOT / "training" / name), *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    return RunningScript(name, *arguments, **options).wait()
 
 
-def check_script(name: str, *arguments: object) -> subprocess.CompletedProcess:
+def check_script(name: str, *arguments: object, **options) -> subprocess.CompletedProcess:
     """Runs a script that must succeed."""
-    finished = run_script(name, *arguments)
+    finished = run_script(name, *arguments, **options)
     assert finished.returncode == 0, finished.stderr[-3000:]
+    return finished
+
+
+def check_processes(num_processes: int, name: str, *arguments: object) -> list[subprocess.CompletedProcess]:
+    """Runs a script that must succeed in several processes that know of each other, as `torchrun` does."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    running = []
+    for rank in range(num_processes):
+        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_processes, "MASTER_PORT": port}
+        environment |= {"LOCAL_WORLD_SIZE": num_processes, "MASTER_ADDR": "localhost"}
+        environment = {key: str(value) for key, value in environment.items()}
+        running.append(RunningScript(name, *arguments, environment=environment))
+    finished = [script.wait() for script in running]
+    assert all(script.returncode == 0 for script in finished), finished[0].stderr[-3000:]
     return finished
