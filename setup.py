@@ -12,6 +12,7 @@ EXTRAS = {
     "train": ["pyyaml>=6.0", "scipy>=1.10", "librosa>=0.10.2", "peft>=0.17"],
     "eval": ["auraloss>=0.4.0", "librosa>=0.10.2", "scipy>=1.10"],
     "app": ["gradio>=5.0"],
+    "quantization": ["torchao>=0.18"],
     "flash": ["flash-attn>=2.6; platform_system == 'Linux'"],
     "dev": ["pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.14", "auraloss>=0.4.0", "torchsde>=0.2.6"],
 }
