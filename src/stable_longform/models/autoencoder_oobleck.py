@@ -9,7 +9,6 @@ carry the network's receptive field as context, which gives the same result as p
 """
 
 import contextlib
-import itertools
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -226,7 +225,7 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin, SingleFileMixin):
             raise ValueError(f"sampling_rate must be {self.config.sampling_rate} Hz, got {sampling_rate}: resample.")
         num_frames = math.ceil(waveform.shape[-1] / self.hop_length)
         parameters = torch.cat(
-            [_concatenate(self._encode_tiles([item], num_frames), num_frames) for item in self._slices(waveform)]
+            [tiles.concatenate(self._encode_tiles([item], num_frames), num_frames) for item in self._slices(waveform)]
         )
         posterior = DiagonalGaussian(parameters)
         return AutoencoderOobleckOutput(posterior) if return_dict else (posterior,)
@@ -247,7 +246,8 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin, SingleFileMixin):
         Raises:
             ValueError: as `encode`, when the block is read; or there is no block.
         """
-        for parameters in torch.no_grad()(self._encode_tiles)(waveforms):
+        blocks = waveforms if self.device.type == "meta" else (block.to(self.device) for block in waveforms)
+        for parameters in torch.no_grad()(self._encode_tiles)(blocks):
             yield DiagonalGaussian(parameters)
 
     @apply_forward_hook  # moves an offloaded model to its device
@@ -270,7 +270,7 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin, SingleFileMixin):
         num_frames = self._check_latents(latents, num_frames)
         num_samples = num_frames * self.hop_length
         waveform = torch.cat(
-            [_concatenate(self._decode_tiles(item, num_frames), num_samples) for item in self._slices(latents)]
+            [tiles.concatenate(self._decode_tiles(item, num_frames), num_samples) for item in self._slices(latents)]
         )
         return OobleckDecoderOutput(waveform) if return_dict else (waveform,)
 
@@ -326,7 +326,7 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin, SingleFileMixin):
             tile = self._tile_length(tiles.costs(steps, sizes, limits), num_threads, num_frames)
 
         def run(window: tuple[torch.Tensor, int, tuple[int, int]]) -> torch.Tensor:
-            samples, offset, target = window[0].to(self.device), *window[1:]
+            samples, offset, target = window
             if is_plain:
                 first = offset // self.hop_length
                 return self.encoder(samples)[..., target[0] - first : target[1] - first]
@@ -373,14 +373,14 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin, SingleFileMixin):
 
     def _runs_plain(self, network: nn.Module) -> bool:
         """Whether a network must be called as such: in training, under autocast, compiled or with hooks."""
-        if torch.is_grad_enabled() or self.training or torch.is_autocast_enabled(self.device.type):
+        if torch.is_grad_enabled() or self.training or torch.compiler.is_compiling():
             return True
-        if torch.compiler.is_compiling() or getattr(network, "_compiled_call_impl", None) is not None:
-            return True
-        return any(
+        has_hooks = any(
             module._forward_hooks or module._forward_pre_hooks or {"_hf_hook", "_diffusers_hook"} & vars(module).keys()
             for module in network.modules()
         )
+        is_compiled = getattr(network, "_compiled_call_impl", None) is not None
+        return has_hooks or is_compiled or torch.is_autocast_enabled(self.device.type)
 
     def _num_threads(self, is_plain: bool) -> int:
         """Tiles computed at a time: one for each thread of a CPU."""
@@ -434,18 +434,6 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin, SingleFileMixin):
             )
         if not torch.is_autocast_enabled(tensor.device.type) and tensor.dtype != self.dtype:
             raise ValueError(f"{name} must have the model's dtype {self.dtype}, got {tensor.dtype}.")
-
-
-def _concatenate(parts: Iterator[torch.Tensor], length: int) -> torch.Tensor:
-    """Consecutive tensors in one of that length, which gets its memory once."""
-    first = next(parts)
-    if first.shape[-1] == length:
-        return first
-    whole, start = first.new_empty(*first.shape[:-1], length), 0
-    for part in itertools.chain([first], parts):
-        whole[..., start : start + part.shape[-1]] = part
-        start += part.shape[-1]
-    return whole
 
 
 def _default_memory(device: torch.device) -> int:

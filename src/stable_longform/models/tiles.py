@@ -230,3 +230,15 @@ def ordered_map(function: Callable[[Job], Result], jobs: Iterable[Job], num_thre
             for future in pending:
                 future.cancel()
             torch.set_num_threads(num_torch_threads)  # the workers have set it for threads that are yet to start
+
+
+def concatenate(parts: Iterator[torch.Tensor], length: int) -> torch.Tensor:
+    """Consecutive tensors in one of that length, which gets its memory once."""
+    first = next(parts)
+    if first.shape[-1] == length:
+        return first
+    whole, start = first.new_empty(*first.shape[:-1], length), 0
+    for part in itertools.chain([first], parts):
+        whole[..., start : start + part.shape[-1]] = part
+        start += part.shape[-1]
+    return whole
