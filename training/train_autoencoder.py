@@ -21,8 +21,9 @@ from stable_longform.data.audio_crops import AudioCrops
 from stable_longform.data.manifest import read_manifest
 from stable_longform.losses.adversarial import adversarial_loss, discriminator_loss, feature_matching_loss
 from stable_longform.losses.stft import FFT_SIZES, stereo_stft_loss
-from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck, OobleckResidualUnit
+from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.discriminator_stft import MultiScaleSTFTDiscriminator
+from stable_longform.models.oobleck_layers import OobleckResidualUnit
 
 VALIDATION_SEED = 2**30  # far from any training seed
 

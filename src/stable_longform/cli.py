@@ -20,7 +20,7 @@ import typer
 from tqdm import tqdm
 
 import stable_longform
-from stable_longform.utils.audio import check_output_path, read_audio, resample, to_stereo, write_audio
+from stable_longform.utils.audio import check_output_path, read_blocks, stored, to_stereo, write_audio
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -129,7 +129,7 @@ def generate(
     is_random = seed is None
     seed = secrets.randbelow(MAX_RANDOM_SEED + 1) if is_random else seed
     duration = pipe.max_duration_in_s if duration is None else duration
-    audio = pipe(
+    latents = pipe(
         prompt,
         duration,
         negative_prompt=negative_prompt,
@@ -137,8 +137,8 @@ def generate(
         guidance_scale=guidance_scale,
         guidance_rescale=guidance_rescale,
         generator=torch.Generator().manual_seed(seed),
+        output_type="latent",
     ).audios[0]
-    audio, gain = _limit_peak(audio)
     settings = {
         "prompt": prompt,
         "negative_prompt": negative_prompt,
@@ -147,13 +147,16 @@ def generate(
         "num_inference_steps": steps,
         "guidance_scale": guidance_scale,
         "guidance_rescale": guidance_rescale,
-        "gain": gain,
         "checkpoint": checkpoint,
         "dtype": dtype,
         "device": device.type,
         "version": stable_longform.__version__,
     }
-    write_audio(output, audio, pipe.sampling_rate, sample_format, _tags(prompt, settings))
+    chunks = _show_progress(pipe.stream_latents(latents, duration), duration, pipe.sampling_rate)
+    with stored(chunks, output.absolute().parent) as (chunks, peak):
+        gain = 1 / max(peak, 1)
+        tags = _tags(prompt, settings | {"gain": gain})
+        write_audio(output, (chunk * gain for chunk in chunks), pipe.sampling_rate, sample_format, tags)
     if is_random:
         typer.echo(f"seed: {seed}", err=True)
     if gain < 1:
@@ -178,18 +181,12 @@ def reconstruct(
     _check_output(output, sample_format)
     if output.resolve() == input.resolve():
         raise ValueError(f"{output} is the input: choose another output.")
-    waveform, input_rate = read_audio(input)
-    if not waveform.isfinite().all():
-        raise ValueError(f"{input} holds samples that are not finite.")
+    next(read_blocks(input), None)  # an input that is no audio is told before the model is loaded
 
     vae = _load_autoencoder(_resolve_checkpoint(checkpoint), device)
-    sampling_rate = vae.config.sampling_rate
-    waveform = resample(waveform, input_rate, sampling_rate)
-    if vae.config.audio_channels == 2:
-        waveform = to_stereo(waveform)
-    chunks = _reconstruct_chunks(vae, waveform)
+    chunks = _reconstruct_chunks(vae, input)
     settings = {"input": input.name, "checkpoint": checkpoint, "version": stable_longform.__version__}
-    write_audio(output, chunks, sampling_rate, sample_format, _tags(input.name, settings))
+    write_audio(output, chunks, vae.config.sampling_rate, sample_format, _tags(input.name, settings))
     typer.echo(output)
 
 
@@ -381,24 +378,40 @@ def _load_autoencoder(checkpoint: str, device: torch.device):
     return _load("AutoencoderOobleck", checkpoint, subfolder="vae").to(device)
 
 
-def _limit_peak(audio: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Turns `(channels, num_samples)` down as a whole if it goes beyond full scale; returns it and the gain."""
-    peak = audio.abs().max().item()
-    if not math.isfinite(peak):
-        raise ValueError("The model returned audio that is not finite: try --dtype float32, or another checkpoint.")
-    gain = 1 / max(peak, 1)
-    return audio * gain, gain
+def _show_progress(chunks: Iterator[torch.Tensor], duration_in_s: float, sampling_rate: int) -> Iterator[torch.Tensor]:
+    """Passes on decoded chunks, with a progress bar in seconds; raises a ValueError for audio that is not finite."""
+    with tqdm(total=round(duration_in_s), unit="s", desc="decoding") as progress:
+        done = 0
+        for chunk in chunks:
+            if not chunk.isfinite().all():
+                raise ValueError(
+                    "The model returned audio that is not finite: try --dtype float32, or another checkpoint."
+                )
+            yield chunk
+            done += chunk.shape[-1]
+            progress.update(min(round(done / sampling_rate), progress.total) - progress.n)
 
 
 @torch.no_grad()
-def _reconstruct_chunks(vae, waveform: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Encodes `(channels, num_samples)`, then yields the reconstruction, of the same length, chunk by chunk."""
-    latents = vae.encode(waveform[None].to(vae.device)).latent_dist.mode()
-    remaining = waveform.shape[1]
-    num_chunks = math.ceil(latents.shape[-1] / vae.tile_latent_length)
-    for chunk in tqdm(vae.decode_chunks(latents), total=num_chunks, desc="decoding"):
-        yield chunk[0, :, :remaining]
-        remaining -= chunk.shape[-1]
+def _reconstruct_chunks(vae, path: Path) -> Iterator[torch.Tensor]:
+    """Encodes a file, then yields the reconstruction, of the same length, chunk by chunk."""
+    num_samples = 0
+
+    def read() -> Iterator[torch.Tensor]:
+        nonlocal num_samples
+        for block in read_blocks(path, vae.config.sampling_rate):
+            if not block.isfinite().all():
+                raise ValueError(f"{path} holds samples that are not finite.")
+            num_samples += block.shape[1]
+            yield (to_stereo(block) if vae.config.audio_channels == 2 else block)[None]
+
+    latents = torch.cat([posterior.mode() for posterior in vae.encode_stream(read())], dim=-1)
+    chunks = _show_progress(
+        vae.decode_stream(latents), num_samples / vae.config.sampling_rate, vae.config.sampling_rate
+    )
+    for chunk in chunks:
+        yield chunk[0, :, :num_samples]
+        num_samples -= chunk.shape[-1]
 
 
 def _tags(title: str, settings: dict) -> dict[str, str]:

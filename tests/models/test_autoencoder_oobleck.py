@@ -1,4 +1,6 @@
+import contextlib
 import math
+import threading
 
 import pytest
 import torch
@@ -11,16 +13,11 @@ from common import (
     relative_error,
 )
 from diffusers import AutoencoderOobleck as DiffusersAutoencoderOobleck
+from safetensors.torch import load_file
 
-from stable_longform.models.autoencoder_oobleck import (
-    AutoencoderOobleck,
-    DiagonalGaussian,
-    Snake1d,
-    WeightNormConv1d,
-    WeightNormConvTranspose1d,
-    decoder_context,
-    encoder_context,
-)
+from stable_longform.models import tiles
+from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck, DiagonalGaussian
+from stable_longform.models.oobleck_layers import is_weight_norm_fused
 
 PAPER_STRIDES = (2, 4, 4, 8, 8)
 
@@ -127,13 +124,16 @@ def test_decoder_receptive_field():
 def test_contexts_are_sufficient_and_minimal(strides):
     """V2."""
     model = make_model(strides, torch.float64, encoder_hidden_size=2, decoder_channels=2)
-    contexts = encoder_context(strides), decoder_context(strides)
+    contexts = model.encoder_context, model.decoder_context
     num_frames = 2 * max(contexts) + 6
     waveform = torch.randn(1, 2, num_frames * model.hop_length, dtype=torch.float64)
     latents = torch.randn(1, 3, num_frames, dtype=torch.float64)
     model.disable_tiling()
     encoded, decoded = parameters_of(model, waveform), model.decode(latents).sample
     model.enable_tiling(3)
+    assert relative_error(parameters_of(model, waveform), encoded) < 1e-12
+    assert relative_error(model.decode(latents).sample, decoded) < 1e-12
+    model.train()  # networks as a whole on pieces with this context
     assert relative_error(parameters_of(model, waveform), encoded) < 1e-12
     assert relative_error(model.decode(latents).sample, decoded) < 1e-12
     model.encoder_context, model.decoder_context = contexts[0] - 1, contexts[1] - 1
@@ -153,7 +153,7 @@ def test_chunks_equal_whole(tile_latent_length, num_samples):
     decoded = model.decode(encoded[:, :3]).sample
     model.enable_tiling(tile_latent_length)
     assert relative_error(parameters_of(model, waveform), encoded) < 1e-12
-    chunks = list(model.decode_chunks(encoded[:, :3]))
+    chunks = list(model.decode_stream(encoded[:, :3]))
     assert len(chunks) == math.ceil(encoded.shape[-1] / tile_latent_length)
     assert torch.equal(torch.cat(chunks, dim=-1), model.decode(encoded[:, :3]).sample)
     assert relative_error(torch.cat(chunks, dim=-1), decoded) < 1e-12
@@ -176,9 +176,187 @@ def test_gradients_flow_through_the_whole_input():
     model = make_model()
     model.enable_tiling(1)
     latents = torch.randn(1, 3, 4, requires_grad=True)
-    assert len(list(model.decode_chunks(latents))) == 1
-    with torch.no_grad():
-        assert len(list(model.decode_chunks(latents))) == 4
+    lengths = []
+    model.decoder.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[-1]))
+    model.decode(latents).sample.sum().backward()
+    assert lengths == [4] and latents.grad.abs().max() > 0
+    assert [chunk.requires_grad for chunk in model.decode_stream(latents)] == [False] * 4
+
+
+@contextlib.contextmanager
+def two_threads():
+    """Chunks are computed in two threads."""
+    torch.set_num_threads(2)
+    yield
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [40, 1000])
+@pytest.mark.parametrize("strides", [(2, 2, 4), (3, 5)], ids=str)
+def test_tiles_of_any_size_equal_whole(strides, size, monkeypatch):
+    """Batches, odd strides, and lengths around the edges of chunks and of the tiles inside of them."""
+    monkeypatch.setattr(tiles, "tile_lengths", lambda steps, *limits: [size] * len(steps))
+    model = make_model(strides, torch.float64)
+    context = max(model.encoder_context, model.decoder_context)
+    for num_frames in (1, 2 * context + 3):
+        waveform = torch.randn(2, 2, num_frames * model.hop_length - num_frames % 3, dtype=torch.float64)
+        latents = torch.randn(2, 3, num_frames, dtype=torch.float64)
+        model.disable_tiling()
+        model.train()
+        encoded, decoded = parameters_of(model, waveform), model.decode(latents).sample
+        model.eval()
+        assert relative_error(parameters_of(model, waveform), encoded) < 1e-12
+        assert relative_error(model.decode(latents).sample, decoded) < 1e-12
+        for tile in (context + 1, num_frames - 1 or 1):
+            model.enable_tiling(tile)
+            with two_threads():
+                assert relative_error(parameters_of(model, waveform), encoded) < 1e-12
+                assert relative_error(model.decode(latents).sample, decoded) < 1e-12
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sizes", [[1], [7, 1000, 3], [16 * 40 + 5], [16] * 20, [16 * 4 - 1, 1, 16 * 4 + 1]], ids=str)
+def test_encoding_a_stream_equals_encoding_it_whole(sizes):
+    model = make_model(dtype=torch.float64)
+    blocks = [torch.randn(2, 2, size, dtype=torch.float64) for size in sizes]
+    expected = model.encode(torch.cat(blocks, dim=-1)).latent_dist
+    for tile in (1, 4, 1000):
+        model.enable_tiling(tile)
+        with two_threads():
+            posteriors = list(model.encode_stream(iter(blocks)))
+        assert len(posteriors) == math.ceil(expected.mean.shape[-1] / tile)
+        for name in ("mean", "std"):
+            together = torch.cat([getattr(posterior, name) for posterior in posteriors], dim=-1)
+            assert relative_error(together, getattr(expected, name)) < 1e-12
+
+
+def test_a_stream_is_read_as_it_is_needed():
+    """An endless recording is encoded, and a chunk comes as soon as its context is there."""
+    model = make_model()
+    model.enable_tiling(10)
+    num_read = 0
+
+    def endless():
+        nonlocal num_read
+        while True:
+            num_read += 1
+            yield torch.zeros(1, 2, 16)
+
+    stream = model.encode_stream(endless())
+    for number in range(1, 4):
+        posterior = next(stream)
+        assert posterior.mean.shape == (1, 3, 10) and not posterior.mean.requires_grad
+        assert num_read == 10 * number + model.encoder_context
+
+
+def test_streams_of_wrong_blocks():
+    model = make_model()
+    with pytest.raises(ValueError, match="at least one block"):
+        list(model.encode_stream([]))
+    with pytest.raises(ValueError, match="audio_channels=2"):
+        list(model.encode_stream([torch.zeros(1, 2, 5), torch.zeros(1, 1, 5)]))
+
+
+@torch.no_grad()
+def test_threads_leave_no_trace():
+    """Results can be trained on, modes and thread counts stay, a stream may be left unfinished."""
+    model = make_model()
+    model.enable_tiling(3)
+    with two_threads():
+        for mode in (torch.no_grad, torch.inference_mode):
+            with mode():
+                latents = model.encode(torch.randn(1, 2, 160)).latent_dist.mean
+                waveform = model.decode(latents).sample
+                assert latents.is_inference() == waveform.is_inference() == torch.is_inference_mode_enabled()
+        stream = model.decode_stream(torch.randn(1, 3, 40))
+        next(stream)
+        assert is_weight_norm_fused(model)
+        stream.close()
+        assert not is_weight_norm_fused(model)
+        seen = []
+        thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert seen == [2]
+
+
+@torch.no_grad()
+def test_memory_decides_the_length_of_chunks():
+    model = make_model()
+    latents = torch.randn(1, 3, 1100)
+    assert next(model.decode_stream(latents)).shape[-1] == 512 * 16
+    whole = model.decode(latents).sample
+    lengths = []
+    for memory in (2**18, 2**16, 1):
+        model.enable_tiling(memory_in_bytes=memory)
+        lengths.append(next(model.decode_stream(latents)).shape[-1] // 16)
+        assert relative_error(model.decode(latents).sample, whole) < 1e-6
+    assert 512 > lengths[0] > lengths[1] > lengths[2] == 16
+    model.enable_tiling(7, memory_in_bytes=1)
+    assert next(model.decode_stream(latents)).shape[-1] == 7 * 16
+
+
+@torch.no_grad()
+def test_networks_with_hooks_are_called_as_such():
+    """A hook may move, cast or replace anything, so it sees whole calls."""
+    model = make_model()
+    model.enable_tiling(30)
+    context = model.decoder_context
+    expected = model.decode(latents := torch.randn(1, 3, 90)).sample
+    lengths = []
+    hook = model.decoder.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[-1]))
+    assert relative_error(model.decode(latents).sample, expected) < 1e-6
+    assert lengths == [30 + context, 30 + 2 * context, 30 + context]
+    hook.remove()
+    model.decoder.block[0].conv_t1.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[-1]))
+    assert relative_error(model.decode(latents).sample, expected) < 1e-6
+    assert lengths[3:] == lengths[:3]
+
+
+@torch.no_grad()
+def test_under_autocast_chunks_equal_whole():
+    model = make_model()
+    latents = torch.randn(1, 3, 30)
+    with torch.autocast("cpu", torch.bfloat16):
+        model.disable_tiling()
+        expected = model.decode(latents).sample
+        model.enable_tiling(7)
+        assert relative_error(model.decode(latents).sample, expected) < 0.01
+        assert model.decode(latents).sample.dtype == expected.dtype
+
+
+# Fused weights
+
+
+@torch.no_grad()
+def test_fused_weights_are_reversible_and_never_saved(tmp_path, inputs):
+    model = make_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    expected = model(**inputs).sample
+    model.fuse_weight_norm()
+    assert torch.equal(model(**inputs).sample, expected)
+    assert is_weight_norm_fused(model)
+    model.save_pretrained(tmp_path)
+    assert load_file(tmp_path / "diffusion_pytorch_model.safetensors").keys() == before.keys()
+    loaded = AutoencoderOobleck.from_pretrained(tmp_path)
+    assert not is_weight_norm_fused(loaded)
+    assert torch.equal(loaded(**inputs).sample, expected)
+    model.unfuse_weight_norm()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@torch.no_grad()
+def test_fused_weights_do_not_outlive_their_parameters(inputs):
+    model, other = make_model(), randomize_weights(make_model(), seed=5, std=0.1)
+    expected = other(**inputs).sample
+    model.fuse_weight_norm()
+    model.load_state_dict(other.state_dict())
+    assert torch.equal(model(**inputs).sample, expected)
+    model.fuse_weight_norm()
+    model.train()
+    assert not is_weight_norm_fused(model)
 
 
 # Lengths
@@ -273,37 +451,6 @@ def test_generator_decides_the_sample():
     assert not torch.equal(draw(1), model(waveform).sample)
 
 
-# Layers
-
-
-def test_snake_closed_form():
-    hidden_states = torch.linspace(-3, 3, 60).reshape(1, 3, 20)
-    snake = Snake1d(3)
-    torch.testing.assert_close(snake(hidden_states), hidden_states + hidden_states.sin().square())
-    with torch.no_grad():
-        snake.alpha.fill_(math.log(2.0))
-        snake.beta.fill_(math.log(4.0))
-    torch.testing.assert_close(snake(hidden_states), hidden_states + (2 * hidden_states).sin().square() / 4)
-
-
-@pytest.mark.parametrize("conv_class", [WeightNormConv1d, WeightNormConvTranspose1d])
-def test_weight_norm(conv_class):
-    """At first the layer is its plain counterpart; the length of `weight_v` is void, that of `weight_g` the gain."""
-    torch.manual_seed(0)
-    conv = conv_class(3, 5, kernel_size=4, stride=2, padding=1, bias=False)
-    torch.manual_seed(0)
-    plain = conv_class.__mro__[1](3, 5, kernel_size=4, stride=2, padding=1, bias=False)
-    hidden_states = torch.randn(2, 3, 10)
-    output = conv(hidden_states)
-    torch.testing.assert_close(output, plain(hidden_states))
-    assert conv.weight_g.shape == (conv.weight_v.shape[0], 1, 1)
-    with torch.no_grad():
-        conv.weight_v.mul_(torch.rand(conv.weight_v.shape[0], 1, 1) + 0.5)
-        torch.testing.assert_close(conv(hidden_states), output)
-        conv.weight_g.mul_(3.0)
-        torch.testing.assert_close(conv(hidden_states), 3 * output)
-
-
 # Errors
 
 
@@ -335,7 +482,7 @@ def test_wrong_latents(latents, message):
     with pytest.raises(ValueError, match=message):
         model.decode(latents)
     with pytest.raises(ValueError, match=message):
-        list(model.decode_chunks(latents))
+        model.decode_stream(latents)
 
 
 def test_other_errors():
@@ -347,6 +494,8 @@ def test_other_errors():
         model.encode(waveform, sampling_rate=48000)
     with pytest.raises(ValueError, match="got 0"):
         model.enable_tiling(0)
+    with pytest.raises(ValueError, match="memory_in_bytes must be at least 1, got -1"):
+        model.enable_tiling(memory_in_bytes=-1)
     for num_frames in (0, 5):
         with pytest.raises(ValueError, match=r"\[1, 4\]"):
             model.decode(torch.zeros(1, 3, 4), num_frames=num_frames)
@@ -361,7 +510,7 @@ def test_other_errors():
 
 def test_save_load(inputs, tmp_path):
     loaded = check_save_load(make_model(), inputs, tmp_path)
-    assert (loaded.hop_length, loaded.encoder_context) == (16, encoder_context((2, 2, 4)))
+    assert (loaded.hop_length, loaded.encoder_context) == (16, make_model().encoder_context)
 
 
 def test_determinism(inputs):

@@ -1,4 +1,4 @@
-"""The autoencoder between stereo waveforms and latents (Oobleck: strided convolutions, Snake, weight norm).
+"""The autoencoder between stereo waveforms and latents (Oobleck).
 
 Paper: §2.1, figure 3 and table 1: 156 M parameters, 2048-fold downsampling, 64 latent channels, 21.5 latents a
 second at 44.1 kHz. State-dict keys are those of diffusers' `AutoencoderOobleck`, so weights go both ways.
@@ -8,8 +8,10 @@ latent_length)`; one latent frame is `hop_length` samples. Long inputs are proce
 carry the network's receptive field as context, which gives the same result as processing them whole.
 """
 
+import contextlib
 import math
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,10 +23,20 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
 
+from stable_longform.models import tiles
+from stable_longform.models.oobleck_layers import (
+    OobleckDecoder,
+    OobleckEncoder,
+    fuse_weight_norm,
+    unfuse_weight_norm,
+    weight_norm_fused,
+)
 from stable_longform.models.single_file import SingleFileMixin
 
-DILATIONS = (1, 3, 9)
-RESIDUAL_OVERHANG = 3 * sum(DILATIONS)  # samples on each side that three 7-tap residual units look at
+CACHE_IN_BYTES = 2**21  # of one activation of a tile on a CPU
+DEFAULT_MEMORY_IN_BYTES = 2**28
+MIN_TILE_LENGTH, MAX_TILE_LENGTH = 16, 512  # frames of a chunk whose length follows from the memory
+MAX_LENGTH_ON_MPS = 2**15  # its convolutions take up to 65,536 positions
 
 
 class DiagonalGaussian:
@@ -74,147 +86,6 @@ class OobleckDecoderOutput(BaseOutput):
 
     sample: torch.Tensor
     posterior: DiagonalGaussian | None = None
-
-
-class WeightNormConv1d(nn.Conv1d):
-    """`nn.Conv1d` whose weight is `weight_g · weight_v / ‖weight_v‖`, one norm for each output channel."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        split_weight(self)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self._conv_forward(hidden_states, torch._weight_norm(self.weight_v, self.weight_g), self.bias)
-
-
-class WeightNormConvTranspose1d(nn.ConvTranspose1d):
-    """`nn.ConvTranspose1d` with weight normalisation, one norm for each input channel."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        split_weight(self)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        weight = torch._weight_norm(self.weight_v, self.weight_g)
-        return F.conv_transpose1d(hidden_states, weight, self.bias, self.stride, self.padding, self.output_padding)
-
-
-def split_weight(module: nn.Module) -> None:
-    """Replaces the parameter `weight` by `weight_g`, its norm over all dimensions but the first, and `weight_v`."""
-    weight = module.weight.detach()
-    del module.weight
-    module.weight_g = nn.Parameter(torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.ndim)), keepdim=True))
-    module.weight_v = nn.Parameter(weight.clone())
-
-
-class Snake1d(nn.Module):
-    """SnakeBeta: `x + sin²(e^α x) / (e^β + 1e-9)` with a learned α and β for each channel."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.alpha = nn.Parameter(torch.zeros(1, channels, 1))
-        self.beta = nn.Parameter(torch.zeros(1, channels, 1))
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        inverse = 1.0 / (self.beta.exp() + 1e-9)
-        return torch.addcmul(hidden_states, inverse, torch.sin(self.alpha.exp() * hidden_states).square())
-
-
-class OobleckResidualUnit(nn.Module):
-    """Snake, dilated 7-tap convolution, Snake, 1-tap convolution, and the skip."""
-
-    def __init__(self, channels: int, dilation: int):
-        super().__init__()
-        self.snake1 = Snake1d(channels)
-        self.conv1 = WeightNormConv1d(channels, channels, kernel_size=7, dilation=dilation, padding=3 * dilation)
-        self.snake2 = Snake1d(channels)
-        self.conv2 = WeightNormConv1d(channels, channels, kernel_size=1)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return hidden_states + self.conv2(self.snake2(self.conv1(self.snake1(hidden_states))))
-
-
-class OobleckEncoderBlock(nn.Module):
-    """Three residual units, then a convolution that divides the rate by `stride`."""
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int):
-        super().__init__()
-        self.res_unit1, self.res_unit2, self.res_unit3 = (OobleckResidualUnit(in_channels, d) for d in DILATIONS)
-        self.snake1 = Snake1d(in_channels)
-        self.conv1 = WeightNormConv1d(
-            in_channels, out_channels, kernel_size=2 * stride, stride=stride, padding=math.ceil(stride / 2)
-        )
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        hidden_states = self.res_unit3(self.res_unit2(self.res_unit1(hidden_states)))
-        return self.conv1(self.snake1(hidden_states))
-
-
-class OobleckDecoderBlock(nn.Module):
-    """A transposed convolution that multiplies the rate by `stride`, then three residual units."""
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int):
-        super().__init__()
-        self.snake1 = Snake1d(in_channels)
-        self.conv_t1 = WeightNormConvTranspose1d(
-            in_channels,
-            out_channels,
-            kernel_size=2 * stride,
-            stride=stride,
-            padding=math.ceil(stride / 2),
-            output_padding=stride % 2,
-        )
-        self.res_unit1, self.res_unit2, self.res_unit3 = (OobleckResidualUnit(out_channels, d) for d in DILATIONS)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        hidden_states = self.conv_t1(self.snake1(hidden_states))
-        return self.res_unit3(self.res_unit2(self.res_unit1(hidden_states)))
-
-
-class _BlockStack(nn.Module):
-    """Runs `self.block` in order, with gradient checkpointing when it is on."""
-
-    gradient_checkpointing = False
-
-    def _run_blocks(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        for block in self.block:
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                hidden_states = self._gradient_checkpointing_func(block, hidden_states)
-            else:
-                hidden_states = block(hidden_states)
-        return hidden_states
-
-
-class OobleckEncoder(_BlockStack):
-    """Waveform `(B, audio_channels, N)` to posterior parameters `(B, 2 * latent_channels, N / hop_length)`."""
-
-    def __init__(self, audio_channels: int, widths: Sequence[int], strides: Sequence[int], out_channels: int):
-        super().__init__()
-        self.conv1 = WeightNormConv1d(audio_channels, widths[0], kernel_size=7, padding=3)
-        self.block = nn.ModuleList(
-            OobleckEncoderBlock(widths[i], widths[i + 1], stride) for i, stride in enumerate(strides)
-        )
-        self.snake1 = Snake1d(widths[-1])
-        self.conv2 = WeightNormConv1d(widths[-1], out_channels, kernel_size=3, padding=1)
-
-    def forward(self, waveform: torch.Tensor) -> torch.Tensor:
-        return self.conv2(self.snake1(self._run_blocks(self.conv1(waveform))))
-
-
-class OobleckDecoder(_BlockStack):
-    """Latents `(B, latent_channels, L)` to a waveform `(B, audio_channels, L * hop_length)`."""
-
-    def __init__(self, latent_channels: int, widths: Sequence[int], strides: Sequence[int], audio_channels: int):
-        super().__init__()
-        self.conv1 = WeightNormConv1d(latent_channels, widths[-1], kernel_size=7, padding=3)
-        self.block = nn.ModuleList(
-            OobleckDecoderBlock(widths[i + 1], widths[i], strides[i]) for i in reversed(range(len(strides)))
-        )
-        self.snake1 = Snake1d(widths[0])
-        self.conv2 = WeightNormConv1d(widths[0], audio_channels, kernel_size=7, padding=3, bias=False)
-
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        return self.conv2(self.snake1(self._run_blocks(self.conv1(latents))))
 
 
 class AutoencoderOobleck(ModelMixin, ConfigMixin, SingleFileMixin):
@@ -267,26 +138,34 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin, SingleFileMixin):
             downsampling_ratios,
             audio_channels,
         )
-        self.encoder_context = encoder_context(downsampling_ratios)
-        self.decoder_context = decoder_context(downsampling_ratios)
+        self.encoder_context = tiles.context(self.encoder.steps(), self.hop_length, frames_are_inputs=False)
+        self.decoder_context = tiles.context(self.decoder.steps(), self.hop_length, frames_are_inputs=True)
         self.use_slicing = False
         self.use_tiling = True
-        self.tile_latent_length = 128
+        self.tile_latent_length = None
+        self.tile_memory_in_bytes = None
 
     @property
     def latent_rate(self) -> float:
         """Latent frames a second (21.53 for the paper's model)."""
         return self.config.sampling_rate / self.hop_length
 
-    def enable_tiling(self, tile_latent_length: int = 128) -> None:
-        """Encodes and decodes in chunks of `tile_latent_length` frames, with the same result (this is the default).
+    def enable_tiling(self, tile_latent_length: int | None = None, memory_in_bytes: int | None = None) -> None:
+        """Encodes and decodes in chunks, with the same result as whole (this is the default).
+
+        Args:
+            tile_latent_length: frames in a chunk, at least 1; None: as many as `memory_in_bytes` allows, up to 512.
+            memory_in_bytes: for the activations of all chunks that are computed at a time, at least 1; chunks do not
+                get shorter than 16 frames. None: 256 MiB on a CPU, a quarter of a GPU's free memory.
 
         Raises:
-            ValueError: `tile_latent_length` is less than 1.
+            ValueError: a value less than 1.
         """
-        if tile_latent_length < 1:
-            raise ValueError(f"tile_latent_length must be at least 1 frame, got {tile_latent_length}.")
+        for name, value in (("tile_latent_length", tile_latent_length), ("memory_in_bytes", memory_in_bytes)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
         self.use_tiling, self.tile_latent_length = True, tile_latent_length
+        self.tile_memory_in_bytes = memory_in_bytes
 
     def disable_tiling(self) -> None:
         """Encodes and decodes each input whole, which takes memory in proportion to its length."""
@@ -299,6 +178,30 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin, SingleFileMixin):
     def disable_slicing(self) -> None:
         """Processes a batch at once."""
         self.use_slicing = False
+
+    def fuse_weight_norm(self) -> None:
+        """Computes every convolution's weight from its norm and direction once, for use without gradients.
+
+        The parameters, and so saved checkpoints, stay as they are. Undone by `unfuse_weight_norm`, `train` and
+        `load_state_dict`; after any other change of parameters, call it again. `encode` and `decode` do it by
+        themselves for each call; this saves them the time and costs the memory of the weights.
+        """
+        fuse_weight_norm(self)
+
+    def unfuse_weight_norm(self) -> None:
+        """Undoes `fuse_weight_norm`."""
+        unfuse_weight_norm(self)
+
+    def train(self, mode: bool = True) -> "AutoencoderOobleck":
+        """As `nn.Module.train`; training drops fused weights."""
+        if mode:
+            unfuse_weight_norm(self)
+        return super().train(mode)
+
+    def load_state_dict(self, *args, **kwargs):
+        """As `nn.Module.load_state_dict`; drops fused weights."""
+        unfuse_weight_norm(self)
+        return super().load_state_dict(*args, **kwargs)
 
     @apply_forward_hook  # moves an offloaded model to its device
     def encode(
@@ -317,13 +220,35 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin, SingleFileMixin):
         Raises:
             ValueError: wrong number of dimensions or channels, no samples, another dtype or sampling rate.
         """
-        self._check(waveform, "waveform", ("audio_channels", self.config.audio_channels), "num_samples")
+        self._check_waveform(waveform)
         if sampling_rate is not None and sampling_rate != self.config.sampling_rate:
             raise ValueError(f"sampling_rate must be {self.config.sampling_rate} Hz, got {sampling_rate}: resample.")
-        waveform = F.pad(waveform, (0, -waveform.shape[-1] % self.hop_length))
-        parameters = torch.cat([torch.cat(list(self._encode_tiles(item)), dim=-1) for item in self._slices(waveform)])
+        num_frames = math.ceil(waveform.shape[-1] / self.hop_length)
+        parameters = torch.cat(
+            [tiles.concatenate(self._encode_tiles([item], num_frames), num_frames) for item in self._slices(waveform)]
+        )
         posterior = DiagonalGaussian(parameters)
         return AutoencoderOobleckOutput(posterior) if return_dict else (posterior,)
+
+    @apply_forward_hook  # moves an offloaded model to its device
+    def encode_stream(self, waveforms: Iterable[torch.Tensor]) -> Iterator[DiagonalGaussian]:
+        """Encodes a waveform that comes block by block, for example from a file, without gradients.
+
+        The memory is that of a few chunks, however long the recording is.
+
+        Args:
+            waveforms: consecutive blocks `(batch_size, audio_channels, n)` of any lengths, as in `encode` otherwise,
+                on any device. They are read as they are needed.
+
+        Yields:
+            posteriors of consecutive latents; side by side they are what `encode` returns for the blocks side by side.
+
+        Raises:
+            ValueError: as `encode`, when the block is read; or there is no block.
+        """
+        blocks = waveforms if self.device.type == "meta" else (block.to(self.device) for block in waveforms)
+        for parameters in torch.no_grad()(self._encode_tiles)(blocks):
+            yield DiagonalGaussian(parameters)
 
     @apply_forward_hook  # moves an offloaded model to its device
     def decode(
@@ -342,30 +267,31 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin, SingleFileMixin):
         Raises:
             ValueError: wrong number of dimensions or channels, no frames, another dtype, `num_frames` out of range.
         """
-        self._check_latents(latents)
-        waveforms = [torch.cat(list(self.decode_chunks(item, num_frames)), dim=-1) for item in self._slices(latents)]
-        waveform = torch.cat(waveforms)
+        num_frames = self._check_latents(latents, num_frames)
+        num_samples = num_frames * self.hop_length
+        waveform = torch.cat(
+            [tiles.concatenate(self._decode_tiles(item, num_frames), num_samples) for item in self._slices(latents)]
+        )
         return OobleckDecoderOutput(waveform) if return_dict else (waveform,)
 
     @apply_forward_hook  # moves an offloaded model to its device
-    def decode_chunks(self, latents: torch.Tensor, num_frames: int | None = None) -> Iterator[torch.Tensor]:
-        """Decodes latents piece by piece, for a file writer or a stream.
+    def decode_stream(self, latents: torch.Tensor, num_frames: int | None = None) -> Iterator[torch.Tensor]:
+        """Decodes latents chunk by chunk without gradients, for a file writer or a player.
+
+        On a CPU a few chunks are computed ahead.
 
         Args:
             latents: as in `decode`.
             num_frames: as in `decode`.
 
-        Yields:
-            consecutive waveforms `(batch_size, audio_channels, n)`; together they are what `decode` returns.
+        Returns:
+            An iterator over consecutive waveforms `(batch_size, audio_channels, n)`; side by side they are what
+            `decode` returns.
+
+        Raises:
+            ValueError: as `decode`, at once.
         """
-        self._check_latents(latents)
-        latent_length = latents.shape[-1]
-        num_frames = latent_length if num_frames is None else num_frames
-        if not 1 <= num_frames <= latent_length:
-            raise ValueError(f"num_frames must be in [1, {latent_length}], got {num_frames}.")
-        for start, stop, left, right in self._tiles(num_frames, latent_length, self.decoder_context):
-            waveform = self.decoder(latents[..., left:right])
-            yield waveform[..., (start - left) * self.hop_length : (stop - left) * self.hop_length]
+        return torch.no_grad()(self._decode_tiles)(latents, self._check_latents(latents, num_frames))
 
     def forward(
         self,
@@ -386,29 +312,118 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin, SingleFileMixin):
         sample = self.decode(latents).sample[..., : waveform.shape[-1]]
         return OobleckDecoderOutput(sample, posterior) if return_dict else (sample, posterior)
 
-    def _encode_tiles(self, waveform: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Yields posterior parameters of consecutive chunks of whole frames."""
-        latent_length = waveform.shape[-1] // self.hop_length
-        for start, stop, left, right in self._tiles(latent_length, latent_length, self.encoder_context):
-            parameters = self.encoder(waveform[..., left * self.hop_length : right * self.hop_length])
-            yield parameters[..., start - left : stop - left]
+    def _encode_tiles(
+        self, waveforms: Iterable[torch.Tensor], num_frames: int | None = None
+    ) -> Iterator[torch.Tensor]:
+        """Yields posterior parameters of consecutive tiles; `num_frames` is their number where it is known."""
+        steps, is_plain = self.encoder.steps(), self._runs_plain(self.encoder)
+        num_threads = self._num_threads(is_plain)
+        sizes = self._step_sizes(steps, 2048, is_plain)
+        if self._runs_whole():
+            tile = math.inf
+        else:
+            limits = tiles.bounds(steps, 0, self.hop_length)[:-1]
+            tile = self._tile_length(tiles.costs(steps, sizes, limits), num_threads, num_frames)
 
-    def _tiles(self, num_frames: int, latent_length: int, context: int) -> Iterator[tuple[int, int, int, int]]:
-        """Yields `(start, stop, left, right)`: frames to keep, up to `num_frames`, and those to compute them from."""
-        whole = torch.is_grad_enabled() or not self.use_tiling
-        tile = num_frames if whole else self.tile_latent_length
-        for start in range(0, num_frames, tile):
+        def run(window: tuple[torch.Tensor, int, tuple[int, int]]) -> torch.Tensor:
+            samples, offset, target = window
+            if is_plain:
+                first = offset // self.hop_length
+                return self.encoder(samples)[..., target[0] - first : target[1] - first]
+            limits = tiles.bounds(steps, offset, offset + samples.shape[-1])
+            items = [tiles.collect(steps, sizes, item, limits, target) for item in self._items(samples)]
+            return items[0] if len(items) == 1 else torch.cat(items)
+
+        blocks = (self._check_waveform(block) for block in waveforms)
+        windows = tiles.windows(blocks, tile, self.encoder_context, self.hop_length)
+        with contextlib.nullcontext() if is_plain else weight_norm_fused(self.encoder):
+            yield from tiles.ordered_map(run, windows, num_threads)
+
+    def _decode_tiles(self, latents: torch.Tensor, num_frames: int) -> Iterator[torch.Tensor]:
+        """Yields waveforms of consecutive tiles."""
+        steps, is_plain = self.decoder.steps(), self._runs_plain(self.decoder)
+        num_threads = self._num_threads(is_plain)
+        sizes = self._step_sizes(steps, 1024, is_plain)
+        limits = tiles.bounds(steps, 0, latents.shape[-1])
+        if self._runs_whole():
+            tile = num_frames
+        else:
+            costs = tiles.costs(steps, sizes, tiles.bounds(steps, 0, 1)[1:])
+            tile = self._tile_length(costs, num_threads, num_frames)
+
+        def run(start: int) -> torch.Tensor:
             stop = min(start + tile, num_frames)
-            yield start, stop, max(start - context, 0), min(stop + context, latent_length)
+            first, last = start * self.hop_length, stop * self.hop_length
+            if is_plain:
+                left = max(start - self.decoder_context, 0)
+                right = min(stop + self.decoder_context, latents.shape[-1])
+                offset = left * self.hop_length
+                return self.decoder(latents[..., left:right])[..., first - offset : last - offset]
+            output = latents.new_empty(len(latents), self.config.audio_channels, last - first)
+            for item, part in zip(self._items(latents), self._items(output), strict=True):
+                tiles.expand(steps, sizes, item, 0, limits, part, (first, last))
+            return output
+
+        with contextlib.nullcontext() if is_plain else weight_norm_fused(self.decoder):
+            yield from tiles.ordered_map(run, range(0, num_frames, tile), num_threads)
+
+    def _runs_whole(self) -> bool:
+        """Whether the input is processed at once: training never pays for context twice."""
+        return torch.is_grad_enabled() or not self.use_tiling
+
+    def _runs_plain(self, network: nn.Module) -> bool:
+        """Whether a network must be called as such: in training, under autocast, compiled or with hooks."""
+        if torch.is_grad_enabled() or self.training or torch.compiler.is_compiling():
+            return True
+        has_hooks = any(
+            module._forward_hooks or module._forward_pre_hooks or {"_hf_hook", "_diffusers_hook"} & vars(module).keys()
+            for module in network.modules()
+        )
+        is_compiled = getattr(network, "_compiled_call_impl", None) is not None
+        return has_hooks or is_compiled or torch.is_autocast_enabled(self.device.type)
+
+    def _num_threads(self, is_plain: bool) -> int:
+        """Tiles computed at a time: one for each thread of a CPU."""
+        return 1 if is_plain or self.device.type != "cpu" else torch.get_num_threads()
+
+    def _items(self, batch: torch.Tensor) -> Sequence[torch.Tensor]:
+        """What is computed together: single items on a CPU, whose cache holds no more."""
+        return batch.split(1) if self.device.type == "cpu" else [batch]
+
+    def _step_sizes(self, steps: Sequence[tiles.Step], least: int, is_plain: bool) -> list[int]:
+        """Lengths of the tiles of each step: what a CPU's cache holds; on a GPU everything."""
+        if self.device.type == "cpu" and not is_plain:
+            return tiles.tile_lengths(steps, CACHE_IN_BYTES // self.dtype.itemsize, least, sys.maxsize)
+        most = MAX_LENGTH_ON_MPS if self.device.type == "mps" else sys.maxsize
+        return [most] * len(steps)
+
+    def _tile_length(self, costs: list[tuple[float, float]], num_threads: int, num_frames: int | None) -> int:
+        """Frames of a chunk, see `enable_tiling`; `costs` as in `tiles.num_values`."""
+        if self.tile_latent_length is not None:
+            return self.tile_latent_length
+        budget = (self.tile_memory_in_bytes or _default_memory(self.device)) / num_threads
+        length = MAX_TILE_LENGTH
+        while length > MIN_TILE_LENGTH and tiles.num_values(costs, length) * self.dtype.itemsize > budget:
+            length //= 2
+        return length if num_frames is None else min(length, math.ceil(num_frames / num_threads))
 
     def _slices(self, batch: torch.Tensor) -> Sequence[torch.Tensor]:
         """The batch item by item when slicing is on."""
         return batch.split(1) if self.use_slicing else [batch]
 
-    def _check_latents(self, latents: torch.Tensor) -> None:
-        """Raises a ValueError unless the latents can be decoded."""
+    def _check_waveform(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Raises a ValueError unless the waveform can be encoded; returns it."""
+        self._check(waveform, "waveform", ("audio_channels", self.config.audio_channels), "num_samples")
+        return waveform
+
+    def _check_latents(self, latents: torch.Tensor, num_frames: int | None) -> int:
+        """Raises a ValueError unless so many frames of the latents can be decoded; returns how many."""
         channels = self.config.decoder_input_channels
         self._check(latents, "latents", ("decoder_input_channels", channels), "latent_length")
+        num_frames = latents.shape[-1] if num_frames is None else num_frames
+        if not 1 <= num_frames <= latents.shape[-1]:
+            raise ValueError(f"num_frames must be in [1, {latents.shape[-1]}], got {num_frames}.")
+        return num_frames
 
     def _check(self, tensor: torch.Tensor, name: str, channels: tuple[str, int], length_name: str) -> None:
         """Raises a ValueError unless the tensor is `(batch_size, channels, at least 1)` in the model's dtype."""
@@ -421,22 +436,6 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin, SingleFileMixin):
             raise ValueError(f"{name} must have the model's dtype {self.dtype}, got {tensor.dtype}.")
 
 
-def encoder_context(strides: Sequence[int]) -> int:
-    """Frames on each side that the encoder looks at to compute one latent frame (8 for the paper's strides)."""
-    first, last = -1, 1  # the last convolution has 3 taps
-    for stride in reversed(strides):
-        padding = math.ceil(stride / 2)
-        first, last = first * stride - padding, last * stride - padding + 2 * stride - 1
-        first, last = first - RESIDUAL_OVERHANG, last + RESIDUAL_OVERHANG
-    hop_length = math.prod(strides)
-    return max(math.ceil((3 - first) / hop_length), math.ceil((last + 3 - hop_length + 1) / hop_length))
-
-
-def decoder_context(strides: Sequence[int]) -> int:
-    """Frames on each side that the decoder looks at to compute one frame of samples (10 for the paper's strides)."""
-    first, last = -3, math.prod(strides) - 1 + 3  # the last convolution has 7 taps
-    for stride in strides:
-        first, last = first - RESIDUAL_OVERHANG, last + RESIDUAL_OVERHANG
-        padding = math.ceil(stride / 2)
-        first, last = math.ceil((first + padding - 2 * stride + 1) / stride), (last + padding) // stride
-    return max(3 - first, last + 3)
+def _default_memory(device: torch.device) -> int:
+    """Bytes for the activations of the chunks that are computed at a time."""
+    return torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else DEFAULT_MEMORY_IN_BYTES

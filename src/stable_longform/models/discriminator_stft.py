@@ -12,7 +12,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
-from stable_longform.models.autoencoder_oobleck import split_weight
+from stable_longform.models.oobleck_layers import split_weight
 
 LEAKY_SLOPE = 0.2
 

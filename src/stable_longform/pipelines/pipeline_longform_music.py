@@ -6,7 +6,7 @@ for are decoded.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,9 +123,9 @@ class LongFormMusicPipeline(StableAudioFolderMixin, DiffusionPipeline, LongFormM
         """Time t in [0, 1] of the step that is being computed, for diffusers' caches; None between generations."""
         return self._current_timestep
 
-    def enable_vae_tiling(self, tile_latent_length: int = 128) -> None:
-        """Decodes in chunks, with the same result as at once (this is the default)."""
-        self.vae.enable_tiling(tile_latent_length)
+    def enable_vae_tiling(self, tile_latent_length: int | None = None, memory_in_bytes: int | None = None) -> None:
+        """Decodes in chunks, with the same result as at once (the default); see `AutoencoderOobleck.enable_tiling`."""
+        self.vae.enable_tiling(tile_latent_length, memory_in_bytes)
 
     def disable_vae_tiling(self) -> None:
         """Decodes each item at once."""
@@ -321,6 +321,15 @@ class LongFormMusicPipeline(StableAudioFolderMixin, DiffusionPipeline, LongFormM
         num_samples = max(round(duration * self.sampling_rate), 1)
         num_frames = math.ceil(num_samples / self.vae.hop_length)
         return self.vae.decode(latents[None].to(self.vae.dtype), num_frames).sample[0, :, :num_samples]
+
+    @torch.no_grad()
+    def stream_latents(self, latents: torch.Tensor, duration: float) -> Iterator[torch.Tensor]:
+        """Decodes as `decode_latents`, but yields chunks `(audio_channels, n)` as they are computed."""
+        remaining = max(round(duration * self.sampling_rate), 1)
+        num_frames = math.ceil(remaining / self.vae.hop_length)
+        for chunk in self.vae.decode_stream(latents[None].to(self.vae.dtype), num_frames):
+            yield chunk[0, :, :remaining]
+            remaining -= chunk.shape[-1]
 
     def _encode_text(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings `(num_texts, max_length, dim)` and the boolean mask of real tokens."""

@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import math
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -26,6 +27,7 @@ DEFAULT_SAMPLE_FORMAT = {".wav": "pcm16", ".flac": "pcm24", ".ogg": "vorbis"}
 TAG_NAMES = ("title", "artist", "comment", "software", "album", "license", "date", "genre")
 # wav has no licence tag in libsndfile; RIFF's copyright field takes its place.
 WAV_TAG_NAMES = {"license": "copyright"}
+READ_BLOCK = 2**18  # frames read at a time
 # Frames written at a time: libsndfile's vorbis encoder overflows the stack when it is given minutes at once.
 WRITE_BLOCK = 65536
 
@@ -71,6 +73,38 @@ def read_audio(
     if sampling_rate is not None:
         waveform, file_rate = resample(waveform, file_rate, sampling_rate), sampling_rate
     return waveform, file_rate
+
+
+def read_blocks(path: str | os.PathLike, sampling_rate: int | None = None) -> Iterator[torch.Tensor]:
+    """Reads a file block by block, in constant memory; together the blocks are what `read_audio` returns.
+
+    Args:
+        path: as in `read_audio`.
+        sampling_rate: rate in Hz of the blocks; None keeps the file's own.
+
+    Yields:
+        float32 `(channels, n)` with n >= 1.
+
+    Raises:
+        ValueError: the file cannot be decoded, or `sampling_rate` is not greater than 0.
+    """
+    if sampling_rate is not None and sampling_rate <= 0:
+        raise ValueError(f"sampling_rate must be greater than 0 Hz, got {sampling_rate}.")
+    try:
+        with soundfile.SoundFile(path) as file:
+            resampler = None
+            if sampling_rate not in (None, file.samplerate):
+                resampler = soxr.ResampleStream(file.samplerate, sampling_rate, file.channels, quality="HQ")
+            is_last = False
+            while not is_last:
+                samples = file.read(READ_BLOCK, dtype="float32", always_2d=True)
+                is_last = len(samples) < READ_BLOCK
+                if resampler is not None:
+                    samples = resampler.resample_chunk(samples, last=is_last)
+                if len(samples) > 0:
+                    yield torch.from_numpy(np.ascontiguousarray(samples.T))
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as audio: {error}") from error
 
 
 def resample(waveform: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
@@ -181,6 +215,28 @@ def read_tags(path: str | os.PathLike) -> dict[str, str]:
         raise ValueError(f"{path} cannot be read as audio: {error}") from error
     names = {name: WAV_TAG_NAMES.get(name, name) if is_wav else name for name in TAG_NAMES}
     return {name: metadata[stored] for name, stored in names.items() if stored in metadata}
+
+
+@contextlib.contextmanager
+def stored(
+    chunks: Iterable[torch.Tensor], folder: str | os.PathLike
+) -> Iterator[tuple[Iterator[torch.Tensor], float]]:
+    """Keeps chunks in a temporary file in `folder` until their peak is known; gives them again, and the peak.
+
+    Args:
+        chunks: `(channels, num_samples)` each, kept in float32. They are consumed on entry.
+        folder: with room for them.
+    """
+    with tempfile.TemporaryFile(prefix=".chunks", dir=folder) as file:
+        peak, shapes = 0.0, []
+        for chunk in chunks:
+            chunk = chunk.detach().to("cpu", torch.float32).contiguous()
+            file.write(chunk.numpy())
+            peak = max(peak, chunk.abs().max().item())
+            shapes.append(tuple(chunk.shape))
+        file.seek(0)
+        values = (np.fromfile(file, np.float32, math.prod(shape)).reshape(shape) for shape in shapes)
+        yield (torch.from_numpy(value) for value in values), peak
 
 
 @contextlib.contextmanager
