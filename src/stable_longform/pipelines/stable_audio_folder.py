@@ -1,4 +1,4 @@
-"""Folders and Hub repositories that diffusers' `StableAudioPipeline` saved, read as ours.
+"""What `from_pretrained` of our pipelines can open: Hub repositories of ours, and all that diffusers' pipeline saved.
 
 Weights and configurations of autoencoder, transformer and projection model have the same names in both packages. What
 differs is said here: who loads each component, that the projection model is our timing conditioner, and that features
@@ -7,13 +7,20 @@ of padding tokens are set to zero.
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+from stable_longform.models.clap_text_encoder import ClapTextEncoder
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 
 STABLE_AUDIO_PIPELINE = "StableAudioPipeline"
 COMPONENTS = {"vae": AutoencoderOobleck, "transformer": DiTTransformer1D, "timing_conditioner": TimingConditioner}
+
+# A repository names our components by their modules. Unless diffusers knows these, it wants to find them inside the
+# repository, and opens no Hub repository of ours.
+for component in (*COMPONENTS.values(), ClapTextEncoder):
+    LOADABLE_CLASSES[component.__module__] = {"ModelMixin": ["save_pretrained", "from_pretrained"]}
 
 # Arguments of `from_pretrained` that say where a repository is and how to fetch it, and how to read its weights.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision")
