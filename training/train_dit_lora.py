@@ -8,6 +8,7 @@ To resume, run the same command again. The result is `output_dir/lora/pytorch_lo
 paper. Hu et al., "LoRA", arXiv 2106.09685.
 """
 
+import copy
 import json
 import os
 from dataclasses import dataclass
@@ -151,11 +152,13 @@ def add_adapter(transformer: torch.nn.Module, config: Config) -> None:
 
 
 def check_latents(latents: str, vae: torch.nn.Module) -> None:
-    """Raises ValueError unless the latents were encoded by this autoencoder."""
+    """Raises ValueError unless the latents were encoded by this autoencoder, in whatever precision."""
     file = Path(latents) / INFO_FILE
     if not file.is_file():
         raise ValueError(f"{latents} is not a folder of latents: it has no {INFO_FILE}.")
-    if json.loads(file.read_text(encoding="utf-8"))["weights_sha256"] != utils.weights_digest(vae):
+    dtypes = (torch.float32, torch.bfloat16, torch.float16)
+    digests = [utils.weights_digest(copy.deepcopy(vae).to(dtype)) for dtype in dtypes]
+    if json.loads(file.read_text(encoding="utf-8"))["weights_sha256"] not in digests:
         raise ValueError(f"{latents} holds latents of another autoencoder: encode with that of the checkpoint.")
 
 

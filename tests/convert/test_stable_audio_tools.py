@@ -14,7 +14,7 @@ from stable_longform.convert.stable_audio_tools import (
     from_stable_audio_tools,
     to_stable_audio_tools,
 )
-from stable_longform.pipelines.pipeline_longform_music import guide
+from stable_longform.pipelines.guidance import guide
 
 TOLERANCE = 1e-5
 

@@ -20,7 +20,7 @@ from tiny_pipeline import (
 )
 
 from stable_longform.noise_schedule import make_scheduler
-from stable_longform.pipelines.pipeline_longform_music import guide
+from stable_longform.pipelines.guidance import guide
 
 RATE = 8000
 LONG = PROMPTS[0]

@@ -40,9 +40,8 @@ def folder(tmp_path_factory, tiny_manifest):
     """Holds a checkpoint of random weights and latents of its autoencoder."""
     folder = tmp_path_factory.mktemp("lora")
     tiny_pipeline(mask_text_padding=True).save_pretrained(folder / "checkpoint")
-    encode_latents.main(
-        encode_latents.Config(str(tiny_manifest), str(folder / "checkpoint" / "vae"), str(folder / "latents"))
-    )
+    paths = (str(tiny_manifest), str(folder / "checkpoint" / "vae"), str(folder / "latents"))
+    encode_latents.main(encode_latents.Config(*paths, dtype="bfloat16"))
     return folder
 
 

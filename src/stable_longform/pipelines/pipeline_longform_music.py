@@ -21,6 +21,7 @@ from stable_longform.models.clap_text_encoder import ClapTextEncoder, encode_tex
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.pipelines import inputs
+from stable_longform.pipelines.guidance import guide
 from stable_longform.pipelines.inputs import Generators
 from stable_longform.pipelines.lora import LongFormMusicLoraLoaderMixin
 from stable_longform.pipelines.stable_audio_folder import StableAudioFolderMixin
@@ -449,23 +450,3 @@ class LongFormMusicPipeline(StableAudioFolderMixin, DiffusionPipeline, LongFormM
                     f"got {lengths[0]} and {lengths[1]}."
                 )
         return num_prompts
-
-
-def guide(
-    unconditional: torch.Tensor, conditional: torch.Tensor, guidance_scale: float, guidance_rescale: float = 0.0
-) -> torch.Tensor:
-    """Classifier-free guidance v_u + s·(v_c − v_u), with the rescaling φ of Lin et al. (2023), eq. 15 and 16.
-
-    The standard deviations are over the channels of each frame, as in the code of the paper.
-
-    Args:
-        unconditional: v_u `(B, C, L)`.
-        conditional: v_c `(B, C, L)`.
-        guidance_scale: s.
-        guidance_rescale: φ in [0, 1].
-    """
-    guided = unconditional + guidance_scale * (conditional - unconditional)
-    if guidance_rescale == 0:
-        return guided
-    rescaled = guided * conditional.std(dim=1, keepdim=True) / guided.std(dim=1, keepdim=True)
-    return guidance_rescale * rescaled + (1 - guidance_rescale) * guided
