@@ -1,4 +1,4 @@
-"""Models from one file: ours, diffusers', and files that don't fit."""
+"""Models from one file: ours, diffusers' and stable-audio-tools', and files that don't fit."""
 
 import pytest
 import torch
@@ -7,7 +7,9 @@ from diffusers import AutoencoderOobleck as DiffusersAutoencoder
 from safetensors.torch import load_file, save_file
 from tiny_pipeline import tiny_transformer, tiny_vae
 
+from stable_longform.convert.stable_audio_tools import to_stable_audio_tools
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -64,7 +66,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
         DiTTransformer1D.from_single_file(state_dict, config, num_layers=1)
     with pytest.raises(ValueError, match=r"missing transformer_blocks\.2\."):
         DiTTransformer1D.from_single_file(state_dict, config, num_layers=3)
-    with pytest.raises(ValueError, match=r"proj_in\.weight of shape \(16, 4\) instead of \(16, 8\)"):
+    with pytest.raises(ValueError, match=r"proj_in\.weight has shape \(16, 4\) and not \(16, 8\)"):
         DiTTransformer1D.from_single_file(state_dict, config, patch_size=2)
     with pytest.raises(ValueError, match="DiTTransformer1D has no argument layers"):
         DiTTransformer1D.from_single_file(state_dict, config, layers=3)
@@ -76,3 +78,23 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     save_file({"proj_in.weight": torch.zeros(16, 4)}, tmp_path / "part.safetensors")
     with pytest.raises(ValueError, match="missing time_proj.weight"):
         DiTTransformer1D.from_single_file(tmp_path / "part.safetensors", config)
+
+
+@pytest.mark.parametrize("norm_bias", [False, True])
+def test_names_of_stable_audio_tools_give_the_same_weights(tmp_path, norm_bias):
+    vae, transformer = tiny_vae(), DiTTransformer1D.from_config({**tiny_transformer().config, "norm_bias": norm_bias})
+    randomize_weights(transformer, std=0.1)
+    theirs = to_stable_audio_tools(vae, transformer, TimingConditioner(16, internal_dim=8))
+    save_file(theirs, tmp_path / "model.safetensors")
+    for model in (vae, transformer):
+        prefix = model.stable_audio_tools_prefix
+        alone = {key.removeprefix(prefix): tensor for key, tensor in theirs.items() if key.startswith(prefix)}
+        for source in (tmp_path / "model.safetensors", alone):
+            loaded = type(model).from_single_file(source, model.config)
+            assert loaded.state_dict().keys() == model.state_dict().keys()
+            assert_all_equal(list(loaded.state_dict().values()), list(model.state_dict().values()))
+        with pytest.raises(ValueError, match=f"unexpected {prefix}more"):
+            type(model).from_single_file({**theirs, f"{prefix}more": torch.zeros(1)}, model.config)
+        del alone[next(key for key in alone if key.endswith(("encoder.layers.0.bias", "project_in.weight")))]
+        with pytest.raises(ValueError, match="missing"):
+            type(model).from_single_file(alone, model.config)

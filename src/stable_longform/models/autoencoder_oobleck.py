@@ -32,6 +32,7 @@ from stable_longform.models.oobleck_layers import (
     weight_norm_fused,
 )
 from stable_longform.models.single_file import SingleFileMixin
+from stable_longform.utils import key_maps
 
 CACHE_IN_BYTES = 2**21  # of one activation of a tile on a CPU
 DEFAULT_MEMORY_IN_BYTES = 2**28
@@ -101,6 +102,7 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin, SingleFileMixin):
         sampling_rate: Hz.
     """
 
+    stable_audio_tools_prefix = "pretransform.model."
     _supports_gradient_checkpointing = True
     _no_split_modules = ["OobleckEncoderBlock", "OobleckDecoderBlock"]
     _group_offload_block_modules = ["encoder", "decoder"]
@@ -144,6 +146,10 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin, SingleFileMixin):
         self.use_tiling = True
         self.tile_latent_length = None
         self.tile_memory_in_bytes = None
+
+    def stable_audio_tools_names(self, prefix: str) -> tuple[list[key_maps.Rule], dict[str, torch.Tensor]]:
+        """See `SingleFileMixin`."""
+        return key_maps.autoencoder_rules(len(self.config.downsampling_ratios), prefix), {}
 
     @property
     def latent_rate(self) -> float:

@@ -12,9 +12,21 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from stable_longform.utils import key_maps
+
 
 class SingleFileMixin:
-    """Gives a diffusers model the class method `from_single_file`."""
+    """Gives a diffusers model the class method `from_single_file`.
+
+    The model says in `stable_audio_tools_prefix` what stands before its keys in a whole checkpoint of
+    stable-audio-tools, and in `stable_audio_tools_names` which of those keys are which of ours.
+    """
+
+    stable_audio_tools_prefix: str
+
+    def stable_audio_tools_names(self, prefix: str) -> tuple[list[key_maps.Rule], dict[str, torch.Tensor]]:
+        """Rules for all keys that begin with the prefix, and the constants among them."""
+        raise NotImplementedError
 
     @classmethod
     def from_single_file(
@@ -25,10 +37,12 @@ class SingleFileMixin:
         torch_dtype: torch.dtype = torch.float32,
         **arguments,
     ):
-        """Opens weights that have the key names of this class, which are diffusers'.
+        """Opens weights with the key names of this class, which are diffusers', or with those of stable-audio-tools.
 
         Args:
-            pretrained_model_link_or_path_or_dict: a safetensors file on this machine, or the state dict itself.
+            pretrained_model_link_or_path_or_dict: a safetensors file on this machine, or the state dict itself. Of a
+                whole model of stable-audio-tools this component is taken; `stable-longform convert` opens its training
+                checkpoints and other files.
             config: where `config.json` is: a folder, a Hub id or the file itself; or its content. diffusers'
                 configurations are understood. None: the defaults of the class.
             subfolder: of `config`.
@@ -53,14 +67,7 @@ class SingleFileMixin:
         config.pop("_use_default_values", None)  # diffusers' list of arguments not to look at
         with torch.device("meta"):  # the weights come from the file, so none are drawn
             model = cls.from_config(config)
-        expected = model.state_dict()
-        problems = [f"missing {key}" for key in expected if key not in state_dict]
-        problems += [f"unexpected {key}" for key in state_dict if key not in expected]
-        problems += [
-            f"{key} of shape {tuple(tensor.shape)} instead of {tuple(expected[key].shape)}"
-            for key, tensor in state_dict.items()
-            if key in expected and tensor.shape != expected[key].shape
-        ]
+        state_dict, problems = _to_ours(model, state_dict)
         if problems:
             more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
             raise ValueError(f"The weights don't fit this {cls.__name__}: {', '.join(problems[:5])}{more}.")
@@ -77,3 +84,18 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} cannot be read: {error}.") from error
+
+
+def _to_ours(model: SingleFileMixin, state_dict: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Weights of either naming with our keys, and a description of each that doesn't fit the model."""
+    shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    rules, constants, prefix = [key_maps.Rule(key, (key,)) for key in shapes], {}, ""
+    for candidate in ("", model.stable_audio_tools_prefix):
+        names, fixed = model.stable_audio_tools_names(candidate)
+        if names[0].theirs in state_dict:
+            rules, constants, prefix = names, fixed, candidate
+    theirs = {key: tensor for key, tensor in state_dict.items() if key.startswith(prefix)}
+    known = {rule.theirs for rule in rules} | set(constants)
+    ours, problems = key_maps.to_ours(rules, theirs, shapes)
+    problems += [f"unexpected {key}" for key in theirs if key not in known]
+    return ours, problems + key_maps.check_constants(constants, theirs)

@@ -26,6 +26,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from stable_longform.models.single_file import SingleFileMixin
+from stable_longform.utils import key_maps
 
 ROTARY_BASE = 10000.0
 
@@ -251,6 +252,7 @@ class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
 
     _supports_gradient_checkpointing = True
     _no_split_modules = ["DiTBlock"]
+    stable_audio_tools_prefix = "model.model."
     _repeated_blocks = ["DiTBlock"]
     _skip_layerwise_casting_patterns = ["time_proj", "p(re|ost)process_conv", "^proj_in$", "^proj_out$", "norm"]
 
@@ -304,6 +306,14 @@ class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
         if config_dict.get("_class_name") == "StableAudioDiTModel":
             config_dict = config_dict | {"norm_bias": True}
         return super().extract_init_dict(config_dict, **kwargs)
+
+    def stable_audio_tools_names(self, prefix: str) -> tuple[list[key_maps.Rule], dict[str, torch.Tensor]]:
+        """See `SingleFileMixin`."""
+        config = self.config
+        rules = key_maps.transformer_rules(config.num_layers, config.norm_bias, prefix)
+        return rules, key_maps.transformer_constants(
+            config.num_layers, self.proj_in.out_features, config.attention_head_dim, config.norm_bias, prefix
+        )
 
     def forward(
         self,
