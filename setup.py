@@ -10,7 +10,7 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "src/stable_longform/__i
 
 EXTRAS = {
     "train": ["pyyaml>=6.0", "scipy>=1.10", "librosa>=0.10.2", "peft>=0.17"],
-    "eval": ["auraloss>=0.4.0", "librosa>=0.10.2", "scipy>=1.10"],
+    "eval": ["auraloss>=0.4.0", "librosa>=0.10.2", "matplotlib>=3.8", "scipy>=1.10"],
     "app": ["gradio>=5.0"],
     "quantization": ["torchao>=0.18"],
     "flash": ["flash-attn>=2.6; platform_system == 'Linux'"],

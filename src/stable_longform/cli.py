@@ -4,13 +4,12 @@ Progress goes to stderr, the path of the written file to stdout. Bad input ends 
 `error: ...`, on stderr, before the model is loaded wherever it can be told without it.
 """
 
+import importlib
 import json
 import math
-import re
 import secrets
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -20,33 +19,57 @@ import typer
 from tqdm import tqdm
 
 import stable_longform
+from stable_longform.cli_common import (
+    DTYPES,
+    NAMED_CHECKPOINTS,
+    Checkpoint,
+    Device,
+    check_device,
+    load_autoencoder,
+    load_pipeline,
+    quiet_libraries,
+    resolve_checkpoint,
+)
 from stable_longform.utils.audio import check_output_path, read_blocks, stored, to_stereo, write_audio
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 DEFAULT_STEPS = 50
 DEFAULT_GUIDANCE_SCALE = 7.0
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Checkpoints that are known by name, and that tags name without the machine's paths.
-NAMED_CHECKPOINTS = {"tiny": stable_longform.TINY_CHECKPOINT}
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 MAX_SEED = 2**63 - 1
 MAX_RANDOM_SEED = 2**32 - 1
 
 # What typer raises for unknown options, missing values and the like: click's class or typer's copy of it.
 UsageError = typer.BadParameter.__base__
 
+# Groups of commands -> the module that defines them as `app`, imported when one of its commands is called.
+GROUPS = {"evaluate": "stable_longform.cli_evaluate"}
+
+
+class CommandGroup(typer.core.TyperGroup):
+    """The program, whose groups of commands are imported only when they are called, because that takes seconds."""
+
+    def resolve_command(self, ctx, args):
+        """Finds the command that the arguments name."""
+        name = args[0] if args else None
+        if name not in GROUPS:
+            return super().resolve_command(ctx, args)
+        group = typer.main.get_command(importlib.import_module(GROUPS[name]).app)
+        group.name = name
+        return name, group, args[1:]
+
+
 app = typer.Typer(
+    cls=CommandGroup,
     help=stable_longform.__doc__.splitlines()[0],
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(
+    typer.Typer(), name="evaluate", help="Scores, timings and sizes of models, as in the tables of the paper."
+)
 
-Checkpoint = Annotated[
-    str, typer.Option(help="Folder or Hugging Face Hub id of the model; 'tiny' is the one inside the package.")
-]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ... [default: the GPU if there is one]")]
 Verify = Annotated[
     bool, typer.Option("--verify", help="Run the other tool on the same random inputs and print the differences.")
 ]
@@ -122,10 +145,10 @@ def generate(
             raise ValueError(f"{name} must be finite, got {value}.")
     if dtype not in DTYPES:
         raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}.")
-    device = _check_device(device)
+    device = check_device(device)
     _check_output(output, sample_format)
 
-    pipe = _load_pipeline(_resolve_checkpoint(checkpoint), device, DTYPES[dtype])
+    pipe = load_pipeline(resolve_checkpoint(checkpoint), device, DTYPES[dtype])
     is_random = seed is None
     seed = secrets.randbelow(MAX_RANDOM_SEED + 1) if is_random else seed
     duration = pipe.max_duration_in_s if duration is None else duration
@@ -177,13 +200,13 @@ def reconstruct(
     The result has the model's sampling rate and as many samples as the input at that rate. It keeps its level:
     samples beyond full scale are clipped unless --sample-format is float.
     """
-    device = _check_device(device)
+    device = check_device(device)
     _check_output(output, sample_format)
     if output.resolve() == input.resolve():
         raise ValueError(f"{output} is the input: choose another output.")
     next(read_blocks(input), None)  # an input that is no audio is told before the model is loaded
 
-    vae = _load_autoencoder(_resolve_checkpoint(checkpoint), device)
+    vae = load_autoencoder(resolve_checkpoint(checkpoint), device)
     chunks = _reconstruct_chunks(vae, input)
     settings = {"input": input.name, "checkpoint": checkpoint, "version": stable_longform.__version__}
     write_audio(output, chunks, vae.config.sampling_rate, sample_format, _tags(input.name, settings))
@@ -218,7 +241,7 @@ def convert(
     Every tensor is accounted for: keys that are missing, unknown or of another shape, and fields of the configuration
     that cannot be represented, end the conversion.
     """
-    _quiet_libraries()
+    quiet_libraries()
     differences = stable_longform.convert_checkpoint(
         checkpoint, output, config, text_encoder, tokenizer, ema, allow_pickle, verify
     )
@@ -236,7 +259,7 @@ def export(
     verify: Verify = False,
 ) -> None:
     """Writes a checkpoint in the format of another tool, or says which field that cannot express."""
-    _quiet_libraries()
+    quiet_libraries()
     checkpoint = NAMED_CHECKPOINTS.get(checkpoint, checkpoint)
     _report_conversion(output, stable_longform.export_checkpoint(checkpoint, output, to, text_encoder, verify))
 
@@ -293,89 +316,11 @@ def _check_output(path: Path, sample_format: str | None) -> None:
         raise ValueError(f"{path} cannot be written: {error.strerror}.") from error
 
 
-def _check_device(name: str | None) -> torch.device:
-    """The device of that name, or the best one for None; raises a ValueError if the machine hasn't got it."""
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if name is None:
-        return accelerator or torch.device("cpu")
-    counts = {"cpu": 1} | ({accelerator.type: torch.accelerator.device_count()} if accelerator else {})
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"--device {name!r} is not the name of a device; here: {', '.join(counts)}.") from error
-    if (device.index or 0) >= counts.get(device.type, 0):
-        raise ValueError(f"--device {name!r} is not available; here: {', '.join(counts)}.")
-    return device
-
-
-def _resolve_checkpoint(checkpoint: str) -> str:
-    """The folder or Hub id that `checkpoint` stands for; raises a ValueError if it can be neither."""
-    resolved = NAMED_CHECKPOINTS.get(checkpoint, checkpoint)
-    folder = Path(resolved)
-    if folder.is_dir():
-        _check_index(folder / "model_index.json")
-    elif folder.exists():
-        raise ValueError(f"{resolved} is not a checkpoint but a file.")
-    elif not HUB_ID.fullmatch(resolved):
-        raise ValueError(f"{resolved!r} is not a checkpoint: there is no such folder, and it is no Hub id.")
-    return resolved
-
-
-def _check_index(path: Path) -> None:
-    """Raises a ValueError unless the file is there and is a pipeline's index."""
-    if not path.is_file():
-        raise ValueError(f"{path.parent} is not a checkpoint: it has no {path.name}.")
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path.parent} is not a checkpoint: its {path.name} is not JSON: {error}") from error
-    if not isinstance(index, dict) or "_class_name" not in index:
-        raise ValueError(f"{path.parent} is not a checkpoint: its {path.name} names no pipeline.")
-
-
-def _quiet_libraries() -> None:
-    """Keeps the libraries' warnings and progress bars for loading weights off stderr."""
-    # Imported here because `--help` and most errors do without.
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()
-        library.utils.logging.set_verbosity_error()
-
-
 def _report_conversion(output: Path, differences: dict[str, float]) -> None:
     """Prints the largest relative differences, if there are any, and the path."""
     for name, value in differences.items():
         typer.echo(f"{name}: largest relative difference {value:.1e}", err=True)
     typer.echo(output)
-
-
-def _load(cls_name: str, checkpoint: str, **kwargs):
-    """Calls `from_pretrained` of a public class."""
-    _quiet_libraries()
-    try:
-        return getattr(stable_longform, cls_name).from_pretrained(checkpoint, **kwargs)
-    except OSError as error:
-        if Path(checkpoint).is_dir():
-            raise
-        reason = error.__cause__ or error
-        raise ValueError(f"{checkpoint!r} is no folder, and fetching it from the Hub failed: {reason}") from error
-
-
-def _load_pipeline(checkpoint: str, device: torch.device, dtype: torch.dtype):
-    """The `LongFormMusicPipeline` of a checkpoint, transformer and text encoder in `dtype`, the rest in float32."""
-    pipe = _load("LongFormMusicPipeline", checkpoint)
-    for model in (pipe.transformer, pipe.text_encoder):
-        model.to(dtype)
-    return pipe.to(device)
-
-
-def _load_autoencoder(checkpoint: str, device: torch.device):
-    """The `AutoencoderOobleck` of a checkpoint, in float32."""
-    return _load("AutoencoderOobleck", checkpoint, subfolder="vae").to(device)
 
 
 def _show_progress(chunks: Iterator[torch.Tensor], duration_in_s: float, sampling_rate: int) -> Iterator[torch.Tensor]:

@@ -4,10 +4,9 @@ Every item is a pure function of `(seed, index)`, so a run resumed at any step s
 undisturbed one would have seen, on any number of processes. No batch holds a track twice.
 """
 
-import contextlib
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from transformers import ClapFeatureExtractor
 from stable_longform.data.audio_crops import MAX_DRAWS, SILENCE_PEAK, random_crop
 from stable_longform.data.manifest import Track
 from stable_longform.data.prompts import available_fields, build_prompt
+from stable_longform.utils.seeding import seeded_numpy
 
 logger = logging.getLogger(__name__)
 
@@ -113,14 +113,3 @@ def mark_longer(is_longer: torch.Tensor) -> torch.Tensor:
     is_marked = torch.zeros_like(is_longer)
     is_marked[:2] = True
     return is_longer | is_marked
-
-
-@contextlib.contextmanager
-def seeded_numpy(seed: int) -> Iterator[None]:
-    """Seeds numpy's global generator inside the block and restores its state after it."""
-    state = np.random.get_state()
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(state)

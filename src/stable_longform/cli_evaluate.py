@@ -1,0 +1,246 @@
+"""The commands `stable-longform evaluate ...`: the paper's Tables 1, 2, 3 and 5, on any model and folder of audio."""
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from accelerate import PartialState
+from transformers import AutoModel
+
+from stable_longform.cli_common import (
+    Checkpoint,
+    Device,
+    check_device,
+    load_autoencoder,
+    load_pipeline,
+    resolve_checkpoint,
+)
+from stable_longform.evaluation import codecs, measurements, reports
+from stable_longform.evaluation.audio_files import ReadingSettings
+from stable_longform.evaluation.embedders import NAMES, load_embedder
+from stable_longform.evaluation.folders import score_folder
+from stable_longform.evaluation.generation import generate_folder
+from stable_longform.evaluation.musicgen import MusicGen
+from stable_longform.evaluation.prompt_lists import read_prompt_list
+from stable_longform.metrics.embedders.features import file_hash, weights_hash
+from stable_longform.metrics.embedders.musicnn import prepare_weights
+
+# The numbers of the paper: component -> parameters (Table 1); codec -> STFT, mel, SI-SDR (Table 5).
+TABLE_1 = {"transformer": "1.1B", "vae": "157M", "text_encoder": "125M", "total": "1.3B"}
+TABLE_5 = {
+    "paper's model": (1.19, 0.71, 7.14),
+    "Stable Audio": (1.19, 0.67, 8.62),
+    "DAC": (0.96, 0.52, 10.83),
+    "AudioGen 100 Hz": (1.10, 0.64, 8.82),
+    "AudioGen 50 Hz": (1.17, 0.64, 9.27),
+    "Encodec 32 kHz": (1.82, 1.12, 5.33),
+}
+
+app = typer.Typer(help="The paper's Tables 1, 2, 3 and 5.", rich_markup_mode=None, add_completion=False)
+
+Prompts = Annotated[
+    Path | None,
+    typer.Option(help="Prompts: .jsonl, .txt (one a line) or Song Describer's .csv; ids name the generated files."),
+]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder of the report.")]
+Trim = Annotated[float | None, typer.Option(help="Only the first seconds of each file.")]
+MaxDuration = Annotated[float, typer.Option(help="Files of more seconds than this are left out.")]
+NoSinging = Annotated[bool, typer.Option("--no-singing", help="Leave out prompts about singing, as the paper does.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+
+
+@app.command()
+def prepare() -> None:
+    """Gets the weights of the evaluators that need no Hugging Face Hub: MusiCNN's, with pip, 29 MB."""
+    for path in prepare_weights():
+        typer.echo(path)
+
+
+@app.command()
+def generate(
+    prompts: Annotated[Path, typer.Argument(help="Prompts: .jsonl, .txt (one a line) or Song Describer's .csv.")],
+    folder: Annotated[Path, typer.Argument(help="Folder for <id>.wav. What is there already is kept.")],
+    duration: Annotated[float, typer.Option(help="Seconds of music, where the prompt has none of its own.")] = 120.0,
+    steps: Annotated[int, typer.Option(min=1, help="Sampling steps; the paper's 100.")] = 100,
+    guidance_scale: Annotated[float, typer.Option(help="The paper's 7.")] = 7.0,
+    guidance_rescale: Annotated[float, typer.Option(min=0, max=1)] = 0.0,
+    seed: Seed = 0,
+    checkpoint: Checkpoint = "tiny",
+    musicgen: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of a checkpoint: MusicGen, e.g. facebook/musicgen-stereo-large, in long-form mode."
+        ),
+    ] = None,
+    no_singing: NoSinging = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first prompts.")] = None,
+    device: Device = None,
+) -> None:
+    """Generates a file for each prompt. Run it again after an interruption; `accelerate launch` shares it among GPUs.
+
+    With several GPUs: accelerate launch -m stable_longform.cli evaluate generate ...
+    """
+    if not 0 < duration < math.inf:
+        raise ValueError(f"--duration must be greater than 0 seconds and finite, got {duration}.")
+    rows = read_prompt_list(prompts, no_singing)[:limit]
+    state = PartialState()
+    chosen = check_device(device) if device or state.num_processes == 1 else state.device
+    synthesize, settings = _load_model(checkpoint, musicgen, chosen, steps, guidance_scale, guidance_rescale)
+    with state.main_process_first():
+        folder.mkdir(parents=True, exist_ok=True)
+    generate_folder(synthesize, rows, folder, duration, settings, seed, state.process_index, state.num_processes)
+    state.wait_for_everyone()
+    typer.echo(folder)
+
+
+@app.command()
+def score(
+    generated: Annotated[Path, typer.Argument(help="Folder of generated audio.")],
+    reference: Annotated[Path, typer.Argument(help="Folder of real music.")],
+    output: Output,
+    embedder: Annotated[
+        list[str],
+        typer.Option(help=f"One of {', '.join(NAMES)}; with weights as NAME=FILE_OR_FOLDER. May be repeated."),
+    ] = ("musicnn_msd", "mel44"),
+    prompts: Prompts = None,
+    no_singing: NoSinging = False,
+    trim: Trim = None,
+    max_duration: MaxDuration = 1800.0,
+    num_windows: Annotated[
+        int | None, typer.Option(min=2, help="Windows drawn from each side, to compare models at equal numbers.")
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder that keeps features. [default: OUTPUT/features]")] = None,
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Fréchet distances, tag divergences and CLAP scores of a folder; writes JSON, a table and a picture."""
+    rows = None if prompts is None else read_prompt_list(prompts, no_singing)
+    settings = ReadingSettings(trim, max_duration)
+    embedders = [load_embedder(spec, check_device(device)) for spec in embedder]
+    protocol = {"prompts_sha256": prompts and file_hash(prompts), "is_singing_excluded": no_singing}
+    score_folder(generated, reference, output, embedders, rows, settings, num_windows, seed, cache, protocol)
+    typer.echo((output / "table.md").read_text(encoding="utf-8"), nl=False)
+
+
+@app.command()
+def reconstruct_score(
+    folder: Annotated[Path, typer.Argument(help="Folder of recordings.")],
+    output: Output,
+    checkpoint: Annotated[
+        list[str], typer.Option(help="Checkpoint whose autoencoder is measured. May be repeated.")
+    ] = ("tiny",),
+    codec: Annotated[
+        list[str],
+        typer.Option(help="Codec of transformers, e.g. facebook/encodec_32khz, descript/dac_44khz. May be repeated."),
+    ] = (),
+    trim: Trim = None,
+    max_duration: MaxDuration = 1800.0,
+    device: Device = None,
+) -> None:
+    """STFT distance, mel distance and SI-SDR of reconstructions: Table 5."""
+    settings, chosen = ReadingSettings(trim, max_duration, peak_in_db=None), check_device(device)
+    output.mkdir(parents=True, exist_ok=True)
+    rows, report = [], {"versions": reports.versions(), "codecs": {}}
+    for name, is_ours in [(name, True) for name in checkpoint] + [(name, False) for name in codec]:
+        item = _load_codec(name, is_ours, chosen)
+        key = f"{item.protocol['weights_sha256'][:16]}-{trim}"
+        result = codecs.score_reconstructions(item, folder, settings, output / "values" / key)
+        report["codecs"][name] = result | {"protocol": item.protocol}
+        rows.append(
+            [name, *(result[metric] for metric in codecs.METRICS), len(result["per_file"]), len(result["skipped"])]
+        )
+    report["protocol"] = {"trim_in_s": trim, "max_duration_in_s": max_duration, "rate_in_hz": codecs.REPORT_RATE}
+    header = ("autoencoder", "STFT distance", "mel distance", "SI-SDR (dB)", "files", "left out")
+    rows += [[f"{name} (paper)", *values, 706, None] for name, values in TABLE_5.items()]
+    table = reports.markdown_table(header, rows)
+    for name, result in report["codecs"].items():
+        table += "".join(f"\n{name} left out {file}: {why}\n" for file, why in sorted(result["skipped"].items()))
+    reports.write_json(output / "reconstruction.json", report)
+    reports.write_text(output / "table.md", table)
+    typer.echo(table, nl=False)
+
+
+@app.command(name="time")
+def measure(
+    output: Output,
+    duration: Annotated[list[float], typer.Option(help="Seconds of music. May be repeated.")] = (120.0, 190.0, 285.0),
+    steps: Annotated[int, typer.Option(min=1)] = 100,
+    guidance_scale: Annotated[float, typer.Option()] = 7.0,
+    runs: Annotated[int, typer.Option(min=1, help="Timed runs of each duration, after one that is not timed.")] = 3,
+    checkpoint: Checkpoint = "tiny",
+    musicgen: Annotated[str | None, typer.Option(help="MusicGen instead of a checkpoint.")] = None,
+    device: Device = None,
+) -> None:
+    """Inference time and peak memory of each duration: the last column of Tables 2 and 3."""
+    chosen = check_device(device)
+    synthesize, settings = _load_model(checkpoint, musicgen, chosen, steps, guidance_scale, 0.0)
+    rows = measurements.measure_time(synthesize, duration, chosen, "Genre: Ambient|Instruments: Piano", runs)
+    output.mkdir(parents=True, exist_ok=True)
+    reports.write_json(output / "time.json", {"rows": rows, "protocol": settings | {"versions": reports.versions()}})
+    header = ("music (s)", "median time (s)", "shortest (s)", "peak memory (GiB)")
+    table = reports.markdown_table(header, [list(row.values()) for row in rows])
+    reports.write_text(output / "table.md", table)
+    typer.echo(table, nl=False)
+
+
+@app.command()
+def params(checkpoint: Checkpoint = "tiny") -> None:
+    """Parameters of a checkpoint, of this package's model at the paper's size, and in the paper: Table 1."""
+    pipe = load_pipeline(resolve_checkpoint(checkpoint), torch.device("cpu"), torch.float32)
+    ours = measurements.count_parameters(pipe.components)
+    full = measurements.count_parameters(measurements.paper_components())
+    rows = [[name, f"{ours[name]:,}", f"{full[name]:,}", TABLE_1.get(name)] for name in full]
+    typer.echo(reports.markdown_table(("component", checkpoint, "at the paper's size", "paper"), rows), nl=False)
+
+
+def _load_model(
+    checkpoint: str,
+    musicgen: str | None,
+    device: torch.device,
+    steps: int,
+    guidance_scale: float,
+    guidance_rescale: float,
+):
+    """A function of prompt, seconds and seed that gives a waveform and its rate, and what it depends on."""
+    if musicgen is not None:
+        try:
+            model = MusicGen.from_pretrained(musicgen, device)
+        except OSError as error:
+            raise ValueError(f"{musicgen!r} cannot be opened: {error}") from error
+        settings = {"model": musicgen, "weights_sha256": weights_hash(model.model), "window_in_s": model.window_in_s}
+        settings |= {"stride_in_s": model.stride_in_s, "guidance_scale": model.guidance_scale}
+        return model, settings
+    pipe = load_pipeline(resolve_checkpoint(checkpoint), device, torch.float32)
+    pipe.set_progress_bar_config(leave=False)
+    settings = {"model": checkpoint, "num_inference_steps": steps, "guidance_scale": guidance_scale}
+    settings |= {"guidance_rescale": guidance_rescale, "scheduler": type(pipe.scheduler).__name__}
+    settings |= {
+        f"{name}_sha256": weights_hash(getattr(pipe, name)) for name in ("transformer", "vae", "text_encoder")
+    }
+
+    def synthesize(prompt: str, duration: float, seed: int) -> tuple[torch.Tensor, int]:
+        output = pipe(
+            prompt,
+            duration=duration,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        return output.audios[0], output.sampling_rate
+
+    return synthesize, settings
+
+
+def _load_codec(name: str, is_ours: bool, device: torch.device) -> codecs.Codec:
+    """The autoencoder of a checkpoint, or a codec of transformers."""
+    if is_ours:
+        vae = load_autoencoder(resolve_checkpoint(name), device).eval()
+        return codecs.codec_of_autoencoder(vae, name, {"model": name, "weights_sha256": weights_hash(vae)})
+    try:
+        model = AutoModel.from_pretrained(name).eval().to(device)
+    except OSError as error:
+        raise ValueError(f"{name!r} cannot be opened: {error}") from error
+    return codecs.codec_of_transformers(model, name, {"model": name, "weights_sha256": weights_hash(model)})

@@ -1,0 +1,126 @@
+"""A folder of generated music against a folder of real music: one call, one report.
+
+The report is a folder: `scores.json` with every number, value by file and the protocol that they depend on, `table.md`
+and `figure.png`. Files that could not be used are named and counted in both, and are in no mean.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from stable_longform.evaluation.audio_files import ReadingSettings
+from stable_longform.evaluation.features import FolderFeatures, folder_features
+from stable_longform.evaluation.generation import PROTOCOL_FILE
+from stable_longform.evaluation.prompt_lists import PromptRow, match_references
+from stable_longform.evaluation.reports import markdown_table, plot_values, versions, write_json, write_text
+from stable_longform.evaluation.scores import all_scores
+
+
+def score_folder(
+    generated_folder: Path,
+    reference_folder: Path,
+    output: Path,
+    embedders: Sequence,
+    rows: Sequence[PromptRow] | None = None,
+    settings: ReadingSettings | None = None,
+    num_windows: int | None = None,
+    seed: int = 0,
+    cache: Path | None = None,
+    protocol: dict | None = None,
+) -> dict:
+    """Scores a folder and writes the report.
+
+    Args:
+        generated_folder: the generated files; with prompts, those that are named after their ids.
+        reference_folder: real music: all of it, or with prompts that name references, those.
+        output: folder of the report; made if it is not there.
+        embedders: what to compare with.
+        rows: prompts, for CLAP scores and for references of single files. Without them a file's reference is the one
+            of the same name, if there is one.
+        settings: how files are read; None: the defaults.
+        num_windows: windows drawn from each set for Fréchet distances; None takes all.
+        seed: of that draw.
+        cache: folder that keeps features; None: `features` in the output folder.
+        protocol: what else to note in the report.
+
+    Returns:
+        What `scores.json` holds.
+
+    Raises:
+        ValueError: a folder without usable audio, or fewer windows than asked for.
+    """
+    settings = settings or ReadingSettings()
+    cache = cache or output / "features"
+    output.mkdir(parents=True, exist_ok=True)
+    names = None if rows is None else [row.id for row in rows]
+    generated = folder_features(generated_folder, embedders, settings, cache, names)
+    reference = folder_features(reference_folder, embedders, settings, cache)
+    if rows is not None and any(row.reference for row in rows):
+        pairs = match_references(rows, reference.features)
+        wanted = set(match_references(rows, [*reference.features, *reference.skipped]).values())
+        for found in (reference.features, reference.skipped, reference.notes):
+            for name in [name for name in found if name not in wanted]:
+                del found[name]
+        unmatched = sorted(row.id for row in rows if row.id not in pairs)
+    else:
+        pairs = {name: name for name in generated.features if name in reference.features}
+        unmatched = []
+    for folder, found in ((generated_folder, generated), (reference_folder, reference)):
+        if not found.features:
+            raise ValueError(f"{folder} has no file that can be used: {_count_reasons(found)}.")
+    pairs = {name: other for name, other in pairs.items() if name in generated.features}
+    prompts = {row.id: row.prompt for row in rows or () if row.id in generated.features}
+    scores = all_scores(generated.features, reference.features, embedders, pairs, prompts, num_windows, seed)
+    made_by = generated_folder / PROTOCOL_FILE
+    report = {
+        "scores": [dataclasses.asdict(score) for score in scores],
+        "generated": _describe(generated_folder, generated),
+        "reference": _describe(reference_folder, reference) | {"unmatched_prompts": unmatched},
+        "protocol": {
+            "reading": dataclasses.asdict(settings),
+            "embedders": {embedder.name: embedder.protocol for embedder in embedders},
+            "num_windows": num_windows,
+            "seed": seed,
+            "generation": json.loads(made_by.read_text(encoding="utf-8")) if made_by.is_file() else None,
+            "versions": versions(),
+            **(protocol or {}),
+        },
+    }
+    write_json(output / "scores.json", report)
+    write_text(output / "table.md", _table(scores, generated, reference))
+    values = {score.metric: list(score.per_file.values()) if score.per_file else score.value for score in scores}
+    plot_values(output / "figure.png", values, f"{generated_folder.name} against {reference_folder.name}")
+    return report
+
+
+def _describe(folder: Path, found: FolderFeatures) -> dict:
+    """A folder's part of the report."""
+    return {
+        "folder": str(folder),
+        "num_files": len(found.features),
+        "num_skipped": len(found.skipped),
+        "skipped": found.skipped,
+        "notes": found.notes,
+    }
+
+
+def _count_reasons(found: FolderFeatures) -> str:
+    """The reasons for skipping, in one line."""
+    return "; ".join(f"{name}: {reason}" for name, reason in sorted(found.skipped.items())[:5]) or "none is wanted"
+
+
+def _table(scores: Sequence, generated: FolderFeatures, reference: FolderFeatures) -> str:
+    """The table, and under it the files that are not in it."""
+    rows = []
+    for score in scores:
+        windows = None if score.num_windows is None else "{} / {}".format(*score.num_windows)
+        rows.append([score.metric, score.value, score.num_files, windows])
+    text = markdown_table(("metric", "value", "generated files", "windows, generated / reference"), rows)
+    for title, found in (("generated", generated), ("reference", reference)):
+        text += f"\n{len(found.skipped)} {title} files left out.\n"
+        text += "".join(f"- {name}: {reason}\n" for name, reason in sorted(found.skipped.items()))
+        if found.notes:
+            text += f"\nNotes on {title} files:\n"
+            text += "".join(f"- {name}: {', '.join(notes)}\n" for name, notes in sorted(found.notes.items()))
+    return text

@@ -1,0 +1,85 @@
+"""Lists of prompts: three formats, the rule for singing, matching of references."""
+
+import json
+
+import pytest
+
+from stable_longform.evaluation.prompt_lists import (
+    SINGING_WORDS,
+    PromptRow,
+    match_references,
+    mentions_singing,
+    read_prompt_list,
+)
+
+CSV = """caption_id,track_id,caption,is_valid_subset,familiarity,artist_id,album_id,path,duration
+7,1004034,"Slow piano, calm",True,0,1,1,34/1004034.mp3,202.5
+8,1004034,A man sings,True,0,1,1,34/1004034.mp3,202.5
+9,1007274,Strings over a drone,True,0,1,1,74/1007274.mp3,140.2
+10,1007275,Trap beat with rapid hats,True,0,1,1,75/1007275.mp3,140.2
+"""
+
+
+@pytest.fixture
+def song_describer(tmp_path):
+    """Four captions of three tracks."""
+    path = tmp_path / "song_describer.csv"
+    path.write_text(CSV, encoding="utf-8")
+    return path
+
+
+def test_song_describer(song_describer):
+    rows = read_prompt_list(song_describer)
+    assert [(row.id, row.reference) for row in rows] == [
+        ("7", "1004034"), ("8", "1004034"), ("9", "1007274"), ("10", "1007275")
+    ]  # fmt: skip
+    assert rows[0].prompt == "Slow piano, calm"
+
+
+def test_singing_words_count_inside_words_and_in_any_case(song_describer):
+    assert [row.id for row in read_prompt_list(song_describer, is_singing_excluded=True)] == ["7", "9"]
+    assert len(SINGING_WORDS) == 29 and len(set(SINGING_WORDS)) == 29
+    assert mentions_singing("SPANISH guitar") and mentions_singing("human") and mentions_singing("vibraphone")
+    assert not mentions_singing("a calm piano and strings")
+
+
+def test_jsonl_and_text(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    rows = [{"id": 1, "prompt": "piano", "reference": "a/b", "duration": 30}, {"id": "x.2", "prompt": "häuser"}]
+    path.write_text("\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    assert read_prompt_list(path) == [PromptRow("1", "piano", "a/b", 30), PromptRow("x.2", "häuser")]
+    path = tmp_path / "prompts.txt"
+    path.write_text("piano\n\n strings \n", encoding="utf-8")
+    assert read_prompt_list(path) == [PromptRow("1", "piano"), PromptRow("3", "strings")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.xml", "", "extension must be one of .jsonl, .txt, .csv"),
+        ("a.txt", "\n", "has no prompt"),
+        ("a.jsonl", '{"id": 1}', ":1 must be an object with `id` and `prompt`"),
+        ("a.jsonl", "[1]", ":1 must be an object"),
+        ("a.jsonl", '{"id": "../x", "prompt": "p"}', "got '../x'"),
+        ("a.jsonl", '{"id": 1, "prompt": "p"}\n{"id": "1", "prompt": "q"}', "ids must differ"),
+        ("a.jsonl", '{"id": 1, "prompt": "p", "duration": 0}', "duration of 1 must be greater than 0"),
+        ("a.csv", "caption_id,caption\n1,x\n", "track_id missing"),
+    ],
+)
+def test_bad_lists_are_named(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        read_prompt_list(tmp_path / name)
+
+
+def test_unreadable_lists_are_named(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\xfa")
+    for name in ("a.txt", "missing.txt"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read"):
+            read_prompt_list(tmp_path / name)
+
+
+def test_references_by_path_or_by_number():
+    rows = [PromptRow("a", "", "real/x"), PromptRow("b", "", "34"), PromptRow("c", "", "twice"), PromptRow("d", "")]
+    names = ["real/x", "00/34.2min", "1/twice", "2/twice", "3/34x"]
+    assert match_references(rows, names) == {"a": "real/x", "b": "00/34.2min"}

@@ -1,0 +1,86 @@
+"""Scores from features: pooling, equal numbers of windows, pairs, texts."""
+
+import numpy as np
+import pytest
+
+from stable_longform.evaluation.scores import (
+    all_scores,
+    clap_text_score,
+    divergence_score,
+    frechet_score,
+    pooled_embeddings,
+)
+from stable_longform.metrics.embedders.features import AudioFeatures
+from stable_longform.metrics.frechet import GaussianStatistics, frechet_distance
+
+
+def features(num_windows, shift=0.0, seed=0, prefix="f"):
+    """Three files of random windows."""
+    rng = np.random.default_rng(seed)
+    return {
+        f"{prefix}{number}": {
+            "net": AudioFeatures(
+                (rng.normal(size=(num_windows + number, 4)) + shift).astype(np.float32),
+                rng.normal(size=(num_windows + number, 5)).astype(np.float32),
+            )
+        }
+        for number in range(3)
+    }
+
+
+class Texts:
+    """An embedder whose texts are numbers: the axis that they point along."""
+
+    name, metrics = "net", ("fd", "kl", "clap_score")
+
+    def embed_text(self, texts):
+        return np.eye(4)[[int(text) for text in texts]]
+
+
+def test_frechet_score_is_that_of_all_windows_together():
+    first, second = features(20), features(30, shift=1.0, seed=1)
+    score = frechet_score(first, second, "net")
+    stacks = [np.concatenate([files[name]["net"].embeddings for name in files]) for files in (first, second)]
+    assert score.value == frechet_distance(*map(GaussianStatistics.from_embeddings, stacks))
+    assert (score.metric, score.num_files, score.num_windows) == ("fd_net", 3, (63, 93))
+    assert frechet_score(first, first, "net").value == pytest.approx(0, abs=1e-9)
+
+
+def test_equal_numbers_of_windows_are_drawn_by_seed():
+    first, second = features(20), features(30, seed=1)
+    score = frechet_score(first, second, "net", num_windows=40, seed=1)
+    assert score.num_windows == (40, 40)
+    assert score.value == frechet_score(first, second, "net", num_windows=40, seed=1).value
+    assert score.value != frechet_score(first, second, "net", num_windows=40, seed=2).value
+    drawn = pooled_embeddings(first, "net", 40)
+    assert len(np.unique(drawn, axis=0)) == 40  # without repetition
+    for number in (1, 64):
+        with pytest.raises(ValueError, match=f"num_windows must be in .2, 63.*got {number}"):
+            pooled_embeddings(first, "net", number)
+
+
+def test_divergence_compares_each_file_with_its_own_reference():
+    first = features(20)
+    same = divergence_score(first, first, "net", {name: name for name in first})
+    assert abs(same.value) < 1e-4 and set(same.per_file) == set(first)
+    crossed = divergence_score(first, first, "net", {"f0": "f1", "f1": "f2"})
+    assert crossed.value > same.value and crossed.num_files == 2
+    assert crossed.value == np.mean(list(crossed.per_file.values()))
+    with pytest.raises(ValueError, match="kl_net: there is no pair"):
+        divergence_score(first, first, "net", {})
+
+
+def test_clap_score_compares_each_file_with_its_own_prompt():
+    files = {name: {"net": AudioFeatures(3 * np.eye(4)[[axis]])} for name, axis in (("a", 0), ("b", 2))}
+    score = clap_text_score(files, Texts(), {"a": "0", "b": "1"})
+    assert score.per_file == {"a": 1.0, "b": 0.0} and score.value == 0.5
+    with pytest.raises(ValueError, match="clap_score_net: there is no pair"):
+        clap_text_score(files, Texts(), {})
+
+
+def test_all_scores_leaves_out_what_has_no_input():
+    first, second = features(20), features(20, seed=1)
+    args = first, second, [Texts()]
+    assert [score.metric for score in all_scores(*args, {}, {})] == ["fd_net"]
+    names = [score.metric for score in all_scores(*args, {"f0": "f0"}, {"f1": "2"})]
+    assert names == ["fd_net", "kl_net", "clap_score_net"]

@@ -1,0 +1,109 @@
+"""`stable-longform evaluate`: the commands from end to end with a tiny checkpoint and the embedder without weights."""
+
+import json
+
+import pytest
+import soundfile
+from tiny_pipeline import tiny_pipeline
+
+from stable_longform.cli import main
+
+HEADER_5 = "| autoencoder | STFT distance | mel distance | SI-SDR (dB) | files | left out |"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A saved tiny pipeline with a window of 8.2 s at 8 kHz."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tiny_pipeline(sample_size=2048).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    """Three prompts, each with a reference."""
+    rows = [{"id": name, "prompt": f"solo {name}", "reference": str(number)} for number, name in enumerate("abc")]
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+@pytest.fixture
+def real(tmp_path, make_audio):
+    """A folder of three recordings of 4 s."""
+    folder = tmp_path / "real"
+    folder.mkdir()
+    for number in range(3):
+        soundfile.write(folder / f"{number}.wav", make_audio(4 * 44100, 2, 44100, number).T.numpy(), 44100)
+    return folder
+
+
+def run(capsys, *arguments):
+    """Exit code and standard output of `evaluate`."""
+    code = main(["evaluate", *map(str, arguments)])
+    return code, capsys.readouterr().out
+
+
+def test_generate_then_score(capsys, tmp_path, checkpoint, prompts, real):
+    options = "--checkpoint", checkpoint, "--steps", 2, "--duration", 4, "--device", "cpu"
+    code, out = run(capsys, "generate", prompts, tmp_path / "out", *options)
+    assert code == 0 and out.strip() == str(tmp_path / "out")
+    files = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    assert sorted(files) == ["a.wav", "b.wav", "c.wav", "protocol.json"]
+    assert soundfile.info(tmp_path / "out" / "a.wav").duration == 4.0
+    (tmp_path / "out" / "b.wav").unlink()
+    assert run(capsys, "generate", prompts, tmp_path / "out", *options)[0] == 0
+    again = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    assert {name for name in files if again[name] != files[name]} == {"b.wav"}
+    assert run(capsys, "generate", prompts, tmp_path / "out", *options, "--seed", 1)[0] == 2
+
+    code, out = run(
+        capsys, "score", tmp_path / "out", real, "-o", tmp_path / "report", "--embedder", "mel44",
+        "--prompts", prompts, "--trim", 3.5, "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0 and "| fd_mel44 |" in out
+    report = json.loads((tmp_path / "report" / "scores.json").read_text())
+    assert report["protocol"]["generation"]["num_inference_steps"] == 2
+    assert report["protocol"]["reading"]["trim_in_s"] == 3.5
+    assert len(report["protocol"]["prompts_sha256"]) == 64
+
+
+def test_reconstruct_score(capsys, tmp_path, checkpoint, real):
+    arguments = "reconstruct-score", real, "-o", tmp_path / "report", "--checkpoint", checkpoint, "--trim", 1
+    code, out = run(capsys, *arguments)
+    lines = out.splitlines()
+    assert code == 0 and lines[0] == HEADER_5
+    row = lines[2].split(" | ")
+    assert row[0] == f"| {checkpoint}" and row[4] == "3"
+    assert "| DAC (paper) | 0.96 | 0.52 | 10.83 | 706 | – |" in lines
+    assert run(capsys, *arguments)[1] == out
+
+
+def test_time_and_params(capsys, tmp_path, checkpoint):
+    code, out = run(
+        capsys, "time", "-o", tmp_path / "time", "--checkpoint", checkpoint, "--duration", 1, "--steps", 1,
+        "--runs", 1, "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0 and out.splitlines()[2].startswith("| 1 | ")
+    assert json.loads((tmp_path / "time" / "time.json").read_text())["protocol"]["num_inference_steps"] == 1
+    code, out = run(capsys, "params", "--checkpoint", checkpoint)
+    assert code == 0 and "| 1,056,828,544 | 1.1B |" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("score", "missing", "missing", "-o", "x", "--embedder", "mel44"), "missing is not a folder"),
+        (("score", ".", ".", "-o", "x", "--embedder", "vggish"), "embedder must be one of"),
+        (("score", ".", ".", "-o", "x", "--embedder", "passt"), "passt needs its weights"),
+        (("score", ".", ".", "-o", "x", "--embedder", "mel44=x"), "mel44 takes no source"),
+        (("generate", "missing.txt", "x"), "missing.txt cannot be read"),
+        (("generate", "missing.txt", "x", "--duration", "nan"), "--duration must be greater than 0"),
+        ((), "Missing command"),
+    ],
+)
+def test_bad_input_ends_in_one_line(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", *arguments]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and message in error
