@@ -36,6 +36,7 @@ from stable_longform.data.records import (
     parse_sidecars,
     read_csv,
     read_sidecars,
+    rename_fields,
     split_hash,
     to_split,
 )
@@ -205,7 +206,7 @@ def _search_folder(folder: Path) -> Iterator[Record]:
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_EXTENSIONS):
         split = folder_split(PurePosixPath(path.relative_to(folder).as_posix()))
         if path.is_file() and not path.name.startswith("."):
-            yield Record(path, lambda path=path, split=split: split | read_sidecars(path))
+            yield Record(path, lambda path=path, split=split: split | rename_fields(read_sidecars(path)))
 
 
 def _index_tars(tars: list[str], max_bad_fraction: float) -> list[Record]:
@@ -245,7 +246,8 @@ def _index_tar(tar: Path) -> Iterator[Record]:
 def _list_dataset(source: str, split: str, dataset, given: dict) -> Iterator[Record]:
     """The rows of one split of a local dataset, with metadata that holds for all of them; audio is not read."""
     column = audio_column(dataset, source)
-    rows = dataset.remove_columns([column])
+    others = [name for name in dataset.column_names if name != column]
+    rows = dataset.select_columns(others) if others else [{}] * len(dataset)
     for row in range(len(dataset)):
         name = Path(source, split, str(row))
         yield Record(name, lambda row=row: given | rows[row], TableRow(dataset, column, row))

@@ -215,7 +215,7 @@ class StreamItems(torch.utils.data.IterableDataset):
         for position in range(first, len(shards)):
             found = enumerate(self._read_shard(int(shards[position])))
             for number, track in found:
-                is_mine = are_enough or number % num_consumers == consumer
+                is_mine = are_enough or (number * len(shards) + position) % num_consumers == consumer
                 if is_mine and (position > first or number >= first_track):
                     yield position, number, int(shards[position]), track
 
