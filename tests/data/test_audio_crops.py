@@ -3,7 +3,8 @@ import pytest
 import soundfile
 import torch
 
-from stable_longform.data.audio_crops import MAX_DRAWS, AudioCrops, random_crop
+from stable_longform.data.audio_crops import AudioCrops, CropMaker, collate_crops, make_crops, random_crop
+from stable_longform.data.bad_tracks import MAX_DRAWS, TooManyBadTracks
 from stable_longform.data.manifest import Track, read_manifest
 
 
@@ -103,7 +104,7 @@ def test_quiet_crops_are_kept(tmp_path):
 
 def test_only_silence(tmp_path):
     track = write_track(tmp_path / "silent.wav", np.zeros((2, 4410), np.float32))
-    with pytest.raises(ValueError, match=f"{MAX_DRAWS} crops in a row were silent.*silent.wav"):
+    with pytest.raises(ValueError, match=f"1 of 1 tracks .*silent.wav: silent: {MAX_DRAWS} crops in a row"):
         AudioCrops([track], 400)[0]
 
 
@@ -131,3 +132,66 @@ def test_tracks_are_drawn_by_weight_times_duration(tmp_path):
 def test_no_tracks():
     with pytest.raises(ValueError, match="at least one track"):
         AudioCrops([], 400)
+
+
+def test_timing_follows_the_crop(tracks):
+    """`seconds_start` is the whole second in which the crop starts, `seconds_total` the track's length rounded up."""
+    crops = AudioCrops(tracks, 4096)
+    starts = set()
+    for index in range(40):
+        item = crops[index]
+        assert item["seconds_start"] == float(np.floor(item["start_in_s"]))
+        assert item["seconds_total"] == float(np.ceil(tracks[item["track"]].duration_in_s))
+        starts.add(item["seconds_start"])
+    assert starts >= {0.0, 1.0, 2.0}
+
+
+def test_timing_has_a_largest_value(tracks):
+    item = CropMaker(4096, max_seconds=1.0)(tracks[0], np.random.default_rng(0))
+    assert item["start_in_s"] > 1 and item["seconds_start"] == item["seconds_total"] == 1.0
+
+
+def test_items_carry_metadata_and_its_prompt(tracks, tmp_path):
+    item = AudioCrops(tracks, 4096)[0]
+    assert item["metadata"] == tracks[item["track"]].metadata
+    assert item["prompt"] and item["prompt"] == AudioCrops(tracks, 4096)[0]["prompt"]
+    assert AudioCrops([write_track(tmp_path / "unknown.wav", ramp(4410))], 400)[0]["prompt"] == ""
+
+
+def test_collate(tracks):
+    items = [AudioCrops(tracks, 4096)[index] for index in range(3)]
+    batch = collate_crops(items)
+    assert batch["waveform"].shape == (3, 2, 4096) and batch["seconds_total"].dtype == torch.float32
+    assert batch["seconds_start"].tolist() == [item["seconds_start"] for item in items]
+    assert batch["prompt"] == [item["prompt"] for item in items]
+
+
+def test_bad_tracks_are_replaced_and_nothing_else_changes(tmp_path):
+    """Items of the good tracks stay as they are; the others' are drawn anew, the same in every process."""
+    tracks = [write_track(tmp_path / f"{i}.wav", 0.5 * ramp(44100)) for i in range(10)]
+    expected = [AudioCrops(tracks, 400)[index] for index in range(40)]
+    assert 3 in {item["track"] for item in expected}
+    tracks[3].path.unlink()
+    crops = AudioCrops(tracks, 400, max_bad_fraction=0.1)
+    items = [crops[index] for index in range(40)]
+    assert list(crops.bad_tracks.kinds) == [tracks[3].path]
+    for index, item in reversed(list(enumerate(items))):
+        again = AudioCrops(tracks, 400, max_bad_fraction=0.1)[index]  # has not met the bad track before
+        assert torch.equal(again["waveform"], item["waveform"]) and item["track"] != 3
+        if expected[index]["track"] != 3:
+            assert torch.equal(item["waveform"], expected[index]["waveform"])
+    with pytest.raises(TooManyBadTracks, match="1 of 10"):
+        strict = AudioCrops(tracks, 400, max_bad_fraction=0.05)
+        [strict[index] for index in range(40)]
+
+
+def test_draws_without_durations(tmp_path):
+    tracks = [write_track(tmp_path / f"{n}.wav", np.full((2, n), 0.5, np.float32)) for n in (1000, 9000)]
+    crops = AudioCrops(tracks, 10, is_weighted_by_duration=False)
+    assert 0.4 < np.mean([crops[index]["track"] for index in range(300)]) < 0.6
+
+
+def test_make_crops_of_a_list_are_audio_crops(tracks):
+    crops = make_crops(tracks, CropMaker(4096, 22050, 1.0), seed=5)
+    expected = AudioCrops(tracks, 4096, 22050, 5, 1.0)
+    assert torch.equal(crops[7]["waveform"], expected[7]["waveform"])

@@ -129,8 +129,30 @@ def test_tracks_without_a_prompt_are_left_out_and_too_few_are_refused(tracks, ca
 def test_silence_is_refused(tmp_path):
     soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
     track = Track(tmp_path / "silent.wav", 1.0, "train", metadata={"genre": "none"})
-    with pytest.raises(ValueError, match="silent.wav were silent"):
+    with pytest.raises(ValueError, match="1 of 1 tracks .*silent.wav: silent: 20 crops"):
         ClapPairs([track], make_extractor("rand_trunc"), 1, crop_duration_in_s=0.1)[0]
+
+
+def test_bad_tracks_are_replaced_by_tracks_outside_the_batch(tracks, tmp_path):
+    """Three of seven are gone: every batch still has distinct tracks, and the same ones in every process."""
+    gone = [Track(tmp_path / f"{i}.wav", 3.0, "train", metadata=track.metadata) for i, track in enumerate(tracks[:3])]
+    extractor = make_extractor("rand_trunc")
+
+    def make() -> ClapPairs:
+        return ClapPairs([*gone, *tracks[3:]], extractor, 2, crop_duration_in_s=0.1, max_bad_fraction=0.5)
+
+    pairs = make()
+    drawn = batches(pairs, 2, 9)
+    assert set(sum(drawn, [])) == set(range(3, NUM_TRACKS)) and len(pairs.bad_tracks.kinds) == 3
+    assert all(len(set(batch)) == 2 for batch in drawn)
+    assert [make()[index]["track"] for index in range(17, -1, -1)] == sum(drawn, [])[::-1]
+
+
+def test_a_bad_track_without_replacement_stops(tracks, tmp_path):
+    gone = Track(tmp_path / "gone.wav", 3.0, "train", metadata=tracks[0].metadata)
+    pairs = ClapPairs([gone, *tracks], make_extractor("rand_trunc"), NUM_TRACKS + 1, max_bad_fraction=0.5)
+    with pytest.raises(ValueError, match="No track that can be used.*gone.wav: broken"):
+        [pairs[index] for index in range(NUM_TRACKS + 1)]
 
 
 @pytest.mark.parametrize(

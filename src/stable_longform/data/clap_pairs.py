@@ -1,18 +1,22 @@
 """Pairs of audio and prompt: CLAP's input.
 
-Every item is a pure function of `(seed, index)`, so a run resumed at any step sees exactly the data that an
-undisturbed one would have seen, on any number of processes. No batch holds a track twice.
+Contents: `PairMaker` makes an item from a track, `ClapPairs` is an endless sequence of them from a list of tracks.
+From a list every item is a pure function of `(seed, index)`, so a run resumed at any step sees exactly the data that
+an undisturbed one would have seen, on any number of processes, and no batch holds a track twice.
 """
 
+import functools
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from transformers import ClapFeatureExtractor
 
-from stable_longform.data.audio_crops import MAX_DRAWS, SILENCE_PEAK, random_crop
+from stable_longform.data.audio_crops import draw_crop
+from stable_longform.data.bad_tracks import MAX_BAD_FRACTION, MAX_DRAWS, BadTrackError, BadTracks
 from stable_longform.data.manifest import Track
 from stable_longform.data.prompts import available_fields, build_prompt
 from stable_longform.utils.seeding import seeded_numpy
@@ -20,24 +24,70 @@ from stable_longform.utils.seeding import seeded_numpy
 logger = logging.getLogger(__name__)
 
 
-class ClapPairs(torch.utils.data.Dataset):
-    """Log-mel features of a random crop of a track, and a random prompt made from its metadata. Paper: §2.4, §3.1.
+@dataclass(frozen=True)
+class PairMaker:
+    """Makes items from tracks: log-mel features of a random crop, and a random prompt. Paper: §2.4, §3.1.
 
-    The tracks come in a new random order in every epoch. An epoch is a whole number of batches: the few tracks that
-    would not fill another one are left to other epochs.
+    With the extractor's `truncation="fusion"` the features of a crop longer than its `max_length_s` are four views of
+    it. `crop_duration_in_s` is the length of a crop; a shorter track is taken whole, None takes every track whole.
+    """
+
+    feature_extractor: ClapFeatureExtractor
+    crop_duration_in_s: float | None = 10.0
+
+    def __call__(self, track: Track, rng: np.random.Generator) -> dict:
+        """Gives `input_features (1 or 4, num_frames, num_mels)`, `is_longer (1,)` and `prompt`.
+
+        `is_longer` says what it says, "the crop is longer than one view": the extractor's own answer marks one clip of
+        each call at random when none is, in evaluation as well.
+
+        Raises:
+            BadTrackError: the track is broken, mislabelled, silent, or has no metadata for a prompt.
+        """
+        if not available_fields(track.metadata):
+            raise BadTrackError(track.path, "mislabelled", "it has no metadata for a prompt")
+        waveform = self._draw_waveform(track, rng)
+        extractor = self.feature_extractor
+        with seeded_numpy(int(rng.integers(2**32))):  # the extractor draws its views from numpy's global generator
+            features = extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+        num_views = features["input_features"].shape[1]
+        longest = extractor.nb_max_samples // extractor.hop_length
+        is_longer = num_views > 1 and len(waveform) // extractor.hop_length > longest
+        return {
+            "input_features": features["input_features"][0].float(),
+            "is_longer": torch.tensor([is_longer]),
+            "prompt": build_prompt(track.metadata, random.Random(int(rng.integers(2**63)))),
+        }
+
+    def _draw_waveform(self, track: Track, rng: np.random.Generator) -> np.ndarray:
+        """A mono crop that is not silent, `(num_samples,)`, after a round trip through 16 bits as in LAION's code."""
+        rate = self.feature_extractor.sampling_rate
+        duration_in_s = min(self.crop_duration_in_s or track.duration_in_s, track.duration_in_s)
+        waveform, _ = draw_crop(track, max(int(duration_in_s * rate), 1), rate, rng)
+        mono = waveform.mean(dim=0).clamp(-1, 1)
+        return (mono * 32767).trunc().div(32767).numpy()
+
+
+class ClapPairs(torch.utils.data.Dataset):
+    """Items of a `PairMaker`: every track once in an epoch, in a new random order.
+
+    An epoch is a whole number of batches: the few tracks that would not fill another one are left to other epochs.
+    Tracks that cannot be used are left out and counted; others that are not in the same batch take their places.
 
     Args:
         tracks: those whose metadata gives no prompt are left out.
-        feature_extractor: makes the features; with `truncation="fusion"` those of a crop longer than
-            `max_length_s` are four views of it.
+        feature_extractor: makes the features.
         batch_size: pairs among which every track differs: indices k·batch_size to (k + 1)·batch_size - 1, for any k.
             In training that is the batch of all processes together.
         seed: of the whole sequence.
         crop_duration_in_s: length of a crop; a shorter track is taken whole. None takes every track whole.
+        max_bad_fraction: share of the tracks that may be unusable, in [0, 1].
 
     Raises:
-        ValueError: fewer tracks with a prompt than `batch_size`, `crop_duration_in_s` is not positive, or `MAX_DRAWS`
-            silent crops of a track.
+        ValueError: fewer tracks with a prompt than `batch_size`, `crop_duration_in_s` is not positive, or
+            `max_bad_fraction` is outside [0, 1].
+        TooManyBadTracks: (by an item) more tracks than `max_bad_fraction` turned out to be unusable, or none is left
+            to take the place of one.
     """
 
     def __init__(
@@ -47,6 +97,7 @@ class ClapPairs(torch.utils.data.Dataset):
         batch_size: int,
         seed: int = 0,
         crop_duration_in_s: float | None = 10.0,
+        max_bad_fraction: float = MAX_BAD_FRACTION,
     ):
         self.tracks = [track for track in tracks if available_fields(track.metadata)]
         if len(self.tracks) < len(tracks):
@@ -60,46 +111,38 @@ class ClapPairs(torch.utils.data.Dataset):
             )
         if crop_duration_in_s is not None and not crop_duration_in_s > 0:
             raise ValueError(f"crop_duration_in_s must be greater than 0, got {crop_duration_in_s}.")
-        self.feature_extractor, self.seed = feature_extractor, seed
-        self.crop_duration_in_s = crop_duration_in_s
-        self.epoch_length = len(self.tracks) // batch_size * batch_size
+        self.make_item, self.seed = PairMaker(feature_extractor, crop_duration_in_s), seed
+        self.batch_size, self.epoch_length = batch_size, len(self.tracks) // batch_size * batch_size
+        self.bad_tracks = BadTracks(len(self.tracks), max_bad_fraction)
 
     def __len__(self) -> int:
         return 2**31  # an endless sequence; the sampler chooses the range
 
     def __getitem__(self, index: int) -> dict:
-        """Gives `input_features (1 or 4, num_frames, num_mels)`, `is_longer (1,)`, `prompt` and `track`, its number.
+        """Gives the item of `PairMaker.__call__` and `track`, the number of its track in `tracks`."""
+        rng = np.random.default_rng([self.seed, index, 1])
+        for number in self._candidates(index):
+            try:
+                return self.make_item(self.tracks[number], rng) | {"track": number}
+            except BadTrackError as error:
+                self.bad_tracks.note(error)
+                last_error = error
+        raise self.bad_tracks.give_up(last_error)
 
-        `is_longer` says what it says, "the crop is longer than one view": the extractor's own answer marks one clip of
-        each call at random when none is, in evaluation as well.
-        """
+    def _candidates(self, index: int) -> Iterator[int]:
+        """The item's track, then those that take its place in turn: of no other place's in the batch, nor its own."""
         epoch, position = divmod(index, self.epoch_length)
-        number = int(np.random.default_rng([self.seed, epoch]).permutation(len(self.tracks))[position])
-        track, rng = self.tracks[number], np.random.default_rng([self.seed, index, 1])
-        waveform = self._draw_waveform(track, rng)
-        extractor = self.feature_extractor
-        with seeded_numpy(int(rng.integers(2**32))):  # the extractor draws its views from numpy's global generator
-            features = extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="pt")
-        num_views = features["input_features"].shape[1]
-        longest = extractor.nb_max_samples // extractor.hop_length
-        is_longer = num_views > 1 and len(waveform) // extractor.hop_length > longest
-        return {
-            "input_features": features["input_features"][0].float(),
-            "is_longer": torch.tensor([is_longer]),
-            "prompt": build_prompt(track.metadata, random.Random(int(rng.integers(2**63)))),
-            "track": number,
-        }
+        order = _permutation(self.seed, epoch, len(self.tracks))
+        yield int(order[position])
+        place = position % self.batch_size
+        batch = slice(position - place, position - place + self.batch_size)
+        yield from map(int, np.delete(order, batch)[place :: self.batch_size][: MAX_DRAWS - 1])
 
-    def _draw_waveform(self, track: Track, rng: np.random.Generator) -> np.ndarray:
-        """A mono crop that is not silent, `(num_samples,)`, after a round trip through 16 bits as in LAION's code."""
-        rate = self.feature_extractor.sampling_rate
-        duration_in_s = min(self.crop_duration_in_s or track.duration_in_s, track.duration_in_s)
-        for _ in range(MAX_DRAWS):
-            waveform, _ = random_crop(track, max(int(duration_in_s * rate), 1), rate, rng)
-            if waveform.abs().max() >= SILENCE_PEAK:
-                mono = waveform.mean(dim=0).clamp(-1, 1)
-                return (mono * 32767).trunc().div(32767).numpy()
-        raise ValueError(f"{MAX_DRAWS} crops in a row of {track.path} were silent.")
+
+@functools.lru_cache(maxsize=2)
+def _permutation(seed: int, epoch: int, length: int) -> np.ndarray:
+    """The order of an epoch; kept, because every item of the epoch needs it."""
+    return np.random.default_rng([seed, epoch]).permutation(length)
 
 
 def mark_longer(is_longer: torch.Tensor) -> torch.Tensor:

@@ -2,29 +2,45 @@
 
 Keys: `path` (relative to the manifest's folder, or absolute), `duration_in_s`, `split` ("train", "valid", "test" or
 "extra"), and whatever metadata is known: `title`, `artist`, `album`, `licence`, `genre`, `moods`, `instruments` (lists
-of text), `bpm`, `description`. `weight` (default 1) scales how often a track is drawn in training.
+of text), `bpm`, `description`. `weight` (default 1) scales how often a track is drawn in training. A track inside an
+uncompressed tar has that tar's path and its own place there: `member` (its name), `offset` and `num_bytes` (its first
+byte and its size).
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
+from stable_longform.data.storage import Storage, TarMember, open_audio
+
 SPLITS = ("train", "valid", "test", "extra")
+RESERVED = ("path", "duration_in_s", "split", "weight", "member", "offset", "num_bytes")  # what is not metadata
 
 
 @dataclass(frozen=True)
 class Track:
-    """One recording: its file, length in seconds, split, sampling weight and descriptive metadata."""
+    """One recording: its file, length in seconds, split, sampling weight and descriptive metadata.
+
+    Without `storage`, `path` is an audio file. With it, the audio is there and `path` is a name that no other track of
+    the source has.
+    """
 
     path: Path
     duration_in_s: float
     split: str
     weight: float = 1.0
     metadata: dict = field(default_factory=dict)
+    storage: Storage | None = None
+
+    def open(self) -> contextlib.AbstractContextManager[Path | BinaryIO]:
+        """What `read_audio` reads: the path, or a binary file that is closed at the end of a `with` block."""
+        return open_audio(self.path, self.storage)
 
 
 def read_manifest(path: str | os.PathLike, split: str | None = None) -> list[Track]:
@@ -40,7 +56,7 @@ def read_manifest(path: str | os.PathLike, split: str | None = None) -> list[Tra
     tracks = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if line.strip():
-            track = _parse_track(json.loads(line), f"{path}:{number}", path.parent)
+            track = _parse_line(line, f"{path}:{number}", path.parent)
             if split in (None, track.split):
                 tracks.append(track)
     if not tracks:
@@ -48,19 +64,44 @@ def read_manifest(path: str | os.PathLike, split: str | None = None) -> list[Tra
     return tracks
 
 
-def draw_index(weights: Sequence[float], rng: np.random.Generator) -> int:
-    """Draws a position in proportion to its weight (> 0)."""
-    cumulative = np.cumsum(weights)
-    return min(int(np.searchsorted(cumulative, rng.random() * cumulative[-1])), len(weights) - 1)
+def manifest_row(track: Track, folder: Path) -> dict:
+    """A track's row in a manifest that lies in `folder`, below which paths are relative.
+
+    Raises:
+        ValueError: the track is a row of a dataset or in memory, which a manifest cannot say.
+    """
+    if not isinstance(track.storage, TarMember | None):
+        raise ValueError(f"{track.path} is not a file: a manifest lists files, and files inside tars.")
+    row = {"path": track.path, "duration_in_s": track.duration_in_s, "split": track.split, "weight": track.weight}
+    if track.storage is not None:
+        storage = track.storage
+        row |= {"path": storage.tar, "member": track.path.relative_to(storage.tar).as_posix()}
+        row |= {"offset": storage.offset, "num_bytes": storage.num_bytes}
+    path, folder = row["path"].absolute(), folder.absolute()
+    row["path"] = (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
+    return row | track.metadata
 
 
-def _parse_track(row: dict, where: str, folder: Path) -> Track:
-    """Builds a `Track` from a manifest row; `where` names the line in errors."""
-    missing = [key for key in ("path", "duration_in_s", "split") if key not in row]
-    if missing:
-        raise ValueError(f"{where}: missing {', '.join(missing)}.")
-    metadata = {key: value for key, value in row.items() if key not in ("path", "duration_in_s", "split", "weight")}
-    track = Track(folder / row["path"], float(row["duration_in_s"]), row["split"], row.get("weight", 1.0), metadata)
+def draw_index(cumulative_weights: np.ndarray, rng: np.random.Generator) -> int:
+    """Draws a position in proportion to its weight (> 0), given the weights' `np.cumsum`."""
+    position = np.searchsorted(cumulative_weights, rng.random() * cumulative_weights[-1])
+    return min(int(position), len(cumulative_weights) - 1)
+
+
+def make_track(row: Mapping, path: Path, where: str, storage: Storage | None = None) -> Track:
+    """Builds a `Track` from a row with the keys `duration_in_s` and `split` and its metadata.
+
+    `path` and `storage` are the track's, `where` names the row in errors.
+
+    Raises:
+        ValueError: an unknown split, or a duration or weight that is not a number greater than 0.
+    """
+    try:
+        duration_in_s, weight = float(row["duration_in_s"]), float(row.get("weight", 1.0))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: duration_in_s and weight must be numbers: {error}") from error
+    metadata = {key: value for key, value in row.items() if key not in RESERVED}
+    track = Track(path, duration_in_s, row["split"], weight, metadata, storage)
     if track.split not in SPLITS:
         raise ValueError(f"{where}: split must be one of {', '.join(SPLITS)}, got {track.split!r}.")
     if not (track.duration_in_s > 0 and track.weight > 0):
@@ -68,3 +109,20 @@ def _parse_track(row: dict, where: str, folder: Path) -> Track:
             f"{where}: duration_in_s and weight must be greater than 0, got {track.duration_in_s} and {track.weight}."
         )
     return track
+
+
+def _parse_line(line: str, where: str, folder: Path) -> Track:
+    """Builds a `Track` from a line of a manifest; `where` names it in errors."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where} is not JSON: {error}") from error
+    missing = [key for key in ("path", "duration_in_s", "split") if key not in row]
+    if "member" in row:
+        missing += [key for key in ("offset", "num_bytes") if key not in row]
+    if missing:
+        raise ValueError(f"{where}: missing {', '.join(missing)}.")
+    path, storage = folder / row["path"], None
+    if "member" in row:
+        path, storage = path / row["member"], TarMember(path, row["offset"], row["num_bytes"])
+    return make_track(row, path, where, storage)

@@ -10,7 +10,9 @@ import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -32,8 +34,32 @@ READ_BLOCK = 2**18  # frames read at a time
 WRITE_BLOCK = 65536
 
 
+@dataclass(frozen=True)
+class AudioInfo:
+    """What the header of an audio file says; rate in Hz. `encoding` is libsndfile's name of format and subtype."""
+
+    duration_in_s: float
+    sampling_rate: int
+    channels: int
+    encoding: str
+
+
+def read_info(path: str | os.PathLike | BinaryIO) -> AudioInfo:
+    """Reads the header of an audio file, of a path or of an open binary file.
+
+    Raises:
+        ValueError: the file cannot be decoded.
+    """
+    try:
+        with soundfile.SoundFile(path) as file:
+            duration_in_s = file.frames / file.samplerate
+            return AudioInfo(duration_in_s, file.samplerate, file.channels, f"{file.format}/{file.subtype}")
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise ValueError(f"{_name(path)} cannot be read as audio: {error}") from error
+
+
 def read_audio(
-    path: str | os.PathLike,
+    path: str | os.PathLike | BinaryIO,
     start_in_s: float = 0.0,
     duration_in_s: float | None = None,
     sampling_rate: int | None = None,
@@ -41,7 +67,8 @@ def read_audio(
     """Reads a file, or only the part of it that is asked for.
 
     Args:
-        path: any format that libsndfile decodes (wav, flac, ogg vorbis, opus, mp3 ...).
+        path: any format that libsndfile decodes (wav, flac, ogg vorbis, opus, mp3 ...); a path, or a binary file that
+            can seek.
         start_in_s: first second to read, in [0, file duration).
         duration_in_s: seconds to read, > 0; None reads to the end. Less is returned when the file ends earlier.
         sampling_rate: rate in Hz of the returned waveform; None keeps the file's own.
@@ -59,16 +86,14 @@ def read_audio(
         raise ValueError(f"start_in_s must be finite, got {start_in_s}.")
     try:
         with soundfile.SoundFile(path) as file:
-            start = round(start_in_s * file.samplerate)
+            start, end_in_s = round(start_in_s * file.samplerate), file.frames / file.samplerate
             if not 0 <= start < max(file.frames, 1):
-                raise ValueError(
-                    f"start_in_s must be in [0, {file.frames / file.samplerate:.3f}) for {path}, got {start_in_s}."
-                )
+                raise ValueError(f"start_in_s must be in [0, {end_in_s:.3f}) for {_name(path)}, got {start_in_s}.")
             file.seek(start)
             num_frames = -1 if duration_in_s is None else round(duration_in_s * file.samplerate)
             samples, file_rate = file.read(num_frames, dtype="float32", always_2d=True), file.samplerate
     except (soundfile.LibsndfileError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as audio: {error}") from error
+        raise ValueError(f"{_name(path)} cannot be read as audio: {error}") from error
     waveform = torch.from_numpy(np.ascontiguousarray(samples.T))
     if sampling_rate is not None:
         waveform, file_rate = resample(waveform, file_rate, sampling_rate), sampling_rate
@@ -249,6 +274,11 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _name(path: str | os.PathLike | BinaryIO) -> str | os.PathLike:
+    """What errors call a file."""
+    return path if isinstance(path, (str, os.PathLike)) else "the data"
 
 
 def _check_tags(tags: Mapping[str, str]) -> None:

@@ -1,0 +1,138 @@
+"""Recordings that cannot be used: told from good ones, named in the log, counted, and limited in number.
+
+Kinds: "broken" (missing, cannot be decoded, not a number, more than two channels), "too short", "silent" (below
+-60 dBFS wherever it was read) and "mislabelled" (its metadata does not fit: a duration longer than the file, a sidecar
+that cannot be read).
+"""
+
+import logging
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from stable_longform.data.manifest import Track
+from stable_longform.utils.audio import read_audio, read_info, to_stereo
+
+logger = logging.getLogger(__name__)
+
+KINDS = ("broken", "too short", "silent", "mislabelled")
+MAX_DRAWS = 20  # crops of a track before it counts as silent, and tracks for one item before a run is stopped
+DURATION_TOLERANCE_IN_S = 0.1  # by which a file may be shorter than its metadata says
+MAX_BAD_FRACTION = 0.01
+MIN_TRIED = 100  # a share is not taken of fewer tracks, when it isn't known how many there are
+
+
+class BadTrackError(ValueError):
+    """A recording that cannot be used: its path, one of `KINDS`, and what was found."""
+
+    def __init__(self, path: Path, kind: str, detail: str):
+        super().__init__(f"{path}: {kind}: {detail}")
+        self.path, self.kind = path, kind
+
+
+class TooManyBadTracks(ValueError):
+    """The share of tracks that cannot be used is above the limit."""
+
+    def __init__(self, message: str):
+        # A data loader's worker passes an exception on with its traceback, whose last line is the message.
+        super().__init__(message.strip().splitlines()[-1].removeprefix(f"{__name__}.{type(self).__name__}: "))
+
+
+class BadTracks:
+    """The tracks that could not be used so far, each named once in the log.
+
+    Each worker of a data loader counts what it has met itself.
+
+    Args:
+        total: how many there are; None takes the number of those tried, at least `MIN_TRIED`.
+        max_fraction: share of bad ones, in [0, 1], above which `note` raises. Being bad changes nothing else: what is
+            drawn instead does not depend on what was met before.
+        name: what they are.
+
+    Raises:
+        ValueError: `max_fraction` is outside [0, 1].
+    """
+
+    def __init__(self, total: int | None, max_fraction: float = MAX_BAD_FRACTION, name: str = "tracks"):
+        if not 0 <= max_fraction <= 1:
+            raise ValueError(f"max_bad_fraction must be in [0, 1], got {max_fraction}.")
+        self.total, self.max_fraction, self.name, self.num_tried = total, max_fraction, name, 0
+        self.kinds: dict[Path, str] = {}
+
+    def note(self, error: BadTrackError) -> None:
+        """Counts and logs a bad track.
+
+        Raises:
+            TooManyBadTracks: now too many are.
+        """
+        if error.path in self.kinds:
+            return
+        self.kinds[error.path] = error.kind
+        logger.warning("left out: %s", error)
+        total = max(self.num_tried, MIN_TRIED) if self.total is None else self.total
+        if len(self.kinds) > self.max_fraction * total:
+            raise TooManyBadTracks(
+                f"{len(self.kinds)} of {total} {self.name} cannot be used ({self.summary()}), more than the share of "
+                f"max_bad_fraction={self.max_fraction:g}; the last one: {_one_line(error)}"
+            )
+
+    def give_up(self, error: BadTrackError) -> TooManyBadTracks:
+        """The exception for an item to which no track could be found, `error` being that of the last one tried."""
+        return TooManyBadTracks(f"No track that can be used was found for an item; the last one: {_one_line(error)}")
+
+    def summary(self) -> str:
+        """Counts by kind, as in "2 broken, 1 silent"."""
+        counts = Counter(self.kinds.values())
+        return ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
+
+
+def read_track(track: Track, start_in_s: float, duration_in_s: float | None, sampling_rate: int) -> torch.Tensor:
+    """Reads `(2, num_samples)` of a track at `sampling_rate` Hz, from `start_in_s` on; only that part is read.
+
+    Args:
+        track: of one or two channels; mono is duplicated.
+        start_in_s: in [0, the track's duration).
+        duration_in_s: > 0; None reads to the end. Less is returned when the track ends earlier.
+        sampling_rate: Hz.
+
+    Raises:
+        BadTrackError: the track is broken, or shorter than its `duration_in_s`.
+    """
+    remaining_in_s = track.duration_in_s - start_in_s
+    expected_in_s = remaining_in_s if duration_in_s is None else min(duration_in_s, remaining_in_s)
+    try:
+        with track.open() as file:
+            waveform = to_stereo(read_audio(file, start_in_s, duration_in_s, sampling_rate)[0])
+    except (ValueError, OSError) as error:
+        found_in_s = _duration(track)
+        if found_in_s is not None and found_in_s <= start_in_s:
+            raise _too_long(track, found_in_s) from error
+        raise BadTrackError(track.path, "broken", _one_line(error)) from error
+    if not waveform.isfinite().all():
+        raise BadTrackError(track.path, "broken", "it holds samples that are not finite")
+    found_in_s = waveform.shape[1] / sampling_rate
+    if found_in_s < expected_in_s - DURATION_TOLERANCE_IN_S:
+        raise _too_long(track, start_in_s + found_in_s)
+    return waveform
+
+
+def _duration(track: Track) -> float | None:
+    """Seconds of a track as its file says, or None when it cannot be opened."""
+    try:
+        with track.open() as file:
+            return read_info(file).duration_in_s
+    except (ValueError, OSError):
+        return None
+
+
+def _too_long(track: Track, found_in_s: float) -> BadTrackError:
+    """The exception for a duration that the file does not have."""
+    return BadTrackError(
+        track.path, "mislabelled", f"its metadata says {track.duration_in_s:.3f} s, its audio has {found_in_s:.3f} s"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    """An exception's message without line breaks."""
+    return " ".join(str(error).split())

@@ -1,0 +1,106 @@
+"""Where the bytes of a recording are, when it is not a file of its own.
+
+A `Track` has one of these as its `storage`: `TarMember` (a part of a local tar), `TableRow` (a row of a Hugging Face
+dataset) or `InMemory` (bytes that a stream brought). Each opens as a binary file that can seek, so that libsndfile
+reads the part that it needs and nothing else.
+"""
+
+import contextlib
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class FilePart(io.RawIOBase):
+    """The bytes `[start, start + length)` of a binary file, as a file that closes the other one with itself."""
+
+    def __init__(self, file: BinaryIO, start: int, length: int):
+        self._file, self._start, self._length, self._position = file, start, length, 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def tell(self) -> int:
+        """Bytes from the start of the part."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Moves to `offset` from the start, the current position or the end; gives the new position."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._length}[whence]
+        self._position = max(base + offset, 0)
+        return self._position
+
+    def readinto(self, buffer) -> int:
+        """Fills a buffer with what follows; gives the number of bytes, 0 at the end."""
+        view = memoryview(buffer).cast("B")
+        self._file.seek(self._start + self._position)
+        data = self._file.read(max(min(len(view), self._length - self._position), 0))
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        """Closes the file that this is a part of."""
+        self._file.close()
+        super().close()
+
+
+@dataclass(frozen=True)
+class TarMember:
+    """A file inside an uncompressed tar: the tar, and first byte and number of bytes of the file's content."""
+
+    tar: Path
+    offset: int
+    num_bytes: int
+
+    def open(self) -> BinaryIO:
+        """The member as a file."""
+        return FilePart(open(self.tar, "rb", buffering=0), self.offset, self.num_bytes)
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row of a local Hugging Face dataset whose column `column` holds encoded audio, as an `Audio` feature does."""
+
+    dataset: "Dataset"
+    column: str
+    row: int
+
+    def open(self) -> BinaryIO:
+        """The audio as a file over the memory-mapped table; nothing is copied before it is read."""
+        import pyarrow
+
+        value = self.dataset.with_format("arrow")[self.row][self.column][0]
+        if not value["bytes"].is_valid:
+            return open(value["path"].as_py(), "rb")
+        buffer = value["bytes"].as_buffer()
+        return FilePart(pyarrow.BufferReader(buffer), 0, buffer.size)
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """An encoded recording in memory."""
+
+    data: bytes
+
+    def open(self) -> BinaryIO:
+        """The bytes as a file."""
+        return FilePart(io.BytesIO(self.data), 0, len(self.data))
+
+
+Storage = TarMember | TableRow | InMemory
+
+
+def open_audio(path: Path, storage: Storage | None) -> contextlib.AbstractContextManager[Path | BinaryIO]:
+    """What `read_audio` reads: the path, or a binary file that is closed at the end of a `with` block."""
+    return contextlib.nullcontext(path) if storage is None else storage.open()

@@ -1,0 +1,273 @@
+"""The same recordings in every format are the same tracks, with the same crops; what cannot be used is told."""
+
+import csv
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from corpora import RATE, encode, write_folder, write_tar
+
+from stable_longform.data.audio_crops import AudioCrops
+from stable_longform.data.bad_tracks import TooManyBadTracks
+from stable_longform.data.manifest import Track, manifest_row
+from stable_longform.data.sources import is_stream, open_tracks
+from stable_longform.data.streams import DatasetStream, TarStream
+
+NAMES = ("a.wav", "b.flac", "c.ogg", "d.wav", "e.flac", "f.ogg")
+FORMATS = ("folder", "table", "csv", "manifest", "tars", "saved", "parquet")
+
+
+def describe(number: int) -> dict:
+    """Metadata of a recording, and its split."""
+    row = {"genre": ["Rock"] if number % 2 else ["Jazz", "Blues"], "bpm": 100 + number}
+    return row | {"description": f"number {number}", "split": "valid" if number == 4 else "train"}
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory) -> dict[str, str]:
+    """One corpus in every format."""
+    datasets = pytest.importorskip("datasets")
+    root = tmp_path_factory.mktemp("sources")
+    audio = {name: encode(number, name[2:]) for number, name in enumerate(NAMES)}
+    rows = [describe(number) for number in range(len(NAMES))]
+    folder = write_folder(root / "folder", audio)
+    for name, row in zip(NAMES, rows, strict=True):
+        (folder / name).with_suffix(".json").write_text(json.dumps(row))
+    table = write_folder(root / "table", audio)
+    for path in (table / "metadata.csv", root / "music.csv"):
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["file_name", *rows[0]])
+            writer.writeheader()
+            for name, row in zip(NAMES, rows, strict=True):
+                place = name if path.parent == table else f"folder/{name}"
+                writer.writerow(row | {"file_name": place, "genre": "; ".join(row["genre"])})
+    lines = [
+        json.dumps({"path": f"folder/{name}", "duration_in_s": 2.0, **row})
+        for name, row in zip(NAMES, rows, strict=True)
+    ]
+    (root / "manifest.jsonl").write_text("\n".join(lines))
+    for shard in range(2):
+        files = {}
+        for name, row in list(zip(NAMES, rows, strict=True))[shard::2]:
+            files |= {f"x/{name[0]}.json": json.dumps(row).encode(), f"x/{name}": audio[name]}
+        write_tar(root / f"{shard}.tar", files)
+    dataset = datasets.Dataset.from_list(
+        [{"audio": {"bytes": audio[n], "path": n}} | row for n, row in zip(NAMES, rows, strict=True)]
+    )
+    dataset.cast_column("audio", datasets.Audio(decode=False)).save_to_disk(root / "saved")
+    (root / "parquet").mkdir()
+    dataset.to_parquet(root / "parquet" / "train.parquet")
+    return {name: str(root / name) for name in ("folder", "table", "saved", "parquet")} | {
+        "csv": str(root / "music.csv"),
+        "manifest": str(root / "manifest.jsonl"),
+        "tars": str(root / "{0..1}.tar"),
+    }
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_the_same_tracks_and_crops(sources, name):
+    tracks = sorted(open_tracks(sources[name]), key=lambda track: int(track.metadata["bpm"]))
+    expected = open_tracks(sources["folder"])
+    for track, other in zip(tracks, expected, strict=True):
+        assert (track.duration_in_s, track.split, track.weight) == (2.0, other.split, 1.0)
+        metadata = track.metadata if name not in ("csv", "table") else {**track.metadata, "bpm": other.metadata["bpm"]}
+        assert metadata == other.metadata
+    crops, others = AudioCrops(tracks, 4000, 16000, seed=1), AudioCrops(expected, 4000, 16000, seed=1)
+    for index in range(6):
+        assert torch.equal(crops[index]["waveform"], others[index]["waveform"])
+        assert crops[index]["seconds_total"] == 2.0
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_splits(sources, name):
+    assert [track.metadata["description"] for track in open_tracks(sources[name], "valid")] == ["number 4"]
+    assert len(open_tracks(sources[name], "train")) == 5
+    with pytest.raises(ValueError, match="has no track in split 'test'"):
+        open_tracks(sources[name], "test")
+    with pytest.raises(ValueError, match="split must be one of train, valid, test, extra, got 'dev'"):
+        open_tracks(sources[name], "dev")
+
+
+def test_workers_read_datasets_and_tars(sources):
+    """Tracks of every storage can go to another process."""
+    for name in ("tars", "saved"):
+        crops = AudioCrops(open_tracks(sources[name]), 1000, RATE)
+        copy = pickle.loads(pickle.dumps(crops))
+        loader = torch.utils.data.DataLoader(copy, batch_sampler=[[0], [1]], num_workers=1, collate_fn=list)
+        for index, (item,) in enumerate(loader):
+            assert torch.equal(item["waveform"], crops[index]["waveform"])
+
+
+def test_tar_members_in_a_manifest(sources, tmp_path):
+    tracks = open_tracks(sources["tars"])
+    lines = [json.dumps(manifest_row(track, tmp_path)) for track in tracks]
+    (tmp_path / "manifest.jsonl").write_text("\n".join(lines))
+    assert open_tracks(tmp_path / "manifest.jsonl") == tracks
+    in_memory = open_tracks(sources["saved"])[0]
+    with pytest.raises(ValueError, match="is not a file"):
+        manifest_row(in_memory, tmp_path)
+    (tmp_path / "short.jsonl").write_text('{"path": "a.tar", "member": "b", "duration_in_s": 1, "split": "train"}')
+    with pytest.raises(ValueError, match="short.jsonl:1: missing offset, num_bytes"):
+        open_tracks(tmp_path / "short.jsonl")
+
+
+def test_what_a_folder_says_besides(tmp_path):
+    """Folders named like a split, text files as descriptions, other tools' names, upper-case extensions."""
+    folder = write_folder(tmp_path / "music", {})
+    for place in ("train/one.wav", "validation/deep/two.WAV", "test/three.wav"):
+        (folder / place).parent.mkdir(parents=True)
+        (folder / place).write_bytes(encode(0, "wav"))
+    (folder / "train/one.txt").write_text("A calm piece.\n")
+    (folder / "test/three.json").write_text(
+        '{"caption": "loud", "tempo": 90, "mood": ["x"], "key": null, "split": ""}'
+    )
+    by_name = {track.path.stem: track for track in open_tracks(folder)}
+    assert {name: track.split for name, track in by_name.items()} == {"one": "train", "two": "valid", "three": "test"}
+    assert by_name["one"].metadata == {"description": "A calm piece."}
+    assert by_name["three"].metadata == {"description": "loud", "bpm": 90, "moods": ["x"]}
+
+
+def test_splits_are_drawn_by_name(tmp_path):
+    """About one in twenty is valid, at least one, whatever else there is and in any order."""
+    data = encode(0, "wav", RATE)
+    folder = write_folder(tmp_path / "many", {f"{number:03d}.wav": data for number in range(100)})
+    splits = {track.path.name: track.split for track in open_tracks(folder)}
+    assert set(splits.values()) == {"train", "valid"} and 1 <= list(splits.values()).count("valid") <= 12
+    for name in list(splits)[::2]:
+        (folder / name).unlink()
+    fewer = {track.path.name: track.split for track in open_tracks(folder)}
+    assert all(splits[name] == split for name, split in fewer.items())
+    for pair in (("000.wav", "001.wav"), ("050.wav", "051.wav"), ("090.wav", "091.wav")):
+        small = write_folder(tmp_path / pair[0], dict.fromkeys(pair, data))
+        assert sorted(track.split for track in open_tracks(small)) == ["train", "valid"]
+    alone = write_folder(tmp_path / "alone", {"000.wav": data})
+    assert [track.split for track in open_tracks(alone)] == ["train"]
+
+
+@pytest.fixture
+def spoilt(tmp_path) -> Path:
+    """A folder with five good recordings and one of every kind of bad one that shows without listening."""
+    folder = write_folder(tmp_path / "spoilt", {f"{number}.wav": encode(number, "wav", RATE) for number in range(5)})
+    (folder / "broken.flac").write_bytes(b"this is not audio")
+    (folder / "empty.wav").write_bytes(encode(0, "wav", 0))
+    (folder / "short.wav").write_bytes(encode(0, "wav", RATE // 4))
+    (folder / "labelled.wav").write_bytes(encode(0, "wav"))
+    (folder / "labelled.json").write_text("{genre: rock")
+    (folder / "split.wav").write_bytes(encode(0, "wav"))
+    (folder / "split.json").write_text('{"split": "unheard of"}')
+    return folder
+
+
+def test_bad_recordings_are_left_out_and_named(spoilt, caplog):
+    assert {track.path.name for track in open_tracks(spoilt, max_bad_fraction=0.5)} == {f"{i}.wav" for i in range(5)}
+    for name, kind in (
+        ("broken.flac", "broken"),
+        ("empty.wav", "too short"),
+        ("short.wav", "too short"),
+        ("labelled.wav", "mislabelled: its JSON cannot be read"),
+        ("split.wav", "mislabelled"),
+    ):
+        assert f"{name}: {kind}" in caplog.text
+    assert "5 of 10 tracks left out: 1 broken, 2 too short, 2 mislabelled" in caplog.text
+
+
+def test_too_many_bad_recordings_stop(spoilt):
+    with pytest.raises(TooManyBadTracks, match="5 of 10 tracks cannot be used .*max_bad_fraction=0.4"):
+        open_tracks(spoilt, max_bad_fraction=0.4)
+
+
+def test_lost_and_damaged_tars_are_counted(tmp_path, caplog):
+    for shard in range(3):
+        write_tar(tmp_path / f"{shard}.tar", {f"{shard}.wav": encode(shard, "wav")})
+    (tmp_path / "1.tar").unlink()
+    pattern = str(tmp_path / "{0..2}.tar")
+    assert [track.path.name for track in open_tracks(pattern, max_bad_fraction=0.34)] == ["0.wav", "2.wav"]
+    assert "1.tar: broken" in caplog.text
+    with pytest.raises(TooManyBadTracks, match="1 of 3 tars cannot be used"):
+        open_tracks(pattern, max_bad_fraction=0.3)
+    assert len(open_tracks(str(tmp_path / "*.tar"))) == 2  # what a star does not find is not missed
+    (tmp_path / "2.tar").write_bytes((tmp_path / "2.tar").read_bytes()[:700])
+    with pytest.raises(TooManyBadTracks, match="1 of 2 tars cannot be used"):
+        open_tracks(str(tmp_path / "*.tar"))
+
+
+def test_wrong_sources_are_told(tmp_path):
+    for name in ("nowhere", "nowhere.jsonl", "nowhere.csv", str(tmp_path / "nowhere" / "deep" / "x")):
+        with pytest.raises(ValueError, match="is not a source of music"):
+            open_tracks(name)
+    with pytest.raises(ValueError, match="There is no file"):
+        open_tracks(str(tmp_path / "{0..3}.tar"))
+    with pytest.raises(ValueError, match="holds no audio"):
+        open_tracks(tmp_path)
+    (tmp_path / "x.csv").write_text("name,genre\na.wav,rock\n")
+    with pytest.raises(ValueError, match="x.csv must have a column path or file_name, got"):
+        open_tracks(tmp_path / "x.csv")
+    (tmp_path / "y.csv").write_text("path,genre\na.wav\n")
+    with pytest.raises(TooManyBadTracks, match="another number of cells"):
+        open_tracks(tmp_path / "y.csv")
+
+
+def test_a_dataset_of_the_hub_that_cannot_be_fetched_is_told():
+    pytest.importorskip("datasets")
+    with pytest.raises(ValueError, match="nobody/nothing cannot be opened as a dataset"):
+        open_tracks("nobody/nothing")
+
+
+def test_datasets_with_a_validation_split(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = [{"audio": {"bytes": encode(number, "wav"), "path": None}} for number in range(40)]
+    parts = {"train": datasets.Dataset.from_list(rows[:30]), "validation": datasets.Dataset.from_list(rows[30:])}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "divided")
+    assert [len(open_tracks(tmp_path / "divided", split)) for split in ("train", "valid", None)] == [30, 10, 40]
+    parts["train"].save_to_disk(tmp_path / "whole")
+    counts = [len(open_tracks(tmp_path / "whole", split)) for split in ("train", "valid")]
+    assert sum(counts) == 30 and counts[1] >= 1
+    datasets.Dataset.from_dict({"genre": ["a"]}).save_to_disk(tmp_path / "silent")
+    with pytest.raises(ValueError, match="must have one column of audio, got"):
+        open_tracks(tmp_path / "silent")
+
+
+def test_a_dataset_that_names_files(sources, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    paths = [{"path": str(path), "bytes": None} for path in sorted(Path(sources["folder"]).glob("*.flac"))]
+    datasets.Dataset.from_dict({"audio": paths}).save_to_disk(tmp_path / "named")
+    tracks, expected = open_tracks(tmp_path / "named"), open_tracks(sources["folder"])
+    assert torch.equal(
+        AudioCrops([tracks[0]], 1000, RATE)[0]["waveform"], AudioCrops([expected[1]], 1000, RATE)[0]["waveform"]
+    )
+
+
+@pytest.mark.parametrize(
+    "source, expected",
+    [
+        ("https://x.org/{0..9}.tar", True),
+        ("pipe:aws s3 cp s3://x/{0..9}.tar -", True),
+        ("stream:shards/0.tar", True),
+        ("stream:owner/name", True),
+        ("shards/{0..9}.tar", False),
+        ("owner/name", False),
+        ("music", False),
+    ],
+)
+def test_is_stream(source, expected):
+    assert is_stream(source) == expected
+
+
+def test_streams_of_tars_and_datasets(sources):
+    tars = open_tracks("https://x.org/{00..11}.tar?download=1", "train")
+    assert isinstance(tars, TarStream) and tars.num_shards == 12 and tars.split == "train"
+    assert tars.tars[3] == "https://x.org/03.tar?download=1"
+    for name in ("parquet", "saved"):
+        stream = open_tracks(f"stream:{sources[name]}")
+        assert isinstance(stream, DatasetStream) and stream.num_shards == 1
+        found = list(stream.read_shard(0))
+        assert all(isinstance(track, Track) for track in found)
+        assert [track.metadata for track in found] == [track.metadata for track in open_tracks(sources[name])]
+
+
+def test_durations_are_those_of_the_files(sources):
+    lengths = np.array([track.duration_in_s for track in open_tracks(sources["saved"])])
+    assert np.abs(lengths - 2).max() < 1e-6
