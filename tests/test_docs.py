@@ -144,6 +144,7 @@ def test_commands_use_options_that_exist(document):
 def test_console_commands_exist(document):
     app = pytest.importorskip("stable_longform.cli").app
     known = {command.name or command.callback.__name__ for command in app.registered_commands}
+    known |= {group.name for group in app.registered_groups}
     used = {name for block in blocks(document, "bash") for name in re.findall(r"stable-longform ([a-z]+)", block)}
     assert used <= known
 

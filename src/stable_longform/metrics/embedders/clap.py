@@ -76,7 +76,8 @@ class ClapEmbedder:
         samples = (waveform[0].clamp(-1, 1) * PCM_SCALE).trunc().div(PCM_SCALE).numpy()
         with seeded_numpy(SEED):
             inputs = extractor(samples, sampling_rate=self.sampling_rate, return_tensors="pt")
-        is_longer = inputs["input_features"].shape[1] > 1 and len(samples) > extractor.nb_max_samples
+        num_views, longest = inputs["input_features"].shape[1], extractor.nb_max_samples // extractor.hop_length
+        is_longer = num_views > 1 and len(samples) // extractor.hop_length > longest
         output = self.model.get_audio_features(
             input_features=inputs["input_features"].float().to(self.model.device),
             is_longer=torch.tensor([[is_longer]], device=self.model.device),
