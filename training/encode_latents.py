@@ -1,17 +1,20 @@
-"""Encodes the tracks of a manifest once, for the training of the transformer. Paper: §3.
+"""Encodes the tracks of a source of music once, for the training of the transformer. Paper: §3.
 
     accelerate launch training/encode_latents.py --manifest corpus/manifest.jsonl --autoencoder runs/ae/autoencoder \
         --output_dir latents
 
 Each process encodes its share of the tracks; tracks already encoded are kept, so run the same command again after a
-stop. `stable_longform.data.latents` describes what is written.
+stop, with any number of processes. `stable_longform.data.latents` describes what is written.
 """
 
 import hashlib
+import itertools
 import json
 import logging
 import math
 import random
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,24 +25,30 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from stable_longform import training_utils as utils
-from stable_longform.data.latents import INDEX_FILE, INFO_FILE, SILENCE_FILE
-from stable_longform.data.manifest import SPLITS, Track, read_manifest
+from stable_longform.data.bad_tracks import BadTrackError, BadTracks, read_track
+from stable_longform.data.latents import INDEX_FILE, INFO_FILE, SILENCE_FILE, read_shards, write_shard
+from stable_longform.data.manifest import SPLITS, Track
+from stable_longform.data.sources import is_stream, open_tracks
+from stable_longform.data.streams import StreamItems
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
-from stable_longform.utils.audio import atomic_path, read_audio, to_stereo
+from stable_longform.utils.audio import atomic_path
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Config:
-    """`max_tracks` limits how many tracks of each split are encoded."""
+    """`max_tracks` limits how many tracks of each split are encoded. A shard is written when either limit is met."""
 
-    manifest: str
+    manifest: str  # any source: see stable_longform.data.sources
     autoencoder: str
     output_dir: str
     splits: tuple = ("train", "valid")
     max_tracks: int | None = None
     dtype: str = "float32"
+    tracks_per_shard: int = 64
+    minutes_per_shard: float = 10.0  # what a stop can cost
+    max_bad_fraction: float = 0.01
 
 
 def main(config: Config) -> None:
@@ -47,6 +56,8 @@ def main(config: Config) -> None:
     unknown = [split for split in config.splits if split not in SPLITS]
     if unknown:
         raise ValueError(f"splits must be among {', '.join(SPLITS)}, got {', '.join(unknown)}.")
+    if config.tracks_per_shard < 1:
+        raise ValueError(f"tracks_per_shard must be at least 1, got {config.tracks_per_shard}.")
     dtype = utils.float_dtype(config.dtype)
     state = PartialState(cpu=not torch.accelerator.is_available())
     output_dir = Path(config.output_dir)
@@ -54,30 +65,53 @@ def main(config: Config) -> None:
     vae = AutoencoderOobleck.from_pretrained(config.autoencoder, torch_dtype=dtype)
     vae = vae.to(state.device).eval()
     _check_autoencoder(vae, output_dir / INFO_FILE, state)
-    tracks = [track for split in config.splits for track in choose_tracks(config, split)]
     if state.is_main_process:
         silence = encode(vae, torch.zeros(2, vae.hop_length * (2 * vae.encoder_context + 1)))
-        middle = {name: value[:, vae.encoder_context, None] for name, value in silence.items()}
-        _save(middle, output_dir / SILENCE_FILE)
-    for track in tqdm(tracks[state.process_index :: state.num_processes], disable=not state.is_main_process):
-        file = output_dir / _file_name(track)
-        if not file.exists():
-            waveform, _ = read_audio(track.path, sampling_rate=vae.config.sampling_rate)
-            tail = vae.encoder_context * vae.hop_length  # silence, so that the end of the music is encoded as such
-            _save(encode(vae, F.pad(to_stereo(waveform), (0, tail))), file)
+        middle = {name: value[:, vae.encoder_context, None].contiguous() for name, value in silence.items()}
+        with atomic_path(output_dir / SILENCE_FILE) as temporary:
+            save_file(middle, temporary)
+    known = None if is_stream(config.manifest) else _list_tracks(config)
+    done = read_shards(output_dir) | _rows_of_single_files(known or (), output_dir, vae)
+    state.wait_for_everyone()  # all have the same list before the first adds to the folder
+    if known is None:
+        share, bad_tracks = _stream_tracks(config, state, done), BadTracks(None, config.max_bad_fraction)
+    else:
+        remaining = [track for track in known if track_key(track) not in done]
+        share, bad_tracks = (
+            remaining[state.process_index :: state.num_processes],
+            BadTracks(len(known), config.max_bad_fraction),
+        )
+    encode_tracks(tqdm(share, disable=not state.is_main_process, unit="track"), vae, output_dir, config, bad_tracks)
     state.wait_for_everyone()
     if state.is_main_process:
-        rows = [_index_row(track, vae) for track in tracks]
+        rows = _index_rows(done | read_shards(output_dir), known)
         utils.write_text(output_dir / INDEX_FILE, "".join(json.dumps(row) + "\n" for row in rows))
         logger.info("%d tracks encoded in %s", len(rows), output_dir)
 
 
-def choose_tracks(config: Config, split: str) -> list[Track]:
-    """The tracks of a split, or `max_tracks` of them drawn at random, the same at every run."""
-    tracks = read_manifest(config.manifest, split)
-    if config.max_tracks is None or config.max_tracks >= len(tracks):
-        return tracks
-    return random.Random(0).sample(tracks, config.max_tracks)
+def encode_tracks(
+    tracks: Iterable[Track], vae: AutoencoderOobleck, output_dir: Path, config: Config, bad_tracks: BadTracks
+) -> None:
+    """Encodes tracks into shards; those that cannot be read are left out and counted."""
+    rows, posteriors, started = [], [], time.monotonic()
+    try:
+        for track in tracks:
+            bad_tracks.num_tried += 1
+            try:
+                waveform = read_track(track, 0.0, None, vae.config.sampling_rate)
+            except BadTrackError as error:
+                bad_tracks.note(error)
+                continue
+            tail = vae.encoder_context * vae.hop_length  # silence, so that the end of the music is encoded as such
+            posteriors.append(encode(vae, F.pad(waveform, (0, tail))))
+            latent_length = math.ceil(waveform.shape[1] / vae.hop_length)
+            rows.append({"key": track_key(track), "latent_length": latent_length} | _describe(track))
+            if len(rows) >= config.tracks_per_shard or time.monotonic() - started > 60 * config.minutes_per_shard:
+                write_shard(output_dir, rows, posteriors)
+                rows, posteriors, started = [], [], time.monotonic()
+    finally:  # also when the run is stopped
+        if rows:
+            write_shard(output_dir, rows, posteriors)
 
 
 @torch.no_grad()
@@ -87,21 +121,63 @@ def encode(vae: AutoencoderOobleck, waveform: torch.Tensor) -> dict[str, torch.T
     return {"mean": posterior.mean[0].half().cpu(), "std": posterior.std[0].half().cpu()}
 
 
-def _index_row(track: Track, vae: AutoencoderOobleck) -> dict:
-    """What `LatentTrack` needs to know about a track."""
-    return {
-        "file": _file_name(track),
-        "latent_length": math.ceil(track.duration_in_s * vae.latent_rate),
-        "duration_in_s": track.duration_in_s,
-        "split": track.split,
-        "weight": track.weight,
-        "metadata": track.metadata,
-    }
-
-
-def _file_name(track: Track) -> str:
+def track_key(track: Track) -> str:
     """A name that tells tracks of the same title apart."""
-    return f"{track.path.stem}-{hashlib.sha256(str(track.path).encode()).hexdigest()[:8]}.safetensors"
+    return hashlib.sha256(str(track.path).encode()).hexdigest()[:16]
+
+
+def _list_tracks(config: Config) -> list[Track]:
+    """The tracks of each split, or `max_tracks` of them drawn at random, the same at every run."""
+    tracks = open_tracks(config.manifest, max_bad_fraction=config.max_bad_fraction)
+    chosen = []
+    for split in config.splits:
+        of_split = [track for track in tracks if track.split == split]
+        if not of_split:
+            raise ValueError(f"{config.manifest} has no track in split {split!r}.")
+        if config.max_tracks is not None and config.max_tracks < len(of_split):
+            of_split = random.Random(0).sample(of_split, config.max_tracks)
+        chosen += of_split
+    return chosen
+
+
+def _stream_tracks(config: Config, state: PartialState, done: dict[str, dict]) -> Iterator[Track]:
+    """This process's tracks of a stream that are not encoded, of its part of `max_tracks` of each split."""
+    for split in config.splits:
+        items = StreamItems(
+            open_tracks(config.manifest, split),
+            lambda track, _: track,
+            process_index=state.process_index,
+            num_processes=state.num_processes,
+            shuffle_tracks=1,
+            max_bad_fraction=config.max_bad_fraction,
+            num_epochs=1,
+        )
+        count = None if config.max_tracks is None else math.ceil(config.max_tracks / state.num_processes)
+        yield from (track for track in itertools.islice(items, count) if track_key(track) not in done)
+
+
+def _describe(track: Track) -> dict:
+    """What the index takes over from a track."""
+    names = ("duration_in_s", "split", "weight", "metadata")
+    return {name: getattr(track, name) for name in names}
+
+
+def _rows_of_single_files(tracks: Iterable[Track], output_dir: Path, vae: AutoencoderOobleck) -> dict[str, dict]:
+    """Rows by key of the tracks that an earlier version encoded, each to a file of its own."""
+    rows = {}
+    for track in tracks:
+        name = f"{track.path.stem}-{hashlib.sha256(str(track.path).encode()).hexdigest()[:8]}.safetensors"
+        if (output_dir / name).exists():
+            latent_length = math.ceil(track.duration_in_s * vae.latent_rate)
+            rows[track_key(track)] = {"file": name, "latent_length": latent_length} | _describe(track)
+    return rows
+
+
+def _index_rows(done: dict[str, dict], known: list[Track] | None) -> list[dict]:
+    """The rows of the index: of a list, its tracks with what they say now; of a stream, all that is encoded."""
+    if known is None:
+        return list(done.values())
+    return [done[track_key(track)] | _describe(track) for track in known if track_key(track) in done]
 
 
 def _check_autoencoder(vae: AutoencoderOobleck, file: Path, state: PartialState) -> None:
@@ -113,12 +189,6 @@ def _check_autoencoder(vae: AutoencoderOobleck, file: Path, state: PartialState)
     state.wait_for_everyone()
     if state.is_main_process:
         utils.write_text(file, json.dumps(info))
-
-
-def _save(tensors: dict[str, torch.Tensor], file: Path) -> None:
-    """Writes a safetensors file atomically."""
-    with atomic_path(file) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
 
 
 if __name__ == "__main__":

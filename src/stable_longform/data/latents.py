@@ -1,9 +1,15 @@
 """Latents encoded once, and the windows of them that train the transformer.
 
-A folder of latents holds one safetensors file for each track (`mean` and `std` of the posterior, `(channels, frames)`,
-float16), `silence.safetensors` (the same for one frame of silence) and `index.jsonl` with a row for each track:
-`file`, `latent_length` (frames of music; the file holds a few more, in which the music fades into silence),
-`duration_in_s`, `split`, `weight` and the metadata for prompts. `latents.json` says which autoencoder made them.
+A folder of latents holds
+
+- shards, safetensors files of some tracks each: for a track with the key K the tensors `K.mean` and `K.std` of its
+  posterior, `(channels, frames)`, float16. The header's entry `tracks` has the rows of the index;
+- `silence.safetensors`: `mean` and `std` of one frame of silence;
+- `index.jsonl`, with a row for each track: `file`, `key`, `latent_length` (frames of music; the file holds a few more,
+  in which the music fades into silence), `duration_in_s`, `split`, `weight` and the metadata for prompts;
+- `latents.json`, which says what autoencoder made them.
+
+Files without keys, `mean` and `std` of one track each, are read as well.
 """
 
 import json
@@ -15,18 +21,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 
+from stable_longform.data.bad_tracks import MAX_BAD_FRACTION, MAX_DRAWS, BadTrackError, BadTracks
 from stable_longform.data.manifest import draw_index
 from stable_longform.data.prompts import available_fields, build_prompt
+from stable_longform.utils.audio import atomic_path
 
 INDEX_FILE, SILENCE_FILE, INFO_FILE = "index.jsonl", "silence.safetensors", "latents.json"
 
 
 @dataclass(frozen=True)
 class LatentTrack:
-    """One encoded recording: its file, frames of music, length in seconds, split, weight and metadata."""
+    """One encoded recording: file and key in it, frames of music, length in seconds, split, weight and metadata."""
 
     file: Path
     latent_length: int
@@ -34,6 +42,11 @@ class LatentTrack:
     split: str
     weight: float
     metadata: dict
+    key: str = ""
+
+    def tensor_name(self, name: str) -> str:
+        """Name in the file of the track's `mean` or `std`."""
+        return f"{self.key}.{name}" if self.key else name
 
 
 def read_latent_index(directory: str | os.PathLike, split: str | None = None) -> list[LatentTrack]:
@@ -53,6 +66,42 @@ def read_latent_index(directory: str | os.PathLike, split: str | None = None) ->
     return tracks
 
 
+def write_shard(directory: Path, rows: Sequence[dict], posteriors: Sequence[dict[str, torch.Tensor]]) -> list[dict]:
+    """Writes some tracks to a shard named after the first one's key; the file appears only when complete.
+
+    Args:
+        directory: the folder of latents.
+        rows: of the index, without `file`.
+        posteriors: `mean` and `std` of each.
+
+    Returns:
+        The rows with `file`.
+    """
+    name = f"shard-{rows[0]['key']}.safetensors"
+    rows = [row | {"file": name} for row in rows]
+    tensors = {
+        f"{row['key']}.{part}": tensor.contiguous()
+        for row, posterior in zip(rows, posteriors, strict=True)
+        for part, tensor in posterior.items()
+    }
+    with atomic_path(directory / name) as temporary:
+        save_file(tensors, temporary, {"tracks": json.dumps(rows)})
+    return rows
+
+
+def read_shards(directory: Path) -> dict[str, dict]:
+    """The rows of all shards of a folder by key; a shard that cannot be read counts as not there."""
+    found = {}
+    for file in sorted(directory.glob("shard-*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as shard:
+                rows = json.loads(shard.metadata()["tracks"])
+        except (SafetensorError, OSError, TypeError, KeyError, ValueError):
+            continue
+        found |= {row["key"]: row for row in rows}
+    return found
+
+
 class LatentWindows(torch.utils.data.Dataset):
     """Windows of latents with their timing and a prompt; each item is a pure function of `(seed, index)`.
 
@@ -65,13 +114,22 @@ class LatentWindows(torch.utils.data.Dataset):
         window_length: frames of an item.
         max_seconds: largest `seconds_start` and `seconds_total`; what is later or longer gets this value.
         seed: of the whole sequence.
+        max_bad_fraction: share of the tracks that may turn out to be unreadable, in [0, 1]. Others take their places.
 
     Raises:
-        ValueError: no track in the split, or a track whose metadata holds nothing to make a prompt from.
+        ValueError: no track in the split, a track whose metadata holds nothing to make a prompt from, or
+            `max_bad_fraction` outside [0, 1].
+        TooManyBadTracks: (by an item) more tracks than `max_bad_fraction` cannot be read, or `MAX_DRAWS` in a row.
     """
 
     def __init__(
-        self, directory: str | os.PathLike, split: str, window_length: int, max_seconds: float = 512, seed: int = 0
+        self,
+        directory: str | os.PathLike,
+        split: str,
+        window_length: int,
+        max_seconds: float = 512,
+        seed: int = 0,
+        max_bad_fraction: float = MAX_BAD_FRACTION,
     ):
         self.tracks = read_latent_index(directory, split)
         self.frames_per_s = json.loads((Path(directory) / INFO_FILE).read_text(encoding="utf-8"))["latent_rate"]
@@ -80,23 +138,37 @@ class LatentWindows(torch.utils.data.Dataset):
         for track in self.tracks:
             if not available_fields(track.metadata):
                 raise ValueError(f"{track.file}: the metadata has no field to make a prompt from.")
-        self.weights = [track.weight for track in self.tracks]
+        self.cumulative_weights = np.cumsum([track.weight for track in self.tracks])
+        self.bad_tracks = BadTracks(len(self.tracks), max_bad_fraction)
 
     def __len__(self) -> int:
         return 2**31  # an endless sequence; the sampler chooses the range
 
     def __getitem__(self, index: int) -> dict:
-        """Gives `latents (channels, window_length)`, `seconds_start`, `seconds_total` and `prompt`.
+        """Gives `latents (channels, window_length)`, `latent_mask`, `seconds_start`, `seconds_total` and `prompt`.
 
-        `seconds_start` is rounded down and `seconds_total` up to whole seconds, as in the paper's code.
+        `latent_mask (window_length,)` is True for frames of music, False for the silence after it. `seconds_start` is
+        where the window starts in the track, rounded down, `seconds_total` the whole track's length, rounded up to
+        whole seconds, as in the paper's code.
         """
         rng = np.random.default_rng([self.seed, index])
-        track = self.tracks[draw_index(self.weights, rng)]
-        start = int(rng.integers(0, max(track.latent_length - self.window_length, 0) + 1))
+        for _ in range(MAX_DRAWS):
+            track = self.tracks[draw_index(self.cumulative_weights, rng)]
+            start = int(rng.integers(0, max(track.latent_length - self.window_length, 0) + 1))
+            try:
+                return self._make_item(track, start, rng)
+            except BadTrackError as error:
+                self.bad_tracks.note(error)
+                last_error = error
+        raise self.bad_tracks.give_up(last_error)
+
+    def _make_item(self, track: LatentTrack, start: int, rng: np.random.Generator) -> dict:
+        """The item of the window from frame `start` on."""
         mean, std = self._read(track, start)
         noise = torch.from_numpy(rng.standard_normal(mean.shape, dtype=np.float32))
         return {
             "latents": mean + std * noise,
+            "latent_mask": torch.arange(self.window_length) < track.latent_length - start,
             "seconds_start": min(float(int(start / self.frames_per_s)), float(self.max_seconds)),
             "seconds_total": min(float(np.ceil(track.duration_in_s)), float(self.max_seconds)),
             "prompt": build_prompt(track.metadata, random.Random(int(rng.integers(2**63)))),
@@ -104,20 +176,23 @@ class LatentWindows(torch.utils.data.Dataset):
 
     def _read(self, track: LatentTrack, start: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of a window, completed with silence; only the window is read from disk."""
-        parts = []
-        with safe_open(track.file, framework="pt") as file:
-            for name in ("mean", "std"):
-                part = file.get_slice(name)[:, start : start + self.window_length].float()
-                missing = self.window_length - part.shape[1]
-                silence = self.silence[name].float().expand(-1, missing)
-                parts.append(torch.cat([part, silence], dim=1) if missing else part)
-        return parts[0], parts[1]
+        window = slice(start, start + self.window_length)
+        try:
+            with safe_open(track.file, framework="pt") as file:
+                parts = [file.get_slice(track.tensor_name(name))[:, window].float() for name in ("mean", "std")]
+        except (SafetensorError, OSError) as error:
+            raise BadTrackError(track.file / track.key, "broken", " ".join(str(error).split())) from error
+        missing = self.window_length - parts[0].shape[1]
+        silence = [self.silence[name].float().expand(-1, missing) for name in ("mean", "std")]
+        mean, std = (torch.cat(pair, dim=1) for pair in zip(parts, silence, strict=True))
+        return mean, std
 
 
 def collate_windows(items: Sequence[dict]) -> dict:
-    """Stacks items of `LatentWindows`: latents `(B, C, L)`, seconds `(B,)`, prompts as a list."""
+    """Stacks items of `LatentWindows`: latents `(B, C, L)`, masks `(B, L)`, seconds `(B,)`, prompts as a list."""
     return {
         "latents": torch.stack([item["latents"] for item in items]),
+        "latent_mask": torch.stack([item["latent_mask"] for item in items]),
         "seconds_start": torch.tensor([item["seconds_start"] for item in items], dtype=torch.float32),
         "seconds_total": torch.tensor([item["seconds_total"] for item in items], dtype=torch.float32),
         "prompt": [item["prompt"] for item in items],
