@@ -103,7 +103,7 @@ def test_named_files_and_names_exist(document):
 
 def test_is_defined_tells_what_exists_from_what_does_not():
     path = PACKAGE / "models" / "transformer_dit_1d.py"
-    for name in ("DiTBlock", "ROTARY_BASE", "DiTBlock.forward", "DiTTransformer1D.sample_size", "rotary_table.dim"):
+    for name in ("DiTBlock", "DiTBlock.forward", "DiTTransformer1D.sample_size", "FourierFeatures.forward.timestep"):
         assert is_defined(path, name)
     for name in ("Block", "DiTBlock.backward", "forward", "DiTTransformer1D.forward.no"):
         assert not is_defined(path, name)

@@ -17,14 +17,11 @@ from diffusers import FirstBlockCacheConfig, StableAudioDiTModel
 from diffusers.models.attention_dispatch import attention_backend
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from diffusers.utils import is_flash_attn_available, is_sageattention_available
+from torch.nn.functional import scaled_dot_product_attention
 
-from stable_longform.models.transformer_dit_1d import (
-    DiTAttention,
-    DiTTransformer1D,
-    FourierFeatures,
-    apply_rotary,
-    rotary_table,
-)
+from stable_longform.models import dit_attention
+from stable_longform.models.dit_attention import DiTAttention, apply_rotary, rotary_table
+from stable_longform.models.transformer_dit_1d import DiTTransformer1D, FourierFeatures
 
 TINY = {
     "sample_size": 20,
@@ -146,6 +143,77 @@ def test_zero_text_switches_cross_attention_off(inputs):
     for block in model.transformer_blocks:
         torch.nn.init.zeros_(block.attn2.to_out[0].weight)
     assert torch.equal(model(**inputs).sample, expected)
+
+
+@torch.no_grad()
+def test_items_without_text_are_those_with_zeros(model, inputs):
+    mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    whole = inputs | {
+        "encoder_hidden_states": inputs["encoder_hidden_states"] * torch.tensor([0.0, 1.0])[:, None, None]
+    }
+    rows = inputs | {"encoder_hidden_states": inputs["encoder_hidden_states"][1:]}
+    expected = model(**whole, encoder_attention_mask=mask).sample
+    torch.testing.assert_close(model(**rows, encoder_attention_mask=mask[1:]).sample, expected)
+    zeros = inputs | {"encoder_hidden_states": torch.zeros_like(inputs["encoder_hidden_states"])}
+    assert torch.equal(model(**inputs | {"encoder_hidden_states": None}).sample, model(**zeros).sample)
+    with torch.enable_grad():
+        torch.testing.assert_close(model(**rows, encoder_attention_mask=mask[1:]).sample, expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("is_fused", [False, True])
+def test_keys_and_values_may_be_computed_once(model, inputs, is_fused):
+    if is_fused:
+        model.fuse_qkv_projections()
+    expected = model(**inputs).sample
+    projected = model.project_context(inputs["encoder_hidden_states"])
+    assert [tuple(part.shape) for part in projected[0]] == [(2, 5, 4, 8)] * 2
+    calls = []
+    model.cross_attention_proj.register_forward_hook(lambda *_: calls.append(1))
+    assert torch.equal(model(**inputs, projected_context=projected).sample, expected)
+    assert not calls
+
+
+# Attention by rows
+
+
+@torch.no_grad()
+def test_attention_by_rows_is_attention(monkeypatch):
+    query, key, value = torch.randn(3, 2, 70, 6, 8, dtype=torch.float64)
+    expected = scaled_dot_product_attention(*(part.transpose(1, 2) for part in (query, key[:, :50], value[:, :50])))
+    for row_block, cached_scores in ((256, 2**22), (16, 1), (7, 7 * 50 * 4)):
+        monkeypatch.setattr(dit_attention, "ROW_BLOCK", row_block)
+        monkeypatch.setattr(dit_attention, "CACHED_SCORES", cached_scores)
+        output = dit_attention.attend_by_rows(query, key[:, :50], value[:, :50])
+        torch.testing.assert_close(output.transpose(1, 2), expected, rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+def test_rows_serve_long_sequences_in_bfloat16_only(model, inputs, monkeypatch):
+    calls = []
+
+    def attend(*args):
+        calls.append(args[0].shape[1])
+        return attend_by_rows(*args)
+
+    attend_by_rows = dit_attention.attend_by_rows
+    monkeypatch.setattr(dit_attention, "attend_by_rows", attend)
+    monkeypatch.setattr(dit_attention, "MIN_ROW_KEYS", 13)
+    half = {name: value if name == "timestep" else value.bfloat16() for name, value in inputs.items()}
+    expected = model(**inputs).sample
+    assert not calls
+    model.bfloat16()
+    assert relative_error(model(**half).sample, expected) < 0.04
+    assert calls == [13] * 3  # one global token and twelve frames attend to themselves; the text is short
+    with torch.enable_grad():
+        model(**half)
+    with attention_backend("_native_math"):
+        model(**half)
+    model(**half, attention_mask=torch.ones(2, 12, dtype=torch.bool))
+    assert len(calls) == 3
+    monkeypatch.setattr(dit_attention, "MIN_ROW_KEYS", 14)
+    model(**half)
+    assert len(calls) == 3
 
 
 # Masks
@@ -309,7 +377,8 @@ def test_time_is_not_rounded(inputs, tmp_path, how):
         ({"timestep": torch.rand(3)}, r"got shape \(3,\)"),
         ({"timestep": torch.tensor([999, 1])}, "torch.int64"),
         ({"encoder_hidden_states": torch.zeros(2, 5, 10)}, r"cross_attention_input_dim=9\), got shape \(2, 5, 10\)"),
-        ({"encoder_hidden_states": torch.zeros(3, 5, 9)}, r"got shape \(3, 5, 9\)"),
+        ({"encoder_hidden_states": torch.zeros(3, 5, 9)}, r"at most 2, .* got shape \(3, 5, 9\)"),
+        ({"encoder_hidden_states": torch.zeros(0, 5, 9)}, r"got shape \(0, 5, 9\)"),
         ({"encoder_hidden_states": torch.zeros(2, 9)}, r"got shape \(2, 9\)"),
         ({"global_hidden_states": torch.zeros(2, 18)}, r"global_states_input_dim=18\), got shape \(2, 18\)"),
         ({"global_hidden_states": torch.zeros(2, 2, 18)}, r"got shape \(2, 2, 18\)"),

@@ -103,5 +103,5 @@ def test_a_cache_made_for_images_fails_loudly():
         current_timestep_callback=lambda: pipe.current_timestep,
     )
     pipe.transformer.enable_cache(config)
-    with pytest.raises(AttributeError, match="chunk"):
+    with pytest.raises(ValueError, match="unpack"):
         sound(pipe)

@@ -1,3 +1,4 @@
+import collections
 import logging
 import math
 
@@ -18,6 +19,7 @@ from tiny_pipeline import (
     seed,
     tiny_pipeline,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stable_longform.noise_schedule import make_scheduler
 from stable_longform.pipelines.guidance import guide
@@ -258,15 +260,73 @@ def test_guidance_is_on_within_its_interval(pipe):
     assert [len(call["latents"]) for call in calls] == [2 if guided else 1 for guided in inside]
 
 
-def test_the_null_branch_keeps_the_global_timing(pipe):
+def test_the_null_branch_keeps_the_global_timing_and_has_no_text(pipe):
     calls = record_transformer(pipe)
     generate(pipe, seconds_total=100.0, num_inference_steps=1)
     call = calls[0]
-    null, conditional = call["encoder_hidden_states"]
-    assert null.shape == (MAX_LENGTH + 2, WIDTH)
-    assert not null.any() and conditional.any(dim=1).all()
+    assert call["encoder_hidden_states"].shape == (1, MAX_LENGTH + 2, WIDTH) and len(call["latents"]) == 2
+    assert call["encoder_hidden_states"].any(dim=-1).all()
     null, conditional = call["global_hidden_states"]
     assert torch.equal(null, conditional) and null.any()
+
+
+def test_an_unguided_item_beside_a_negative_prompt_is_as_alone(pipe):
+    """Zeros among the negative embeddings are an item without a negative prompt."""
+    text = pipe.encode_prompt(PROMPTS[1])[0]
+    prompts, arguments = [SHORT, PROMPTS[2]], {"output_type": "latent", "num_inference_steps": 2}
+    negative = torch.cat([torch.zeros_like(text), text])
+    both = generate(pipe, prompts, negative_prompt_embeds=negative, generator=[seed(1), seed(2)], **arguments)
+    first = generate(pipe, prompts[0], generator=seed(1), **arguments)
+    second = generate(pipe, prompts[1], negative_prompt_embeds=text, generator=seed(2), **arguments)
+    assert relative_error(both[0], first[0]) < 1e-5
+    assert relative_error(both[1], second[0]) < 1e-5
+
+
+class Counter(TorchDispatchMode):
+    """Counts the operations that are dispatched, and those that make random numbers or copy, by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = collections.Counter()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.names[operation.overloadpacket.__name__] += 1
+        return operation(*args, **(kwargs or {}))
+
+
+def operations_of_a_step(pipe, **arguments):
+    """Operations in one step of the sampling loop, after the first two."""
+    counter, totals = Counter(), []
+
+    def note(pipe, step, t, tensors):
+        totals.append(counter.names.copy())
+
+    with counter:
+        generate(pipe, output_type="latent", num_inference_steps=6, callback_on_step_end=note, **arguments)
+    assert totals[3] - totals[2] == totals[4] - totals[3]
+    return totals[4] - totals[3]
+
+
+def test_nothing_is_copied_or_computed_twice_in_the_loop(pipe):
+    """P13. In a step there is no `.to`, and no projection of what stays the same: text, timing, positions."""
+    names = operations_of_a_step(pipe)
+    assert names["_to_copy"] == 0
+    # Per block four linear maps of self-attention, two of cross-attention, two of the feed-forward; two of the time,
+    # two of the global timing, one at each end. The text's three each are missing.
+    assert names["mm"] + names["addmm"] == 8 * len(pipe.transformer.transformer_blocks) + 6
+    assert names["cos"] == names["sin"] == 1  # of the time
+    assert names["_local_scalar_dense"] == 0
+
+
+@pytest.mark.parametrize("mask_text_padding", [False, True])
+def test_what_is_kept_between_steps_changes_nothing(mask_text_padding):
+    """With a hook on a block nothing is kept, since a library may have moved its weights."""
+    pipe = tiny_pipeline(mask_text_padding=mask_text_padding)
+    expected = generate(pipe, negative_prompt=PROMPTS[3], output_type="latent")
+    names = operations_of_a_step(pipe)
+    pipe.transformer.transformer_blocks[0].register_forward_hook(lambda *_: None)
+    assert operations_of_a_step(pipe)["mm"] > names["mm"]
+    assert relative_error(generate(pipe, negative_prompt=PROMPTS[3], output_type="latent"), expected) < 1e-6
 
 
 @pytest.mark.parametrize("mask_text_padding", [False, True])

@@ -8,7 +8,17 @@ from accelerate import cpu_offload, infer_auto_device_map
 from accelerate.hooks import ModelHook, add_hook_to_module
 from common import assert_all_equal, relative_error
 from diffusers import CosineDPMSolverMultistepScheduler
-from tiny_pipeline import LATENT_CHANNELS, MAX_LENGTH, PROMPTS, generate, record_transformer, seed, tiny_pipeline
+from tiny_pipeline import (
+    LATENT_CHANNELS,
+    MAX_LENGTH,
+    PROMPTS,
+    SHORT,
+    generate,
+    record_transformer,
+    seed,
+    tiny_pipeline,
+)
+from torch._dynamo.testing import CompileCounter
 
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
@@ -46,7 +56,7 @@ def test_a_callback_may_change_the_prompt(pipe):
 
     calls = record_transformer(pipe)
     assert relative_error(generate(pipe, output_type="latent", callback_on_step_end=swap), expected) > 0
-    texts = [call["encoder_hidden_states"][1, :MAX_LENGTH] for call in calls]
+    texts = [call["encoder_hidden_states"][0, :MAX_LENGTH] for call in calls]
     assert not torch.equal(texts[0], other[0])
     assert all(torch.equal(text, other[0]) for text in texts[1:])
 
@@ -212,6 +222,21 @@ def test_device_maps(pipe, tmp_path):
         tmp_path / "pipe" / "transformer", device_map=spread, offload_folder=str(tmp_path / "disk")
     )
     assert_all_equal(generate(pipe), expected)
+
+
+def test_the_transformer_compiles_once_for_all_steps_and_durations(pipe):
+    """Two graphs, with and without guidance, for any number of steps, any prompt and any duration."""
+    arguments = {"guidance_interval": (0.5, 1.0), "output_type": "latent"}
+    expected = generate(pipe, PROMPTS[1], duration=0.2, num_inference_steps=5, **arguments)
+    torch.compiler.reset()
+    counter = CompileCounter()
+    pipe.transformer.compile(backend=counter, fullgraph=True, dynamic=False)
+    for prompt, duration, steps in ((SHORT, 0.25, 4), (PROMPTS[1], 0.2, 5), (PROMPTS[2], 0.1, 7)):
+        result = generate(pipe, prompt, duration=duration, num_inference_steps=steps, **arguments)
+        if steps == 5:
+            assert relative_error(result, expected) < 1e-5
+    assert counter.frame_count == 2
+    torch.compiler.reset()
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])

@@ -24,6 +24,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
 
 from stable_longform.models import tiles
+from stable_longform.models.hooks import has_hooks
 from stable_longform.models.oobleck_layers import (
     OobleckDecoder,
     OobleckEncoder,
@@ -381,12 +382,8 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin, SingleFileMixin):
         """Whether a network must be called as such: in training, under autocast, compiled or with hooks."""
         if torch.is_grad_enabled() or self.training or torch.compiler.is_compiling():
             return True
-        has_hooks = any(
-            module._forward_hooks or module._forward_pre_hooks or {"_hf_hook", "_diffusers_hook"} & vars(module).keys()
-            for module in network.modules()
-        )
         is_compiled = getattr(network, "_compiled_call_impl", None) is not None
-        return has_hooks or is_compiled or torch.is_autocast_enabled(self.device.type)
+        return has_hooks(network) or is_compiled or torch.is_autocast_enabled(self.device.type)
 
     def _num_threads(self, is_plain: bool) -> int:
         """Tiles computed at a time: one for each thread of a CPU."""

@@ -5,65 +5,30 @@ heads `(B, S, H, head_dim)`. Masks are boolean, True = attend. Time t runs from 
 
 State dict keys are those of diffusers' `StableAudioDiTModel`, so the weights of either load into the other.
 
-Contents: `DiTTransformer1D`, made of `DiTBlock` (`DiTAttention` and diffusers' SwiGLU feed-forward), `FourierFeatures`
-for the time and `rotary_table`/`apply_rotary` for the positions.
+Contents: `DiTTransformer1D`, made of `DiTBlock` (`DiTAttention` and diffusers' SwiGLU feed-forward), and
+`FourierFeatures` for the time.
 
 References: Evans et al., "Long-form music generation with latent diffusion", arXiv 2404.10301, §2.2, figure 2.
-Su et al., "RoFormer", arXiv 2104.09864. Shazeer, "GLU variants improve transformer", arXiv 2002.05202.
+Shazeer, "GLU variants improve transformer", arXiv 2002.05202.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.loaders import PeftAdapterMixin
-from diffusers.models.attention import AttentionMixin, AttentionModuleMixin, FeedForward
-from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.attention import AttentionMixin, FeedForward
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
+from stable_longform.models.dit_attention import Context, DiTAttention, rotary_table
 from stable_longform.models.single_file import SingleFileMixin
 from stable_longform.utils import key_maps
-
-ROTARY_BASE = 10000.0
-
-
-def rotary_table(length: int, dim: int, device: torch.device | str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines of the rotation angles, position x base^(-2i/dim) for i < dim/2, in float32.
-
-    Args:
-        length: number of positions, which run from 0 to length - 1.
-        dim: number of rotated channels of a head, even.
-        device: where the table is computed.
-
-    Returns:
-        `(cos, sin)`, each `(length, dim / 2)`.
-    """
-    exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim
-    positions = torch.arange(length, dtype=torch.float32, device=device)
-    angles = positions[:, None] * (1.0 / ROTARY_BASE**exponents)
-    return angles.cos(), angles.sin()
-
-
-def apply_rotary(hidden_states: torch.Tensor, table: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Rotates the first channels of every head, pairing channel i with i + dim/2; the other channels are kept.
-
-    Args:
-        hidden_states: queries or keys `(B, S, H, head_dim)`; the rotation is done in float32 for any dtype.
-        table: `rotary_table(S, dim)` with dim at most head_dim.
-
-    Returns:
-        The shape and dtype of `hidden_states`.
-    """
-    cos, sin = table[0][:, None], table[1][:, None]  # (S, 1, dim / 2)
-    half = cos.shape[-1]
-    first, second, rest = hidden_states.split([half, half, hidden_states.shape[-1] - 2 * half], dim=-1)
-    first, second = first.float(), second.float()
-    rotated = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-    return torch.cat([rotated.to(hidden_states.dtype), rest], dim=-1)
 
 
 class FourierFeatures(nn.Module):
@@ -81,91 +46,6 @@ class FourierFeatures(nn.Module):
         """Maps times `(B,)` to `(B, embedding_dim)` in float32."""
         angles = 2 * math.pi * timestep.float()[:, None] * self.weight.float()
         return torch.cat([angles.cos(), angles.sin()], dim=-1)
-
-
-class DiTAttnProcessor:
-    """The arithmetic of `DiTAttention`, through the attention backend that diffusers has been told to use."""
-
-    _attention_backend = None
-    _parallel_config = None
-
-    def __call__(
-        self,
-        attn: "DiTAttention",
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        rotary_embedding: tuple[torch.Tensor, torch.Tensor] | None = None,
-    ) -> torch.Tensor:
-        """See `DiTAttention.forward`."""
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        projected = attn.project(hidden_states, context)
-        query, key, value = (part.unflatten(-1, (-1, attn.head_dim)) for part in projected)  # (B, S, H, head_dim)
-        if rotary_embedding is not None:
-            query, key = apply_rotary(query, rotary_embedding), apply_rotary(key, rotary_embedding)
-        repeats = query.shape[2] // key.shape[2]
-        if repeats > 1:
-            # Grouped queries. Repeating the few text keys costs nothing, and every backend understands the result.
-            key, value = key.repeat_interleave(repeats, dim=2), value.repeat_interleave(repeats, dim=2)
-        attended = dispatch_attention_fn(
-            query,
-            key,
-            value,
-            attn_mask=None if attention_mask is None else attention_mask[:, None, None, :],
-            backend=self._attention_backend,
-            parallel_config=self._parallel_config,
-        )
-        return attn.to_out[0](attended.flatten(2, 3).to(query.dtype))
-
-
-class DiTAttention(nn.Module, AttentionModuleMixin):
-    """Multi-head attention without biases; with fewer key/value heads than query heads it is grouped-query attention.
-
-    Args:
-        dim: width of the queries' sequence and of the output.
-        num_heads: number of query heads.
-        head_dim: channels per head.
-        num_key_value_heads: number of key and value heads, a divisor of `num_heads`.
-        context_dim: width of the keys' and values' sequence; None: self-attention.
-    """
-
-    _default_processor_cls = DiTAttnProcessor
-    _available_processors = [DiTAttnProcessor]
-    use_bias = False
-
-    def __init__(
-        self, dim: int, num_heads: int, head_dim: int, num_key_value_heads: int, context_dim: int | None = None
-    ):
-        super().__init__()
-        self.head_dim = head_dim
-        self.is_cross_attention = context_dim is not None
-        context_dim = dim if context_dim is None else context_dim
-        self.to_q = nn.Linear(dim, num_heads * head_dim, bias=False)
-        self.to_k = nn.Linear(context_dim, num_key_value_heads * head_dim, bias=False)
-        self.to_v = nn.Linear(context_dim, num_key_value_heads * head_dim, bias=False)
-        self.to_out = nn.ModuleList([nn.Linear(num_heads * head_dim, dim, bias=False)])
-        self.set_processor(DiTAttnProcessor())
-
-    def project(self, hidden_states: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Queries of `hidden_states`, keys and values of `context`, by fused projections if they are fused."""
-        if not self.fused_projections:
-            return self.to_q(hidden_states), self.to_k(context), self.to_v(context)
-        if self.is_cross_attention:
-            return self.to_q(hidden_states), *self.to_kv(context).chunk(2, dim=-1)
-        return self.to_qkv(hidden_states).chunk(3, dim=-1)
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        rotary_embedding: tuple[torch.Tensor, torch.Tensor] | None = None,
-    ) -> torch.Tensor:
-        """Attends from `hidden_states` `(B, S, dim)` to itself or to `encoder_hidden_states` `(B, S2, context_dim)`.
-
-        `attention_mask` is boolean over the attended sequence, `(B, S)` or `(B, S2)`. Returns `(B, S, dim)`.
-        """
-        return self.processor(self, hidden_states, encoder_hidden_states, attention_mask, rotary_embedding)
 
 
 class DiTBlock(nn.Module):
@@ -205,17 +85,24 @@ class DiTBlock(nn.Module):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_hidden_states: Context | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         rotary_embedding: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """Maps `(B, S, dim)` to `(B, S, dim)`; masks are boolean `(B, S)` and `(B, S2)`."""
+        """Maps `(B, S, dim)` to `(B, S, dim)`; masks are boolean `(B, S)` and `(B', S2)`.
+
+        Only the last B' items attend to `encoder_hidden_states`, which has as many; to the others it adds nothing.
+        """
         hidden_states = hidden_states + self.attn1(
             self.norm1(hidden_states), attention_mask=attention_mask, rotary_embedding=rotary_embedding
         )
-        hidden_states = hidden_states + self.attn2(
-            self.norm2(hidden_states), encoder_hidden_states, attention_mask=encoder_attention_mask
-        )
+        if encoder_hidden_states is not None:
+            rows = (
+                encoder_hidden_states if isinstance(encoder_hidden_states, torch.Tensor) else encoder_hidden_states[0]
+            )
+            others, attending = hidden_states.split([len(hidden_states) - len(rows), len(rows)])
+            added = self.attn2(self.norm2(attending), encoder_hidden_states, attention_mask=encoder_attention_mask)
+            hidden_states = torch.cat([others, attending + added]) if len(others) else hidden_states + added
         return hidden_states + self.ff(self.norm3(hidden_states))
 
 
@@ -319,10 +206,11 @@ class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
         self,
         hidden_states: torch.Tensor,
         timestep: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None,
         global_hidden_states: torch.Tensor,
         encoder_attention_mask: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        projected_context: Sequence[Context] | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
         """Predicts the velocity of noisy latents.
@@ -332,10 +220,12 @@ class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
                 `patch_size`.
             timestep: continuous time t in [0, 1], `(B,)`, floating point. Give it in float32 even to a half-precision
                 model: its Fourier features are computed in float32, and bfloat16 cannot tell t = 0.999 from t = 1.
-            encoder_hidden_states: text and timing tokens `(B, S, cross_attention_input_dim)`.
+            encoder_hidden_states: text and timing tokens `(B', S, cross_attention_input_dim)` of the last B' <= B
+                items; the others have none, which is the same as zeros and costs nothing. None: no item has any.
             global_hidden_states: timing of the whole item `(B, 1, global_states_input_dim)`.
-            encoder_attention_mask: boolean `(B, S)`, True = attend; the same as cutting the other tokens off.
+            encoder_attention_mask: boolean `(B', S)`, True = attend; the same as cutting the other tokens off.
             attention_mask: boolean `(B, L)`, True = attend. Other frames are zeroed, whole patches of them cut off.
+            projected_context: `project_context(encoder_hidden_states)`, to compute it once for many steps.
             return_dict: whether to return an output object or a plain tuple.
 
         Returns:
@@ -346,12 +236,15 @@ class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
                 would stall the device.
         """
         self._check_inputs(hidden_states, timestep, encoder_hidden_states, global_hidden_states)
-        _check_mask("encoder_attention_mask", encoder_attention_mask, encoder_hidden_states.shape[:2])
+        if encoder_hidden_states is not None:
+            _check_mask("encoder_attention_mask", encoder_attention_mask, encoder_hidden_states.shape[:2])
         _check_mask("attention_mask", attention_mask, (hidden_states.shape[0], hidden_states.shape[-1]))
 
         if attention_mask is not None:
             hidden_states = hidden_states.masked_fill(~attention_mask[:, None], 0.0)
-        context = self.cross_attention_proj(encoder_hidden_states)
+        if encoder_hidden_states is None or projected_context is None:
+            context = None if encoder_hidden_states is None else self.cross_attention_proj(encoder_hidden_states)
+            projected_context = [context] * len(self.transformer_blocks)
         time_features = self.time_proj(timestep).to(global_hidden_states.dtype)
         global_token = self.global_proj(global_hidden_states) + self.timestep_proj(time_features)[:, None]
 
@@ -359,7 +252,7 @@ class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
         tokens = torch.cat([global_token, tokens], dim=1)  # (B, 1 + L / patch_size, inner_dim)
         attention_mask = self._token_mask(attention_mask)
         rotary_embedding = self._rotary_embedding(tokens.shape[1], tokens.device)
-        for block in self.transformer_blocks:
+        for block, context in zip(self.transformer_blocks, projected_context, strict=True):
             inputs = (tokens, attention_mask, context, encoder_attention_mask, rotary_embedding)
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 tokens = self._gradient_checkpointing_func(block, *inputs)
@@ -369,6 +262,16 @@ class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
         sample = self._unfold(self.proj_out(tokens)[:, 1:])
         sample = self.postprocess_conv(sample) + sample
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+    @apply_forward_hook  # moves an offloaded model to its device
+    def project_context(self, encoder_hidden_states: torch.Tensor) -> list[Context]:
+        """Keys and values of the cross-attention of every block, for `forward`.
+
+        Args:
+            encoder_hidden_states: as in `forward`.
+        """
+        context = self.cross_attention_proj(encoder_hidden_states)
+        return [block.attn2.project_context(context) for block in self.transformer_blocks]
 
     def _fold(self, latents: torch.Tensor) -> torch.Tensor:
         """`(B, C, L)` to tokens `(B, L / p, C * p)`, the p neighbouring frames of a channel side by side."""
@@ -401,7 +304,7 @@ class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
         self,
         hidden_states: torch.Tensor,
         timestep: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None,
         global_hidden_states: torch.Tensor,
     ) -> None:
         """Raises ValueError for shapes and dtypes that `forward` does not accept."""
@@ -420,11 +323,13 @@ class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
                 f"timestep must be a floating-point tensor of shape ({batch_size},) with values in [0, 1], "
                 f"got shape {tuple(timestep.shape)} and dtype {timestep.dtype}."
             )
-        shape, dim = tuple(encoder_hidden_states.shape), config.cross_attention_input_dim
-        if len(shape) != 3 or shape[0] != batch_size or shape[2] != dim:
-            raise ValueError(
-                f"encoder_hidden_states must be ({batch_size}, S, cross_attention_input_dim={dim}), got shape {shape}."
-            )
+        if encoder_hidden_states is not None:
+            shape, dim = tuple(encoder_hidden_states.shape), config.cross_attention_input_dim
+            if len(shape) != 3 or not 0 < shape[0] <= batch_size or shape[2] != dim:
+                raise ValueError(
+                    f"encoder_hidden_states must be (at most {batch_size}, S, cross_attention_input_dim={dim}), "
+                    f"got shape {shape}."
+                )
         shape, dim = tuple(global_hidden_states.shape), config.global_states_input_dim
         if shape != (batch_size, 1, dim):
             raise ValueError(

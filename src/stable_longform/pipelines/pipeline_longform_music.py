@@ -21,7 +21,7 @@ from stable_longform.models.clap_text_encoder import ClapTextEncoder, encode_tex
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.pipelines import inputs
-from stable_longform.pipelines.guidance import guide
+from stable_longform.pipelines.guidance import Condition, guide, make_condition
 from stable_longform.pipelines.inputs import Generators
 from stable_longform.pipelines.lora import LongFormMusicLoraLoaderMixin
 from stable_longform.pipelines.stable_audio_folder import StableAudioFolderMixin
@@ -245,6 +245,7 @@ class LongFormMusicPipeline(StableAudioFolderMixin, DiffusionPipeline, LongFormM
             latents = latents.to(device) * self.scheduler.init_noise_sigma
             times = timesteps.tolist()  # read once, not to stall the device in each step
             is_guided = [guidance_scale != 1 and guidance_interval[0] <= t <= guidance_interval[1] for t in times]
+            conditions = {}  # with and without guidance, made when first needed
             with self.progress_bar(total=num_inference_steps) as progress:
                 for i, t in enumerate(timesteps):
                     if self.interrupt:
@@ -252,14 +253,12 @@ class LongFormMusicPipeline(StableAudioFolderMixin, DiffusionPipeline, LongFormM
                     self._current_timestep = times[i]
                     if is_guided[i] != is_guided[i - 1]:
                         self.transformer._reset_stateful_cache()  # of enable_cache: the batch has another size now
+                    if is_guided[i] not in conditions:
+                        negative = negative_prompt_embeds if is_guided[i] else None
+                        fixed = (timing_tokens, global_states, attention_mask)
+                        conditions[is_guided[i]] = make_condition(self.transformer, prompt_embeds, negative, *fixed)
                     v = self._predict_velocity(
-                        self.scheduler.scale_model_input(latents, t),
-                        t,
-                        prompt_embeds,
-                        negative_prompt_embeds if is_guided[i] else None,
-                        timing_tokens,
-                        global_states,
-                        attention_mask,
+                        self.scheduler.scale_model_input(latents, t), t, conditions[is_guided[i]]
                     )
                     if is_guided[i]:
                         v = guide(*v.chunk(2), guidance_scale, guidance_rescale)
@@ -272,9 +271,13 @@ class LongFormMusicPipeline(StableAudioFolderMixin, DiffusionPipeline, LongFormM
                         }
                         chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
                         tensors |= callback_on_step_end(self, i, t, chosen) or {}
-                        latents, prompt_embeds, negative_prompt_embeds = (
-                            tensors[name] for name in self._callback_tensor_inputs
-                        )
+                        latents = tensors["latents"]
+                        if tensors["prompt_embeds"] is not prompt_embeds or (
+                            tensors["negative_prompt_embeds"] is not negative_prompt_embeds
+                        ):
+                            prompt_embeds = tensors["prompt_embeds"]
+                            negative_prompt_embeds = tensors["negative_prompt_embeds"]
+                            conditions.clear()
                     progress.update()
             if output_type == "latent":
                 audios = latents
@@ -363,41 +366,14 @@ class LongFormMusicPipeline(StableAudioFolderMixin, DiffusionPipeline, LongFormM
             negative_prompt_embeds = negative_prompt_embeds * mask.to(negative_prompt_embeds)[..., None]
         return negative_prompt_embeds.to(prompt_embeds)
 
-    def _predict_velocity(
-        self,
-        latents: torch.Tensor,
-        t: torch.Tensor,
-        prompt_embeds: torch.Tensor,
-        negative_prompt_embeds: torch.Tensor | None,
-        timing_tokens: torch.Tensor,
-        global_states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """The transformer's velocity in float32: `(B, C, L)`, or with a negative branch that and `(2B, C, L)`.
-
-        The text and timing tokens of an unconditional item are all zero; a negative prompt keeps its timing tokens.
-        The global timing token is never dropped.
-        """
-        dtype = self.transformer.dtype
-        condition = torch.cat([prompt_embeds, timing_tokens.to(prompt_embeds)], dim=1)
-        if attention_mask is not None:
-            attention_mask = torch.cat([attention_mask, attention_mask.new_ones(timing_tokens.shape[:2])], dim=1)
-        if negative_prompt_embeds is not None:
-            is_null = ~negative_prompt_embeds.flatten(1).any(dim=1)[:, None, None]
-            negative_timing = timing_tokens.to(prompt_embeds).masked_fill(is_null, 0)
-            negative = torch.cat([negative_prompt_embeds, negative_timing], dim=1)
-            condition = torch.cat([negative, condition])
-            latents, global_states = latents.repeat(2, 1, 1), global_states.repeat(2, 1, 1)
-            if attention_mask is not None:
-                attention_mask = torch.cat([torch.ones_like(attention_mask), attention_mask])
+    def _predict_velocity(self, latents: torch.Tensor, t: torch.Tensor, condition: Condition) -> torch.Tensor:
+        """The transformer's velocity in float32: `(B, C, L)`, or `(2B, C, L)` with an unconditional branch."""
+        batch_size = len(condition.global_hidden_states)
+        if len(latents) != batch_size:
+            latents = latents.repeat(2, 1, 1)
         with self.transformer.cache_context("velocity"):
             return self.transformer(
-                latents.to(dtype),
-                t.float().expand(len(latents)),
-                encoder_hidden_states=condition.to(dtype),
-                global_hidden_states=global_states.to(dtype),
-                encoder_attention_mask=attention_mask,
-                return_dict=False,
+                latents.to(self.transformer.dtype), t.float().expand(batch_size), **vars(condition), return_dict=False
             )[0].float()
 
     def _prepare_latents(self, batch_size: int, generator: Generators, latents: torch.Tensor | None) -> torch.Tensor:

@@ -1,0 +1,186 @@
+"""Attention of the diffusion transformer: rotary positions, self- and cross-attention.
+
+Conventions: a sequence is `(B, S, D)` and its heads `(B, S, H, head_dim)`. Masks are boolean, True = attend.
+
+References: Su et al., "RoFormer", arXiv 2104.09864. Ainslie et al., "GQA", arXiv 2305.13245.
+"""
+
+import torch
+from diffusers.models.attention import AttentionModuleMixin
+from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry, dispatch_attention_fn
+from torch import nn
+
+# What cross-attention attends to: `(B, S, D)`, or its keys and values, each `(B, S, H, head_dim)`.
+Context = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+
+ROTARY_BASE = 10000.0
+MIN_ROW_KEYS = 1024  # from here on blocks of rows win
+ROW_BLOCK = 256
+CACHED_SCORES = 2**22  # values of a block of scores, for several heads
+
+
+def rotary_table(length: int, dim: int, device: torch.device | str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines of the rotation angles, position x base^(-2i/dim) for i < dim/2, in float32.
+
+    Args:
+        length: number of positions, which run from 0 to length - 1.
+        dim: number of rotated channels of a head, even.
+        device: where the table is computed.
+
+    Returns:
+        `(cos, sin)`, each `(length, dim / 2)`.
+    """
+    exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim
+    positions = torch.arange(length, dtype=torch.float32, device=device)
+    angles = positions[:, None] * (1.0 / ROTARY_BASE**exponents)
+    return angles.cos(), angles.sin()
+
+
+def apply_rotary(hidden_states: torch.Tensor, table: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Rotates the first channels of every head, pairing channel i with i + dim/2; the other channels are kept.
+
+    Args:
+        hidden_states: queries or keys `(B, S, H, head_dim)`; the rotation is done in float32 for any dtype.
+        table: `rotary_table(S, dim)` with dim at most head_dim.
+
+    Returns:
+        The shape and dtype of `hidden_states`.
+    """
+    cos, sin = table[0][:, None], table[1][:, None]  # (S, 1, dim / 2)
+    half = cos.shape[-1]
+    first, second, rest = hidden_states.split([half, half, hidden_states.shape[-1] - 2 * half], dim=-1)
+    first, second = first.float(), second.float()
+    rotated = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return torch.cat([rotated.to(hidden_states.dtype), rest], dim=-1)
+
+
+def rows_are_faster(query: torch.Tensor, key: torch.Tensor) -> bool:
+    """Whether `attend_by_rows` beats diffusers' default: for long sequences in bfloat16 on a CPU."""
+    return (
+        query.device.type == "cpu"
+        and query.dtype == torch.bfloat16
+        and key.shape[1] >= MIN_ROW_KEYS
+        and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+        and _AttentionBackendRegistry.get_active_backend()[0] == AttentionBackendName.NATIVE
+    )
+
+
+def attend_by_rows(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Softmax attention of `(B, S, H, head_dim)` in blocks of rows, whose scores stay in a CPU's cache.
+
+    Both products run in the dtype of the inputs, where torch's own kernel computes in float32.
+    """
+    output = torch.empty_like(query)
+    heads = max(CACHED_SCORES // (ROW_BLOCK * key.shape[1]), 1)
+    query = query * query.shape[-1] ** -0.5
+    for item in range(len(query)):
+        for head in range(0, query.shape[2], heads):
+            q, k, v = (part[item, :, head : head + heads].transpose(0, 1) for part in (query, key, value))
+            k, v = k.transpose(1, 2).contiguous(), v.contiguous()
+            attended = [torch.matmul(torch.softmax(rows @ k, dim=-1), v) for rows in q.split(ROW_BLOCK, dim=1)]
+            output[item, :, head : head + heads] = torch.cat(attended, dim=1).transpose(0, 1)
+    return output
+
+
+class DiTAttnProcessor:
+    """The arithmetic of `DiTAttention`, through the attention backend that diffusers has been told to use."""
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(
+        self,
+        attn: "DiTAttention",
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: Context | None = None,
+        attention_mask: torch.Tensor | None = None,
+        rotary_embedding: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """See `DiTAttention.forward`."""
+        if encoder_hidden_states is None:
+            query, key, value = attn.project(hidden_states)
+        else:
+            query = attn.split_heads(attn.to_q(hidden_states))
+            is_projected = not isinstance(encoder_hidden_states, torch.Tensor)
+            key, value = encoder_hidden_states if is_projected else attn.project_context(encoder_hidden_states)
+        if rotary_embedding is not None:
+            query, key = apply_rotary(query, rotary_embedding), apply_rotary(key, rotary_embedding)
+        if attention_mask is None and self._attention_backend is None and rows_are_faster(query, key):
+            attended = attend_by_rows(query, key, value)
+        else:
+            attended = dispatch_attention_fn(
+                query,
+                key,
+                value,
+                attn_mask=None if attention_mask is None else attention_mask[:, None, None, :],
+                backend=self._attention_backend,
+                parallel_config=self._parallel_config,
+            )
+        return attn.to_out[0](attended.flatten(2, 3).to(query.dtype))
+
+
+class DiTAttention(nn.Module, AttentionModuleMixin):
+    """Multi-head attention without biases; with fewer key/value heads than query heads it is grouped-query attention.
+
+    Args:
+        dim: width of the queries' sequence and of the output.
+        num_heads: number of query heads.
+        head_dim: channels per head.
+        num_key_value_heads: number of key and value heads, a divisor of `num_heads`.
+        context_dim: width of the keys' and values' sequence; None: self-attention.
+    """
+
+    _default_processor_cls = DiTAttnProcessor
+    _available_processors = [DiTAttnProcessor]
+    use_bias = False
+
+    def __init__(
+        self, dim: int, num_heads: int, head_dim: int, num_key_value_heads: int, context_dim: int | None = None
+    ):
+        super().__init__()
+        self.num_heads, self.head_dim = num_heads, head_dim
+        self.is_cross_attention = context_dim is not None
+        context_dim = dim if context_dim is None else context_dim
+        self.to_q = nn.Linear(dim, num_heads * head_dim, bias=False)
+        self.to_k = nn.Linear(context_dim, num_key_value_heads * head_dim, bias=False)
+        self.to_v = nn.Linear(context_dim, num_key_value_heads * head_dim, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(num_heads * head_dim, dim, bias=False)])
+        self.set_processor(DiTAttnProcessor())
+
+    def project(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Queries, keys and values `(B, S, H, head_dim)` of self-attention, by one projection if they are fused."""
+        if self.fused_projections:
+            projected = self.to_qkv(hidden_states).chunk(3, dim=-1)
+        else:
+            projected = self.to_q(hidden_states), self.to_k(hidden_states), self.to_v(hidden_states)
+        return tuple(self.split_heads(part) for part in projected)
+
+    def project_context(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values `(B, S2, H, head_dim)` of cross-attention, one for each query head."""
+        if self.fused_projections:
+            key, value = (self.split_heads(part) for part in self.to_kv(context).chunk(2, dim=-1))
+        else:
+            key, value = self.split_heads(self.to_k(context)), self.split_heads(self.to_v(context))
+        repeats = self.num_heads // key.shape[2]
+        if repeats > 1:
+            # Grouped queries. Repeating the few text keys costs nothing, and every backend understands the result.
+            key, value = key.repeat_interleave(repeats, dim=2), value.repeat_interleave(repeats, dim=2)
+        return key, value
+
+    def split_heads(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(B, S, H * head_dim)` to `(B, S, H, head_dim)`."""
+        return hidden_states.unflatten(-1, (-1, self.head_dim))
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: Context | None = None,
+        attention_mask: torch.Tensor | None = None,
+        rotary_embedding: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Attends from `hidden_states` `(B, S, dim)` to itself or to `encoder_hidden_states`.
+
+        These are `(B, S2, context_dim)`, or what `project_context` makes of it.
+        `attention_mask` is boolean over the attended sequence, `(B, S)` or `(B, S2)`. Returns `(B, S, dim)`.
+        """
+        return self.processor(self, hidden_states, encoder_hidden_states, attention_mask, rotary_embedding)
