@@ -1,0 +1,153 @@
+"""Do the evaluators that need no hub order things sensibly? Real music against worse and worse versions of real music.
+
+    python -m stable_longform.metrics.embedders.musicnn      # once: gets the evaluators' weights
+    python benchmarks/evaluator_validity.py --manifest corpus/manifest.jsonl [--rendered FOLDER] [--clap FOLDER]
+
+Two sets of tracks are drawn from the manifest, of no track in common. One is the reference; the other is measured as
+it is, low-passed, folded to mono, with noise, and replaced by noise. Every row has the same number of 3 s windows. The
+spread is that over five draws of half of the windows. A folder of music rendered from scores adds a row; the CLAP of a
+checkpoint adds the score of right and wrong prompts. Needs the extra `eval`.
+"""
+
+import argparse
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import scipy.signal
+import soundfile
+import torch
+
+from stable_longform.data.manifest import Track, read_manifest
+from stable_longform.data.prompts import available_fields, build_prompt
+from stable_longform.evaluation.audio_files import PEAK_IN_DB, Audio, list_audio, normalize_peak
+from stable_longform.evaluation.features import embed_audio
+from stable_longform.evaluation.reports import markdown_table
+from stable_longform.evaluation.scores import clap_text_score, divergence_score, frechet_score
+from stable_longform.metrics.embedders.clap import ClapEmbedder
+from stable_longform.metrics.embedders.mel44 import Mel44Embedder
+from stable_longform.metrics.embedders.musicnn import MusicnnEmbedder
+from stable_longform.utils.audio import read_audio, resample, to_stereo
+
+RATE, CROP_IN_S, WINDOWS_PER_CROP = 44100, 6.05, 2
+CLAP_CROP_IN_S = 10.0
+NUM_DRAWS = 5
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--manifest", required=True)
+    parser.add_argument("--num_windows", type=int, default=360, help="3 s windows of each row")
+    parser.add_argument("--rendered", type=Path, help="folder of music rendered from scores")
+    parser.add_argument("--clap", help="folder of a ClapModel, for right and wrong prompts")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    start = time.perf_counter()
+    embedders = [MusicnnEmbedder("msd"), MusicnnEmbedder("mtt"), Mel44Embedder()]
+    tracks = [track for track in read_manifest(arguments.manifest) if track.duration_in_s > 30]
+    random.Random(arguments.seed).shuffle(tracks)
+    num_crops = arguments.num_windows // WINDOWS_PER_CROP
+    if len(tracks) < 2 * num_crops:
+        parser.error(f"--num_windows must be at most {len(tracks) // 2 * WINDOWS_PER_CROP} for this manifest")
+    reference = features_of(tracks[:num_crops], embedders, same, arguments.seed)
+    header = ("music", *(f"FD {e.name} | spread" for e in embedders))
+    print(f"| {' | '.join(header)} |\n|{'---|' * (2 * len(embedders) + 1)}")
+    others = tracks[num_crops : 2 * num_crops]
+    real = None
+    for name, change in conditions(arguments.seed).items():
+        found = features_of(others, embedders, change, arguments.seed)
+        real = real or found
+        print_row(name, found, reference, embedders)
+    if arguments.rendered:
+        paths = list(list_audio(arguments.rendered).values())
+        scores = [Track(path, soundfile.info(path).duration, "extra") for path in paths]
+        rendered = [scores[number % len(scores)] for number in range(num_crops)]
+        print_row("rendered from scores", features_of(rendered, embedders, same, arguments.seed), reference, embedders)
+    print_pairs(others, real, embedders, arguments)
+    seconds = time.perf_counter() - start
+    print(f"\n{arguments.num_windows} windows a row, {torch.get_num_threads()} threads, {seconds:.0f} s.")
+
+
+def conditions(seed: int) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+    """What is done to the audio of each row."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def low_pass(cutoff: float) -> Callable[[torch.Tensor], torch.Tensor]:
+        sections = scipy.signal.butter(12, cutoff, fs=RATE, output="sos")
+        return lambda audio: torch.from_numpy(scipy.signal.sosfiltfilt(sections, audio.numpy()).copy()).float()
+
+    def noise(audio: torch.Tensor) -> torch.Tensor:
+        return audio.std() * torch.randn(audio.shape, generator=generator)
+
+    return {
+        "real, other tracks": same,
+        "low-passed at 16 kHz": low_pass(16000),
+        "mono": lambda audio: audio.mean(dim=0, keepdim=True).expand(2, -1),
+        "low-passed at 2 kHz": low_pass(2000),
+        "white noise added, 5 dB SNR": lambda audio: audio + 10 ** (-5 / 20) * noise(audio),
+        "white noise alone": noise,
+    }
+
+
+def read_crop(track: Track, duration_in_s: float, key: str) -> torch.Tensor:
+    """A stereo crop at 44.1 kHz, at a place that the key draws."""
+    start_in_s = random.Random(f"{key}{track.path.name}").random() * (track.duration_in_s - duration_in_s - 0.2)
+    waveform, rate = read_audio(track.path, start_in_s, duration_in_s + 0.1)
+    return to_stereo(resample(waveform, rate, RATE))[:, : round(duration_in_s * RATE)]
+
+
+def same(audio: torch.Tensor) -> torch.Tensor:
+    """The audio as it is."""
+    return audio
+
+
+def features_of(
+    tracks: Sequence[Track], embedders: Sequence, change: Callable[[torch.Tensor], torch.Tensor], seed: int
+) -> dict:
+    """Features of one crop of each track, changed and then normalised."""
+    found = {}
+    for number, track in enumerate(tracks):
+        crop = normalize_peak(change(read_crop(track, CROP_IN_S, f"{seed}-{number}-")), PEAK_IN_DB)
+        found[f"{number}"] = {embedder.name: embed_audio(Audio(crop, RATE), embedder) for embedder in embedders}
+    return found
+
+
+def print_row(name: str, found: dict, reference: dict, embedders: Sequence) -> None:
+    """One row of distances, with their spread over draws of half of the windows."""
+    cells = []
+    num_windows = WINDOWS_PER_CROP * len(found)
+    for embedder in embedders:
+        whole = frechet_score(found, reference, embedder.name, num_windows).value
+        draws = [frechet_score(found, reference, embedder.name, num_windows // 2, s).value for s in range(NUM_DRAWS)]
+        cells += [f"{whole:.1f}", f"{np.mean(draws):.1f} ± {np.std(draws):.1f}"]
+    print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def print_pairs(tracks: Sequence[Track], real: dict, embedders: Sequence, arguments: argparse.Namespace) -> None:
+    """Tag divergences and CLAP scores of right and of wrong pairs."""
+    again = features_of(tracks, embedders[:2], same, arguments.seed + 1)
+    names = list(real)
+    rows = []
+    for embedder in embedders[:2]:
+        values = []
+        for pairs in (dict(zip(names, names, strict=True)), dict(zip(names, names[1:] + names[:1], strict=True))):
+            per_file = list(divergence_score(real, again, embedder.name, pairs).per_file.values())
+            values.append(f"{np.mean(per_file):.2f} ± {np.std(per_file) / len(per_file) ** 0.5:.2f}")
+        rows.append((f"kl_{embedder.name}: two crops of a track, of different tracks", *values))
+    if arguments.clap:
+        embedder = ClapEmbedder.from_pretrained(arguments.clap, "clap")
+        chosen = [track for track in tracks if available_fields(track.metadata) and track.split != "train"]
+        crops = {str(n): read_crop(track, CLAP_CROP_IN_S, f"{arguments.seed}-") for n, track in enumerate(chosen)}
+        found = {name: {"clap": embed_audio(Audio(crop, RATE), embedder)} for name, crop in crops.items()}
+        prompts = {str(n): build_prompt(track.metadata, random.Random(n)) for n, track in enumerate(chosen)}
+        shifted = dict(zip(prompts, [*prompts.values()][1:] + [*prompts.values()][:1], strict=True))
+        values = [f"{clap_text_score(found, embedder, texts).value:.3f}" for texts in (prompts, shifted)]
+        rows.append((f"clap_score: own prompt, another's ({len(chosen)} tracks not trained on)", *values))
+    print("\n" + markdown_table(("pairs", "right", "wrong"), rows), end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Table 5 of the paper: how well autoencoders reconstruct music.
+
+    python examples/paper/table_5.py --manifest corpus/manifest.jsonl --output_dir table_5
+
+The paper's recordings are the 706 of Song Describer; here they are a few held-out tracks, or the audio files of a
+folder (--folder). Codecs of transformers, from a folder or the Hub: --codecs facebook/encodec_32khz descript/dac_44khz.
+Running it again continues it.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from transformers import AutoModel
+
+from stable_longform import TINY_CHECKPOINT, AutoencoderOobleck
+from stable_longform.data.manifest import read_manifest
+from stable_longform.evaluation.audio_files import ReadingSettings
+from stable_longform.evaluation.codecs import (
+    METRICS,
+    codec_of_autoencoder,
+    codec_of_transformers,
+    score_reconstructions,
+)
+from stable_longform.evaluation.reports import markdown_table
+from stable_longform.metrics.embedders.features import weights_hash
+
+HEADER = ("model", "latent rate", "STFT distance", "MEL distance", "SI-SDR", "recordings")
+PAPER = (
+    ("DAC (paper)", "86 Hz", 0.96, 0.52, 10.83, 706),
+    ("AudioGen (paper)", "50 Hz", 1.17, 0.64, 9.27, 706),
+    ("Encodec (paper)", "50 Hz", 1.82, 1.12, 5.33, 706),
+    ("AudioGen (paper)", "100 Hz", 1.10, 0.64, 8.82, 706),
+    ("Stable Audio (paper)", "43 Hz", 1.19, 0.67, 8.62, 706),
+    ("ours (paper)", "21.5 Hz", 1.19, 0.71, 7.14, 706),
+)
+
+
+def main() -> None:
+    """Reconstructs, measures and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--manifest", help="its test split gives the recordings")
+    source.add_argument("--folder", type=Path, help="a folder of recordings, instead")
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id of a pipeline")
+    parser.add_argument("--codecs", nargs="*", default=[], help="codecs of transformers")
+    parser.add_argument("--num_tracks", type=int, default=6)
+    parser.add_argument("--trim", type=float, default=30.0, help="seconds of each recording")
+    arguments = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    folder = arguments.folder or link_tracks(arguments)
+    vae = AutoencoderOobleck.from_pretrained(arguments.checkpoint, subfolder="vae").to(device).eval()
+    codecs = [(codec_of_autoencoder(vae, "this checkpoint", {}), vae, vae.latent_rate)]
+    for name in arguments.codecs:
+        model = AutoModel.from_pretrained(name).to(device).eval()
+        rate = model.config.sampling_rate / getattr(model.config, "hop_length", float("nan"))
+        codecs.append((codec_of_transformers(model, name, {}), model, rate))
+    rows = []
+    for codec, model, rate in codecs:
+        cache = arguments.output_dir / f"{weights_hash(model)[:16]}-{arguments.trim:g}s"
+        settings = ReadingSettings(trim_in_s=arguments.trim, peak_in_db=None)
+        result = score_reconstructions(codec, folder, settings, cache)
+        for name, reason in result["skipped"].items():
+            print(f"left out: {name}: {reason}")
+        rows.append((codec.name, f"{rate:.1f} Hz", *(result[metric] for metric in METRICS), len(result["per_file"])))
+    print(markdown_table(HEADER, [*PAPER, *rows]), end="")
+
+
+def link_tracks(arguments: argparse.Namespace) -> Path:
+    """A folder of links to the first held-out tracks."""
+    folder = arguments.output_dir / f"recordings_{arguments.num_tracks}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, track in enumerate(read_manifest(arguments.manifest, "test")[: arguments.num_tracks]):
+        link = folder / f"{number}{track.path.suffix}"
+        if not link.exists():
+            link.symlink_to(track.path.resolve())
+    return folder
+
+
+if __name__ == "__main__":
+    main()
