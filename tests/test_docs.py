@@ -1,6 +1,8 @@
 """Documentation against the code: paths, names, links, commands and docstrings."""
 
 import ast
+import importlib
+import inspect
 import re
 from functools import cache
 from pathlib import Path
@@ -142,11 +144,31 @@ def test_commands_use_options_that_exist(document):
 
 @documents
 def test_console_commands_exist(document):
-    app = pytest.importorskip("stable_longform.cli").app
-    known = {command.name or command.callback.__name__ for command in app.registered_commands}
-    known |= {group.name for group in app.registered_groups}
-    used = {name for block in blocks(document, "bash") for name in re.findall(r"stable-longform ([a-z]+)", block)}
-    assert used <= known
+    cli = pytest.importorskip("stable_longform.cli")
+    commands = {command.name or command.callback.__name__: command for command in cli.app.registered_commands}
+    for group, module in cli.GROUPS.items():
+        for command in importlib.import_module(module).app.registered_commands:
+            commands[f"{group} {command.name or command.callback.__name__}"] = command
+    unknown = []
+    for block in blocks(document, "bash"):
+        for line in re.findall(r"stable-longform ([a-z].*)", block):
+            name = next((name for name in commands if f"{line} ".startswith(f"{name} ")), None)
+            unknown += [] if name else [line]
+            parameters = inspect.signature(commands[name].callback).parameters.values() if name else ()
+            known = {option for parameter in parameters for option in cli_options(parameter)}
+            unknown += [option for option in re.findall(r"--[a-z][\w-]*", line) if name and option not in known]
+    assert not unknown
+
+
+def cli_options(parameter: inspect.Parameter) -> list[str]:
+    """Names on the command line of a parameter of a typer command."""
+    declared = [
+        name
+        for info in getattr(parameter.annotation, "__metadata__", ())
+        for name in [getattr(info, "default", None), *(getattr(info, "param_decls", None) or ())]
+        if isinstance(name, str) and name.startswith("--")
+    ]
+    return declared or [f"--{parameter.name.replace('_', '-')}"]
 
 
 @documents

@@ -21,6 +21,7 @@ LAYERS = {
     "convert": 4,
     "": 5,  # the package's own __init__.py, which imports the public names when they are first used
     "cli_common": 6,
+    "cli_data": 7,
     "cli_evaluate": 7,
     "cli": 8,
     "app": 8,

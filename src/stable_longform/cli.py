@@ -43,7 +43,7 @@ MAX_RANDOM_SEED = 2**32 - 1
 UsageError = typer.BadParameter.__base__
 
 # Groups of commands -> the module that defines them as `app`, imported when one of its commands is called.
-GROUPS = {"evaluate": "stable_longform.cli_evaluate"}
+GROUPS = {"data": "stable_longform.cli_data", "evaluate": "stable_longform.cli_evaluate"}
 
 
 class CommandGroup(typer.core.TyperGroup):
@@ -66,6 +66,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(typer.Typer(), name="data", help="Sources of music: what they hold, and what prompts they give.")
 app.add_typer(
     typer.Typer(), name="evaluate", help="Scores, timings and sizes of models, as in the tables of the paper."
 )

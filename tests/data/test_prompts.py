@@ -3,8 +3,6 @@
 import itertools
 import json
 import random
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -173,21 +171,3 @@ def test_preview():
     assert previews[1][1] == []
     with pytest.raises(ValueError, match="num_prompts must be at least 1, got 0"):
         preview(tracks, 0)
-
-
-def run_module(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "stable_longform.data.prompts", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
-def test_command_prints_the_preview(tmp_path):
-    rows = [
-        {"path": "a.ogg", "duration_in_s": 1, "split": "train", **PAPER},
-        {"path": "b.ogg", "duration_in_s": 1, "split": "test"},
-    ]
-    (tmp_path / "manifest.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    result = run_module(str(tmp_path / "manifest.jsonl"), "--num_prompts", "2", "--seed", "5")
-    expected = ["a.ogg", *(f"    {prompt}" for prompt in draw(PAPER, 2, seed=5)), "b.ogg"]
-    assert result.returncode == 0
-    assert result.stdout.splitlines()[:4] == expected
-    assert run_module(str(tmp_path / "missing.jsonl")).returncode == 2

@@ -7,16 +7,13 @@ serves every model that learns from text.
 Fields, in this order, all optional: `description` (natural language), `bpm`, `genre`, `moods`, `instruments`. A value
 is text, a number, or a list of them; empty values count as absent. Title, artist and album are never used.
 
-`python -m stable_longform.data.prompts MANIFEST` shows the prompts that a manifest gives.
+`stable-longform data prompts SOURCE` shows the prompts that a source of music gives.
 """
 
-import argparse
 import random
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
-from stable_longform.data.manifest import SPLITS, Track, read_manifest
+from stable_longform.data.manifest import Track
 
 # Field of the metadata -> its name in a typed prompt. A description speaks for itself and carries no name.
 FIELD_TYPES = {"description": None, "bpm": "BPM", "genre": "Genre", "moods": "Moods", "instruments": "Instruments"}
@@ -26,7 +23,7 @@ CASE_TRANSFORMS = (str, str.lower, str.upper)
 
 def available_fields(metadata: Mapping) -> list[str]:
     """Lists the fields that a prompt can use, in the order of `FIELD_TYPES`; empty when there are none."""
-    return [field for field in FIELD_TYPES if _values(metadata, field)]
+    return [field for field in FIELD_TYPES if values_of(metadata, field)]
 
 
 def build_prompt(metadata: Mapping, rng: random.Random) -> str:
@@ -63,7 +60,7 @@ def build_prompt(metadata: Mapping, rng: random.Random) -> str:
     fields = rng.sample(fields, rng.randint(1, len(fields)))
     is_typed = rng.random() < 0.5
     is_swapped = rng.random() < 0.5
-    values = {field: _shuffled(_values(metadata, field), rng) for field in fields}
+    values = {field: _shuffled(values_of(metadata, field), rng) for field in fields}
     if is_typed:
         delimiter = COMMA if is_swapped else BAR
         prompt = delimiter.join(_typed_field(field, values[field]) for field in fields)
@@ -85,7 +82,7 @@ def preview(tracks: Iterable[Track], num_prompts: int, seed: int = 0) -> list[tu
     return previews
 
 
-def _values(metadata: Mapping, field: str) -> list[str]:
+def values_of(metadata: Mapping, field: str) -> list[str]:
     """The non-empty values of a field as text, without surrounding blanks."""
     value = metadata.get(field)
     items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
@@ -113,26 +110,3 @@ def _typed_field(field: str, values: list[str]) -> str:
 def _untyped_value(field: str, value: str) -> str:
     """The value alone; a tempo with its unit."""
     return f"{value} BPM" if field == "bpm" else value
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Prints prompts for the tracks of a manifest."""
-    parser = argparse.ArgumentParser(prog="python -m stable_longform.data.prompts", description=main.__doc__)
-    parser.add_argument("manifest", type=Path)
-    parser.add_argument("--num_prompts", type=int, default=5, help="prompts per track")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--split", choices=SPLITS, default=None, help="only the tracks of this split")
-    options = parser.parse_args(arguments)
-    try:
-        previews = preview(read_manifest(options.manifest, options.split), options.num_prompts, options.seed)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    for track, prompts in previews:
-        print(track.path.name)
-        for prompt in prompts or ["(no metadata: no prompt)"]:
-            print(f"    {prompt}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -42,6 +42,7 @@ from stable_longform.data.records import (
 )
 from stable_longform.data.storage import TableRow, TarMember
 from stable_longform.data.streams import DatasetStream, TarStream, TrackStream, audio_column
+from stable_longform.utils.optional import require
 
 logger = logging.getLogger(__name__)
 
@@ -149,10 +150,8 @@ def expand_tars(pattern: str) -> list[str]:
     Raises:
         ValueError: no local file matches.
     """
-    import braceexpand
-
     tars = []
-    for name in braceexpand.braceexpand(pattern):
+    for name in require("braceexpand", "train").braceexpand(pattern):
         is_remote = name.startswith("pipe:") or "://" in name
         tars += sorted(glob.glob(name)) if not is_remote and glob.has_magic(name) else [name]
     if not any("://" in tar or tar.startswith("pipe:") or Path(tar).is_file() for tar in tars):
@@ -166,8 +165,7 @@ def load_datasets(source: str, is_streaming: bool) -> dict:
     Raises:
         ValueError: it cannot be loaded, or a split has a name that is not known.
     """
-    import datasets
-
+    datasets = require("datasets", "train")
     path, (name, _, configuration) = Path(source), source.partition(":")
     try:
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():

@@ -23,6 +23,7 @@ from stable_longform.data.bad_tracks import MAX_BAD_FRACTION, BadTrackError, Bad
 from stable_longform.data.manifest import Track
 from stable_longform.data.records import AUDIO_EXTENSIONS, Record, examine, parse_sidecars
 from stable_longform.data.storage import InMemory
+from stable_longform.utils.optional import require
 
 Found = Track | BadTrackError
 MAX_EMPTY_EPOCHS = 3  # in a row, before a worker is told to have nothing to do
@@ -49,10 +50,8 @@ class TarStream:
         Raises:
             BadTrackError: the tar cannot be read (on).
         """
-        import webdataset
-
         tar = self.tars[number]
-        samples = webdataset.WebDataset(
+        samples = require("webdataset", "train").WebDataset(
             [tar], shardshuffle=False, nodesplitter=None, workersplitter=None, empty_check=False
         )
         try:
@@ -91,8 +90,7 @@ class DatasetStream:
         Raises:
             BadTrackError: the shard cannot be read (on).
         """
-        import datasets
-
+        datasets = require("datasets", "train")
         shards = [(name, dataset, i) for name, dataset in self.datasets for i in range(dataset.num_shards)]
         name, dataset, index = shards[number]
         column = audio_column(dataset, self.source)
@@ -258,8 +256,7 @@ def audio_column(dataset, source: str) -> str:
     Raises:
         ValueError: there is none, or more than one.
     """
-    import datasets
-
+    datasets = require("datasets", "train")
     features = dataset.features or {"audio": None}
     columns = [name for name, feature in features.items() if isinstance(feature, datasets.Audio)]
     columns = columns or [name for name in features if name == "audio"]
@@ -281,7 +278,5 @@ def _audio_bytes(audio: dict) -> bytes:
     """The encoded audio of a row, fetched when the row holds its address only."""
     if audio["bytes"] is not None:
         return audio["bytes"]
-    import fsspec
-
-    with fsspec.open(audio["path"], "rb") as file:
+    with require("fsspec", "train").open(audio["path"], "rb") as file:
         return file.read()

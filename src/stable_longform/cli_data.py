@@ -1,0 +1,134 @@
+"""The commands `stable-longform data ...`: what a source of music holds, and what prompts it gives."""
+
+import itertools
+import json
+import random
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tqdm import tqdm
+
+from stable_longform.data.bad_tracks import BadTrackError
+from stable_longform.data.manifest import SPLITS, Track, manifest_row
+from stable_longform.data.prompts import preview as preview_prompts
+from stable_longform.data.sources import find_tracks, is_stream, open_tracks
+from stable_longform.data.statistics import Examined, draw_durations, examine_track, format_summary, summarize
+from stable_longform.data.streams import Found, TrackStream
+from stable_longform.utils.audio import atomic_path
+
+NUM_THREADS = 4
+PICTURES = (".png", ".svg", ".pdf")
+
+app = typer.Typer(help="Sources of music.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="Folder, .csv, .jsonl manifest, .tar pattern, folder or Hub id of a Hugging Face dataset; 'stream:...' "
+        "reads a dataset or tars from start to end.",
+        show_default=False,
+    ),
+]
+Split = Annotated[str | None, typer.Option(help=f"One of {', '.join(SPLITS)}. [default: all]", show_default=False)]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first tracks, for streams.", show_default=False)]
+
+
+@app.command()
+def inspect(
+    source: Source,
+    split: Split = None,
+    limit: Limit = None,
+    measure: Annotated[
+        int, typer.Option(min=0, help="Tracks to listen to, drawn at random: 30 s of each, for loudness and silence.")
+    ] = 100,
+    figure: Annotated[
+        Path | None, typer.Option(help="Picture of the lengths as in the paper's Figure 1: .png, .svg or .pdf.")
+    ] = None,
+    manifest: Annotated[Path | None, typer.Option(help="Manifest to write, .jsonl, of the usable tracks.")] = None,
+    is_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Counts, hours, lengths, rates, loudness, tags and unusable files of a source. Every file's header is read."""
+    _check_output(figure, PICTURES)
+    _check_output(manifest, (".jsonl",))
+    examined, errors = _examine(source, split, limit, measure)
+    if not examined and (not errors or split is not None):
+        raise ValueError(f"{source} has no track" + (f" in split {split!r}." if split else "."))
+    tracks = [item.track for item in examined]
+    if manifest is not None:
+        lines = [json.dumps(manifest_row(track, manifest.parent), ensure_ascii=False) for track in tracks]
+        with atomic_path(manifest) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    if figure is not None:
+        draw_durations(
+            figure, [track.duration_in_s for track in tracks], f"{len(tracks)} tracks of {Path(source).name}"
+        )
+    summary = summarize(examined, errors)
+    typer.echo(json.dumps(summary, ensure_ascii=False, indent=2) if is_json else format_summary(summary))
+
+
+@app.command()
+def prompts(
+    source: Source,
+    preview: Annotated[int, typer.Option(min=1, help="Prompts to draw for each track.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    split: Split = None,
+    limit: Limit = None,
+) -> None:
+    """Prints random prompts for each track, made from its metadata as in training (Paper: §3.1)."""
+    opened = open_tracks(source, split, max_bad_fraction=1.0)
+    found = _read_stream(opened) if isinstance(opened, TrackStream) else opened
+    tracks = (track for track in found if isinstance(track, Track))
+    for track, texts in preview_prompts(itertools.islice(tracks, limit), preview, seed):
+        typer.echo(track.path.name)
+        for text in texts or ["(no metadata: no prompt)"]:
+            typer.echo(f"    {text}")
+
+
+def _examine(
+    source: str, split: str | None, limit: int | None, num_measured: int
+) -> tuple[list[Examined], list[BadTrackError]]:
+    """What can be used of a source, and what cannot."""
+    if is_stream(source):
+        found = itertools.islice(_read_stream(open_tracks(source, split)), limit)
+        results = [
+            result if isinstance(result, BadTrackError) else examine_track(result, number < num_measured)
+            for number, result in enumerate(_show_progress(found))
+        ]
+    else:
+        if split is not None and split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}.")
+        tracks, results = find_tracks(source, max_bad_fraction=1.0)
+        tracks = [track for track in tracks if split in (None, track.split)][:limit]
+        measured = set(random.Random(0).sample(range(len(tracks)), min(num_measured, len(tracks))))
+        with ThreadPoolExecutor(NUM_THREADS) as pool:
+            examined = pool.map(lambda number: examine_track(tracks[number], number in measured), range(len(tracks)))
+            results = [*results, *_show_progress(examined, len(tracks))]
+    errors = [result for result in results if isinstance(result, BadTrackError)]
+    return [result for result in results if isinstance(result, Examined)], errors
+
+
+def _read_stream(stream: TrackStream) -> Iterator[Found]:
+    """All tracks of a stream, and what is none, in the order of its shards."""
+    for number in range(stream.num_shards):
+        try:
+            yield from stream.read_shard(number)
+        except BadTrackError as error:
+            yield error
+
+
+def _show_progress(results: Iterable, total: int | None = None) -> Iterable:
+    """Passes results on, with a bar on stderr."""
+    return tqdm(results, total=total, unit="track", leave=False)
+
+
+def _check_output(path: Path | None, extensions: tuple[str, ...]) -> None:
+    """Raises a ValueError, before any work, unless a file of that name can be written."""
+    if path is None:
+        return
+    if path.suffix not in extensions:
+        raise ValueError(f"{path}: the extension must be one of {', '.join(extensions)}, got {path.suffix!r}.")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"{path} cannot be written: the folder {path.absolute().parent} does not exist.")
