@@ -9,7 +9,14 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "src/stable_longform/__init__.py").read_text()).group(1)
 
 EXTRAS = {
-    "train": ["pyyaml>=6.0", "scipy>=1.10", "librosa>=0.10.2", "peft>=0.17"],
+    "train": [
+        "pyyaml>=6.0",
+        "scipy>=1.10",
+        "librosa>=0.10.2",
+        "peft>=0.17",
+        "auraloss>=0.4.0",
+        "matplotlib>=3.8",
+    ],
     "eval": ["auraloss>=0.4.0", "librosa>=0.10.2", "matplotlib>=3.8", "scipy>=1.10"],
     "app": ["gradio>=5.0"],
     "quantization": ["torchao>=0.18"],

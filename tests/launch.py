@@ -13,7 +13,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_IN_S = 240
@@ -93,17 +96,44 @@ def check_script(name: str, *arguments: object, **options) -> subprocess.Complet
     return finished
 
 
-def check_processes(num_processes: int, name: str, *arguments: object) -> list[subprocess.CompletedProcess]:
-    """Runs a script that must succeed in several processes that know of each other, as `torchrun` does."""
+def process_environments(num_processes: int) -> list[dict[str, str]]:
+    """What `torchrun` sets for each of several processes on this machine."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    running = []
-    for rank in range(num_processes):
-        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_processes, "MASTER_PORT": port}
-        environment |= {"LOCAL_WORLD_SIZE": num_processes, "MASTER_ADDR": "localhost"}
-        environment = {key: str(value) for key, value in environment.items()}
-        running.append(RunningScript(name, *arguments, environment=environment))
+    shared = {"WORLD_SIZE": num_processes, "LOCAL_WORLD_SIZE": num_processes, "MASTER_ADDR": "localhost"}
+    shared |= {"MASTER_PORT": port, "OMP_NUM_THREADS": 1}
+    return [
+        {key: str(value) for key, value in (shared | {"RANK": rank, "LOCAL_RANK": rank}).items()}
+        for rank in range(num_processes)
+    ]
+
+
+def check_processes(num_processes: int, name: str, *arguments: object) -> list[subprocess.CompletedProcess]:
+    """Runs a script that must succeed in several processes that know of each other."""
+    environments = process_environments(num_processes)
+    running = [RunningScript(name, *arguments, environment=environment) for environment in environments]
     finished = [script.wait() for script in running]
     assert all(script.returncode == 0 for script in finished), finished[0].stderr[-3000:]
     return finished
+
+
+def call_in_processes(num_processes: int, function: Callable, *arguments: object) -> None:
+    """Calls a function of an importable module, which must not raise, in several processes joined by gloo."""
+    environments = process_environments(num_processes)
+    processes = [
+        _context.Process(target=_call, args=(environment, function, arguments)) for environment in environments
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(TIMEOUT_IN_S)
+    assert [process.exitcode for process in processes] == [0] * num_processes
+
+
+def _call(environment: dict, function: Callable, arguments: tuple) -> None:
+    """Calls a function within a process group."""
+    os.environ.update(environment)
+    torch.distributed.init_process_group("gloo")
+    function(*arguments)
+    torch.distributed.destroy_process_group()

@@ -23,6 +23,7 @@ LAYERS = {
     "cli_common": 6,
     "cli_data": 7,
     "cli_evaluate": 7,
+    "cli_runs": 7,
     "cli": 8,
     "app": 8,
 }

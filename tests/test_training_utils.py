@@ -206,8 +206,13 @@ def test_log_metrics_appends(tmp_path):
 def test_check_finite():
     utils.check_finite({"a": torch.tensor(1e30), "b": torch.zeros(3)}, 4)
     losses = {"a": torch.tensor(1.0), "b": torch.tensor([0.0, torch.inf]), "c": torch.tensor(torch.nan)}
-    with pytest.raises(FloatingPointError, match="Step 4: b, c is not finite"):
+    with pytest.raises(FloatingPointError, match="Step 4: b, c is not finite; the last"):
         utils.check_finite(losses, 4)
+    batch = {"waveform": torch.tensor([[0.0], [torch.nan]]), "prompt": ["a", "b"]}
+    with pytest.raises(FloatingPointError, match="not finite; so is waveform of its items 1; the last"):
+        utils.check_finite(losses, 4, batch)
+    with pytest.raises(FloatingPointError, match="not finite; its data are; the last"):
+        utils.check_finite(losses, 4, {"waveform": torch.zeros(2, 1)})
 
 
 def test_export_model_replaces(tmp_path, tiny_autoencoder_config):
@@ -256,39 +261,45 @@ def test_inverse_lr_closed_forms():
     assert utils.inverse_lr(30, 10, power=2.0, warmup=0.0) == pytest.approx(1 / 16)
 
 
-def test_seed_step_is_a_function_of_seed_step_and_process():
+def test_seeds_are_functions_of_seed_and_number():
     def draw(*arguments):
-        utils.seed_step(*arguments)
+        utils.seed_generators(*arguments)
         return float(torch.rand(()))
 
-    assert draw(1, 2) == draw(1, 2, 0)
-    assert len({draw(*key) for key in [(1, 2, 0), (1, 2, 1), (1, 3, 0), (2, 2, 0), (0, 0, 0)]}) == 5
-    draw(2**40, 10**6, 7)  # large seeds are folded, not refused
+    assert draw(1, 2) == draw(1, 2)
+    assert len({draw(*key) for key in [(1, 2), (1, 3), (2, 2), (0, 0), (2**40, 10**9)]}) == 5
+    own = [float(torch.rand((), generator=utils.item_generator(*key))) for key in [(1, 2), (1, 2), (1, 3), (2, 1)]]
+    assert own[0] == own[1] and len({draw(1, 2), *own}) == 4
 
 
-def test_processes_share_the_steps_of_one():
-    """Two processes with batches of three see, step by step, what one sees with batches of six."""
-    whole = list(utils.StepBatches(6, 2, 7))
-    parts = [list(utils.StepBatches(3, 2, 7, index, 2)) for index in range(2)]
-    assert [first + second for first, second in zip(*parts, strict=True)] == whole
-    assert whole[0] == [12, 13, 14, 15, 16, 17]
+@pytest.mark.parametrize("batch_size, accumulation, num_processes", [(6, 1, 1), (3, 1, 2), (1, 2, 3), (2, 3, 1)])
+def test_however_a_step_is_shared_it_takes_the_same_items(batch_size, accumulation, num_processes):
+    orders = [utils.ItemOrder(batch_size, accumulation, num_processes, index) for index in range(num_processes)]
+    for step in (0, 7):
+        taken = [number for micro in range(accumulation) for order in orders for number in order.numbers(step, micro)]
+        assert taken == list(range(6 * step, 6 * step + 6))
+    assert orders[0].items_per_step == 6 and orders[0].num_items(7) == 42
 
 
-def test_resumed_order_goes_on():
-    whole = list(utils.StepBatches(4, 0, 9, 1, 3))
-    assert list(utils.StepBatches(4, 0, 5, 1, 3)) + list(utils.StepBatches(4, 5, 9, 1, 3)) == whole
-    assert len(utils.StepBatches(4, 5, 9)) == 4 and len(whole) == 9
-    assert len(utils.StepBatches(4, 9, 9)) == 0 == len(utils.StepBatches(4, 12, 9))
-    assert list(utils.StepBatches(4, 12, 9)) == []
+def test_another_number_of_processes_goes_on_with_the_next_item():
+    before = utils.ItemOrder(4, 1, 3)
+    after = utils.ItemOrder(4, 1, 2, 1, start_step=5, first_item=before.num_items(5))
+    assert list(after.numbers(5)) == [64, 65, 66, 67]  # 60 to 63 are those of the other process
+    assert after.num_items(6) == 68
 
 
 def test_make_loader_gives_the_items_of_the_steps():
     dataset = torch.utils.data.TensorDataset(torch.arange(100))
-    loader = utils.make_loader(dataset, Accelerator(cpu=True), 3, 2, 4, num_workers=0)
-    assert [batch[0].tolist() for batch in loader] == [[6, 7, 8], [9, 10, 11]]
+    order = utils.ItemOrder(3, 2, start_step=2, first_item=12)
+    loader = utils.make_loader(dataset, order, 3, num_workers=0)
+    assert [batch[0].tolist() for batch in loader] == [[12, 13, 14], [15, 16, 17]] and len(loader) == 2
+    assert list(utils.make_loader(dataset, order, 1, num_workers=0)) == []
 
 
 # Checkpoints
+
+
+ORDER = utils.ItemOrder(4)
 
 
 def make_training():
@@ -315,8 +326,8 @@ def weights(model):
 
 def test_resume_restores_weights_and_optimiser(tmp_path):
     accelerator, model, optimizer = make_training()
-    assert utils.resume(accelerator, tmp_path) == 0
-    path = utils.save_checkpoint(accelerator, tmp_path, 1)
+    assert utils.resume(accelerator, tmp_path, 4) == ORDER
+    path = utils.save_checkpoint(accelerator, tmp_path, 1, ORDER)
     assert path == tmp_path / "checkpoint-00000001"
     train(model, optimizer, 1)
     expected = weights(model)
@@ -324,7 +335,7 @@ def test_resume_restores_weights_and_optimiser(tmp_path):
 
     accelerator, model, optimizer = make_training()
     train(model, optimizer, 5)
-    assert utils.resume(accelerator, tmp_path) == 1
+    assert utils.resume(accelerator, tmp_path, 4).start_step == 1
     train(model, optimizer, 1)
     assert_all_equal(weights(model), expected)
 
@@ -333,7 +344,7 @@ def test_the_newest_checkpoints_stay(tmp_path):
     accelerator, _, _ = make_training()
     assert utils.latest_checkpoint(tmp_path) is None
     for step in (5, 20, 9, 100):
-        utils.save_checkpoint(accelerator, tmp_path, step, keep=2)
+        utils.save_checkpoint(accelerator, tmp_path, step, ORDER, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-00000020", "checkpoint-00000100"]
     (tmp_path / "partial-checkpoint-00000200").mkdir()
     (tmp_path / "checkpoint-best").mkdir()
@@ -352,27 +363,27 @@ class Unsaveable:
 
 def test_an_interrupted_checkpoint_does_not_count(tmp_path):
     accelerator, model, optimizer = make_training()
-    utils.save_checkpoint(accelerator, tmp_path, 1)
+    utils.save_checkpoint(accelerator, tmp_path, 1, ORDER)
     expected = weights(model)
     train(model, optimizer, 1)
     accelerator.register_for_checkpointing(Unsaveable())
-    with pytest.raises(OSError, match="No space left"):
-        utils.save_checkpoint(accelerator, tmp_path, 2)
+    with pytest.raises(OSError, match="step 2 could not be written.*No space left"):
+        utils.save_checkpoint(accelerator, tmp_path, 2, ORDER)
     assert utils.latest_checkpoint(tmp_path)[1] == 1
 
     accelerator, model, _ = make_training()
-    assert utils.resume(accelerator, tmp_path) == 1
+    assert utils.resume(accelerator, tmp_path, 4).start_step == 1
     assert_all_equal(weights(model), expected)
-    utils.save_checkpoint(accelerator, tmp_path, 2)  # over what the interrupted one left
+    utils.save_checkpoint(accelerator, tmp_path, 2, ORDER)  # over what the interrupted one left
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-00000001", "checkpoint-00000002"]
 
 
 def test_saving_a_step_again_replaces_it(tmp_path):
     accelerator, model, optimizer = make_training()
-    utils.save_checkpoint(accelerator, tmp_path, 3)
+    utils.save_checkpoint(accelerator, tmp_path, 3, ORDER)
     train(model, optimizer, 1)
-    utils.save_checkpoint(accelerator, tmp_path, 3)
+    utils.save_checkpoint(accelerator, tmp_path, 3, ORDER)
     expected = weights(model)
     accelerator, model, _ = make_training()
-    assert utils.resume(accelerator, tmp_path) == 3
+    assert utils.resume(accelerator, tmp_path, 4).start_step == 3
     assert_all_equal(weights(model), expected)

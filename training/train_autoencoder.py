@@ -10,20 +10,22 @@ exponential moving average of the weights, for `AutoencoderOobleck.from_pretrain
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
-from tqdm import tqdm
+from accelerate import DistributedDataParallelKwargs
 
 from stable_longform import training_utils as utils
 from stable_longform.data.audio_crops import AudioCrops
 from stable_longform.data.manifest import read_manifest
 from stable_longform.losses.adversarial import adversarial_loss, discriminator_loss, feature_matching_loss
 from stable_longform.losses.stft import FFT_SIZES, stereo_stft_loss
+from stable_longform.metrics.reconstruction import mel_distance, si_sdr, stft_distance
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.discriminator_stft import MultiScaleSTFTDiscriminator
 from stable_longform.models.oobleck_layers import OobleckResidualUnit
+from stable_longform.utils.audio import write_audio
+from stable_longform.utils.pictures import draw_spectrograms
 
 VALIDATION_SEED = 2**30  # far from any training seed
 
@@ -56,8 +58,10 @@ class Config:
     data_dependent_init: bool = False  # see `initialize_from_data`; the paper's code has torch's initial weights
     crop_num_samples: int = 65536  # 1.486 s
     batch_size: int = 8
+    gradient_accumulation_steps: int = 1  # micro-batches of batch_size in a step
     max_steps: int = 1_000_000  # counts steps of both networks
     discriminator_start_step: int = 0  # before it only the generator is trained
+    encoder_freeze_step: int | None = None  # from it on only the decoder is trained; 0 for a decoder-only stage
     learning_rate: float = 1.5e-4
     discriminator_learning_rate: float = 3e-4
     betas: tuple = (0.8, 0.99)
@@ -74,88 +78,123 @@ class Config:
     log_every: int = 20
     validate_every: int = 1000
     num_validation_crops: int = 16
+    num_samples: int = 2  # reconstructions to hear and see, made with each validation
+    sample_duration_in_s: float = 10.0
+    trackers: tuple = ()  # "tensorboard", "wandb", "trackio"
 
 
 def main(config: Config) -> None:
     """Builds, resumes, loops, saves."""
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
-    utils.seed_step(config.seed, 0)
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=config.encoder_freeze_step is not None)]
+    accelerator = utils.make_accelerator(
+        config.mixed_precision,
+        config.gradient_accumulation_steps,
+        trackers=config.trackers,
+        output_dir=config.output_dir,
+        kwargs_handlers=handlers,
+    )
+    utils.seed_generators(config.seed, 0)
     model = utils.build_model(AutoencoderOobleck, config.model, "model")
+    discriminator = utils.build_model(MultiScaleSTFTDiscriminator, config.discriminator, "discriminator")
+    check_config(config, model)
+    sampling_rate = model.config.sampling_rate
+    crops = AudioCrops(read_manifest(config.manifest, "train"), config.crop_num_samples, sampling_rate, config.seed)
+    output_dir = utils.start_run(config.output_dir, config, accelerator, {"init_from": config.init_from})
+    if config.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    is_new = utils.latest_checkpoint(output_dir) is None
+    if is_new and config.init_from is not None:
+        utils.load_weights(model, AutoencoderOobleck.from_pretrained(config.init_from))
+    elif is_new and config.data_dependent_init:
+        initialize_from_data(model, torch.stack([crops[VALIDATION_SEED + i]["waveform"] for i in range(8)]))
+    optimizers = (
+        _optimizer(model, config.learning_rate, config),
+        _optimizer(discriminator, config.discriminator_learning_rate, config),
+    )
+    model, discriminator, *optimizers = accelerator.prepare(model, discriminator, *optimizers)
+    raw_model = accelerator.unwrap_model(model)
+    ema = utils.WeightAverage(model.parameters(), config.ema_decay)
+    accelerator.register_for_checkpointing(ema)
+    order = utils.resume(accelerator, output_dir, config.batch_size)
+    batches = iter(utils.make_loader(crops, order, config.max_steps, config.num_workers))
+    progress = utils.progress_bar(accelerator, order.start_step, config.max_steps)
+    for step in progress:
+        turn = choose_turn(step, config.discriminator_start_step)
+        active = optimizers[turn.is_discriminators]
+        rate = config.discriminator_learning_rate if turn.is_discriminators else config.learning_rate
+        for group in active.param_groups:
+            group["lr"] = rate * utils.inverse_lr(turn.own_step, config.inv_gamma, warmup=config.warmup)
+        if config.encoder_freeze_step is not None:
+            raw_model.encoder.requires_grad_(step < config.encoder_freeze_step)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        losses = []
+        for micro_batch in range(order.accumulation):
+            batch = next(batches)
+            waveform = batch["waveform"].to(accelerator.device)
+            draws = [utils.item_generator(config.seed, number) for number in order.numbers(step, micro_batch)]
+            with accelerator.accumulate(model, discriminator):
+                if turn.is_discriminators:
+                    losses.append(discriminator_step_losses(model, discriminator, waveform, draws))
+                else:
+                    judge = accelerator.unwrap_model(discriminator) if turn.is_adversarial else None
+                    losses.append(generator_step_losses(model, judge, waveform, config.fft_sizes, draws))
+                utils.check_finite(losses[-1], step, batch)
+                accelerator.backward(weighted_sum(losses[-1], config.loss_weights))
+        trained = [parameter for group in active.param_groups for parameter in group["params"]]
+        norm = utils.gradient_norm(accelerator, trained, config.max_grad_norm)
+        utils.check_finite(norm, step, batch)
+        active.step()
+        if not turn.is_discriminators:
+            ema.step(model.parameters())
+        done = step + 1
+        if step % config.log_every < 2 or done == config.max_steps:
+            utils.report(accelerator, output_dir, done, utils.mean_losses(accelerator, losses) | norm, progress)
+        if done % config.validate_every == 0 or done == config.max_steps:  # before the checkpoint: never left out
+            if accelerator.is_main_process:
+                with ema.swapped(model.parameters()):
+                    export(raw_model, output_dir, done)
+                    metrics = validate(raw_model, config, output_dir / "samples" / f"step-{done:08d}")
+                utils.log_metrics(output_dir, done, metrics, accelerator)
+            accelerator.wait_for_everyone()
+        if done % config.save_every == 0 or done == config.max_steps:
+            utils.save_checkpoint(accelerator, output_dir, done, order)
+    accelerator.end_training()
+
+
+def check_config(config: Config, model: AutoencoderOobleck) -> None:
+    """Checks what would otherwise fail after the run has started.
+
+    Raises:
+        ValueError: naming the value.
+    """
     if config.crop_num_samples % model.hop_length or config.crop_num_samples < max(config.fft_sizes):
         raise ValueError(
             f"crop_num_samples must be a multiple of {model.hop_length} and at least {max(config.fft_sizes)}, "
             f"got {config.crop_num_samples}."
         )
-    output_dir = utils.start_run(config.output_dir, config)
-    discriminator = utils.build_model(MultiScaleSTFTDiscriminator, config.discriminator, "discriminator")
-    if config.gradient_checkpointing:
-        model.enable_gradient_checkpointing()
-    sampling_rate = model.config.sampling_rate
-    crops = AudioCrops(read_manifest(config.manifest, "train"), config.crop_num_samples, sampling_rate, config.seed)
-    if config.init_from is not None:
-        utils.load_weights(model, AutoencoderOobleck.from_pretrained(config.init_from))
-    elif config.data_dependent_init:
-        initialize_from_data(model, torch.stack([crops[VALIDATION_SEED + i]["waveform"] for i in range(8)]))
-    ema = EMAModel(model.parameters(), config.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
-    optimizer = _optimizer(model, config.learning_rate, config)
-    discriminator_optimizer = _optimizer(discriminator, config.discriminator_learning_rate, config)
-    model, discriminator, optimizer, discriminator_optimizer = accelerator.prepare(
-        model, discriminator, optimizer, discriminator_optimizer
-    )
-    ema.to(accelerator.device)
-    accelerator.register_for_checkpointing(ema)
-    start_step = utils.resume(accelerator, output_dir)
-    loader = utils.make_loader(crops, accelerator, config.batch_size, start_step, config.max_steps, config.num_workers)
-    progress = tqdm(loader, initial=start_step, total=config.max_steps, disable=not accelerator.is_main_process)
-    for step, batch in enumerate(progress, start_step):
-        utils.seed_step(config.seed, step, accelerator.process_index)
-        waveform = batch["waveform"].to(accelerator.device)
-        adversarial, own_step = turn(step, config.discriminator_start_step)
-        if adversarial and step % 2:
-            losses = discriminator_step_losses(model, discriminator, waveform)
-            total = losses["discriminator"]
-            active, rate = discriminator_optimizer, config.discriminator_learning_rate
-        else:
-            judge = accelerator.unwrap_model(discriminator) if adversarial else None
-            with accelerator.autocast():
-                losses = generator_step_losses(model, judge, waveform, config.fft_sizes, sampling_rate)
-            total = sum(config.loss_weights[name] * loss for name, loss in losses.items())
-            active, rate = optimizer, config.learning_rate
-        utils.check_finite(losses, step)
-        for group in active.param_groups:
-            group["lr"] = rate * utils.inverse_lr(own_step, config.inv_gamma, warmup=config.warmup)
-        optimizer.zero_grad()
-        discriminator_optimizer.zero_grad()
-        accelerator.backward(total)
-        if config.max_grad_norm is not None:
-            accelerator.clip_grad_norm_(
-                (p for group in active.param_groups for p in group["params"]), config.max_grad_norm
-            )
-        active.step()
-        if active is optimizer:
-            ema.step(model.parameters())
-        done = step + 1
-        if accelerator.is_main_process and (step % config.log_every < 2 or done == config.max_steps):
-            utils.log_metrics(output_dir, done, losses)
-            progress.set_postfix(loss=f"{float(total):.3f}")
-        if done % config.validate_every == 0 or done == config.max_steps:  # before the checkpoint: never left out
-            validate_and_export(accelerator, model, ema, config, output_dir, done)
-        if done % config.save_every == 0 or done == config.max_steps:
-            utils.save_checkpoint(accelerator, output_dir, done)
 
 
-def turn(step: int, discriminator_start_step: int) -> tuple[bool, int]:
-    """Whether the discriminator takes part in a step, and how many steps that step's network has had before.
+class Turn(NamedTuple):
+    """Who is trained in a step: whether the discriminator takes part, whether it is its turn, its network's steps."""
+
+    is_adversarial: bool
+    is_discriminators: bool
+    own_step: int  # how many steps that step's network has had before
+
+
+def choose_turn(step: int, discriminator_start_step: int) -> Turn:
+    """Whose turn a step is.
 
     From `discriminator_start_step` on the networks take turns, the autoencoder in even steps; each has a learning-rate
     schedule of its own. Before it only the autoencoder is trained.
     """
     if step < discriminator_start_step:
-        return False, step
+        return Turn(False, False, step)
     turns_taken = (step + 1) // 2 - (discriminator_start_step + 1) // 2  # even steps so far, the autoencoder's
     if step % 2:
-        return True, step // 2 - discriminator_start_step // 2
-    return True, discriminator_start_step + turns_taken
+        return Turn(True, True, step // 2 - discriminator_start_step // 2)
+    return Turn(True, False, discriminator_start_step + turns_taken)
 
 
 @torch.no_grad()
@@ -193,10 +232,14 @@ def initialize_from_data(
 
 
 def generator_step_losses(
-    model, discriminator, waveform: torch.Tensor, fft_sizes: tuple, sampling_rate: int
+    model, discriminator, waveform: torch.Tensor, fft_sizes: tuple, generator=None
 ) -> dict[str, torch.Tensor]:
-    """Named losses of the autoencoder on `(B, 2, N)`; the adversarial ones only with a discriminator."""
-    output = model(waveform, sample_posterior=True)
+    """Named losses of the autoencoder on `(B, 2, N)`; the adversarial ones only with a discriminator.
+
+    Networks may run in mixed precision; spectra, scores and feature distances are always in float32.
+    """
+    sampling_rate = getattr(model, "module", model).config.sampling_rate
+    output = model(waveform, sample_posterior=True, generator=generator)
     decoded = output.sample.float()
     with torch.autocast(waveform.device.type, enabled=False):
         losses = stereo_stft_loss(waveform, decoded, sampling_rate, fft_sizes)
@@ -207,43 +250,68 @@ def generator_step_losses(
         with torch.no_grad():
             _, real_features = discriminator(waveform)
         discriminator.requires_grad_(True)
-        losses["adversarial"] = adversarial_loss([scores.float() for scores in fake_scores])
-        losses["feature_matching"] = feature_matching_loss(real_features, fake_features).float()
+        with torch.autocast(waveform.device.type, enabled=False):
+            losses["adversarial"] = adversarial_loss([scores.float() for scores in fake_scores])
+            losses["feature_matching"] = feature_matching_loss(_in_float32(real_features), _in_float32(fake_features))
     return losses
 
 
-def discriminator_step_losses(model, discriminator, waveform: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The hinge loss of the discriminator on real audio and its reconstruction."""
+def _in_float32(features: list[list[torch.Tensor]]) -> list[list[torch.Tensor]]:
+    """The feature maps of all scales in float32."""
+    return [[feature_map.float() for feature_map in scale] for scale in features]
+
+
+def discriminator_step_losses(model, discriminator, waveform: torch.Tensor, generator=None) -> dict[str, torch.Tensor]:
+    """The hinge loss of the discriminator on real audio and its reconstruction, in float32."""
     with torch.no_grad():
-        decoded = model(waveform, sample_posterior=True).sample.float()
+        decoded = model(waveform, sample_posterior=True, generator=generator).sample.float()
     scores, _ = discriminator(torch.cat([waveform, decoded]))
     real_scores, fake_scores = zip(*(score.float().chunk(2) for score in scores), strict=True)
-    return {"discriminator": discriminator_loss(real_scores, fake_scores)}
+    with torch.autocast(waveform.device.type, enabled=False):
+        return {"discriminator": discriminator_loss(real_scores, fake_scores)}
+
+
+def weighted_sum(losses: dict[str, torch.Tensor], weights: dict[str, float]) -> torch.Tensor:
+    """The number to minimise; the discriminator's loss stands alone and has weight 1.
+
+    Raises:
+        KeyError: a loss without a weight.
+    """
+    return sum(({"discriminator": 1.0} | weights)[name] * loss for name, loss in losses.items())
 
 
 @torch.no_grad()
-def validate_and_export(accelerator, model, ema: EMAModel, config: Config, output_dir: Path, step: int) -> None:
-    """Exports the averaged weights and logs their spectral loss on fixed crops of the valid split."""
-    if accelerator.is_main_process:
-        model = accelerator.unwrap_model(model)
-        ema.store(model.parameters())
-        ema.copy_to(model.parameters())
-        utils.export_model(model, output_dir / "autoencoder")
-        crops = AudioCrops(
-            read_manifest(config.manifest, "valid"),
-            config.crop_num_samples,
-            model.config.sampling_rate,
-            VALIDATION_SEED,
-            phase_flip_probability=0.0,
-        )
-        batch = torch.stack([crops[i]["waveform"] for i in range(config.num_validation_crops)])
-        batch = batch.to(accelerator.device)
-        decoded = torch.cat([model(item).sample for item in batch.split(1)])
-        losses = stereo_stft_loss(batch, decoded, model.config.sampling_rate, config.fft_sizes)
-        losses["l1"] = (batch - decoded).abs().mean()
-        utils.log_metrics(output_dir, step, {f"valid/{name}": loss for name, loss in losses.items()})
-        ema.restore(model.parameters())
-    accelerator.wait_for_everyone()
+def validate(model: AutoencoderOobleck, config: Config, samples_dir: Path) -> dict[str, float]:
+    """Losses and the measures of the paper's Table 5 on fixed crops of the valid split; samples to hear and see."""
+    rate = model.config.sampling_rate
+    tracks = read_manifest(config.manifest, "valid")
+    crops = AudioCrops(tracks, config.crop_num_samples, rate, VALIDATION_SEED, phase_flip_probability=0.0)
+    batch = torch.stack([crops[i]["waveform"] for i in range(config.num_validation_crops)])
+    decoded = torch.cat([model(item.to(model.device)).sample.float().cpu() for item in batch.split(1)])
+    metrics = stereo_stft_loss(batch, decoded, rate, config.fft_sizes) | {"l1": (batch - decoded).abs().mean()}
+    pairs = list(zip(decoded, batch, strict=True))
+    metrics["stft_distance"] = sum(stft_distance(*pair) for pair in pairs) / len(pairs)
+    if rate <= 48_000:  # at higher rates its lowest bands would be empty
+        metrics["mel_distance"] = sum(mel_distance(*pair, rate) for pair in pairs) / len(pairs)
+    metrics["si_sdr"] = sum(si_sdr(*pair) for pair in pairs) / len(pairs)  # dB
+    num_samples = max(round(config.sample_duration_in_s * rate) // model.hop_length, 1) * model.hop_length
+    crops = AudioCrops(tracks, num_samples, rate, VALIDATION_SEED, phase_flip_probability=0.0)
+    for i in range(config.num_samples):
+        waveform = crops[i]["waveform"]
+        reconstruction = model(waveform[None].to(model.device)).sample[0].float().cpu()
+        samples_dir.mkdir(parents=True, exist_ok=True)
+        write_audio(samples_dir / f"{i}-original.flac", waveform, rate)
+        write_audio(samples_dir / f"{i}-reconstruction.flac", reconstruction, rate)
+        pictures = {"original": waveform, "reconstruction": reconstruction}
+        draw_spectrograms(pictures, rate, samples_dir / f"{i}.png")
+    return {f"valid/{name}": float(value) for name, value in metrics.items()}
+
+
+def export(model: AutoencoderOobleck, output_dir: Path, step: int) -> None:
+    """Saves the model with a note of where it comes from."""
+    with utils.replaced_folder(output_dir / "autoencoder") as folder:
+        model.save_pretrained(folder)
+        utils.write_stage(folder, output_dir, "autoencoder", step)
 
 
 def _optimizer(model: torch.nn.Module, learning_rate: float, config: Config) -> torch.optim.Optimizer:

@@ -9,16 +9,15 @@ again. The result is `output_dir/clap`, a transformers `ClapModel` with its toke
 `ClapTextEncoder.from_clap`.
 """
 
+import contextlib
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from tqdm import tqdm
 from transformers import (
     AutoTokenizer,
     ClapAudioConfig,
@@ -34,12 +33,12 @@ from stable_longform import training_utils as utils
 from stable_longform.data.clap_pairs import ClapPairs, mark_longer
 from stable_longform.data.manifest import Track, read_manifest
 from stable_longform.data.prompts import available_fields, build_prompt
+from stable_longform.data.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from stable_longform.losses.contrastive import clap_loss, gather_embeds, retrieval_recall
 
 VALIDATION_SEED = 2**30  # far from any training seed
 MAX_LENGTH = 77  # tokens of a prompt, as in LAION's code
 MAX_LOGIT_SCALE = math.log(100)
-SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # RoBERTa's; their ids are 0 to 4
 NUM_PROMPTS_PER_TRACK = 100  # from which the tokenizer is made
 
 
@@ -98,6 +97,7 @@ class Config:
 
     manifest: str
     output_dir: str
+    init_from: str | None = None  # folder or Hub id of a ClapModel to go on from, whose architecture is taken
     audio_config: dict = field(default_factory=_htsat_base)
     text_config: dict = field(default_factory=_roberta_base)
     feature_extractor: dict = field(default_factory=_laion_features)
@@ -105,12 +105,14 @@ class Config:
     tokenizer: str | None = "FacebookAI/roberta-base"  # folder or Hub id; None makes one from the manifest's prompts
     crop_duration_in_s: float | None = None  # None: whole tracks, of which fusion takes four views
     batch_size: int = 96
+    gradient_accumulation_steps: int = 1  # micro-batches of batch_size, all of which are each other's negatives
     max_steps: int = 12_375  # 45 epochs of LAION's 633,526 pairs in batches of 2304
     schedule_steps: int | None = None  # length of the learning rate's schedule; None: max_steps
     learning_rate: float = 1e-4
     warmup_steps: int = 3200
     betas: tuple = (0.9, 0.999)
     weight_decay: float = 0.0
+    max_grad_norm: float | None = None  # LAION's code does not clip
     use_spec_augment: bool = True
     time_drop_width: int = 64  # of 1024 frames, twice
     frequency_drop_width: int = 8  # of 64 bands, twice
@@ -122,22 +124,25 @@ class Config:
     log_every: int = 20
     validate_every: int = 500
     num_validation_pairs: int = 256
+    trackers: tuple = ()  # "tensorboard", "wandb", "trackio"
 
 
 def main(config: Config) -> None:
     """Builds, resumes, loops, saves."""
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
-    num_pairs = config.batch_size * accelerator.num_processes
+    accelerator = utils.make_accelerator(
+        config.mixed_precision, config.gradient_accumulation_steps, config.trackers, config.output_dir
+    )
+    check_config(config)
     extractor = build_feature_extractor(config)
+    num_pairs = config.batch_size * accelerator.gradient_accumulation_steps * accelerator.num_processes
     tracks = read_manifest(config.manifest, "train")
     pairs = ClapPairs(tracks, extractor, num_pairs, config.seed, config.crop_duration_in_s)
     validation = build_validation(config, extractor)
-    check_config(config)
+    output_dir = utils.start_run(config.output_dir, config, accelerator, {"init_from": config.init_from})
     with accelerator.main_process_first():
-        output_dir = utils.start_run(config.output_dir, config)
         tokenizer = load_tokenizer(config, output_dir, pairs.tracks)
-    utils.seed_step(config.seed, 0)
-    model = build_model(config, len(tokenizer), use_sync_batch_norm=accelerator.num_processes > 1)
+    utils.seed_generators(config.seed, 0)
+    model = build_model(config, len(tokenizer), accelerator)
     optimizer = torch.optim.Adam(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=config.learning_rate,
@@ -145,41 +150,96 @@ def main(config: Config) -> None:
         weight_decay=config.weight_decay,
     )
     model, optimizer = accelerator.prepare(model, optimizer)
-    start_step = utils.resume(accelerator, output_dir)
-    loader = utils.make_loader(pairs, accelerator, config.batch_size, start_step, config.max_steps, config.num_workers)
-    progress = tqdm(loader, initial=start_step, total=config.max_steps, disable=not accelerator.is_main_process)
-    for step, batch in enumerate(progress, start_step):
-        utils.seed_step(config.seed, step, accelerator.process_index)
+    raw_model = accelerator.unwrap_model(model)
+    order = utils.resume(accelerator, output_dir, config.batch_size)
+    batches = iter(utils.make_loader(pairs, order, config.max_steps, config.num_workers))
+    progress = utils.progress_bar(accelerator, order.start_step, config.max_steps)
+    for step in progress:
         model.train()
-        with accelerator.autocast():
-            audio_embeds, text_embeds = embed_pairs(model, tokenizer, batch, accelerator.device)
-        raw_model = accelerator.unwrap_model(model)
-        losses = {
-            "contrastive": clap_loss(
-                gather_embeds(audio_embeds), gather_embeds(text_embeds), raw_model.logit_scale_a.exp()
-            )
-        }
-        utils.check_finite(losses, step)
         rate = config.learning_rate * schedule(step, config.warmup_steps, config.schedule_steps or config.max_steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
-        accelerator.backward(losses["contrastive"])
+        micro_batches = [next(batches) for _ in range(order.accumulation)]
+
+        def embed(micro_batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+            utils.seed_generators(config.seed, order.numbers(step, micro_batch).start)  # noqa: B023
+            with accelerator.autocast():
+                return embed_pairs(model, tokenizer, micro_batches[micro_batch], accelerator.device)  # noqa: B023
+
+        losses = {"contrastive": backward(accelerator, model, embed, order.accumulation, step)}
+        norm = utils.gradient_norm(accelerator, raw_model.parameters(), config.max_grad_norm)
+        utils.check_finite(norm, step, micro_batches[-1])
         optimizer.step()
         clamp_logit_scale(raw_model)
         done = step + 1
-        if accelerator.is_main_process and (step % config.log_every == 0 or done == config.max_steps):
-            metrics = {**losses, "learning_rate": rate, "logit_scale": raw_model.logit_scale_a.exp()}
-            utils.log_metrics(output_dir, done, metrics)
-            progress.set_postfix(loss=f"{float(losses['contrastive']):.3f}")
+        if step % config.log_every == 0 or done == config.max_steps:
+            metrics = utils.mean_losses(accelerator, [losses]) | norm
+            metrics |= {"learning_rate": rate, "logit_scale": raw_model.logit_scale_a.exp()}
+            utils.report(accelerator, output_dir, done, metrics, progress)
         if done % config.validate_every == 0 or done == config.max_steps:  # before the checkpoint: never left out
             if accelerator.is_main_process:
-                processor = ClapProcessor(extractor, tokenizer)
-                utils.export_model(raw_model, output_dir / "clap", processor)
-                utils.log_metrics(output_dir, done, validate(raw_model, tokenizer, validation, config.batch_size))
+                export(raw_model, ClapProcessor(extractor, tokenizer), output_dir, done)
+                metrics = validate(raw_model, tokenizer, validation, config.batch_size)
+                utils.log_metrics(output_dir, done, metrics, accelerator)
             accelerator.wait_for_everyone()
         if done % config.save_every == 0 or done == config.max_steps:
-            utils.save_checkpoint(accelerator, output_dir, done)
+            utils.save_checkpoint(accelerator, output_dir, done, order)
+    accelerator.end_training()
+
+
+def backward(
+    accelerator: Accelerator, model, embed: Callable[[int], tuple[torch.Tensor, torch.Tensor]], accumulation: int, step
+) -> torch.Tensor:
+    """Computes the gradient of the loss among the pairs of all micro-batches and processes; returns the loss.
+
+    With several micro-batches all embeddings are computed first, without their graphs; then, from the loss's gradient
+    with respect to them, that of each micro-batch by itself. Gao et al., "Scaling deep contrastive learning batch size
+    under memory limited setup" (2021), arXiv 2101.06983. The result is that of one large batch, except that batch
+    norms see a micro-batch at a time.
+
+    Args:
+        accelerator: of the run.
+        model: prepared.
+        embed: gives audio and text embeddings `(B, E)` of a micro-batch, the same at each call.
+        accumulation: number of micro-batches.
+        step: for the message of an error.
+    """
+    log_scale = accelerator.unwrap_model(model).logit_scale_a
+    if accumulation == 1:
+        with accelerator.accumulate(model):
+            loss = clap_loss(*map(gather_embeds, embed(0)), log_scale.exp())
+            utils.check_finite({"contrastive": loss}, step)
+            accelerator.backward(loss)
+        return loss.detach()
+    with torch.no_grad(), untouched_statistics(model):
+        embeds = [torch.cat(parts) for parts in zip(*map(embed, range(accumulation)), strict=True)]
+    inputs = [tensor.detach().requires_grad_() for tensor in (*embeds, log_scale)]
+    loss = clap_loss(*map(gather_embeds, inputs[:2]), inputs[2].exp())
+    utils.check_finite({"contrastive": loss}, step)
+    *gradients, scale_gradient = torch.autograd.grad(loss, inputs)
+    parts = zip(*(gradient.chunk(accumulation) for gradient in gradients), strict=True)
+    for micro_batch, part in enumerate(parts):
+        with accelerator.accumulate(model):
+            product = sum((own * gradient).sum() for own, gradient in zip(embed(micro_batch), part, strict=True))
+            if micro_batch == accumulation - 1:
+                product = product + log_scale * scale_gradient
+            accelerator.backward(product * accumulation)  # which divides by it
+    return loss.detach()
+
+
+@contextlib.contextmanager
+def untouched_statistics(model: torch.nn.Module) -> Iterator[None]:
+    """Inside the block batch norms in training mode use a batch's statistics without learning from them."""
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 def check_config(config: Config) -> None:
@@ -188,8 +248,12 @@ def check_config(config: Config) -> None:
     Raises:
         ValueError: naming the value.
     """
-    if config.audio_config["enable_fusion"] and config.batch_size < 2:
-        raise ValueError(f"batch_size must be at least 2 with enable_fusion, got {config.batch_size}.")
+    if config.init_from is not None:
+        defaults = Config(config.manifest, config.output_dir)
+        for name in ("audio_config", "text_config", "feature_extractor", "projection_dim", "tokenizer"):
+            if getattr(config, name) != getattr(defaults, name):
+                raise ValueError(f"{name} cannot be set with init_from, which brings its own.")
+        return
     num_positions, pad_token_id = config.text_config["max_position_embeddings"], SPECIAL_TOKENS.index("<pad>")
     if num_positions < MAX_LENGTH + pad_token_id + 1:
         raise ValueError(
@@ -207,12 +271,22 @@ def schedule(step: int, warmup_steps: int, num_steps: int) -> float:
 
 
 def build_feature_extractor(config: Config) -> ClapFeatureExtractor:
-    """The feature extractor that belongs to the audio encoder."""
-    return ClapFeatureExtractor(
-        feature_size=config.audio_config["num_mel_bins"],
-        truncation="fusion" if config.audio_config["enable_fusion"] else "rand_trunc",
-        **config.feature_extractor,
-    )
+    """The feature extractor that belongs to the audio encoder.
+
+    Raises:
+        ValueError: fusion with a single item in a batch.
+    """
+    if config.init_from is not None:
+        extractor = ClapFeatureExtractor.from_pretrained(config.init_from)
+    else:
+        extractor = ClapFeatureExtractor(
+            feature_size=config.audio_config["num_mel_bins"],
+            truncation="fusion" if config.audio_config["enable_fusion"] else "rand_trunc",
+            **config.feature_extractor,
+        )
+    if extractor.truncation == "fusion" and config.batch_size < 2:
+        raise ValueError(f"batch_size must be at least 2 with enable_fusion, got {config.batch_size}.")
+    return extractor
 
 
 def build_validation(config: Config, extractor: ClapFeatureExtractor) -> torch.utils.data.Dataset:
@@ -223,22 +297,32 @@ def build_validation(config: Config, extractor: ClapFeatureExtractor) -> torch.u
     return torch.utils.data.Subset(pairs, range(num_pairs))
 
 
-def build_model(config: Config, vocab_size: int, use_sync_batch_norm: bool = False) -> ClapModel:
-    """The two encoders with fresh weights and one trained temperature, that of `logit_scale_a`."""
+def build_model(config: Config, vocab_size: int, accelerator: Accelerator | None = None) -> ClapModel:
+    """The two encoders, fresh or those of `init_from`, and one trained temperature, that of `logit_scale_a`.
+
+    With several processes their batch norms see the items of all of them, as in LAION's code.
+    """
     audio = config.audio_config
     hidden_size = audio["patch_embeds_hidden_size"] * 2 ** (len(audio["depths"]) - 1)
-    model = ClapModel(
-        ClapConfig(
-            audio_config=ClapAudioConfig(**audio, hidden_size=hidden_size).to_dict(),
-            text_config=ClapTextConfig(**{**config.text_config, "vocab_size": vocab_size}).to_dict(),
-            projection_dim=config.projection_dim,
+    if config.init_from is not None:
+        model = ClapModel.from_pretrained(config.init_from)
+    else:
+        model = ClapModel(
+            ClapConfig(
+                audio_config=ClapAudioConfig(**audio, hidden_size=hidden_size).to_dict(),
+                text_config=ClapTextConfig(**{**config.text_config, "vocab_size": vocab_size}).to_dict(),
+                projection_dim=config.projection_dim,
+            )
         )
-    )
+    clamp_logit_scale(model)
     model.logit_scale_t.requires_grad_(False)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    if use_sync_batch_norm:
-        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if accelerator is not None and accelerator.num_processes > 1:
+        if accelerator.device.type == "cpu":  # torch's own is for GPUs only
+            utils.share_batch_norms(model)
+        else:
+            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if config.use_spec_augment:
         widths = config.time_drop_width, config.frequency_drop_width
 
@@ -284,6 +368,14 @@ def embed_pairs(model, tokenizer, batch: dict, device: torch.device) -> tuple[to
     return output.audio_embeds.float(), output.text_embeds.float()
 
 
+def export(model: ClapModel, processor: ClapProcessor, output_dir: Path, step: int) -> None:
+    """Saves the model with its tokenizer and feature extractor, and a note of where it comes from."""
+    with utils.replaced_folder(output_dir / "clap") as folder:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        utils.write_stage(folder, output_dir, "clap", step)
+
+
 @torch.no_grad()
 def validate(model: ClapModel, tokenizer, pairs: torch.utils.data.Dataset, batch_size: int) -> dict[str, float]:
     """Loss and retrieval among all pairs of the valid split: every other pair is a candidate."""
@@ -298,11 +390,12 @@ def validate(model: ClapModel, tokenizer, pairs: torch.utils.data.Dataset, batch
 
 
 def load_tokenizer(config: Config, output_dir: Path, tracks: Sequence[Track]):
-    """The tokenizer of `config.tokenizer`, or one made from the tracks' prompts, kept in `output_dir/tokenizer`."""
-    if config.tokenizer is not None:
-        tokenizer = AutoTokenizer.from_pretrained(config.tokenizer, model_max_length=MAX_LENGTH, padding_side="right")
+    """The tokenizer of `init_from` or `tokenizer`, or one made from the prompts and kept in `output_dir/tokenizer`."""
+    source = config.init_from or config.tokenizer
+    if source is not None:
+        tokenizer = AutoTokenizer.from_pretrained(source, model_max_length=MAX_LENGTH, padding_side="right")
         if tokenizer.pad_token_id != SPECIAL_TOKENS.index("<pad>"):
-            raise ValueError(f"The pad token of {config.tokenizer} must have id 1, got {tokenizer.pad_token_id}.")
+            raise ValueError(f"The pad token of {source} must have id 1, got {tokenizer.pad_token_id}.")
         return tokenizer
     folder = output_dir / "tokenizer"
     if not (folder / "tokenizer.json").exists():
@@ -311,33 +404,6 @@ def load_tokenizer(config: Config, output_dir: Path, tracks: Sequence[Track]):
         prompts = [build_prompt(track.metadata, rng) for track in tracks for _ in range(NUM_PROMPTS_PER_TRACK)]
         train_tokenizer(prompts, config.text_config["vocab_size"]).save(str(folder / "tokenizer.json"))
     return RobertaTokenizerFast.from_pretrained(folder, model_max_length=MAX_LENGTH, padding_side="right")
-
-
-def train_tokenizer(prompts: Sequence[str], vocab_size: int) -> Tokenizer:
-    """Byte-level BPE with RoBERTa's special tokens and at most `vocab_size` tokens, made from the prompts.
-
-    Their words count twice more, in lower case: alone and after a blank, so that a frequent word is one token at the
-    start of a prompt as well as within it.
-
-    Raises:
-        ValueError: `vocab_size` has no room for the 256 bytes and the special tokens.
-    """
-    smallest = len(SPECIAL_TOKENS) + 256
-    if vocab_size < smallest:
-        raise ValueError(f"text_config.vocab_size must be at least {smallest}, got {vocab_size}.")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=SPECIAL_TOKENS,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    words = [word for prompt in prompts for word in prompt.lower().split()]
-    tokenizer.train_from_iterator([*prompts, *words, *(f" {word}" for word in words)], trainer)
-    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    return tokenizer
 
 
 if __name__ == "__main__":

@@ -10,25 +10,31 @@ run the same command again. The result is `output_dir/dit`: the moving average o
 conditioner; `training/make_checkpoint.py` puts a pipeline together.
 """
 
-from collections.abc import Callable
+import copy
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
+from demos import assemble, make_demos
 from torch.quasirandom import SobolEngine
-from tqdm import tqdm
 
 from stable_longform import noise_schedule
 from stable_longform import training_utils as utils
-from stable_longform.data.latents import LatentWindows, collate_windows
+from stable_longform.data.latents import INFO_FILE, LatentWindows, collate_windows
+from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.clap_text_encoder import encode_texts
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 
 VALIDATION_SEED = 2**30  # far from any training seed
+NUM_INSPECTED = 8  # windows whose latents are looked at before the first step
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,12 +48,14 @@ class Config:
     model: dict = field(default_factory=dict)  # arguments of DiTTransformer1D that differ from the paper
     timing: dict = field(default_factory=dict)  # likewise of TimingConditioner
     batch_size: int = 4
+    gradient_accumulation_steps: int = 1  # micro-batches of batch_size in a step
     max_steps: int = 1_000_000
     learning_rate: float = 5e-5
     betas: tuple = (0.9, 0.999)
     weight_decay: float = 1e-3
     inv_gamma: float = 1_000_000.0
     warmup: float = 0.99
+    max_grad_norm: float | None = None  # the paper's code does not clip
     ema_decay: float = 0.9999
     condition_dropout: float = 0.1
     terminal_probability: float = 0.01  # share of items at t = 1, pure noise
@@ -59,79 +67,153 @@ class Config:
     log_every: int = 20
     validate_every: int = 1000
     num_validation_windows: int = 8
+    num_validation_buckets: int = 4  # of t, whose losses are shown apart; at most one for each window
+    demo_every: int = 0  # steps between demos, which need `autoencoder`; 0: none
+    autoencoder: str | None = None  # the one that made the latents
+    demo_duration_in_s: float = 30.0  # cut to the window
+    demo_steps: int = 50
+    demo_guidance_scales: tuple = (1.0, 7.0)
+    num_demos: int = 2
+    trackers: tuple = ()  # "tensorboard", "wandb", "trackio"
+
+
+class Denoiser(torch.nn.Module):
+    """What is trained, as one module, which FSDP and DeepSpeed ask for; gives `velocity_loss`."""
+
+    def __init__(self, transformer: DiTTransformer1D, timing_conditioner: TimingConditioner):
+        super().__init__()
+        self.transformer, self.timing_conditioner = transformer, timing_conditioner
+
+    def forward(self, *arguments) -> torch.Tensor:
+        return velocity_loss(self.transformer, self.timing_conditioner, *arguments)
 
 
 def main(config: Config) -> None:
     """Builds, resumes, loops, saves."""
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
-    utils.seed_step(config.seed, 0)
+    accelerator = utils.make_accelerator(
+        config.mixed_precision, config.gradient_accumulation_steps, config.trackers, config.output_dir, can_shard=True
+    )
+    utils.seed_generators(config.seed, 0)
     transformer = utils.build_model(DiTTransformer1D, config.model, "model")
     timing_conditioner = utils.build_model(TimingConditioner, config.timing, "timing")
-    window_length, max_seconds = transformer.config.sample_size, timing_conditioner.config.max_value
-    windows = LatentWindows(config.latents, "train", window_length, max_seconds, config.seed)
+    shape = transformer.config.sample_size, timing_conditioner.config.max_value
+    windows = LatentWindows(config.latents, "train", *shape, config.seed)
+    valid_windows = LatentWindows(config.latents, "valid", *shape, VALIDATION_SEED)
+    vae = load_autoencoder(config)
     text_encoder, tokenizer = utils.load_text_encoder(config.clap)
     text_encoder.requires_grad_(False).eval().to(accelerator.device)
 
     def encode(prompts: list[str]) -> dict:
         return {"text": encode_texts(text_encoder, tokenizer, prompts)[0]}
 
-    output_dir = utils.start_run(config.output_dir, config)
-    if config.init_from is not None:
-        utils.load_weights(transformer, DiTTransformer1D.from_pretrained(config.init_from, subfolder="transformer"))
-        utils.load_weights(
-            timing_conditioner, TimingConditioner.from_pretrained(config.init_from, subfolder="timing_conditioner")
-        )
+    sources = {"init_from": config.init_from, "latents": config.latents, "clap": config.clap}
+    output_dir = utils.start_run(config.output_dir, config, accelerator, sources)
+    describe_latents(windows, accelerator)
+    denoiser = Denoiser(transformer, timing_conditioner)
+    if config.init_from is not None and utils.latest_checkpoint(output_dir) is None:
+        for name, model in denoiser.named_children():
+            utils.load_weights(model, type(model).from_pretrained(config.init_from, subfolder=name))
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
-    ema = EMAModel(transformer.parameters(), config.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
-    ema.to(accelerator.device)
     optimizer = torch.optim.AdamW(
-        [*transformer.parameters(), *timing_conditioner.parameters()],
-        lr=config.learning_rate,
-        betas=tuple(config.betas),
-        weight_decay=config.weight_decay,
+        denoiser.parameters(), config.learning_rate, tuple(config.betas), weight_decay=config.weight_decay
     )
-    transformer, timing_conditioner, optimizer = accelerator.prepare(transformer, timing_conditioner, optimizer)
+    denoiser, optimizer = accelerator.prepare(denoiser, optimizer)
+    averaged = list(accelerator.unwrap_model(denoiser).transformer.parameters())
+    ema = utils.WeightAverage(averaged, config.ema_decay)
     accelerator.register_for_checkpointing(ema)
-    start_step = utils.resume(accelerator, output_dir)
-    loader = utils.make_loader(
-        windows, accelerator, config.batch_size, start_step, config.max_steps, config.num_workers, collate_windows
-    )
-    times = uniform_times(config.seed, config.batch_size, accelerator, start_step)
-    progress = tqdm(loader, initial=start_step, total=config.max_steps, disable=not accelerator.is_main_process)
-    for step, batch in enumerate(progress, start_step):
-        utils.seed_step(config.seed, step, accelerator.process_index)
-        t = next(times).to(accelerator.device)
-        t = torch.where(torch.rand_like(t) < config.terminal_probability, 1.0, t)
-        batch |= encode(batch["prompt"])
-        keep = torch.rand(len(t), device=t.device) >= config.condition_dropout
-        noise = torch.randn(batch["latents"].shape)
-        with accelerator.autocast():
-            loss = velocity_loss(transformer, timing_conditioner, batch, noise, t, keep).mean()
-        utils.check_finite({"loss": loss}, step)
-        factor = utils.inverse_lr(step, config.inv_gamma, warmup=config.warmup)
+    order = utils.resume(accelerator, output_dir, config.batch_size)
+    batches = iter(utils.make_loader(windows, order, config.max_steps, config.num_workers, collate_windows))
+    times = uniform_times(config.seed, order)
+    progress = utils.progress_bar(accelerator, order.start_step, config.max_steps)
+    for step in progress:
+        rate = config.learning_rate * utils.inverse_lr(step, config.inv_gamma, warmup=config.warmup)
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * factor
+            group["lr"] = rate
         optimizer.zero_grad()
-        accelerator.backward(loss)
+        losses = []
+        for micro_batch in range(order.accumulation):
+            batch = next(batches)
+            noise, t, keep = draw(batch["latents"].shape, order.numbers(step, micro_batch), next(times), config)
+            t, keep = t.to(accelerator.device), keep.to(accelerator.device)
+            with accelerator.accumulate(denoiser):
+                with accelerator.autocast():
+                    loss = denoiser(batch | encode(batch["prompt"]), noise, t, keep).mean()
+                losses.append({"loss": loss})
+                utils.check_finite(losses[-1], step, batch)
+                accelerator.backward(loss)
+        norm = utils.gradient_norm(accelerator, denoiser.parameters(), config.max_grad_norm)
+        utils.check_finite(norm, step, batch)
         optimizer.step()
-        ema.step(transformer.parameters())
+        ema.step(averaged)
         done = step + 1
-        if accelerator.is_main_process and (done % config.log_every == 0 or done == config.max_steps):
-            utils.log_metrics(output_dir, done, {"loss": loss, "learning_rate": config.learning_rate * factor})
-            progress.set_postfix(loss=f"{float(loss):.3f}")
-        if done % config.validate_every == 0 or done == config.max_steps:  # before the checkpoint: never left out
-            models = accelerator.unwrap_model(transformer), accelerator.unwrap_model(timing_conditioner)
+        if is_due(done, config.log_every, config):
+            metrics = utils.mean_losses(accelerator, losses) | norm | {"learning_rate": rate}
+            utils.report(accelerator, output_dir, done, metrics, progress)
+        if is_due(done, config.validate_every, config):  # before the checkpoint: never left out
+            with ema.swapped(averaged):
+                metrics = validate(denoiser, valid_windows, encode, config, accelerator)
+            whole = whole_models(accelerator, denoiser, ema)
             if accelerator.is_main_process:
-                ema.store(transformer.parameters())
-                ema.copy_to(transformer.parameters())
-                export(*models, output_dir / "dit")
-                metrics = validate(*models, encode, config)
-                utils.log_metrics(output_dir, done, metrics)
-                ema.restore(transformer.parameters())
+                utils.log_metrics(output_dir, done, metrics, accelerator)
+                export(*whole, output_dir, done)
             accelerator.wait_for_everyone()
-        if done % config.save_every == 0 or done == config.max_steps:
-            utils.save_checkpoint(accelerator, output_dir, done)
+        if is_due(done, config.demo_every, config):
+            whole = whole_models(accelerator, denoiser, ema)
+            if accelerator.is_main_process:
+                pipe = assemble(*whole, vae, text_encoder, tokenizer)
+                metrics = demonstrate(pipe, valid_windows, config, output_dir / "demos" / f"step-{done:08d}")
+                utils.log_metrics(output_dir, done, metrics, accelerator)
+            accelerator.wait_for_everyone()
+        if is_due(done, config.save_every, config):
+            utils.save_checkpoint(accelerator, output_dir, done, order)
+    accelerator.end_training()
+
+
+def is_due(done: int, interval: int, config: Config) -> bool:
+    """Whether something is to be done after so many steps: at the end and every `interval` steps, unless that is 0."""
+    return interval > 0 and (done % interval == 0 or done == config.max_steps)
+
+
+def load_autoencoder(config: Config) -> AutoencoderOobleck | None:
+    """The autoencoder of the demos, if any.
+
+    Raises:
+        ValueError: demos are wanted and it is missing, or it is not the one that made the latents.
+    """
+    if config.autoencoder is None:
+        if config.demo_every:
+            raise ValueError("demo_every needs --autoencoder, the one that made the latents.")
+        return None
+    vae = AutoencoderOobleck.from_pretrained(config.autoencoder)
+    check_latents(config.latents, vae)
+    return vae
+
+
+def check_latents(latents: str, vae: AutoencoderOobleck) -> None:
+    """Raises a ValueError unless the latents were encoded by this autoencoder, in whatever precision."""
+    file = Path(latents) / INFO_FILE
+    if not file.is_file():
+        raise ValueError(f"{latents} is not a folder of latents: it has no {INFO_FILE}.")
+    dtypes = (torch.float32, torch.bfloat16, torch.float16)
+    digests = [utils.weights_digest(copy.deepcopy(vae).to(dtype)) for dtype in dtypes]
+    if json.loads(file.read_text(encoding="utf-8"))["weights_sha256"] not in digests:
+        raise ValueError(f"{latents} holds latents of another autoencoder than the one given.")
+
+
+def describe_latents(windows: LatentWindows, accelerator: Accelerator) -> None:
+    """Logs mean and deviation of some latents, which the noise's deviation of 1 should be comparable to.
+
+    Raises:
+        ValueError: they are all the same.
+    """
+    latents = torch.stack([windows[VALIDATION_SEED + i]["latents"] for i in range(NUM_INSPECTED)])
+    mean, std = float(latents.mean()), float(latents.std())
+    if not std > 0:  # also if it is not a number
+        raise ValueError(f"The latents have deviation {std}: is the autoencoder trained?")
+    if accelerator.is_main_process:
+        far = "" if 1 / 3 < std < 3 else "; far from the noise's 1: see training/normalize_latents.py"
+        logger.info("Latents: mean %.3f, deviation %.3f%s.", mean, std, far)
 
 
 def velocity_loss(
@@ -167,47 +249,97 @@ def velocity_loss(
     return F.mse_loss(prediction.float(), target, reduction="none").mean(dim=(1, 2))
 
 
-def uniform_times(seed: int, batch_size: int, accelerator: Accelerator, start_step: int):
-    """Yields each step's times `(batch_size,)`: a scrambled Sobol sequence shared out to the processes."""
+def uniform_times(seed: int, order: utils.ItemOrder) -> Iterator[torch.Tensor]:
+    """Yields each micro-batch's times `(batch_size,)`: a scrambled Sobol sequence shared out to the processes."""
     engine = SobolEngine(1, scramble=True, seed=seed)
-    per_step = batch_size * accelerator.num_processes
-    engine.fast_forward(start_step * per_step)
-    first = accelerator.process_index * batch_size
+    engine.fast_forward(order.first_item)
+    own = slice(order.process_index * order.batch_size, (order.process_index + 1) * order.batch_size)
     while True:
-        yield engine.draw(per_step)[first : first + batch_size, 0]
+        yield engine.draw(order.num_processes * order.batch_size)[own, 0]
+
+
+def draw(shape: Sequence[int], numbers: range, times: torch.Tensor, config) -> tuple[torch.Tensor, ...]:
+    """Noise `shape`, times `(B,)` and which conditions are kept `(B,)`, each item's as a function of its number.
+
+    Args:
+        shape: `(B, C, L)` of the latents.
+        numbers: of the items.
+        times: `(B,)` in [0, 1]; a share of `config.terminal_probability` is set to 1, pure noise.
+        config: also has `seed` and `condition_dropout`.
+    """
+    generators = [utils.item_generator(config.seed, number) for number in numbers]
+    chances = torch.stack([torch.rand(2, generator=generator) for generator in generators])
+    noise = torch.stack([torch.randn(shape[1:], generator=generator) for generator in generators])
+    t = torch.where(chances[:, 0] < config.terminal_probability, 1.0, times)
+    return noise, t, chances[:, 1] >= config.condition_dropout
 
 
 @torch.no_grad()
-def validate(transformer, timing_conditioner, encode: Callable[[list[str]], dict], config) -> dict[str, float]:
-    """Velocity loss on fixed windows of the valid split, with fixed noise and equally spaced times.
+def validate(
+    denoiser: Callable, windows: LatentWindows, encode: Callable[[list[str]], dict], config, accelerator: Accelerator
+) -> dict[str, float]:
+    """Velocity loss on fixed windows with fixed noise and equally spaced times, also for each bucket of times.
 
-    `encode` gives the `text`, and perhaps the `text_mask`, of prompts.
+    Args:
+        denoiser: gives the losses `(B,)` of a batch, noise, times and `keep`, as `Denoiser` does.
+        windows: of the valid split, shared out to the processes, each of which must call this.
+        encode: gives the `text`, and perhaps the `text_mask`, of prompts.
+        config: has `num_validation_windows` and perhaps `num_validation_buckets`.
     """
-    windows = LatentWindows(
-        config.latents,
-        "valid",
-        transformer.config.sample_size,
-        timing_conditioner.config.max_value,
-        VALIDATION_SEED,
-    )
     count = config.num_validation_windows
-    generator = torch.Generator().manual_seed(VALIDATION_SEED)
-    losses = []
-    for i in range(count):
+    losses = torch.zeros(count, device=accelerator.device)
+    for first in range(0, count, accelerator.num_processes):
+        i = min(first + accelerator.process_index, count - 1)  # with FSDP all must compute equally often
         batch = collate_windows([windows[i]])
-        batch |= encode(batch["prompt"])
-        noise = torch.randn(batch["latents"].shape, generator=generator)
-        t = torch.tensor([(i + 0.5) / count], device=transformer.device)
-        keep = torch.ones(1, dtype=torch.bool, device=transformer.device)
-        losses.append(float(velocity_loss(transformer, timing_conditioner, batch, noise, t, keep)))
-    return {"valid/loss": sum(losses) / count}
+        noise = torch.randn(batch["latents"].shape, generator=utils.item_generator(VALIDATION_SEED, i))
+        t = torch.tensor([(i + 0.5) / count], device=accelerator.device)
+        keep = torch.ones(1, dtype=torch.bool, device=accelerator.device)
+        with accelerator.autocast():
+            loss = denoiser(batch | encode(batch["prompt"]), noise, t, keep)
+        if i == first + accelerator.process_index:
+            losses[i] = loss.float().sum()
+    losses = accelerator.reduce(losses, reduction="sum").cpu()
+    metrics = {"valid/loss": float(losses.mean())}
+    num_buckets = min(getattr(config, "num_validation_buckets", 1), count)
+    for bucket, part in enumerate(losses.tensor_split(num_buckets) if num_buckets > 1 else ()):
+        low, high = bucket / num_buckets, (bucket + 1) / num_buckets
+        metrics[f"valid/loss_t{low:.2f}-{high:.2f}"] = float(part.mean())
+    return metrics
 
 
-def export(transformer, timing_conditioner, directory: Path) -> None:
-    """Saves both models for `--init_from` and `make_checkpoint.py`."""
-    directory.mkdir(exist_ok=True)
-    utils.export_model(transformer, directory / "transformer")
-    utils.export_model(timing_conditioner, directory / "timing_conditioner")
+@torch.no_grad()
+def whole_models(
+    accelerator: Accelerator, denoiser, ema: utils.WeightAverage
+) -> tuple[DiTTransformer1D, TimingConditioner]:
+    """The averaged transformer and the timing conditioner on the CPU; every process must call this, sharded or not."""
+    raw = accelerator.unwrap_model(denoiser)
+    transformer = DiTTransformer1D.from_config(raw.transformer.config)
+    timing_conditioner = TimingConditioner.from_config(raw.timing_conditioner.config)
+    ema.copy_whole_to(list(transformer.parameters()))
+    for mine, trained in zip(timing_conditioner.parameters(), raw.timing_conditioner.parameters(), strict=True):
+        mine.copy_(utils.gather(trained))
+    return transformer.eval(), timing_conditioner.eval()
+
+
+def export(transformer, timing_conditioner, output_dir: Path, step: int) -> None:
+    """Saves both models for `--init_from` and `make_checkpoint.py`, with a note of where they come from."""
+    with utils.replaced_folder(output_dir / "dit") as folder:
+        transformer.save_pretrained(folder / "transformer")
+        timing_conditioner.save_pretrained(folder / "timing_conditioner")
+        utils.write_stage(folder, output_dir, "dit", step, window_length=transformer.config.sample_size)
+
+
+def demonstrate(pipe, windows: LatentWindows, config: Config, folder: Path) -> dict[str, float]:
+    """The demos that the configuration asks for."""
+    return make_demos(
+        pipe,
+        windows,
+        folder,
+        config.num_demos,
+        config.demo_duration_in_s,
+        config.demo_steps,
+        config.demo_guidance_scales,
+    )
 
 
 if __name__ == "__main__":

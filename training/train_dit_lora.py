@@ -8,20 +8,17 @@ To resume, run the same command again. The result is `output_dir/lora/pytorch_lo
 paper. Hu et al., "LoRA", arXiv 2106.09685.
 """
 
-import copy
-import json
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
-from tqdm import tqdm
-from train_dit import uniform_times, validate, velocity_loss
+from train_dit import VALIDATION_SEED, check_latents, draw, uniform_times, validate, velocity_loss
 
 from stable_longform import training_utils as utils
-from stable_longform.data.latents import INFO_FILE, LatentWindows, collate_windows
+from stable_longform.data.latents import LatentWindows, collate_windows
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
 
 WEIGHT_NAME = "pytorch_lora_weights.safetensors"
@@ -38,6 +35,7 @@ class Config:
     alpha: float = 16.0
     target_modules: tuple = ("to_q", "to_k", "to_v", "to_out.0")
     batch_size: int = 4
+    gradient_accumulation_steps: int = 1  # micro-batches of batch_size in a step
     max_steps: int = 1000
     learning_rate: float = 1e-4
     warmup_steps: int = 50  # of a linear ramp; constant afterwards
@@ -52,6 +50,7 @@ class Config:
     log_every: int = 10
     validate_every: int = 200
     num_validation_windows: int = 8  # of the valid split; 0 if there is none
+    trackers: tuple = ()  # "tensorboard", "wandb", "trackio"
 
 
 class AdapterState:
@@ -71,18 +70,24 @@ class AdapterState:
 
 def main(config: Config) -> None:
     """Loads, adds the adapter, resumes, loops, saves."""
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
-    utils.seed_step(config.seed, 0)
+    accelerator = utils.make_accelerator(
+        config.mixed_precision, config.gradient_accumulation_steps, config.trackers, config.output_dir
+    )
+    utils.seed_generators(config.seed, 0)
     pipe = LongFormMusicPipeline.from_pretrained(config.checkpoint)
     adapter, timing_conditioner = pipe.transformer, pipe.timing_conditioner
     check_latents(config.latents, pipe.vae)
     window_length, max_seconds = adapter.config.sample_size, timing_conditioner.config.max_value
     windows = LatentWindows(config.latents, "train", window_length, max_seconds, config.seed)
+    valid_windows = None
+    if config.num_validation_windows:
+        valid_windows = LatentWindows(config.latents, "valid", window_length, max_seconds, VALIDATION_SEED)
     for name in ("vae", "text_encoder", "timing_conditioner", "transformer"):
         getattr(pipe, name).requires_grad_(False)
     add_adapter(adapter, config)
     pipe.to(accelerator.device)
-    output_dir = utils.start_run(config.output_dir, config)
+    sources = {"checkpoint": config.checkpoint, "latents": config.latents}
+    output_dir = utils.start_run(config.output_dir, config, accelerator, sources)
     if config.gradient_checkpointing:
         adapter.enable_gradient_checkpointing()
     trained = [parameter for parameter in adapter.parameters() if parameter.requires_grad]
@@ -91,47 +96,48 @@ def main(config: Config) -> None:
     accelerator.register_for_checkpointing(AdapterState(adapter))
     accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
     accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
-    start_step = utils.resume(accelerator, output_dir)
-    loader = utils.make_loader(
-        windows, accelerator, config.batch_size, start_step, config.max_steps, config.num_workers, collate_windows
-    )
+    order = utils.resume(accelerator, output_dir, config.batch_size)
+    batches = iter(utils.make_loader(windows, order, config.max_steps, config.num_workers, collate_windows))
+    compute_losses = partial(velocity_loss, transformer, timing_conditioner)
 
     @torch.no_grad()
     def encode(prompts: list[str]) -> dict:
         text, mask = pipe.encode_prompt(prompts)
         return {"text": text, "text_mask": mask}
 
-    times = uniform_times(config.seed, config.batch_size, accelerator, start_step)
-    progress = tqdm(loader, initial=start_step, total=config.max_steps, disable=not accelerator.is_main_process)
-    for step, batch in enumerate(progress, start_step):
-        utils.seed_step(config.seed, step, accelerator.process_index)
-        t = next(times).to(accelerator.device)
-        t = torch.where(torch.rand_like(t) < config.terminal_probability, 1.0, t)
-        batch |= encode(batch["prompt"])
-        keep = torch.rand(len(t), device=t.device) >= config.condition_dropout
-        noise = torch.randn(batch["latents"].shape)
-        with accelerator.autocast():
-            loss = velocity_loss(transformer, timing_conditioner, batch, noise, t, keep).mean()
-        utils.check_finite({"loss": loss}, step)
+    times = uniform_times(config.seed, order)
+    progress = utils.progress_bar(accelerator, order.start_step, config.max_steps)
+    for step in progress:
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * min((step + 1) / max(config.warmup_steps, 1), 1.0)
         optimizer.zero_grad()
-        accelerator.backward(loss)
+        losses = []
+        for micro_batch in range(order.accumulation):
+            batch = next(batches)
+            noise, t, keep = draw(batch["latents"].shape, order.numbers(step, micro_batch), next(times), config)
+            t, keep = t.to(accelerator.device), keep.to(accelerator.device)
+            with accelerator.accumulate(transformer):
+                with accelerator.autocast():
+                    loss = compute_losses(batch | encode(batch["prompt"]), noise, t, keep).mean()
+                losses.append({"loss": loss})
+                utils.check_finite(losses[-1], step, batch)
+                accelerator.backward(loss)
+        utils.check_finite(utils.gradient_norm(accelerator, trained), step, batch)
         optimizer.step()
         done = step + 1
-        if accelerator.is_main_process and (done % config.log_every == 0 or done == config.max_steps):
-            utils.log_metrics(output_dir, done, {"loss": loss})
-            progress.set_postfix(loss=f"{float(loss):.3f}")
+        if done % config.log_every == 0 or done == config.max_steps:
+            utils.report(accelerator, output_dir, done, utils.mean_losses(accelerator, losses), progress)
         if done % config.validate_every == 0 or done == config.max_steps:  # before the checkpoint: never left out
             if accelerator.is_main_process:
                 export(adapter, output_dir / "lora")
-                if config.num_validation_windows:
-                    metrics = validate(adapter.eval(), timing_conditioner, encode, config)
-                    utils.log_metrics(output_dir, done, metrics)
-                    adapter.train()
+            if valid_windows is not None:
+                metrics = validate(compute_losses, valid_windows, encode, config, accelerator)
+                if accelerator.is_main_process:
+                    utils.log_metrics(output_dir, done, metrics, accelerator)
             accelerator.wait_for_everyone()
         if done % config.save_every == 0 or done == config.max_steps:
-            utils.save_checkpoint(accelerator, output_dir, done)
+            utils.save_checkpoint(accelerator, output_dir, done, order)
+    accelerator.end_training()
 
 
 def add_adapter(transformer: torch.nn.Module, config: Config) -> None:
@@ -149,17 +155,6 @@ def add_adapter(transformer: torch.nn.Module, config: Config) -> None:
     transformer.add_adapter(
         LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=list(config.target_modules))
     )
-
-
-def check_latents(latents: str, vae: torch.nn.Module) -> None:
-    """Raises ValueError unless the latents were encoded by this autoencoder, in whatever precision."""
-    file = Path(latents) / INFO_FILE
-    if not file.is_file():
-        raise ValueError(f"{latents} is not a folder of latents: it has no {INFO_FILE}.")
-    dtypes = (torch.float32, torch.bfloat16, torch.float16)
-    digests = [utils.weights_digest(copy.deepcopy(vae).to(dtype)) for dtype in dtypes]
-    if json.loads(file.read_text(encoding="utf-8"))["weights_sha256"] not in digests:
-        raise ValueError(f"{latents} holds latents of another autoencoder: encode with that of the checkpoint.")
 
 
 def export(transformer: torch.nn.Module, directory: Path) -> None:

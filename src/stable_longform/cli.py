@@ -43,7 +43,11 @@ MAX_RANDOM_SEED = 2**32 - 1
 UsageError = typer.BadParameter.__base__
 
 # Groups of commands -> the module that defines them as `app`, imported when one of its commands is called.
-GROUPS = {"data": "stable_longform.cli_data", "evaluate": "stable_longform.cli_evaluate"}
+GROUPS = {
+    "data": "stable_longform.cli_data",
+    "evaluate": "stable_longform.cli_evaluate",
+    "runs": "stable_longform.cli_runs",
+}
 
 
 class CommandGroup(typer.core.TyperGroup):
@@ -70,6 +74,7 @@ app.add_typer(typer.Typer(), name="data", help="Sources of music: what they hold
 app.add_typer(
     typer.Typer(), name="evaluate", help="Scores, timings and sizes of models, as in the tables of the paper."
 )
+app.add_typer(typer.Typer(), name="runs", help="Training runs: how they are doing.")
 
 Verify = Annotated[
     bool, typer.Option("--verify", help="Run the other tool on the same random inputs and print the differences.")

@@ -5,11 +5,13 @@ import math
 import sys
 
 import pytest
+import soundfile
 import torch
 import yaml
 from common import assert_all_equal
 from launch import ROOT, check_script, run_script
 from safetensors.torch import load_file
+from tiny_training import AUTOENCODER
 
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.discriminator_stft import MultiScaleSTFTDiscriminator
@@ -17,34 +19,14 @@ from stable_longform.models.discriminator_stft import MultiScaleSTFTDiscriminato
 sys.path.insert(0, str(ROOT / "training"))
 from train_autoencoder import (  # noqa: E402
     Config,
+    choose_turn,
     discriminator_step_losses,
     generator_step_losses,
     initialize_from_data,
-    turn,
 )
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-SETTINGS = {
-    "model": {
-        "encoder_hidden_size": 4,
-        "decoder_channels": 4,
-        "channel_multiples": [1, 2, 2, 2, 2],
-        "decoder_input_channels": 4,
-    },
-    "discriminator": {"filters": 2, "fft_sizes": [512, 128]},
-    "fft_sizes": [512, 128],
-    "crop_num_samples": 4096,
-    "batch_size": 2,
-    "discriminator_start_step": 1,
-    "learning_rate": 1e-3,
-    "warmup": 0.5,
-    "mixed_precision": "bf16",
-    "num_workers": 0,
-    "save_every": 2,
-    "validate_every": 2,
-    "log_every": 1,
-    "num_validation_crops": 2,
-}
+SETTINGS = AUTOENCODER
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +71,16 @@ def test_metrics_are_the_same_and_finite(runs):
     assert [row for row in rows if "valid/l1" not in row] == [json.loads(s) for s in resumed if "valid/l1" not in s]
     assert all(math.isfinite(value) for row in rows for value in row.values())
     names = {row["step"]: set(row) - {"step"} for row in rows if "valid/l1" not in row}
-    spectral = {"mid", "side", "left", "right", "kl", "l1"}
+    spectral = {"mid", "side", "left", "right", "kl", "l1", "gradient_norm"}
     judged = spectral | {"adversarial", "feature_matching"}
-    assert names == {1: spectral, 2: {"discriminator"}, 3: judged, 4: {"discriminator"}}
+    assert names == {
+        1: spectral,
+        2: {"discriminator", "gradient_norm"},
+        3: judged,
+        4: {"discriminator", "gradient_norm"},
+    }
     assert [row["step"] for row in rows if "valid/l1" in row] == [2, 4]
+    assert {"valid/stft_distance", "valid/mel_distance", "valid/si_sdr"} < set(rows[-1])
 
 
 def test_both_networks_have_moved_in_their_own_steps(runs, folder):
@@ -115,12 +103,19 @@ def test_exported_autoencoder_opens(runs, make_audio):
     assert left == {"autoencoder", "config.yaml", "run.json", "metrics.jsonl"} | checkpoints
 
 
-def test_another_run_goes_on_from_the_exported_weights(runs, folder):
-    """With next to no learning rate the weights stay those that were given."""
-    more = [*arguments(folder, "more", 1), f"--init_from={runs[0] / 'autoencoder'}", "--learning_rate=1e-9"]
-    check_script("train_autoencoder.py", *more)
+def test_a_decoder_only_stage_leaves_the_encoder_as_it_was(runs, folder):
+    """From given weights, with the encoder frozen from the start; reconstructions can be heard and seen."""
+    more = [f"--init_from={runs[0] / 'autoencoder'}", "--encoder_freeze_step=0", "--num_samples=1", "--warmup=0"]
+    check_script("train_autoencoder.py", *arguments(folder, "more", 1), *more, "--sample_duration_in_s=0.5")
     before, after = (load_file(run / "autoencoder" / WEIGHTS) for run in (runs[0], folder / "more"))
-    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+    for name in before:
+        assert torch.equal(before[name], after[name]) == name.startswith("encoder."), name
+    samples = {path.name: path for path in (folder / "more" / "samples" / "step-00000001").iterdir()}
+    assert set(samples) == {"0-original.flac", "0-reconstruction.flac", "0.png"}
+    assert soundfile.info(samples["0-reconstruction.flac"]).duration == pytest.approx(0.5, abs=0.05)
+    stage = json.loads((folder / "more" / "autoencoder" / "stage.json").read_text())
+    assert (stage["stage"], stage["step"]) == ("autoencoder", 1)
+    assert stage["sources"]["init_from"]["stage"]["step"] == 4
 
 
 def test_wrong_settings_end_in_one_line(folder):
@@ -149,7 +144,7 @@ def test_defaults_are_the_paper():
 def test_each_network_counts_its_own_steps(first):
     counts = {"autoencoder": 0, "discriminator": 0}
     for step in range(20):
-        is_judged, own_step = turn(step, first)
+        is_judged, _, own_step = choose_turn(step, first)
         name = "discriminator" if is_judged and step % 2 else "autoencoder"
         assert is_judged == (step >= first) and own_step == counts[name]
         counts[name] += 1
@@ -164,7 +159,7 @@ def networks():
 
 def test_generator_step_trains_the_generator_only(networks, make_audio):
     model, discriminator = networks
-    losses = generator_step_losses(model, discriminator, make_audio(4096)[None], (512, 128), 44100)
+    losses = generator_step_losses(model, discriminator, make_audio(4096)[None], (512, 128))
     losses["adversarial"].backward(retain_graph=True)
     decoder = model.decoder.conv2.weight_v.grad.clone()
     losses["feature_matching"].backward()
@@ -192,3 +187,15 @@ def test_data_dependent_initialisation_lets_the_signal_through(tiny_autoencoder_
     assert output.sample.std().item() == pytest.approx(waveform.std().item(), rel=1e-3)
     assert output.posterior.mean.std().item() == pytest.approx(1, rel=0.2)
     assert output.posterior.std.mean().item() == pytest.approx(0.018, rel=0.2)
+
+
+def test_losses_are_in_float32_when_the_networks_are_not(networks, make_audio):
+    """Under autocast the outputs are in bfloat16, but every loss has the precision of float32."""
+    model, discriminator = networks
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = generator_step_losses(model, discriminator, make_audio(4096)[None], (512, 128))
+        losses |= discriminator_step_losses(model, discriminator, make_audio(4096)[None])
+        assert discriminator(make_audio(4096)[None])[0][0].dtype == torch.bfloat16
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    rounded = {name: loss.bfloat16().float() for name, loss in losses.items()}
+    assert all(loss != rounded[name] for name, loss in losses.items())

@@ -1,5 +1,6 @@
 """Launches the real script on synthetic audio: files, exact resume, wrong configurations; and its parts alone."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -11,8 +12,10 @@ import pytest
 import soundfile
 import torch
 import yaml
+from accelerate import Accelerator
 from launch import ROOT, run_script
 from safetensors.torch import load_file
+from tiny_training import CLAP
 from transformers import AutoFeatureExtractor, AutoTokenizer, ClapModel, ClapProcessor
 
 from stable_longform.models.clap_text_encoder import ClapTextEncoder
@@ -20,36 +23,7 @@ from stable_longform.training_utils import load_config
 
 SCRIPT = ROOT / "training" / "train_clap.py"
 RATE = 48000
-TINY = {
-    "audio_config": {
-        "spec_size": 128,
-        "patch_embeds_hidden_size": 16,
-        "depths": [1, 1],
-        "num_attention_heads": [2, 2],
-        "enable_fusion": True,
-    },
-    "text_config": {
-        "vocab_size": 300,
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "max_position_embeddings": 79,
-    },
-    "feature_extractor": {"max_length_s": 1},
-    "projection_dim": 8,
-    "tokenizer": None,
-    "crop_duration_in_s": 1.0,  # no longer than one view, so that only the marked clips train the fusion
-    "time_drop_width": 20,
-    "batch_size": 2,
-    "max_steps": 4,
-    "warmup_steps": 2,
-    "learning_rate": 1e-3,
-    "num_workers": 0,
-    "save_every": 2,
-    "validate_every": 2,
-    "log_every": 1,
-}
+TINY = CLAP
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +116,8 @@ def test_resumed_run_equals_an_undisturbed_one_bit_for_bit(finished_run, argumen
         weights, expected = load_file(finished_run / file), load_file(tmp_path / "undisturbed" / file)
         assert weights.keys() == expected.keys()
         assert all(torch.equal(weights[name], expected[name]) for name in expected)
-    metrics = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
-    assert metrics[6:] == metrics[3:6]  # steps 3 and 4 and the validation, again
+    metrics = [(run / "metrics.jsonl").read_text() for run in (finished_run, tmp_path / "undisturbed")]
+    assert metrics[0] == metrics[1]  # the lines of steps 3 and 4 were written again, not twice
 
 
 def test_wrong_configuration_ends_in_one_line(arguments, tmp_path):
@@ -222,3 +196,79 @@ def test_tokenizer_knows_its_words_in_any_place_and_every_other_text(script):
     assert tokenizer.decode(tokenizer.encode("Grüße, 音楽!").ids) == "Grüße, 音楽!"
     with pytest.raises(ValueError, match="vocab_size must be at least 261, got 260"):
         script.train_tokenizer(["a"], 260)
+
+
+def extractor_of(run: Path) -> dict:
+    """The feature extractor's settings, from a run's exported model."""
+    return AutoFeatureExtractor.from_pretrained(run / "clap").to_dict()
+
+
+class TwoTowers(torch.nn.Module):
+    """Two encoders and a temperature, all that `backward` needs of a CLAP, with batch norm to be left alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.audio, self.text = torch.nn.Linear(6, 4), torch.nn.Linear(5, 4)
+        self.norm = torch.nn.BatchNorm1d(4)
+        self.logit_scale_a = torch.nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, audio, text):
+        return [torch.nn.functional.normalize(part, dim=-1) for part in (self.audio(audio), self.text(text))]
+
+
+@pytest.mark.parametrize("accumulation", [2, 3])
+def test_micro_batches_are_each_others_negatives(script, accumulation):
+    """The gradient is that of one large batch, the temperature's included."""
+    torch.manual_seed(0)
+    model, audio, text = TwoTowers(), torch.randn(6, 6), torch.randn(6, 5)
+    loss = script.clap_loss(*model(audio, text), model.logit_scale_a.exp())
+    loss.backward()
+    expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if "norm" not in name}
+    model.zero_grad()
+    parts = list(zip(audio.chunk(accumulation), text.chunk(accumulation), strict=True))
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulation)
+    result = script.backward(accelerator, model, lambda i: model(*parts[i]), accumulation, 0)
+    assert result.item() == pytest.approx(loss.item(), rel=1e-6)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(dict(model.named_parameters())[name].grad, gradient)
+
+
+def test_the_first_of_two_passes_teaches_batch_norms_nothing(script):
+    model = TwoTowers()
+    before = model.norm.running_mean.clone()
+    with script.untouched_statistics(model):
+        model.norm(torch.randn(8, 4) + 5)
+    assert torch.equal(model.norm.running_mean, before) and model.norm.momentum == 0.1
+
+
+def test_validation_with_fusion_is_deterministic(script, finished_run, arguments, corpus):
+    """Clips longer than one view are cut at random places, but always at the same ones."""
+    config = load_config(script.Config, [*arguments, "none", "--crop_duration_in_s=1.7"])
+    model = ClapModel.from_pretrained(finished_run / "clap")
+    tokenizer = AutoTokenizer.from_pretrained(finished_run / "clap")
+    results = []
+    for seed in (0, 1):
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        pairs = script.build_validation(config, script.build_feature_extractor(config))
+        assert all(pairs[i]["is_longer"] for i in range(len(pairs)))
+        results.append(script.validate(model, tokenizer, pairs, 2))
+    assert results[0] == results[1]
+
+
+def test_training_goes_on_from_given_weights(script, finished_run, corpus, tmp_path):
+    """Architecture, tokenizer and feature extractor come with them; settings that contradict are refused."""
+    rest = {name: value for name, value in TINY.items() if not name.endswith("config") and name != "tokenizer"}
+    settings = {**rest, "manifest": str(corpus / "manifest.jsonl"), "max_steps": 1, "learning_rate": 1e-9}
+    settings = {name: value for name, value in settings.items() if name not in ("feature_extractor", "projection_dim")}
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump(settings | {"init_from": str(finished_run / "clap")}))
+    result = run_script(SCRIPT.name, "--config", tmp_path / "more.yaml", "--output_dir", tmp_path / "more")
+    assert result.returncode == 0, result.stderr
+    before, after = (load_file(run / "clap" / "model.safetensors") for run in (finished_run, tmp_path / "more"))
+    parameters = {name for name, _ in ClapModel.from_pretrained(finished_run / "clap").named_parameters()}
+    moved = {name for name in before if not torch.allclose(before[name].float(), after[name].float(), atol=1e-5)}
+    assert not moved & parameters
+    assert extractor_of(tmp_path / "more") == extractor_of(finished_run)
+    config = load_config(script.Config, ["--config", str(tmp_path / "more.yaml"), "--output_dir=x"])
+    with pytest.raises(ValueError, match="projection_dim cannot be set with init_from"):
+        script.check_config(dataclasses.replace(config, projection_dim=8))

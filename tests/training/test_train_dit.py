@@ -8,9 +8,9 @@ import torch
 import yaml
 from launch import ROOT, check_script, run_script
 from safetensors.torch import load_file
-from tokenizers import ByteLevelBPETokenizer
-from transformers import ClapAudioConfig, ClapConfig, ClapModel, ClapTextConfig, RobertaTokenizerFast
+from tiny_training import DIT
 
+from stable_longform import training_utils as utils
 from stable_longform.data.latents import LatentWindows, collate_windows, read_latent_index
 from stable_longform.data.manifest import read_manifest
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
@@ -20,78 +20,15 @@ from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipel
 from stable_longform.utils.audio import read_audio, to_stereo
 
 sys.path.insert(0, str(ROOT / "training"))
-from train_dit import uniform_times, velocity_loss  # noqa: E402
+from train_dit import Config, draw, load_autoencoder, uniform_times, velocity_loss  # noqa: E402
 
-MODEL = {
-    "sample_size": 16,
-    "in_channels": 4,
-    "out_channels": 4,
-    "num_layers": 1,
-    "attention_head_dim": 8,
-    "num_attention_heads": 2,
-    "num_key_value_attention_heads": 1,
-    "cross_attention_dim": 8,
-    "cross_attention_input_dim": 16,
-    "global_states_input_dim": 32,
-    "time_proj_dim": 8,
-    "patch_size": 2,
-}
-SETTINGS = {
-    "model": MODEL,
-    "timing": {"conditioning_dim": 16, "internal_dim": 8},
-    "batch_size": 2,
-    "learning_rate": 1e-2,
-    "condition_dropout": 0.5,
-    "terminal_probability": 0.2,
-    "mixed_precision": "bf16",
-    "num_workers": 0,
-    "log_every": 1,
-    "save_every": 2,
-    "validate_every": 4,
-    "num_validation_windows": 2,
-}
+MODEL, SETTINGS = DIT["model"], DIT
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Holds everything that the scripts read and write."""
     return tmp_path_factory.mktemp("dit")
-
-
-@pytest.fixture(scope="module")
-def autoencoder(folder):
-    """A random autoencoder with short frames."""
-    torch.manual_seed(0)
-    model = AutoencoderOobleck(4, (2, 4, 4, 8, 8), (1, 2, 2, 2, 2), 4, 4)
-    model.save_pretrained(folder / "autoencoder")
-    return folder / "autoencoder"
-
-
-@pytest.fixture(scope="module")
-def clap(folder):
-    """A random CLAP with its tokenizer."""
-    torch.manual_seed(0)
-    text = ClapTextConfig(
-        vocab_size=300, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=80,
-    )  # fmt: skip
-    audio = ClapAudioConfig(patch_embeds_hidden_size=4, depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 2, 2])
-    config = ClapConfig(text_config=text.to_dict(), audio_config=audio.to_dict(), projection_dim=8)
-    ClapModel(config).save_pretrained(folder / "clap")
-    tokenizer = ByteLevelBPETokenizer()
-    tokenizer.train_from_iterator(["Genre: Rock"], 300, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
-    tokenizer.save_model(str(folder))
-    fast = RobertaTokenizerFast(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
-    fast.save_pretrained(folder / "clap")
-    return folder / "clap"
-
-
-@pytest.fixture(scope="module")
-def latents(folder, tiny_manifest, autoencoder):
-    """The encoded corpus."""
-    check_script("encode_latents.py", "--manifest", tiny_manifest, "--autoencoder", autoencoder,
-                 "--output_dir", folder / "latents")  # fmt: skip
-    return folder / "latents"
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +77,10 @@ def test_latents_of_another_autoencoder_are_refused(latents, tiny_manifest, fold
     finished = run_script("encode_latents.py", "--manifest", tiny_manifest, "--autoencoder", folder / "other",
                           "--output_dir", latents)  # fmt: skip
     assert finished.returncode == 2 and "another autoencoder" in finished.stderr
+    with pytest.raises(ValueError, match="latents of another autoencoder than the one given"):
+        load_autoencoder(Config(str(latents), "clap", "run", autoencoder=str(folder / "other")))
+    with pytest.raises(ValueError, match="demo_every needs --autoencoder"):
+        load_autoencoder(Config(str(latents), "clap", "run", demo_every=5))
 
 
 def test_windows_are_functions_of_seed_and_index(latents):
@@ -175,18 +116,37 @@ def test_training_writes_finite_metrics_and_models(trained):
     assert DiTTransformer1D.from_pretrained(trained / "dit", subfolder="transformer").config.patch_size == 2
 
 
+def test_validation_is_also_told_by_time(trained):
+    row = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
+    buckets = [row["valid/loss_t0.00-0.50"], row["valid/loss_t0.50-1.00"]]
+    assert sum(buckets) / 2 == pytest.approx(row["valid/loss"]) and buckets[0] != buckets[1]
+
+
 def test_two_steps_and_two_more_equal_four(train, trained):
     resumed = train("resumed", "--max_steps", 2)
     train("resumed", "--max_steps", 4)
-    for file in ("model.safetensors", "model_1.safetensors"):
-        whole, parts = (load_file(run / "checkpoint-00000004" / file) for run in (trained, resumed))
-        assert whole.keys() == parts.keys() and all(torch.equal(whole[key], parts[key]) for key in whole)
+    whole, parts = (load_file(run / "checkpoint-00000004" / "model.safetensors") for run in (trained, resumed))
+    assert whole.keys() == parts.keys() and all(torch.equal(whole[key], parts[key]) for key in whole)
     assert sorted(path.name for path in resumed.glob("checkpoint-*")) == ["checkpoint-00000002", "checkpoint-00000004"]
 
 
-def test_short_window_carries_over_to_a_long_one_and_to_a_pipeline(train, trained, folder, autoencoder, clap):
+def test_short_window_carries_over_to_a_long_one_and_to_a_pipeline(train, trained, folder, autoencoder, clap, latents):
     settings = {**SETTINGS, "model": {**MODEL, "sample_size": 64}, "learning_rate": 1e-8}
-    long = train("long", "--max_steps", 1, "--init_from", trained / "dit", settings=settings)
+    demos = ["--demo_every", 1, "--demo_steps", 2, "--demo_duration_in_s", 1, "--num_demos", 1, "--autoencoder"]
+    long = train("long", "--max_steps", 1, "--init_from", trained / "dit", *demos, autoencoder, settings=settings)
+    audio = {path.name: read_audio(path)[0] for path in (long / "demos" / "step-00000001").iterdir()}
+    assert set(audio) == {"0-real.flac", "0-guidance-1.flac", "0-guidance-7.flac"}
+    assert {waveform.shape for waveform in audio.values()} == {(2, 44100)}
+    assert not torch.equal(audio["0-guidance-1.flac"], audio["0-guidance-7.flac"])
+    last = json.loads((long / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {f"demo/{name}/flatness" for name in ("real", "guidance-1", "guidance-7")} < set(last)
+    stage = json.loads((long / "dit" / "stage.json").read_text())
+    assert (stage["stage"], stage["step"], stage["window_length"]) == ("dit", 1, 64)
+    before = stage["sources"]["init_from"]
+    assert before["path"] == str(trained / "dit") and len(before["sha256"]) == 64
+    assert (before["stage"]["step"], before["stage"]["window_length"]) == (4, 16)
+    made_by = json.loads((latents / "latents.json").read_text())["weights_sha256"]
+    assert stage["sources"]["latents"]["latents"]["weights_sha256"] == made_by
     for part in ("transformer", "timing_conditioner"):
         before, after = (load_file(next((run / "dit" / part).glob("*.safetensors"))) for run in (trained, long))
         assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in before)
@@ -259,21 +219,27 @@ def test_dropped_items_do_not_see_their_text():
     assert losses[1, True] != losses[2, True]
 
 
-class _Processes:
-    """The two facts of an accelerator that `uniform_times` looks at."""
-
-    def __init__(self, process_index: int, num_processes: int):
-        self.process_index, self.num_processes = process_index, num_processes
-
-
 def test_times_are_shared_out_and_resumed():
-    whole = uniform_times(7, 4, _Processes(0, 1), 0)
-    parts = [uniform_times(7, 2, _Processes(index, 2), 0) for index in range(2)]
+    whole = uniform_times(7, utils.ItemOrder(4))
+    parts = [uniform_times(7, utils.ItemOrder(2, 1, 2, index)) for index in range(2)]
+    micro = uniform_times(7, utils.ItemOrder(1, 4))
     steps = [next(whole) for _ in range(8)]
     for step in steps[:3]:
         assert torch.equal(step, torch.cat([next(part) for part in parts]))
-    resumed = uniform_times(7, 4, _Processes(0, 1), 5)
+        assert torch.equal(step, torch.cat([next(micro) for _ in range(4)]))
+    resumed = uniform_times(7, utils.ItemOrder(4, start_step=5, first_item=20))
     assert torch.equal(next(resumed), steps[5])
     values = torch.cat(steps)
     assert (values >= 0).all() and (values < 1).all()
     assert torch.histc(values, 8, 0, 1).tolist() == [4] * 8  # a Sobol sequence fills equal bins equally
+
+
+def test_draws_are_functions_of_the_items_number():
+    config = Config("latents", "clap", "run", terminal_probability=0.3, condition_dropout=0.4, seed=5)
+    times = torch.linspace(0, 0.9, 200)
+    noise, t, keep = draw((200, 2, 3), range(200), times, config)
+    part = draw((50, 2, 3), range(100, 150), times[100:150], config)
+    assert all(torch.equal(one[100:150], other) for one, other in zip((noise, t, keep), part, strict=True))
+    assert (t == 1).float().mean() == pytest.approx(0.3, abs=0.1) and torch.equal(t[t < 1], times[t < 1])
+    assert keep.float().mean() == pytest.approx(0.6, abs=0.1)
+    assert noise.std() == pytest.approx(1, abs=0.1)

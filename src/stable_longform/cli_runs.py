@@ -1,0 +1,32 @@
+"""The commands `stable-longform runs ...`: how a training is doing."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stable_longform.utils.pictures import draw_curves
+from stable_longform.utils.run_folder import last_values, read_metrics
+
+app = typer.Typer(help="Training runs.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+
+
+@app.callback()
+def runs() -> None:
+    """Training runs."""
+
+
+@app.command()
+def show(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --output_dir of a training.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Picture to write. [default: DIR/curves.png]")
+    ] = None,
+) -> None:
+    """Prints the last value of every metric of a training, finished or not, and draws their curves."""
+    rows = read_metrics(folder)
+    output = output or folder / "curves.png"
+    draw_curves(rows, output, str(folder))
+    for name, (step, value) in last_values(rows).items():
+        typer.echo(f"{name:<40} {value:>12.5g}   step {step}")
+    typer.echo(output)

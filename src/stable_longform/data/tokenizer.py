@@ -1,0 +1,34 @@
+"""A tokenizer made from prompts, with RoBERTa's special tokens."""
+
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # RoBERTa's; their ids are 0 to 4
+
+
+def train_tokenizer(prompts: Sequence[str], vocab_size: int) -> Tokenizer:
+    """Byte-level BPE with RoBERTa's special tokens and at most `vocab_size` tokens, made from the prompts.
+
+    Their words count twice more, in lower case: alone and after a blank, so that a frequent word is one token at the
+    start of a prompt as well as within it.
+
+    Raises:
+        ValueError: `vocab_size` has no room for the 256 bytes and the special tokens.
+    """
+    smallest = len(SPECIAL_TOKENS) + 256
+    if vocab_size < smallest:
+        raise ValueError(f"text_config.vocab_size must be at least {smallest}, got {vocab_size}.")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    words = [word for prompt in prompts for word in prompt.lower().split()]
+    tokenizer.train_from_iterator([*prompts, *words, *(f" {word}" for word in words)], trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    return tokenizer

@@ -1,0 +1,257 @@
+"""Checkpoints and exported models: written atomically, checked when they are read, rotated.
+
+A checkpoint is what accelerate saves, and `checkpoint.json`: step, items seen, and the size and SHA-256 of every file.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from stable_longform.models.clap_text_encoder import ClapTextEncoder
+from stable_longform.training_utils.steps import ItemOrder
+from stable_longform.utils.run_folder import rewind_metrics, write_text
+
+CHECKPOINT_PREFIX = "checkpoint-"
+CONTENTS_FILE = "checkpoint.json"
+READ_BLOCK = 2**20  # bytes
+
+logger = logging.getLogger(__name__)
+
+
+def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, order: ItemOrder, keep: int = 2) -> Path:
+    """Saves everything prepared by and registered with `accelerator` as `checkpoint-<step>`, atomically.
+
+    The folder gets its name only when it is complete and on the disk; of the older ones, `keep - 1` stay.
+
+    Raises:
+        OSError: it could not be written, as on a full disk. Nothing of it stays, the older ones do.
+    """
+    final = output_dir / f"{CHECKPOINT_PREFIX}{step:08d}"
+    partial = output_dir / f"partial-{final.name}"
+    if accelerator.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    try:
+        accelerator.save_state(str(partial))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            position = {"num_items": order.num_items(step), "items_per_step": order.items_per_step}
+            _write_contents(partial, {"step": step, **position})
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
+        shutil.rmtree(partial, ignore_errors=True)
+        raise OSError(
+            f"The checkpoint of step {step} could not be written to {output_dir}: {error}. Make room and run the same "
+            "command again: it goes on from the checkpoint before."
+        ) from error
+    if accelerator.is_main_process:
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
+        _sync(output_dir)
+        for old, _ in _checkpoints(output_dir)[:-keep]:
+            shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+    return final
+
+
+def resume(accelerator: Accelerator, output_dir: Path, batch_size: int) -> ItemOrder:
+    """Loads the newest checkpoint that is whole, if there is one; returns the order of the items from there on.
+
+    A damaged one is renamed to `damaged-checkpoint-<step>` and reported.
+
+    Raises:
+        ValueError: there are checkpoints, but all are damaged.
+    """
+    found = [None, None]
+    if accelerator.is_main_process:
+        for leftover in output_dir.glob(f"partial-{CHECKPOINT_PREFIX}*"):
+            shutil.rmtree(leftover)
+        found = _newest_whole(output_dir)
+    path, damage = broadcast_object_list(found)
+    if damage is not None:
+        raise ValueError(damage)
+    shares = (
+        batch_size,
+        accelerator.gradient_accumulation_steps,
+        accelerator.num_processes,
+        accelerator.process_index,
+    )
+    step = 0 if path is None else int(path.name.removeprefix(CHECKPOINT_PREFIX))
+    if accelerator.is_main_process:
+        rewind_metrics(output_dir, step)
+    if path is None:
+        return ItemOrder(*shares)
+    accelerator.load_state(str(path))
+    accelerator.step = 0  # of the micro-batches
+    order = ItemOrder(*shares, start_step=step, first_item=step * ItemOrder(*shares).items_per_step)
+    if (path / CONTENTS_FILE).exists():  # not in those of earlier versions
+        contents = json.loads((path / CONTENTS_FILE).read_text(encoding="utf-8"))
+        order = ItemOrder(*shares, start_step=step, first_item=contents["num_items"])
+        if contents["items_per_step"] != order.items_per_step:
+            logger.warning("A step now takes %d items, before %d.", order.items_per_step, contents["items_per_step"])
+    logger.info("Resumed from %s.", path)
+    return order
+
+
+def latest_checkpoint(output_dir: str | os.PathLike) -> tuple[Path, int] | None:
+    """The newest complete checkpoint of a run and its step, or None."""
+    return max(_checkpoints(output_dir), key=lambda entry: entry[1], default=None)
+
+
+def _checkpoints(output_dir: str | os.PathLike) -> list[tuple[Path, int]]:
+    """Complete checkpoints and their steps, in order."""
+    steps = [
+        (path, int(path.name.removeprefix(CHECKPOINT_PREFIX)))
+        for path in Path(output_dir).glob(f"{CHECKPOINT_PREFIX}*")
+        if path.name.removeprefix(CHECKPOINT_PREFIX).isdigit()
+    ]
+    return sorted(steps, key=lambda entry: entry[1])
+
+
+def _newest_whole(output_dir: Path) -> list:
+    """The newest checkpoint without damage, or None; and what is wrong if there are only damaged ones."""
+    checkpoints = _checkpoints(output_dir)
+    damages = []
+    for path, _ in reversed(checkpoints):
+        damage = find_damage(path)
+        if damage is None:
+            for broken, reason in damages:
+                os.replace(broken, broken.with_name(f"damaged-{broken.name}"))
+                logger.warning("%s is damaged: %s. Going on from %s.", broken, reason, path.name)
+            return [path, None]
+        damages.append((path, damage))
+    if not damages:
+        return [None, None]
+    reasons = "; ".join(f"{path.name}: {reason}" for path, reason in damages)
+    return [None, f"All checkpoints in {output_dir} are damaged ({reasons}); move them away to start anew."]
+
+
+def find_damage(checkpoint: Path) -> str | None:
+    """What is wrong with the files of a checkpoint, or None. Those of earlier versions have no list to compare with.
+
+    Args:
+        checkpoint: folder.
+    """
+    list_file = checkpoint / CONTENTS_FILE
+    if not list_file.exists():
+        return None
+    try:
+        files = json.loads(list_file.read_text(encoding="utf-8"))["files"]
+    except (ValueError, KeyError):
+        return f"{CONTENTS_FILE} cannot be read"
+    for name, (size, digest) in files.items():
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size}"
+        if file_digest(file) != digest:
+            return f"{name} has other contents than were written"
+    return None
+
+
+def _write_contents(folder: Path, facts: dict) -> None:
+    """Writes the list of a checkpoint's files and sees to it that all are on the disk."""
+    files = {}
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        files[file.relative_to(folder).as_posix()] = [file.stat().st_size, file_digest(file, is_synced=True)]
+    write_text(folder / CONTENTS_FILE, json.dumps({**facts, "files": files}, indent=1))
+    _sync(folder)
+
+
+def file_digest(file: Path, is_synced: bool = False) -> str:
+    """SHA-256 of a file; with `is_synced` it is on the disk afterwards."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while block := stream.read(READ_BLOCK):
+            digest.update(block)
+        if is_synced:
+            os.fsync(stream.fileno())
+    return digest.hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    """Sees to it that the names in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replaced_folder(directory: str | os.PathLike) -> Iterator[Path]:
+    """Gives a new folder beside `directory` that takes its place, and that of what was there, on success."""
+    directory = Path(directory)
+    partial = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    shutil.rmtree(directory, ignore_errors=True)
+    os.replace(partial, directory)
+
+
+def export_model(model, directory: str | os.PathLike, *companions, keep: Sequence[str] = ()) -> None:
+    """Writes `model.save_pretrained` to `directory` through a temporary folder, replacing what was there.
+
+    `companions` are saved into the same folder: a tokenizer, a feature extractor. Files named in `keep` survive.
+    """
+    with replaced_folder(directory) as partial:
+        for part in (model, *companions):
+            part.save_pretrained(partial)
+        for file in (Path(directory) / name for name in keep):
+            if file.is_file():
+                shutil.copy2(file, partial)
+
+
+def load_text_encoder(source: str | os.PathLike) -> tuple[ClapTextEncoder, PreTrainedTokenizerBase]:
+    """The text encoder and its tokenizer of a CLAP training's result, or those of a whole checkpoint.
+
+    Args:
+        source: folder or Hub id of a transformers ClapModel with its tokenizer, or folder of a pipeline.
+    """
+    if (Path(source) / "model_index.json").is_file():
+        text_encoder = ClapTextEncoder.from_pretrained(source, subfolder="text_encoder")
+        return text_encoder, AutoTokenizer.from_pretrained(source, subfolder="tokenizer")
+    return ClapTextEncoder.from_clap(source), AutoTokenizer.from_pretrained(source)
+
+
+def float_dtype(name: str) -> torch.dtype:
+    """The dtype called "float32", "bfloat16" or "float16".
+
+    Raises:
+        ValueError: another name.
+    """
+    if name not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"dtype must be float32, bfloat16 or float16, got {name!r}.")
+    return getattr(torch, name)
+
+
+def load_weights(model: torch.nn.Module, source: torch.nn.Module) -> None:
+    """Copies all weights of `source`; the models may differ in what has no weights, as the length of the window.
+
+    Raises:
+        ValueError: the models have other weights or shapes.
+    """
+    try:
+        model.load_state_dict(source.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"--init_from has other weights than the model: {error}") from error
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """SHA-256 of a model's weights in float32 and their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,122 @@
+"""The start of a run and the notes on where a model comes from.
+
+`run.json` of a run says what it was started from (`sources`). `stage.json` beside every exported model says which
+stage and step it is, and repeats the sources, with the `stage.json` of each: the whole history of a model.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+from accelerate import Accelerator
+
+from stable_longform.data.latents import INFO_FILE
+from stable_longform.training_utils.checkpoints import file_digest, latest_checkpoint
+from stable_longform.training_utils.records import describe_environment
+from stable_longform.utils.run_folder import write_text
+
+RUN_FILE, STAGE_FILE = "run.json", "stage.json"
+# What may differ when a run is resumed: how long, how fast and how talkative it is, not what it learns.
+RESUMABLE_KEYS = (
+    "max_steps",
+    "batch_size",
+    "gradient_accumulation_steps",
+    "gradient_checkpointing",
+    "num_workers",
+    "save_every",
+    "log_every",
+    "validate_every",
+    "num_samples",
+    "demo_every",
+    "trackers",
+)
+
+
+def start_run(
+    output_dir: str | os.PathLike,
+    config,
+    accelerator: Accelerator | None = None,
+    sources: Mapping[str, str | None] | None = None,
+) -> Path:
+    """Makes the run folder and writes `config.yaml` and `run.json`; a resumed run must have the same configuration.
+
+    Args:
+        output_dir: the run folder.
+        config: a dataclass; the fields in `RESUMABLE_KEYS` may differ from those of a run that is resumed.
+        accelerator: its trackers are started; None for a script that has none.
+        sources: what the run starts from, by name: folders or Hub ids.
+
+    Raises:
+        ValueError: the folder holds a run with another configuration.
+    """
+    output_dir = Path(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    resolved = _as_json(dataclasses.asdict(config))
+    file = output_dir / "config.yaml"
+    is_resumed = file.exists() and latest_checkpoint(output_dir) is not None
+    if is_resumed:
+        previous = yaml.safe_load(file.read_text(encoding="utf-8"))
+        previous = _as_json(_defaults(config)) | previous  # fields that did not exist when the run began
+        changed = [key for key in resolved if key not in RESUMABLE_KEYS and previous.get(key) != resolved[key]]
+        if changed:
+            raise ValueError(
+                f"{output_dir} holds a run with other values of {', '.join(changed)}: "
+                "use the same values to resume it or another output_dir to start anew."
+            )
+    if accelerator is None or accelerator.is_main_process:
+        described = json.loads((output_dir / RUN_FILE).read_text()).get("sources") if is_resumed else None
+        if described is None:
+            given = {name: source for name, source in (sources or {}).items() if source is not None}
+            described = {name: describe_source(source) for name, source in given.items()}
+        write_text(output_dir / RUN_FILE, json.dumps(describe_environment() | {"sources": described}, indent=2))
+        write_text(file, yaml.safe_dump(resolved, sort_keys=False))
+    if accelerator is not None:
+        accelerator.wait_for_everyone()
+        simple = {name: value for name, value in resolved.items() if isinstance(value, (int, float, str))}
+        accelerator.init_trackers("stable_longform", simple)
+    return output_dir
+
+
+def describe_source(source: str | os.PathLike) -> dict:
+    """What a run starts from: its path, a digest of its weights or which autoencoder made its latents, its history.
+
+    Args:
+        source: a folder of models or latents; of a Hub id only the name is known.
+    """
+    folder = Path(source)
+    described: dict = {"path": str(source)}
+    if (folder / INFO_FILE).is_file():
+        described["latents"] = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
+    elif folder.is_dir():
+        digest = hashlib.sha256()
+        for file in sorted(folder.rglob("*.safetensors")):
+            digest.update(f"{file.relative_to(folder).as_posix()} {file_digest(file)}\n".encode())
+        described["sha256"] = digest.hexdigest()
+    if (folder / STAGE_FILE).is_file():
+        described["stage"] = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
+    return described
+
+
+def write_stage(folder: Path, output_dir: Path, stage: str, step: int, **facts) -> None:
+    """Writes `stage.json` into the folder of an exported model: its stage and step, and what its run started from."""
+    run = json.loads((output_dir / RUN_FILE).read_text(encoding="utf-8"))
+    described = {"stage": stage, "step": step, **facts}
+    described |= {name: run[name] for name in ("git_commit", "versions", "sources")}
+    write_text(folder / STAGE_FILE, json.dumps(described, indent=2))
+
+
+def _as_json(value):
+    """The value as JSON knows it: tuples are lists."""
+    return json.loads(json.dumps(value))
+
+
+def _defaults(config) -> dict:
+    """Defaults of a dataclass's fields, where they have one."""
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    factories = {field.name: field.default_factory for field in dataclasses.fields(config)}
+    made = {name: make() for name, make in factories.items() if make is not dataclasses.MISSING}
+    return {name: value for name, value in defaults.items() if value is not dataclasses.MISSING} | made

@@ -1,0 +1,92 @@
+"""Pictures of a training run: curves of its metrics, and spectrograms. They need matplotlib, of the extra `train`."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from stable_longform.utils.audio import atomic_path
+
+NUM_COLUMNS = 3
+MAX_POINTS = 2000  # of a curve; more are thinned out
+FFT_SIZE = 2048
+RANGE_IN_DB = 90.0
+
+
+def _new_figure(width_in_inch: float, height_in_inch: float):
+    """An empty figure that no window shows."""
+    try:
+        from matplotlib.figure import Figure  # optional, and slow to import
+    except ImportError as error:
+        raise ValueError("Pictures need matplotlib: pip install 'stable_longform[train]'.") from error
+    return Figure(figsize=(width_in_inch, height_in_inch), layout="constrained")
+
+
+def _save(figure, path: Path) -> None:
+    """Writes a figure atomically."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def draw_curves(rows: Sequence[Mapping[str, float]], path: Path, title: str = "") -> None:
+    """Draws every metric over the step; a validation is in the panel of the training metric of the same name.
+
+    Args:
+        rows: as `read_metrics` returns them.
+        path: `.png`, `.svg` or `.pdf`.
+        title: above the panels.
+
+    Raises:
+        ValueError: no metrics, or no matplotlib.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row if name != "step"))
+    if not names:
+        raise ValueError("There are no metrics to draw yet.")
+    panels: dict[str, list[str]] = {}
+    for name in names:
+        panels.setdefault(name.removeprefix("valid/"), []).append(name)
+    num_rows = math.ceil(len(panels) / NUM_COLUMNS)
+    figure = _new_figure(4.2 * NUM_COLUMNS, 2.6 * num_rows)
+    axes = figure.subplots(num_rows, NUM_COLUMNS, squeeze=False).flatten()
+    for axis, (panel, members) in zip(axes, panels.items(), strict=False):
+        for name in members:
+            points = [(row["step"], row[name]) for row in rows if name in row]
+            steps, values = zip(*points[:: math.ceil(len(points) / MAX_POINTS)], strict=True)
+            style = {"marker": "o", "markersize": 3} if name.startswith("valid/") or len(steps) < 2 else {"alpha": 0.7}
+            axis.plot(steps, values, label="valid" if name.startswith("valid/") else "train", **style)
+        axis.set_title(panel, fontsize=9)
+        axis.tick_params(labelsize=7)
+        if len(members) > 1:
+            axis.legend(fontsize=7)
+    for axis in axes[len(panels) :]:
+        axis.axis("off")
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def draw_spectrograms(waveforms: Mapping[str, torch.Tensor], sampling_rate: int, path: Path) -> None:
+    """Draws log-magnitude spectrograms one above the other, on one scale.
+
+    Args:
+        waveforms: `(channels, num_samples)` by name; channels are averaged.
+        sampling_rate: Hz.
+        path: `.png`, `.svg` or `.pdf`.
+    """
+    levels = {}
+    for name, waveform in waveforms.items():
+        window = torch.hann_window(FFT_SIZE)
+        spectrum = torch.stft(
+            waveform.float().mean(dim=0), FFT_SIZE, FFT_SIZE // 4, window=window, return_complex=True
+        )
+        levels[name] = 20 * spectrum.abs().clamp(min=1e-6).log10()
+    top = max(float(level.max()) for level in levels.values())
+    figure = _new_figure(8, 2.4 * len(levels))
+    axes = figure.subplots(len(levels), 1, squeeze=False, sharex=True)[:, 0]
+    for axis, (name, level) in zip(axes, levels.items(), strict=True):
+        extent = (0, waveforms[name].shape[-1] / sampling_rate, 0, sampling_rate / 2000)
+        axis.imshow(level.numpy(), origin="lower", aspect="auto", extent=extent, vmin=top - RANGE_IN_DB, vmax=top)
+        axis.set_ylabel("kHz", fontsize=8)
+        axis.set_title(name, fontsize=9)
+    axes[-1].set_xlabel("s", fontsize=8)
+    _save(figure, path)

@@ -1,0 +1,51 @@
+"""Reading and keeping the text files of a training run's folder."""
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+METRICS_FILE = "metrics.jsonl"
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a small text file atomically, on the disk when it returns."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # processes of one run may write at once
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def read_metrics(output_dir: str | os.PathLike) -> list[dict]:
+    """The lines of `metrics.jsonl`; one that a stop has cut off is left out.
+
+    Raises:
+        ValueError: the folder has no such file.
+    """
+    file = Path(output_dir) / METRICS_FILE
+    if not file.is_file():
+        raise ValueError(f"{output_dir} is not the folder of a training run: it has no {METRICS_FILE}.")
+    rows = []
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
+
+
+def rewind_metrics(output_dir: Path, step: int) -> None:
+    """Takes the lines after a step out of `metrics.jsonl`: a run that is resumed from it writes them again."""
+    if (output_dir / METRICS_FILE).exists():
+        rows = [row for row in read_metrics(output_dir) if row["step"] <= step]
+        write_text(output_dir / METRICS_FILE, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def last_values(rows: Sequence[Mapping[str, float]]) -> dict[str, tuple[int, float]]:
+    """The last value of every metric and its step, in the order in which the metrics first appear."""
+    values = {}
+    for row in rows:
+        values |= {name: (row["step"], value) for name, value in row.items() if name != "step"}
+    return values

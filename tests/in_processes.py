@@ -1,0 +1,62 @@
+"""What tests do in two processes joined by gloo; each function raises where one process would get another result."""
+
+import copy
+
+import torch
+import torch.distributed as dist
+from diffusers.training_utils import EMAModel
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from stable_longform import training_utils as utils
+
+
+def share_batch_norm() -> None:
+    """Each process has some of the items, one more than the other."""
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1), torch.nn.BatchNorm2d(3), torch.nn.ReLU())
+    whole, shared = layers, copy.deepcopy(layers)
+    utils.share_batch_norms(shared)
+    waveform, weights = torch.randn(5, 2, 4, 6) * 3 + 20, torch.randn(5, 3, 4, 6)
+    own = slice(0, 3) if dist.get_rank() == 0 else slice(3, 5)
+    for _ in range(2):
+        expected, output = whole(waveform), shared(waveform[own])
+        torch.testing.assert_close(output, expected[own])
+    (expected * weights).sum().backward()
+    (output * weights[own]).sum().backward()
+    for parameter, one in zip(shared.parameters(), whole.parameters(), strict=True):
+        dist.all_reduce(parameter.grad)
+        torch.testing.assert_close(parameter.grad, one.grad, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(shared.state_dict(), whole.state_dict())
+    torch.testing.assert_close(shared.eval()(waveform[own]), whole.eval()(waveform)[own])
+
+
+def average_sharded_weights() -> None:
+    """FSDP2's shards are averaged like whole weights, and their state is whole."""
+    torch.manual_seed(0)
+    whole = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Linear(6, 3))
+    sharded = copy.deepcopy(whole)
+    for layer in sharded:
+        fully_shard(layer, mesh=torch.distributed.init_device_mesh("cpu", (2,)))
+    expected = EMAModel(whole.parameters(), 0.999, update_after_step=1, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
+    average = utils.WeightAverage(sharded.parameters(), 0.999)
+    assert isinstance(average.shadow_params[0], DTensor)
+    for step in range(5):
+        with torch.no_grad():
+            for one, other in zip(whole.parameters(), sharded.parameters(), strict=True):
+                one.mul_(1.3).add_(0.1 * step)
+                other.mul_(1.3).add_(0.1 * step)
+        expected.step(whole.parameters())
+        average.step(sharded.parameters())
+    state = average.state_dict()
+    torch.testing.assert_close(state["shadow_params"], expected.shadow_params)
+    other = utils.WeightAverage(sharded.parameters(), 0.999)
+    other.load_state_dict(state)
+    before = [utils.gather(parameter.detach()).clone() for parameter in sharded.parameters()]
+    with other.swapped(sharded.parameters()):
+        now = [utils.gather(parameter.detach()) for parameter in sharded.parameters()]
+        torch.testing.assert_close(now, expected.shadow_params)
+    torch.testing.assert_close([utils.gather(parameter.detach()) for parameter in sharded.parameters()], before)
+    fresh = copy.deepcopy(whole)
+    other.copy_whole_to(list(fresh.parameters()))
+    torch.testing.assert_close([parameter.detach() for parameter in fresh.parameters()], expected.shadow_params)

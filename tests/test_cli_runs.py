@@ -1,0 +1,50 @@
+"""`stable-longform runs show`: the last values and a picture of the curves, also of a run that was cut off."""
+
+import json
+import struct
+
+import pytest
+
+from stable_longform import cli
+
+
+def png_size(path) -> tuple[int, int]:
+    """Width and height of a PNG file."""
+    header = path.read_bytes()[:24]
+    assert header[:8] == b"\x89PNG\r\n\x1a\n"
+    return struct.unpack(">II", header[16:24])
+
+
+def test_show_prints_the_last_values_and_draws(tmp_path, capsys):
+    rows = [{"step": step, "loss": 1 / step, "learning_rate": 1e-3} for step in range(1, 40)]
+    rows.insert(20, {"step": 20, "valid/loss": 0.25, "valid/si_sdr": -3.5})
+    lines = [json.dumps(row) for row in rows]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 40, "lo')  # cut off by a kill
+    assert cli.main(["runs", "show", str(tmp_path)]) == 0
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert printed[:-1] == [
+        ["loss", f"{1 / 39:.5g}", "step", "39"],
+        ["learning_rate", "0.001", "step", "39"],
+        ["valid/loss", "0.25", "step", "20"],
+        ["valid/si_sdr", "-3.5", "step", "20"],
+    ]
+    assert printed[-1] == [str(tmp_path / "curves.png")]
+    width, height = png_size(tmp_path / "curves.png")
+    assert width > 500 and height > 200
+
+
+def test_the_picture_can_have_another_name(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    assert cli.main(["runs", "show", str(tmp_path), "-o", str(tmp_path / "a.svg")]) == 0
+    assert "<svg" in (tmp_path / "a.svg").read_text() and not (tmp_path / "curves.png").exists()
+
+
+@pytest.mark.parametrize(
+    "content, message", [(None, "is not the folder of a training run"), ("", "no metrics to draw yet")]
+)
+def test_folders_without_metrics_end_in_one_line(tmp_path, capsys, content, message):
+    if content is not None:
+        (tmp_path / "metrics.jsonl").write_text(content)
+    assert cli.main(["runs", "show", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and message in line

@@ -1,0 +1,170 @@
+"""What can happen to a run: a full disk, `kill -9`, a damaged checkpoint, data that are no numbers.
+
+After each the same command goes on, and the result is bit for bit that of a run to which nothing happened. Processes,
+kills and files are real; the autoencoder stands for all scripts, which share this code.
+"""
+
+import json
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from common import assert_all_equal
+from launch import RunningScript, check_script, run_script
+from safetensors.torch import load_file, save_file
+from tiny_training import AUTOENCODER, DIT
+
+SCRIPT = "train_autoencoder.py"
+NUM_STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A corpus of one track for training and one for validation, and the settings."""
+    folder = tmp_path_factory.mktemp("reliability")
+    rows = []
+    for number, split in enumerate(("train", "valid")):
+        noise = np.random.default_rng(number).uniform(-0.5, 0.5, (88200, 2))
+        soundfile.write(folder / f"{split}.wav", noise, 44100)
+        rows.append(json.dumps({"path": f"{split}.wav", "duration_in_s": 2.0, "split": split}))
+    (folder / "manifest.jsonl").write_text("\n".join(rows))
+    settings = AUTOENCODER | {"manifest": str(folder / "manifest.jsonl"), "validate_every": 4, "max_steps": NUM_STEPS}
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+    return folder
+
+
+def arguments(folder: Path, name: str) -> list:
+    """The one command of a run."""
+    return [SCRIPT, "--config", folder / "settings.yaml", "--output_dir", folder / name]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder) -> Path:
+    """A run to which nothing happens."""
+    check_script(*arguments(folder, "undisturbed"))
+    return folder / "undisturbed"
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    """Compares weights, optimisers, average, exported model and metrics of two finished runs, bit for bit."""
+    last = f"checkpoint-{NUM_STEPS:08d}"
+    exported = "autoencoder/diffusion_pytorch_model.safetensors"
+    for file in (f"{last}/model.safetensors", f"{last}/model_1.safetensors", exported):
+        weights, expected = load_file(run / file), load_file(other / file)
+        assert weights.keys() == expected.keys()
+        assert_all_equal(list(weights.values()), list(expected.values()))
+    for file in ("optimizer.bin", "optimizer_1.bin", "custom_checkpoint_0.pkl"):
+        states = [torch.load(folder / last / file, weights_only=False) for folder in (run, other)]
+        tensors, expected = (torch.utils._pytree.tree_leaves(state) for state in states)
+        assert len(tensors) == len(expected) and all(np.array_equal(*pair) for pair in zip(tensors, expected))  # noqa: B905
+    assert (run / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
+
+
+def checkpoints(run: Path) -> list[str]:
+    """Names of all that looks like a checkpoint."""
+    return sorted(path.name for path in run.glob("*checkpoint*"))
+
+
+def wait_for_step(script: RunningScript, run: Path, step: int) -> None:
+    """Returns as soon as a step is in the metrics."""
+    while script.process.is_alive():
+        file = run / "metrics.jsonl"
+        if file.exists() and any(f'"step": {step},' in line for line in file.read_text().splitlines()):
+            return
+        time.sleep(0.002)
+    raise AssertionError(script.wait().stderr[-3000:])
+
+
+def test_nothing_is_lost(folder, undisturbed):
+    run, command = folder / "disturbed", arguments(folder, "disturbed")
+
+    # The disk is full while the first checkpoint is written.
+    finished = run_script(*command, max_file_size=20_000)
+    assert finished.returncode == 2
+    assert "error: The checkpoint of step 2 could not be written" in finished.stderr.splitlines()[-1]
+    assert "Traceback" not in finished.stderr and checkpoints(run) == []
+
+    # Killed right after step 4, while its model is exported or its checkpoint written.
+    script = RunningScript(*command)
+    wait_for_step(script, run, 4)
+    script.kill()
+    assert script.process.exitcode == -9
+    newest = max(path for path in run.glob("checkpoint-*"))
+
+    # That left the newest checkpoint cut off: the one before is taken, if there is one, and the user is told.
+    (run / "metrics.jsonl").write_text((run / "metrics.jsonl").read_text() + '{"step": 4, "mi')
+    script = RunningScript(*command)
+    wait_for_step(script, run, 6)
+    script.kill()
+    assert "Resumed from" in script.output() and newest.name in script.output()
+    if len(list(run.glob("checkpoint-*"))) == 1:  # killed before the second one was complete
+        script = RunningScript(*command)
+        wait_for_step(script, run, 7)
+        script.kill()
+    newest = max(path for path in run.glob("checkpoint-*"))
+    os.truncate(newest / "model.safetensors", (newest / "model.safetensors").stat().st_size // 2)
+
+    finished = check_script(*command)
+    assert f"{newest.name} is damaged: model.safetensors has" in finished.stderr.replace("\n", " ")
+    assert f"damaged-{newest.name}" in checkpoints(run)
+    assert_same_run(run, undisturbed)
+    check_script(*command)  # nothing is left to do, and nothing is done
+    assert_same_run(run, undisturbed)
+
+
+def test_a_run_with_damaged_checkpoints_only_is_not_started_anew(folder, undisturbed):
+    run = folder / "hopeless"
+    for name in ("checkpoint-00000006", "checkpoint-00000008"):
+        (run / name).mkdir(parents=True)
+        for file in (undisturbed / name).iterdir():
+            os.link(file, run / name / file.name)
+        (run / name / "optimizer.bin").unlink()
+    finished = run_script(*arguments(folder, "hopeless"))
+    assert finished.returncode == 2
+    assert "All checkpoints" in finished.stderr and "optimizer.bin is missing" in finished.stderr
+    assert checkpoints(run) == ["checkpoint-00000006", "checkpoint-00000008"]
+
+
+def test_a_batch_that_is_not_finite_stops_the_run_before_it_does_harm(folder, latents, clap):
+    """After two steps the latents get values whose squares are infinite; later they are put right again."""
+    settings = DIT | {"clap": str(clap), "latents": str(folder / "latents"), "validate_every": 100}
+    (folder / "dit.yaml").write_text(yaml.safe_dump(settings))
+    command = ["train_dit.py", "--config", folder / "dit.yaml", "--max_steps=4", "--output_dir"]
+    shutil.copytree(latents, folder / "latents")
+    check_script(*command, folder / "dit")
+    check_script(*command, folder / "stopped", "--max_steps=2")
+    for file in set((folder / "latents").rglob("*.safetensors")):
+        damaged = {name: torch.full(tensor.shape, 1e30) for name, tensor in load_file(file).items()}
+        save_file(damaged, file)
+    finished = run_script(*command, folder / "stopped")
+    shutil.rmtree(folder / "latents")
+    assert finished.returncode == 3 and checkpoints(folder / "stopped") == ["checkpoint-00000002"]
+    assert "error: Step 2: loss is not finite; its data are" in finished.stderr.splitlines()[-1]
+    shutil.copytree(latents, folder / "latents")
+    check_script(*command, folder / "stopped")
+    for file in ("checkpoint-00000004/model.safetensors", "dit/transformer/diffusion_pytorch_model.safetensors"):
+        weights, expected = load_file(folder / "stopped" / file), load_file(folder / "dit" / file)
+        assert_all_equal(list(weights.values()), list(expected.values()))
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment(folder, undisturbed):
+    """Kills at random times until the run has got to its end in spite of them."""
+    rng = random.Random(0)
+    run, num_kills = folder / "killed", 0
+    while not (run / f"checkpoint-{NUM_STEPS:08d}").exists():
+        script = RunningScript(*arguments(folder, "killed"))
+        script.process.join(rng.uniform(0.2, 3.0))
+        if script.process.is_alive():
+            script.kill()
+            num_kills += 1
+    check_script(*arguments(folder, "killed"))
+    assert num_kills > 3
+    assert_same_run(run, undisturbed)

@@ -1,0 +1,89 @@
+"""Demos of a training in progress: music from prompts of the valid split, to hear and to measure.
+
+Used by `train_dit.py`. Level and flatness tell apart what goes wrong most often: silence and noise.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from stable_longform import noise_schedule
+from stable_longform.data.latents import LatentWindows
+from stable_longform.losses.stft import stft_magnitude
+from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+from stable_longform.utils.audio import write_audio
+
+FFT_SIZE = 2048
+
+
+def assemble(transformer, timing_conditioner, vae, text_encoder, tokenizer) -> LongFormMusicPipeline:
+    """The pipeline of the models, on the text encoder's device."""
+    pipe = LongFormMusicPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        timing_conditioner=timing_conditioner,
+        transformer=transformer,
+        scheduler=noise_schedule.make_scheduler(),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(text_encoder.device)
+
+
+@torch.no_grad()
+def make_demos(
+    pipe: LongFormMusicPipeline,
+    windows: LatentWindows,
+    folder: Path,
+    num_demos: int,
+    duration_in_s: float,
+    num_inference_steps: int,
+    guidance_scales: Sequence[float],
+) -> dict[str, float]:
+    """Generates from the prompts of some windows, with fixed seeds, and decodes their own latents to compare with.
+
+    Args:
+        pipe: of the weights to hear.
+        windows: of the valid split.
+        folder: where the audio files go.
+        num_demos: how many windows.
+        duration_in_s: of each demo, cut to the window.
+        num_inference_steps: of the sampler.
+        guidance_scales: each prompt is generated once with each.
+
+    Returns:
+        mean level (silence: -60 dBFS and less) and flatness (white noise: 0.56) of the real and the generated audio.
+    """
+    duration_in_s = min(duration_in_s, pipe.max_duration_in_s)
+    num_frames = math.ceil(duration_in_s * pipe.vae.latent_rate)
+    facts: dict[str, list[float]] = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(num_demos):
+        item = windows[i]
+        real = pipe.vae.decode(item["latents"][None].to(pipe.vae.device), num_frames).sample[0]
+        audios = {"real": real[:, : round(duration_in_s * pipe.sampling_rate)]}
+        for scale in guidance_scales:
+            generator = torch.Generator().manual_seed(i)
+            options = {"num_inference_steps": num_inference_steps, "guidance_scale": scale, "generator": generator}
+            audios[f"guidance-{scale:g}"] = pipe(item["prompt"], duration_in_s, **options).audios[0]
+        for name, audio in audios.items():
+            write_audio(folder / f"{i}-{name}.flac", audio, pipe.sampling_rate, tags={"title": item["prompt"]})
+            facts.setdefault(f"demo/{name}/level_in_dbfs", []).append(level_in_dbfs(audio))
+            facts.setdefault(f"demo/{name}/flatness", []).append(spectral_flatness(audio))
+    return {name: sum(values) / len(values) for name, values in facts.items()}
+
+
+def level_in_dbfs(waveform: torch.Tensor) -> float:
+    """Root mean square of `(channels, num_samples)` in dB; a full-scale square wave is at 0, silence at -200."""
+    return 20 * math.log10(max(float(waveform.float().square().mean().sqrt()), 1e-10))
+
+
+def spectral_flatness(waveform: torch.Tensor) -> float:
+    """Geometric over arithmetic mean of the power spectrum, averaged over frames: 0 for a tone.
+
+    Of white noise the periodogram is exponentially distributed, hence exp(−0.577) = 0.56 and not 1.
+    """
+    power = stft_magnitude(waveform.float().mean(dim=0), FFT_SIZE).square()
+    return float((power.log().mean(dim=-2).exp() / power.mean(dim=-2)).mean())
