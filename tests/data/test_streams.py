@@ -13,7 +13,7 @@ from corpora import RATE, encode, write_tar
 from stable_longform.data.audio_crops import CROPS_PER_TRACK, CropMaker, collate_crops, make_crops
 from stable_longform.data.bad_tracks import BadTrackError, TooManyBadTracks
 from stable_longform.data.sources import open_tracks
-from stable_longform.data.streams import StreamItems, first_items
+from stable_longform.data.streams import StreamItems, first_items, open_items
 
 pytest.importorskip("webdataset")
 
@@ -111,6 +111,30 @@ def test_a_loader_goes_on_where_it_stopped(stream, num_workers):
     resumed.load_state_dict(json.loads(json.dumps(loader.state_dict())))
     batches = iter(resumed)
     assert [next(batches)["draw"].tolist() for _ in range(5)] == expected[4:]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_checkpoints_keep_the_place(stream, tmp_path, num_workers):
+    """Saved and loaded by accelerate as the trainings do; only the same number of workers can go on."""
+    accelerator_class = pytest.importorskip("accelerate").Accelerator
+    accelerators = [accelerator_class(cpu=True) for _ in range(3)]
+    items = open_items(stream, number_of, 5, accelerators[0], 2, 0.01)
+    batches = iter(items.make_loader(3, num_workers))
+    for _ in range(4):
+        next(batches)
+    accelerators[0].save_state(str(tmp_path / "checkpoint"))
+    expected = [next(batches)["draw"].tolist() for _ in range(3)]
+    resumed = open_items(stream, number_of, 5, accelerators[1], 2, 0.01)
+    accelerators[1].load_state(str(tmp_path / "checkpoint"))
+    batches = iter(resumed.make_loader(3, num_workers))
+    assert [next(batches)["draw"].tolist() for _ in range(3)] == expected
+    other = open_items(stream, number_of, 5, accelerators[2], 2, 0.01)
+    accelerators[2].load_state(str(tmp_path / "checkpoint"))
+    with pytest.raises(ValueError, match=f"the same num_workers: {num_workers}, not 1"):
+        other.make_loader(3, 1)
+    (tmp_path / "checkpoint" / "stream-0.json").unlink()
+    with pytest.raises(ValueError, match="has no stream-0.json"):
+        accelerators[2].load_state(str(tmp_path / "checkpoint"))
 
 
 def test_another_number_of_workers_cannot_resume(stream):

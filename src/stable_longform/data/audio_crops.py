@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 
 from stable_longform.data.bad_tracks import MAX_BAD_FRACTION, MAX_DRAWS, BadTrackError, BadTracks, read_track
 from stable_longform.data.manifest import Track, draw_index
 from stable_longform.data.prompts import available_fields, build_prompt
-from stable_longform.data.streams import StreamItems, TrackStream
+from stable_longform.data.streams import StreamItems, TrackStream, open_items
 
 SILENCE_PEAK = 10 ** (-60 / 20)  # crops quieter than -60 dBFS are drawn again, as in the code of the paper
 RESAMPLING_MARGIN_IN_S = 0.01
@@ -125,8 +126,7 @@ def make_crops(
     tracks: Sequence[Track] | TrackStream,
     make_item: CropMaker,
     seed: int = 0,
-    process_index: int = 0,
-    num_processes: int = 1,
+    accelerator: Accelerator | None = None,
     is_weighted_by_duration: bool = True,
     max_bad_fraction: float = MAX_BAD_FRACTION,
 ) -> AudioCrops | StreamItems:
@@ -136,15 +136,13 @@ def make_crops(
         tracks: a list, or a stream, of which each track gives `CROPS_PER_TRACK` crops each time it is read.
         make_item: length, rate and the like of the crops.
         seed: of the whole sequence.
-        process_index: of this process, in [0, num_processes). Lists have one sequence for all processes.
-        num_processes: how many read the stream together.
+        accelerator: whose processes share a stream and whose checkpoints keep its place; None: this process alone.
+            Lists need neither.
         is_weighted_by_duration: see `AudioCrops`; streams have no weights.
         max_bad_fraction: share of the tracks that may be unusable, in [0, 1].
     """
     if isinstance(tracks, TrackStream):
-        return StreamItems(
-            tracks, make_item, seed, process_index, num_processes, CROPS_PER_TRACK, max_bad_fraction=max_bad_fraction
-        )
+        return open_items(tracks, make_item, seed, accelerator, CROPS_PER_TRACK, max_bad_fraction)
     return AudioCrops(
         tracks,
         make_item.num_samples,

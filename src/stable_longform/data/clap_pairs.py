@@ -13,12 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from transformers import ClapFeatureExtractor
 
 from stable_longform.data.audio_crops import draw_crop
 from stable_longform.data.bad_tracks import MAX_BAD_FRACTION, MAX_DRAWS, BadTrackError, BadTracks
 from stable_longform.data.manifest import Track
 from stable_longform.data.prompts import available_fields, build_prompt
+from stable_longform.data.streams import StreamItems, TrackStream, open_items
 from stable_longform.utils.seeding import seeded_numpy
 
 logger = logging.getLogger(__name__)
@@ -137,6 +139,33 @@ class ClapPairs(torch.utils.data.Dataset):
         place = position % self.batch_size
         batch = slice(position - place, position - place + self.batch_size)
         yield from map(int, np.delete(order, batch)[place :: self.batch_size][: MAX_DRAWS - 1])
+
+
+def make_pairs(
+    tracks: Sequence[Track] | TrackStream,
+    make_item: PairMaker,
+    batch_size: int,
+    seed: int = 0,
+    accelerator: Accelerator | None = None,
+    max_bad_fraction: float = MAX_BAD_FRACTION,
+) -> ClapPairs | StreamItems:
+    """Pairs of what `open_tracks` opened: `ClapPairs` of a list, one process's `StreamItems` of a stream.
+
+    Of a stream every track gives one pair in an epoch; a batch that goes from one epoch into the next may hold one
+    twice.
+
+    Args:
+        tracks: a list or a stream.
+        make_item: the extractor and the length of the crops.
+        batch_size: see `ClapPairs`; a stream does not need it.
+        seed: of the whole sequence.
+        accelerator: whose processes share a stream and whose checkpoints keep its place; None: this process alone.
+        max_bad_fraction: share of the tracks that may be unusable, in [0, 1].
+    """
+    if isinstance(tracks, TrackStream):
+        return open_items(tracks, make_item, seed, accelerator, 1, max_bad_fraction)
+    extractor, crop_duration_in_s = make_item.feature_extractor, make_item.crop_duration_in_s
+    return ClapPairs(tracks, extractor, batch_size, seed, crop_duration_in_s, max_bad_fraction)
 
 
 @functools.lru_cache(maxsize=2)

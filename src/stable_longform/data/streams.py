@@ -6,11 +6,12 @@ track goes to exactly one of them. With fewer shards than consumers every consum
 of the tracks. The order is random: the shards anew in every epoch, then the items within blocks of `shuffle_tracks`
 tracks. What is made of a track depends on the seed, the epoch, the shard and the place in it alone.
 
-`StreamItems.state_dict` is the place reached. A `torchdata.stateful_dataloader.StatefulDataLoader` asks every worker
-for it, so that a resumed run goes on with the very next item.
+`StreamItems.state_dict` is the place reached. The loader of `StreamItems.make_loader` asks every worker for it;
+`StreamItems.register` has it saved with accelerate's checkpoints, so that a resumed run goes on with the next item.
 """
 
 import itertools
+import json
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 
 from stable_longform.data.bad_tracks import MAX_BAD_FRACTION, BadTrackError, BadTracks
 from stable_longform.data.manifest import Track
@@ -154,6 +156,7 @@ class StreamItems(torch.utils.data.IterableDataset):
         self.bad_tracks = BadTracks(None, max_bad_fraction)
         self.bad_shards = BadTracks(stream.num_shards, max_bad_fraction, "shards")
         self._num_empty_epochs = 0
+        self._loader, self._loader_state = None, None
         self._state = {"epoch": 0, "shard": 0, "track": 0, "item": 0}
 
     def state_dict(self) -> dict:
@@ -173,6 +176,54 @@ class StreamItems(torch.utils.data.IterableDataset):
                 f"by {num_consumers}: use the same number of processes and num_workers."
             )
         self._state = {key: state[key] for key in self._state}
+
+    def make_loader(self, batch_size: int, num_workers: int, collate_fn: Callable | None = None):
+        """A loader of this process's batches, from the place on that a checkpoint brought, if one was loaded.
+
+        Returns:
+            torchdata's StatefulDataLoader; one for each `StreamItems`.
+
+        Raises:
+            ValueError: the checkpoint is of another number of processes or workers.
+        """
+        self._loader = require("torchdata.stateful_dataloader", "train").StatefulDataLoader(
+            self,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            collate_fn=collate_fn,
+            pin_memory=torch.cuda.is_available(),
+        )
+        if self._loader_state is not None:
+            saved, own = self._loader_state, {"num_processes": self.num_processes, "num_workers": num_workers}
+            for name, number in own.items():
+                if saved[name] != number:
+                    raise ValueError(
+                        f"A stream can only be resumed with the same {name}: {saved[name]}, not {number}."
+                    )
+            self._loader.load_state_dict(saved["loader"])
+        return self._loader
+
+    def register(self, accelerator: Accelerator) -> None:
+        """Has the place of the loader saved in `stream-<process>.json` of every checkpoint, and read from it."""
+        name = f"stream-{accelerator.process_index}.json"
+
+        def save(models: list, weights: list, folder: str) -> None:
+            if self._loader is not None:
+                own = {"num_processes": self.num_processes, "num_workers": self._loader.num_workers}
+                (Path(folder) / name).write_text(json.dumps(own | {"loader": self._loader.state_dict()}))
+
+        def load(models: list, folder: str) -> None:
+            file = Path(folder) / name
+            if not file.is_file():
+                raise ValueError(f"{folder} has no {name}: it is no checkpoint of a stream on so many processes.")
+            self._loader_state = json.loads(file.read_text())
+
+        accelerator.register_save_state_pre_hook(save)
+        accelerator.register_load_state_pre_hook(load)
+
+    def __getstate__(self) -> dict:
+        """What goes to a worker: all but the loader that started it."""
+        return self.__dict__ | {"_loader": None, "_loader_state": None}
 
     def __iter__(self) -> Iterator[dict]:
         """Yields the items of this worker."""
@@ -241,6 +292,22 @@ class StreamItems(torch.utils.data.IterableDataset):
         worker = torch.utils.data.get_worker_info()
         index, count = (0, 1) if worker is None else (worker.id, worker.num_workers)
         return self.process_index * count + index, self.num_processes * count
+
+
+def open_items(
+    stream: TrackStream,
+    make_item: Callable[[Track, np.random.Generator], dict],
+    seed: int,
+    accelerator: Accelerator | None,
+    items_per_track: int,
+    max_bad_fraction: float,
+) -> StreamItems:
+    """`StreamItems` of one of accelerate's processes, registered with its checkpoints; of this one alone for None."""
+    place = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
+    items = StreamItems(stream, make_item, seed, *place, items_per_track, max_bad_fraction=max_bad_fraction)
+    if accelerator is not None:
+        items.register(accelerator)
+    return items
 
 
 def first_items(dataset: torch.utils.data.Dataset, count: int, first: int = 0) -> list[dict]:
