@@ -22,6 +22,7 @@ from tiny_pipeline import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stable_longform.noise_schedule import make_scheduler
+from stable_longform.pipelines import guidance
 from stable_longform.pipelines.guidance import guide
 
 RATE = 8000
@@ -280,6 +281,16 @@ def test_an_unguided_item_beside_a_negative_prompt_is_as_alone(pipe):
     second = generate(pipe, prompts[1], negative_prompt_embeds=text, generator=seed(2), **arguments)
     assert relative_error(both[0], first[0]) < 1e-5
     assert relative_error(both[1], second[0]) < 1e-5
+
+
+@pytest.mark.parametrize("negative_prompt", [None, PROMPTS[3], [PROMPTS[3], PROMPTS[2]]])
+def test_branches_in_turn_are_branches_in_a_batch(pipe, monkeypatch, negative_prompt):
+    arguments = {"prompt": [SHORT, PROMPTS[1]], "negative_prompt": negative_prompt, "output_type": "latent"}
+    calls = record_transformer(pipe)
+    expected = generate(pipe, **arguments)
+    monkeypatch.setattr(guidance, "MIN_TOKENS_IN_TURN", 64)
+    assert relative_error(generate(pipe, **arguments), expected) < 1e-5
+    assert [len(call["latents"]) for call in calls] == [4] * 4 + [2] * 8
 
 
 class Counter(TorchDispatchMode):

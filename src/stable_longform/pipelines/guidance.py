@@ -13,28 +13,32 @@ from stable_longform.models.dit_attention import Context
 from stable_longform.models.hooks import has_hooks
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 
+MIN_TOKENS_IN_TURN = 512  # of an item, from which on a CPU is no slower with one branch after the other
+WIDTHS_A_TOKEN = 16  # numbers held for a token in a block, in units of the inner width
+
 
 @dataclass(frozen=True)
 class Condition:
     """What the transformer is given in every step besides latents and time, see `DiTTransformer1D.forward`.
 
-    The batch has the unconditional items first, if there are any.
+    A batch of both branches has the unconditional items first.
     """
 
-    encoder_hidden_states: torch.Tensor
+    encoder_hidden_states: torch.Tensor | None
     global_hidden_states: torch.Tensor
     encoder_attention_mask: torch.Tensor | None
     projected_context: Sequence[Context] | None
 
 
-def make_condition(
+def make_conditions(
     transformer: DiTTransformer1D,
     prompt_embeds: torch.Tensor,
     negative_prompt_embeds: torch.Tensor | None,
     timing_tokens: torch.Tensor,
     global_states: torch.Tensor,
     attention_mask: torch.Tensor | None,
-) -> Condition:
+    in_turn: bool = False,
+) -> list[Condition]:
     """Puts together, in the transformer's dtype, what does not change from step to step.
 
     An unconditional item without a negative prompt has no text and no timing tokens; a negative prompt keeps its
@@ -47,23 +51,57 @@ def make_condition(
         timing_tokens: `(B, 2, D)`.
         global_states: `(B, 1, G)`.
         attention_mask: boolean `(B, S)` for `prompt_embeds`, or None.
+        in_turn: the two branches one after the other instead of in one batch.
+
+    Returns:
+        One condition, or two, the unconditional one first.
     """
-    timing_tokens = timing_tokens.to(prompt_embeds)
+    timing_tokens, global_states = timing_tokens.to(prompt_embeds), global_states.to(transformer.dtype)
     tokens = torch.cat([prompt_embeds, timing_tokens], dim=1)
     if attention_mask is not None:
         attention_mask = torch.cat([attention_mask, attention_mask.new_ones(timing_tokens.shape[:2])], dim=1)
-    if negative_prompt_embeds is not None:
-        global_states = global_states.repeat(2, 1, 1)
-        is_null = ~negative_prompt_embeds.flatten(1).any(dim=1)[:, None, None]
-        if not is_null.all():
-            negative_timing = timing_tokens.masked_fill(is_null, 0)
-            tokens = torch.cat([torch.cat([negative_prompt_embeds, negative_timing], dim=1), tokens])
-            if attention_mask is not None:
-                attention_mask = torch.cat([torch.ones_like(attention_mask), attention_mask])
+    if negative_prompt_embeds is None:
+        return [_condition(transformer, tokens, global_states, attention_mask)]
+    is_null = ~negative_prompt_embeds.flatten(1).any(dim=1)[:, None, None]
+    negative, negative_mask = None, None
+    if not is_null.all():
+        negative = torch.cat([negative_prompt_embeds, timing_tokens.masked_fill(is_null, 0)], dim=1)
+        negative_mask = None if attention_mask is None else torch.ones_like(attention_mask)
+    if in_turn:
+        unconditional = _condition(transformer, negative, global_states, negative_mask)
+        return [unconditional, _condition(transformer, tokens, global_states, attention_mask)]
+    if negative is not None:
+        tokens = torch.cat([negative, tokens])
+        attention_mask = None if attention_mask is None else torch.cat([negative_mask, attention_mask])
+    return [_condition(transformer, tokens, global_states.repeat(2, 1, 1), attention_mask)]
+
+
+def branches_in_turn(transformer: DiTTransformer1D, latents: torch.Tensor) -> bool:
+    """Whether guidance should run its branches one after the other: long items on a CPU, little memory on a GPU.
+
+    Args:
+        transformer: the model.
+        latents: `(B, C, L)`, where they will be given to it.
+    """
+    num_tokens = latents.shape[-1] // transformer.config.patch_size
+    if latents.device.type != "cuda":
+        return num_tokens >= MIN_TOKENS_IN_TURN
+    needed = 2 * len(latents) * num_tokens * WIDTHS_A_TOKEN * transformer.proj_in.out_features
+    return needed * transformer.dtype.itemsize > torch.cuda.mem_get_info(latents.device)[0] / 2
+
+
+def _condition(
+    transformer: DiTTransformer1D,
+    tokens: torch.Tensor | None,
+    global_states: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+) -> Condition:
+    """With the keys and values of the tokens, unless a library that may move weights has hooks in the transformer."""
+    if tokens is None:
+        return Condition(None, global_states, None, None)
     tokens = tokens.to(transformer.dtype)
-    is_hooked = any(has_hooks(part) for part in transformer.children())  # by libraries that may move the weights
-    projected = None if is_hooked else transformer.project_context(tokens)
-    return Condition(tokens, global_states.to(transformer.dtype), attention_mask, projected)
+    is_hooked = any(has_hooks(part) for part in transformer.children())
+    return Condition(tokens, global_states, attention_mask, None if is_hooked else transformer.project_context(tokens))
 
 
 def guide(

@@ -18,10 +18,11 @@ from transformers import PreTrainedModel
 from stable_longform import noise_schedule
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.clap_text_encoder import ClapTextEncoder, encode_texts
+from stable_longform.models.onednn import fast_linear
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.pipelines import inputs
-from stable_longform.pipelines.guidance import Condition, guide, make_condition
+from stable_longform.pipelines.guidance import Condition, branches_in_turn, guide, make_conditions
 from stable_longform.pipelines.inputs import Generators
 from stable_longform.pipelines.lora import LongFormMusicLoraLoaderMixin
 from stable_longform.pipelines.stable_audio_folder import StableAudioFolderMixin
@@ -245,6 +246,7 @@ class LongFormMusicPipeline(StableAudioFolderMixin, DiffusionPipeline, LongFormM
             latents = latents.to(device) * self.scheduler.init_noise_sigma
             times = timesteps.tolist()  # read once, not to stall the device in each step
             is_guided = [guidance_scale != 1 and guidance_interval[0] <= t <= guidance_interval[1] for t in times]
+            in_turn = branches_in_turn(self.transformer, latents)
             conditions = {}  # with and without guidance, made when first needed
             with self.progress_bar(total=num_inference_steps) as progress:
                 for i, t in enumerate(timesteps):
@@ -255,8 +257,8 @@ class LongFormMusicPipeline(StableAudioFolderMixin, DiffusionPipeline, LongFormM
                         self.transformer._reset_stateful_cache()  # of enable_cache: the batch has another size now
                     if is_guided[i] not in conditions:
                         negative = negative_prompt_embeds if is_guided[i] else None
-                        fixed = (timing_tokens, global_states, attention_mask)
-                        conditions[is_guided[i]] = make_condition(self.transformer, prompt_embeds, negative, *fixed)
+                        fixed = (timing_tokens, global_states, attention_mask, in_turn)
+                        conditions[is_guided[i]] = make_conditions(self.transformer, prompt_embeds, negative, *fixed)
                     v = self._predict_velocity(
                         self.scheduler.scale_model_input(latents, t), t, conditions[is_guided[i]]
                     )
@@ -366,15 +368,21 @@ class LongFormMusicPipeline(StableAudioFolderMixin, DiffusionPipeline, LongFormM
             negative_prompt_embeds = negative_prompt_embeds * mask.to(negative_prompt_embeds)[..., None]
         return negative_prompt_embeds.to(prompt_embeds)
 
-    def _predict_velocity(self, latents: torch.Tensor, t: torch.Tensor, condition: Condition) -> torch.Tensor:
+    def _predict_velocity(self, latents: torch.Tensor, t: torch.Tensor, conditions: list[Condition]) -> torch.Tensor:
         """The transformer's velocity in float32: `(B, C, L)`, or `(2B, C, L)` with an unconditional branch."""
-        batch_size = len(condition.global_hidden_states)
-        if len(latents) != batch_size:
-            latents = latents.repeat(2, 1, 1)
-        with self.transformer.cache_context("velocity"):
-            return self.transformer(
-                latents.to(self.transformer.dtype), t.float().expand(batch_size), **vars(condition), return_dict=False
-            )[0].float()
+        predictions = []
+        for branch, condition in enumerate(conditions):
+            batch_size = len(condition.global_hidden_states)
+            batch = latents if len(latents) == batch_size else latents.repeat(2, 1, 1)
+            with self.transformer.cache_context(f"velocity {branch}"), fast_linear(self.transformer, latents.device):
+                prediction = self.transformer(
+                    batch.to(self.transformer.dtype),
+                    t.float().expand(batch_size),
+                    **vars(condition),
+                    return_dict=False,
+                )[0]
+            predictions.append(prediction.float())
+        return predictions[0] if len(predictions) == 1 else torch.cat(predictions)
 
     def _prepare_latents(self, batch_size: int, generator: Generators, latents: torch.Tensor | None) -> torch.Tensor:
         """Unit Gaussian noise `(batch_size, latent_channels, sample_size)` in float32, one generator an item if many.
