@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 
 from stable_longform import training_utils as utils
-from stable_longform.data.audio_crops import AudioCrops
-from stable_longform.data.manifest import read_manifest
+from stable_longform.data.audio_crops import CropMaker, make_crops
+from stable_longform.data.sources import open_tracks
+from stable_longform.data.streams import first_items
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 
 
@@ -23,7 +24,7 @@ class Config:
     """The power is measured on `num_crops` random crops of the train split, `crop_duration_in_s` seconds each."""
 
     autoencoder: str
-    manifest: str
+    manifest: str  # any source: see stable_longform.data.sources
     output_dir: str
     num_crops: int = 64
     crop_duration_in_s: float = 10.0
@@ -34,9 +35,12 @@ def main(config: Config) -> None:
     """Measures, rescales, saves."""
     vae = AutoencoderOobleck.from_pretrained(config.autoencoder)
     rate = vae.config.sampling_rate
-    crops = AudioCrops(read_manifest(config.manifest, "train"), round(config.crop_duration_in_s * rate), rate)
+    make_item = CropMaker(round(config.crop_duration_in_s * rate), rate)
+    crops = make_crops(open_tracks(config.manifest, "train"), make_item, config.seed)
     with torch.no_grad():
-        latents = [vae.encode(crops[i]["waveform"][None]).latent_dist.mean[0] for i in range(config.num_crops)]
+        latents = [
+            vae.encode(item["waveform"][None]).latent_dist.mean[0] for item in first_items(crops, config.num_crops)
+        ]
     divide_latents(vae, torch.cat(latents, dim=1).square().mean(dim=1).sqrt())
     utils.export_model(vae, config.output_dir)
 

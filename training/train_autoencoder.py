@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from accelerate import DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from stable_longform import training_utils as utils
-from stable_longform.data.audio_crops import AudioCrops
-from stable_longform.data.manifest import read_manifest
+from stable_longform.data.audio_crops import CropMaker, collate_crops, make_crops
+from stable_longform.data.sources import open_tracks
+from stable_longform.data.streams import first_items
 from stable_longform.losses.adversarial import adversarial_loss, discriminator_loss, feature_matching_loss
 from stable_longform.losses.stft import FFT_SIZES, stereo_stft_loss
 from stable_longform.metrics.reconstruction import mel_distance, si_sdr, stft_distance
@@ -48,8 +49,9 @@ def _paper_weights() -> dict:
 class Config:
     """Defaults are the paper's configuration; `batch_size` is per process and was not published."""
 
-    manifest: str
+    manifest: str  # any source: see stable_longform.data.sources
     output_dir: str
+    max_bad_fraction: float = 0.01  # of the tracks, that may turn out to be unusable
     init_from: str | None = None  # folder or Hub id of an autoencoder to go on from, of the same shape
     model: dict = field(default_factory=dict)  # arguments of AutoencoderOobleck that differ from the paper
     discriminator: dict = field(default_factory=dict)  # likewise of MultiScaleSTFTDiscriminator
@@ -97,8 +99,8 @@ def main(config: Config) -> None:
     model = utils.build_model(AutoencoderOobleck, config.model, "model")
     discriminator = utils.build_model(MultiScaleSTFTDiscriminator, config.discriminator, "discriminator")
     check_config(config, model)
-    sampling_rate = model.config.sampling_rate
-    crops = AudioCrops(read_manifest(config.manifest, "train"), config.crop_num_samples, sampling_rate, config.seed)
+    make_item = CropMaker(config.crop_num_samples, model.config.sampling_rate)
+    crops = open_crops(config, "train", make_item, config.seed, accelerator)
     output_dir = utils.start_run(config.output_dir, config, accelerator, {"init_from": config.init_from})
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
@@ -106,7 +108,7 @@ def main(config: Config) -> None:
     if is_new and config.init_from is not None:
         utils.load_weights(model, AutoencoderOobleck.from_pretrained(config.init_from))
     elif is_new and config.data_dependent_init:
-        initialize_from_data(model, torch.stack([crops[VALIDATION_SEED + i]["waveform"] for i in range(8)]))
+        initialize_from_data(model, torch.stack([item["waveform"] for item in first_items(crops, 8, VALIDATION_SEED)]))
     optimizers = (
         _optimizer(model, config.learning_rate, config),
         _optimizer(discriminator, config.discriminator_learning_rate, config),
@@ -116,7 +118,7 @@ def main(config: Config) -> None:
     ema = utils.WeightAverage(model.parameters(), config.ema_decay)
     accelerator.register_for_checkpointing(ema)
     order = utils.resume(accelerator, output_dir, config.batch_size)
-    batches = iter(utils.make_loader(crops, order, config.max_steps, config.num_workers))
+    batches = iter(utils.make_loader(crops, order, config.max_steps, config.num_workers, collate_crops))
     progress = utils.progress_bar(accelerator, order.start_step, config.max_steps)
     for step in progress:
         turn = choose_turn(step, config.discriminator_start_step)
@@ -173,6 +175,12 @@ def check_config(config: Config, model: AutoencoderOobleck) -> None:
             f"crop_num_samples must be a multiple of {model.hop_length} and at least {max(config.fft_sizes)}, "
             f"got {config.crop_num_samples}."
         )
+
+
+def open_crops(config: Config, split: str, make_item: CropMaker, seed: int, accelerator: Accelerator | None = None):
+    """Crops of a split of the music."""
+    tracks = open_tracks(config.manifest, split, config.max_bad_fraction)
+    return make_crops(tracks, make_item, seed, accelerator, max_bad_fraction=config.max_bad_fraction)
 
 
 class Turn(NamedTuple):
@@ -284,9 +292,9 @@ def weighted_sum(losses: dict[str, torch.Tensor], weights: dict[str, float]) -> 
 def validate(model: AutoencoderOobleck, config: Config, samples_dir: Path) -> dict[str, float]:
     """Losses and the measures of the paper's Table 5 on fixed crops of the valid split; samples to hear and see."""
     rate = model.config.sampling_rate
-    tracks = read_manifest(config.manifest, "valid")
-    crops = AudioCrops(tracks, config.crop_num_samples, rate, VALIDATION_SEED, phase_flip_probability=0.0)
-    batch = torch.stack([crops[i]["waveform"] for i in range(config.num_validation_crops)])
+    make_item = CropMaker(config.crop_num_samples, rate, phase_flip_probability=0.0)
+    crops = open_crops(config, "valid", make_item, VALIDATION_SEED)
+    batch = torch.stack([item["waveform"] for item in first_items(crops, config.num_validation_crops)])
     decoded = torch.cat([model(item.to(model.device)).sample.float().cpu() for item in batch.split(1)])
     metrics = stereo_stft_loss(batch, decoded, rate, config.fft_sizes) | {"l1": (batch - decoded).abs().mean()}
     pairs = list(zip(decoded, batch, strict=True))
@@ -295,9 +303,9 @@ def validate(model: AutoencoderOobleck, config: Config, samples_dir: Path) -> di
         metrics["mel_distance"] = sum(mel_distance(*pair, rate) for pair in pairs) / len(pairs)
     metrics["si_sdr"] = sum(si_sdr(*pair) for pair in pairs) / len(pairs)  # dB
     num_samples = max(round(config.sample_duration_in_s * rate) // model.hop_length, 1) * model.hop_length
-    crops = AudioCrops(tracks, num_samples, rate, VALIDATION_SEED, phase_flip_probability=0.0)
-    for i in range(config.num_samples):
-        waveform = crops[i]["waveform"]
+    make_item = CropMaker(num_samples, rate, phase_flip_probability=0.0)
+    for i, item in enumerate(first_items(open_crops(config, "valid", make_item, VALIDATION_SEED), config.num_samples)):
+        waveform = item["waveform"]
         reconstruction = model(waveform[None].to(model.device)).sample[0].float().cpu()
         samples_dir.mkdir(parents=True, exist_ok=True)
         write_audio(samples_dir / f"{i}-original.flac", waveform, rate)

@@ -30,9 +30,11 @@ from transformers import (
 )
 
 from stable_longform import training_utils as utils
-from stable_longform.data.clap_pairs import ClapPairs, mark_longer
-from stable_longform.data.manifest import Track, read_manifest
+from stable_longform.data.clap_pairs import ClapPairs, PairMaker, make_pairs, mark_longer
+from stable_longform.data.manifest import Track
 from stable_longform.data.prompts import available_fields, build_prompt
+from stable_longform.data.sources import open_tracks
+from stable_longform.data.streams import StreamItems, TrackStream, first_items
 from stable_longform.data.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from stable_longform.losses.contrastive import clap_loss, gather_embeds, retrieval_recall
 
@@ -95,8 +97,9 @@ def _laion_features() -> dict:
 class Config:
     """Defaults are the paper's architecture and LAION's training; `batch_size` is per process (LAION: 24 of them)."""
 
-    manifest: str
+    manifest: str  # any source: see stable_longform.data.sources
     output_dir: str
+    max_bad_fraction: float = 0.01  # of the tracks, that may turn out to be unusable
     init_from: str | None = None  # folder or Hub id of a ClapModel to go on from, whose architecture is taken
     audio_config: dict = field(default_factory=_htsat_base)
     text_config: dict = field(default_factory=_roberta_base)
@@ -135,12 +138,13 @@ def main(config: Config) -> None:
     check_config(config)
     extractor = build_feature_extractor(config)
     num_pairs = config.batch_size * accelerator.gradient_accumulation_steps * accelerator.num_processes
-    tracks = read_manifest(config.manifest, "train")
-    pairs = ClapPairs(tracks, extractor, num_pairs, config.seed, config.crop_duration_in_s)
+    tracks = open_tracks(config.manifest, "train", config.max_bad_fraction)
+    make_item = PairMaker(extractor, config.crop_duration_in_s)
+    pairs = make_pairs(tracks, make_item, num_pairs, config.seed, accelerator, config.max_bad_fraction)
     validation = build_validation(config, extractor)
     output_dir = utils.start_run(config.output_dir, config, accelerator, {"init_from": config.init_from})
     with accelerator.main_process_first():
-        tokenizer = load_tokenizer(config, output_dir, pairs.tracks)
+        tokenizer = load_tokenizer(config, output_dir, pairs.tracks if isinstance(pairs, ClapPairs) else [])
     utils.seed_generators(config.seed, 0)
     model = build_model(config, len(tokenizer), accelerator)
     optimizer = torch.optim.Adam(
@@ -291,9 +295,16 @@ def build_feature_extractor(config: Config) -> ClapFeatureExtractor:
 
 def build_validation(config: Config, extractor: ClapFeatureExtractor) -> torch.utils.data.Dataset:
     """At most `num_validation_pairs` fixed pairs of distinct tracks of the valid split."""
-    tracks = [track for track in read_manifest(config.manifest, "valid") if available_fields(track.metadata)]
+    tracks = open_tracks(config.manifest, "valid", config.max_bad_fraction)
+    if isinstance(tracks, TrackStream):
+        make_item = PairMaker(extractor, config.crop_duration_in_s)
+        pairs = StreamItems(tracks, make_item, VALIDATION_SEED, max_bad_fraction=config.max_bad_fraction, num_epochs=1)
+        return first_items(pairs, config.num_validation_pairs)
+    tracks = [track for track in tracks if available_fields(track.metadata)]
     num_pairs = min(config.num_validation_pairs, len(tracks))
-    pairs = ClapPairs(tracks, extractor, num_pairs, VALIDATION_SEED, config.crop_duration_in_s)
+    pairs = ClapPairs(
+        tracks, extractor, num_pairs, VALIDATION_SEED, config.crop_duration_in_s, config.max_bad_fraction
+    )
     return torch.utils.data.Subset(pairs, range(num_pairs))
 
 
@@ -390,7 +401,11 @@ def validate(model: ClapModel, tokenizer, pairs: torch.utils.data.Dataset, batch
 
 
 def load_tokenizer(config: Config, output_dir: Path, tracks: Sequence[Track]):
-    """The tokenizer of `init_from` or `tokenizer`, or one made from the prompts and kept in `output_dir/tokenizer`."""
+    """The tokenizer of `init_from` or `tokenizer`, or one made from the prompts and kept in `output_dir/tokenizer`.
+
+    Raises:
+        ValueError: another pad token, or no tracks to make one from.
+    """
     source = config.init_from or config.tokenizer
     if source is not None:
         tokenizer = AutoTokenizer.from_pretrained(source, model_max_length=MAX_LENGTH, padding_side="right")
@@ -399,6 +414,8 @@ def load_tokenizer(config: Config, output_dir: Path, tracks: Sequence[Track]):
         return tokenizer
     folder = output_dir / "tokenizer"
     if not (folder / "tokenizer.json").exists():
+        if not tracks:
+            raise ValueError("A tokenizer is made from a list of tracks; with a stream, give --tokenizer.")
         folder.mkdir(exist_ok=True)
         rng = random.Random(config.seed)
         prompts = [build_prompt(track.metadata, rng) for track in tracks for _ in range(NUM_PROMPTS_PER_TRACK)]

@@ -44,6 +44,7 @@ class Config:
     latents: str
     clap: str  # folder or Hub id of a transformers ClapModel with its tokenizer, or folder of a checkpoint
     output_dir: str
+    max_bad_fraction: float = 0.01  # of the tracks, whose latents may turn out to be lost
     init_from: str | None = None  # the `dit` folder of another run, of any window length, or folder of a checkpoint
     model: dict = field(default_factory=dict)  # arguments of DiTTransformer1D that differ from the paper
     timing: dict = field(default_factory=dict)  # likewise of TimingConditioner
@@ -97,8 +98,8 @@ def main(config: Config) -> None:
     transformer = utils.build_model(DiTTransformer1D, config.model, "model")
     timing_conditioner = utils.build_model(TimingConditioner, config.timing, "timing")
     shape = transformer.config.sample_size, timing_conditioner.config.max_value
-    windows = LatentWindows(config.latents, "train", *shape, config.seed)
-    valid_windows = LatentWindows(config.latents, "valid", *shape, VALIDATION_SEED)
+    windows = LatentWindows(config.latents, "train", *shape, config.seed, config.max_bad_fraction)
+    valid_windows = LatentWindows(config.latents, "valid", *shape, VALIDATION_SEED, config.max_bad_fraction)
     vae = load_autoencoder(config)
     text_encoder, tokenizer = utils.load_text_encoder(config.clap)
     text_encoder.requires_grad_(False).eval().to(accelerator.device)

@@ -31,6 +31,7 @@ class Config:
     checkpoint: str  # folder or Hub id of a pipeline
     latents: str  # encoded by the checkpoint's own autoencoder
     output_dir: str
+    max_bad_fraction: float = 0.01  # of the tracks, whose latents may turn out to be lost
     rank: int = 16
     alpha: float = 16.0
     target_modules: tuple = ("to_q", "to_k", "to_v", "to_out.0")
@@ -77,11 +78,11 @@ def main(config: Config) -> None:
     pipe = LongFormMusicPipeline.from_pretrained(config.checkpoint)
     adapter, timing_conditioner = pipe.transformer, pipe.timing_conditioner
     check_latents(config.latents, pipe.vae)
-    window_length, max_seconds = adapter.config.sample_size, timing_conditioner.config.max_value
-    windows = LatentWindows(config.latents, "train", window_length, max_seconds, config.seed)
+    shape = adapter.config.sample_size, timing_conditioner.config.max_value
+    windows = LatentWindows(config.latents, "train", *shape, config.seed, config.max_bad_fraction)
     valid_windows = None
     if config.num_validation_windows:
-        valid_windows = LatentWindows(config.latents, "valid", window_length, max_seconds, VALIDATION_SEED)
+        valid_windows = LatentWindows(config.latents, "valid", *shape, VALIDATION_SEED, config.max_bad_fraction)
     for name in ("vae", "text_encoder", "timing_conditioner", "transformer"):
         getattr(pipe, name).requires_grad_(False)
     add_adapter(adapter, config)

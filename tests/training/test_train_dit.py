@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tiny_training import DIT
 
 from stable_longform import training_utils as utils
-from stable_longform.data.latents import LatentWindows, collate_windows, read_latent_index
+from stable_longform.data.latents import LatentWindows, read_latent_index
 from stable_longform.data.manifest import read_manifest
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.timing_conditioner import TimingConditioner
@@ -204,9 +204,7 @@ def test_dropped_items_do_not_see_their_text():
     transformer, timing = DiTTransformer1D(**MODEL), TimingConditioner(16, internal_dim=8)
     for parameter in transformer.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    batch = collate_windows(
-        [{"latents": torch.randn(4, 16), "seconds_start": 0.0, "seconds_total": 9.0, "prompt": ""}]
-    )
+    batch = {"latents": torch.randn(1, 4, 16), "seconds_start": torch.zeros(1), "seconds_total": torch.full((1,), 9.0)}
     noise, t = torch.randn(1, 4, 16), torch.tensor([0.5])
     losses = {}
     for seed in (1, 2):

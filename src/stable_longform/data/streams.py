@@ -10,6 +10,7 @@ tracks. What is made of a track depends on the seed, the epoch, the shard and th
 `StreamItems.register` has it saved with accelerate's checkpoints, so that a resumed run goes on with the next item.
 """
 
+import copy
 import itertools
 import json
 import tarfile
@@ -313,7 +314,7 @@ def open_items(
 def first_items(dataset: torch.utils.data.Dataset, count: int, first: int = 0) -> list[dict]:
     """Items `first` to `first + count - 1` of a dataset with numbered items; of a stream, its first ones."""
     if isinstance(dataset, torch.utils.data.IterableDataset):
-        return list(itertools.islice(dataset, count))
+        return list(itertools.islice(copy.copy(dataset), count))  # a copy, whose place is another one
     return [dataset[first + i] for i in range(count)]
 
 

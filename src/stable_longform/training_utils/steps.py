@@ -4,6 +4,7 @@ Items of a data set are numbered once for the whole run. Everything random about
 so neither the number of processes, nor the split into micro-batches, nor a stop changes what is trained.
 """
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 from tqdm import tqdm
+
+from stable_longform.data.streams import StreamItems
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,14 @@ class _NumberBatches(torch.utils.data.Sampler):
 
 def make_loader(
     dataset: torch.utils.data.Dataset, order: ItemOrder, max_steps: int, num_workers: int, collate_fn=None
-) -> torch.utils.data.DataLoader:
-    """A loader of a process's micro-batches, from `order.start_step` to `max_steps`."""
+) -> Iterable:
+    """A process's micro-batches, from `order.start_step` to `max_steps`; a stream goes on from its own place."""
+    batches = _NumberBatches(order, max_steps)
+    if isinstance(dataset, StreamItems):
+        return itertools.islice(dataset.make_loader(order.batch_size, num_workers, collate_fn), len(batches))
     return torch.utils.data.DataLoader(
         dataset,
-        batch_sampler=_NumberBatches(order, max_steps),
+        batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=collate_fn,
         pin_memory=torch.cuda.is_available(),
