@@ -3,8 +3,8 @@
     python examples/paper/table_5.py --manifest corpus/manifest.jsonl --output_dir table_5
 
 The paper's recordings are the 706 of Song Describer; here they are a few held-out tracks, or the audio files of a
-folder (--folder). Codecs of transformers, from a folder or the Hub: --codecs facebook/encodec_32khz descript/dac_44khz.
-Running it again continues it.
+folder (--folder). Codecs of transformers, from a folder or the Hub: --codecs facebook/encodec_32khz. Running it again
+continues it.
 """
 
 import argparse
