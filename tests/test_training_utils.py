@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import sys
 from dataclasses import dataclass, field, replace
@@ -387,3 +388,41 @@ def test_saving_a_step_again_replaces_it(tmp_path):
     accelerator, model, _ = make_training()
     assert utils.resume(accelerator, tmp_path, 4).start_step == 3
     assert_all_equal(weights(model), expected)
+
+
+# Accelerator
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"accumulation": 0}, "gradient_accumulation_steps must be at least 1, got 0"),
+        ({"mixed_precision": "half"}, "mixed_precision must be no, bf16 or fp16, got 'half'"),
+        ({"trackers": ("teletype",)}, "teletype"),
+    ],
+)
+def test_wrong_settings_of_the_accelerator(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        utils.make_accelerator(**arguments)
+
+
+def test_a_tracker_that_is_not_installed_is_named(tmp_path):
+    known = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio", "comet_ml": "comet_ml"}
+    missing = next((name for name, module in known.items() if importlib.util.find_spec(module) is None), None)
+    if missing is None:
+        pytest.skip("all are installed")
+    with pytest.raises(ValueError, match=f"{missing} is not installed"):
+        utils.make_accelerator(trackers=(missing,), output_dir=tmp_path)
+
+
+def test_tensorboard_gets_the_metrics(tmp_path):
+    """Needs tensorboard, which no extra of ours installs."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accelerator = utils.make_accelerator(trackers=("tensorboard",), output_dir=tmp_path)
+    utils.start_run(tmp_path, Config("m.jsonl"), accelerator)
+    utils.log_metrics(tmp_path, 7, {"loss": torch.tensor(0.5)}, accelerator)
+    accelerator.end_training()
+    events = EventAccumulator(str(tmp_path / "stable_longform")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(7, 0.5)]

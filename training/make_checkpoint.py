@@ -51,6 +51,7 @@ def main(config: Config) -> None:
             f"The transformer has {transformer.config.in_channels} latent channels, "
             f"the autoencoder {vae.config.decoder_input_channels}."
         )
+    check_history(Path(config.dit) / utils.STAGE_FILE, vae)
     text_encoder, tokenizer = utils.load_text_encoder(config.clap)
     pipe = LongFormMusicPipeline(
         vae=vae,
@@ -73,6 +74,15 @@ def main(config: Config) -> None:
         metrics={f"{part}, {name}": value for part, (_, values) in recorded.items() for name, value in values.items()},
         license=config.license,
     )
+
+
+def check_history(stage: Path, vae: AutoencoderOobleck) -> None:
+    """Raises a ValueError if the transformer's `stage.json` says that another autoencoder made its latents."""
+    if not stage.is_file():  # of an earlier version
+        return
+    latents = json.loads(stage.read_text(encoding="utf-8"))["sources"].get("latents", {}).get("latents", {})
+    if "weights_sha256" in latents and not utils.has_digest(vae, latents["weights_sha256"]):
+        raise ValueError(f"{stage.parent} was trained on latents of another autoencoder than the one given.")
 
 
 def read_run(folder: Path) -> tuple[dict, dict]:

@@ -11,6 +11,7 @@ from stable_longform.training_utils.checkpoints import (
     CHECKPOINT_PREFIX,
     export_model,
     float_dtype,
+    has_digest,
     latest_checkpoint,
     load_text_encoder,
     load_weights,
@@ -26,7 +27,7 @@ from stable_longform.training_utils.records import (
     log_metrics,
     report,
 )
-from stable_longform.training_utils.runs import start_run, write_stage
+from stable_longform.training_utils.runs import STAGE_FILE, start_run, write_stage
 from stable_longform.training_utils.steps import (
     ItemOrder,
     gradient_norm,
@@ -42,6 +43,7 @@ from stable_longform.utils.run_folder import write_text
 
 __all__ = [
     "CHECKPOINT_PREFIX",
+    "STAGE_FILE",
     "ItemOrder",
     "WeightAverage",
     "build_model",
@@ -51,6 +53,7 @@ __all__ = [
     "float_dtype",
     "gather",
     "gradient_norm",
+    "has_digest",
     "inverse_lr",
     "item_generator",
     "latest_checkpoint",

@@ -4,6 +4,7 @@ A checkpoint is what accelerate saves, and `checkpoint.json`: step, items seen, 
 """
 
 import contextlib
+import copy
 import hashlib
 import json
 import logging
@@ -255,3 +256,9 @@ def weights_digest(model: torch.nn.Module) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def has_digest(model: torch.nn.Module, digest: str) -> bool:
+    """Whether `weights_digest` of the model, in whatever precision it is loaded, is a digest."""
+    dtypes = (torch.float32, torch.bfloat16, torch.float16)
+    return any(weights_digest(copy.deepcopy(model).to(dtype)) == digest for dtype in dtypes)
