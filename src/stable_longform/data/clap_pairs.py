@@ -37,6 +37,10 @@ class PairMaker:
     feature_extractor: ClapFeatureExtractor
     crop_duration_in_s: float | None = 10.0
 
+    def __post_init__(self):
+        if self.crop_duration_in_s is not None and not self.crop_duration_in_s > 0:
+            raise ValueError(f"crop_duration_in_s must be greater than 0, got {self.crop_duration_in_s}.")
+
     def __call__(self, track: Track, rng: np.random.Generator) -> dict:
         """Gives `input_features (1 or 4, num_frames, num_mels)`, `is_longer (1,)` and `prompt`.
 
@@ -111,8 +115,6 @@ class ClapPairs(torch.utils.data.Dataset):
                 f"batch_size of all processes together must be in [1, {len(self.tracks)}], the number of tracks with "
                 f"metadata for a prompt, got {batch_size}."
             )
-        if crop_duration_in_s is not None and not crop_duration_in_s > 0:
-            raise ValueError(f"crop_duration_in_s must be greater than 0, got {crop_duration_in_s}.")
         self.make_item, self.seed = PairMaker(feature_extractor, crop_duration_in_s), seed
         self.batch_size, self.epoch_length = batch_size, len(self.tracks) // batch_size * batch_size
         self.bad_tracks = BadTracks(len(self.tracks), max_bad_fraction)
