@@ -148,7 +148,7 @@ def test_console_commands_exist(document):
     commands = {command.name or command.callback.__name__: command for command in cli.app.registered_commands}
     for group, module in cli.GROUPS.items():
         for command in importlib.import_module(module).app.registered_commands:
-            commands[f"{group} {command.name or command.callback.__name__}"] = command
+            commands[f"{group} {command.name or command.callback.__name__.replace('_', '-')}"] = command
     unknown = []
     for block in blocks(document, "bash"):
         for line in re.findall(r"stable-longform ([a-z].*)", block):
