@@ -11,6 +11,7 @@ import torch
 
 from stable_longform.models.dit_attention import Context
 from stable_longform.models.hooks import has_hooks
+from stable_longform.models.onednn import fast_linear
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 
 MIN_TOKENS_IN_TURN = 512  # of an item, from which on a CPU is no slower with one branch after the other
@@ -74,6 +75,29 @@ def make_conditions(
         tokens = torch.cat([negative, tokens])
         attention_mask = None if attention_mask is None else torch.cat([negative_mask, attention_mask])
     return [_condition(transformer, tokens, global_states.repeat(2, 1, 1), attention_mask)]
+
+
+def predict_velocity(
+    transformer: DiTTransformer1D, latents: torch.Tensor, t: torch.Tensor, conditions: Sequence[Condition]
+) -> torch.Tensor:
+    """The transformer's velocity in float32: `(B, C, L)`, or `(2B, C, L)` with an unconditional branch.
+
+    Args:
+        transformer: the model.
+        latents: noisy latents `(B, C, L)`.
+        t: time in [0, 1], a single number.
+        conditions: from `make_conditions`.
+    """
+    predictions = []
+    for branch, condition in enumerate(conditions):
+        batch_size = len(condition.global_hidden_states)
+        batch = latents if len(latents) == batch_size else latents.repeat(2, 1, 1)
+        with transformer.cache_context(f"velocity {branch}"), fast_linear(transformer, latents.device):
+            prediction = transformer(
+                batch.to(transformer.dtype), t.float().expand(batch_size), **vars(condition), return_dict=False
+            )[0]
+        predictions.append(prediction.float())
+    return predictions[0] if len(predictions) == 1 else torch.cat(predictions)
 
 
 def branches_in_turn(transformer: DiTTransformer1D, latents: torch.Tensor) -> bool:

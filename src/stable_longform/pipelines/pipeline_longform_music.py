@@ -18,11 +18,10 @@ from transformers import PreTrainedModel
 from stable_longform import noise_schedule
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.clap_text_encoder import ClapTextEncoder, encode_texts
-from stable_longform.models.onednn import fast_linear
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.pipelines import inputs
-from stable_longform.pipelines.guidance import Condition, branches_in_turn, guide, make_conditions
+from stable_longform.pipelines.guidance import branches_in_turn, guide, make_conditions, predict_velocity
 from stable_longform.pipelines.inputs import Generators
 from stable_longform.pipelines.lora import LongFormMusicLoraLoaderMixin
 from stable_longform.pipelines.stable_audio_folder import StableAudioFolderMixin
@@ -259,9 +258,8 @@ class LongFormMusicPipeline(StableAudioFolderMixin, DiffusionPipeline, LongFormM
                         negative = negative_prompt_embeds if is_guided[i] else None
                         fixed = (timing_tokens, global_states, attention_mask, in_turn)
                         conditions[is_guided[i]] = make_conditions(self.transformer, prompt_embeds, negative, *fixed)
-                    v = self._predict_velocity(
-                        self.scheduler.scale_model_input(latents, t), t, conditions[is_guided[i]]
-                    )
+                    noisy_latents = self.scheduler.scale_model_input(latents, t)
+                    v = predict_velocity(self.transformer, noisy_latents, t, conditions[is_guided[i]])
                     if is_guided[i]:
                         v = guide(*v.chunk(2), guidance_scale, guidance_rescale)
                     latents = self.scheduler.step(v, t, latents, generator=generator, return_dict=False)[0]
@@ -367,22 +365,6 @@ class LongFormMusicPipeline(StableAudioFolderMixin, DiffusionPipeline, LongFormM
         if mask is not None:
             negative_prompt_embeds = negative_prompt_embeds * mask.to(negative_prompt_embeds)[..., None]
         return negative_prompt_embeds.to(prompt_embeds)
-
-    def _predict_velocity(self, latents: torch.Tensor, t: torch.Tensor, conditions: list[Condition]) -> torch.Tensor:
-        """The transformer's velocity in float32: `(B, C, L)`, or `(2B, C, L)` with an unconditional branch."""
-        predictions = []
-        for branch, condition in enumerate(conditions):
-            batch_size = len(condition.global_hidden_states)
-            batch = latents if len(latents) == batch_size else latents.repeat(2, 1, 1)
-            with self.transformer.cache_context(f"velocity {branch}"), fast_linear(self.transformer, latents.device):
-                prediction = self.transformer(
-                    batch.to(self.transformer.dtype),
-                    t.float().expand(batch_size),
-                    **vars(condition),
-                    return_dict=False,
-                )[0]
-            predictions.append(prediction.float())
-        return predictions[0] if len(predictions) == 1 else torch.cat(predictions)
 
     def _prepare_latents(self, batch_size: int, generator: Generators, latents: torch.Tensor | None) -> torch.Tensor:
         """Unit Gaussian noise `(batch_size, latent_channels, sample_size)` in float32, one generator an item if many.

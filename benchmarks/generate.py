@@ -1,0 +1,128 @@
+"""A whole generation with the embedded checkpoint: where the time goes, peak memory, and diffusers' classes beside it.
+
+    python benchmarks/generate.py --num_inference_steps 25
+    python benchmarks/generate.py --num_inference_steps 25 --peer
+
+diffusers has no patches, so its transformer of the same width and depth sees every latent as a token; its weights are
+random, which changes no time. It runs `--peer_steps` steps, scaled to all, and its decoder, with the same weights as
+ours, the whole window, as diffusers' pipeline does. It is only measured with `--peer`, for which it takes minutes.
+"""
+
+import argparse
+import time
+
+import torch
+from diffusers import StableAudioDiTModel
+from diffusers.models.embeddings import get_1d_rotary_pos_embed
+from model_pairs import autoencoders
+from timing import machine, peak_resident_bytes, print_table, resident_bytes, synchronize
+
+from stable_longform import TINY_CHECKPOINT, LongFormMusicPipeline
+
+PROMPT = "Genre: Ambient|Instruments: Synth|Moods: Slow"
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", default=TINY_CHECKPOINT)
+    parser.add_argument("--num_inference_steps", type=int, nargs="+", default=[25])
+    parser.add_argument("--duration", type=float, default=285.0, help="seconds of music")
+    parser.add_argument("--dtype", default="float32", help="of the transformer and the text encoder")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--peer", action="store_true")
+    parser.add_argument("--peer_steps", type=int, default=1)
+    arguments = parser.parse_args()
+    print(f"{machine(arguments.device)}\n")
+    pipe = LongFormMusicPipeline.from_pretrained(arguments.checkpoint)
+    pipe.set_progress_bar_config(disable=True)
+    for model in (pipe.transformer, pipe.text_encoder):
+        model.to(getattr(torch, arguments.dtype))
+    pipe.to(arguments.device)
+    rows = [run(pipe, steps, arguments) for steps in arguments.num_inference_steps]
+    header = ("steps", "audio", "dtype", "whole, s", "transformer, s", "decoding, s", "text and timing, s", "rest, %")
+    print_table((*header, "memory above the weights, MB"), rows)
+    if arguments.peer:
+        steps = arguments.num_inference_steps[-1]
+        sampling, decoding = run_peer(pipe, arguments)
+        theirs, ours = steps * sampling + decoding, rows[-1][3]
+        header = ("steps", "diffusers: a step, s", "decoding, s", "together, s", "ours, s", "ratio")
+        print_table(header, [(steps, sampling, decoding, theirs, ours, theirs / ours)])
+
+
+@torch.inference_mode()
+def run(pipe, num_inference_steps: int, arguments: argparse.Namespace) -> tuple:
+    """One generation, as the command makes it: latents, then audio chunk by chunk. A short one goes before."""
+    pipe(PROMPT, 1.0, num_inference_steps=1)
+    spent = {}
+    handles = [stopwatch(pipe.transformer, spent, "transformer"), stopwatch(pipe.text_encoder, spent, "text")]
+    handles.append(stopwatch(pipe.timing_conditioner, spent, "text"))
+    before = resident_bytes()
+    peak_resident_bytes(reset=True)
+    start = time.perf_counter()
+    latents = pipe(
+        PROMPT,
+        arguments.duration,
+        num_inference_steps=num_inference_steps,
+        generator=torch.Generator().manual_seed(0),
+        output_type="latent",
+    ).audios[0]
+    synchronize()
+    sampled = time.perf_counter()
+    num_samples = sum(chunk.shape[-1] for chunk in pipe.stream_latents(latents, arguments.duration))
+    synchronize()
+    end = time.perf_counter()
+    for handle in (handle for pair in handles for handle in pair):
+        handle.remove()
+    memory = (peak_resident_bytes() - before) / 1e6
+    rest = 1 - (spent["transformer"] + spent["text"] + end - sampled) / (end - start)
+    audio = f"{num_samples / pipe.sampling_rate:.1f} s"
+    times = (end - start, spent["transformer"], end - sampled, spent["text"], 100 * rest)
+    return num_inference_steps, audio, arguments.dtype, *times, memory
+
+
+def stopwatch(module: torch.nn.Module, spent: dict[str, float], name: str) -> tuple:
+    """Adds up the seconds that calls of a module take."""
+    started = []
+
+    def stop(*_) -> None:
+        synchronize()
+        spent[name] = spent.get(name, 0.0) + time.perf_counter() - started.pop()
+
+    def start(*_) -> None:
+        synchronize()
+        started.append(time.perf_counter())
+
+    return module.register_forward_pre_hook(start), module.register_forward_hook(stop)
+
+
+@torch.inference_mode()
+def run_peer(pipe, arguments: argparse.Namespace) -> tuple[float, float]:
+    """Seconds of diffusers' transformer for a step with guidance, and of its tiled decoder for the window."""
+    config, device = pipe.transformer.config, arguments.device
+    names = ("num_layers", "num_attention_heads", "attention_head_dim", "cross_attention_dim", "in_channels")
+    names += ("num_key_value_attention_heads", "out_channels", "sample_size", "time_proj_dim")
+    names += ("global_states_input_dim", "cross_attention_input_dim")
+    dtype = getattr(torch, arguments.dtype)
+    transformer = StableAudioDiTModel(**{name: config[name] for name in names}).to(device, dtype).eval()
+    length, dim = config.sample_size, config.attention_head_dim // 2
+    rotary = get_1d_rotary_pos_embed(dim, length + 1, use_real=True, repeat_interleave_real=False)
+    latents = torch.randn(1, config.in_channels, length, device=device)
+    text = torch.randn(2, pipe.text_encoder.config.max_length + 2, config.cross_attention_input_dim).to(device, dtype)
+    global_states = torch.randn(2, 1, config.global_states_input_dim).to(device, dtype)
+    batch, t = latents.repeat(2, 1, 1).to(dtype), torch.tensor([0.7], device=device, dtype=dtype)
+    start = time.perf_counter()
+    for _ in range(arguments.peer_steps):
+        transformer(batch, t, text, global_states, rotary)
+    synchronize()
+    sampled = time.perf_counter()
+    decoder = autoencoders("embedded", torch.float32, device)[1]
+    decoder.decoder.load_state_dict(pipe.vae.decoder.state_dict())
+    decoder.enable_tiling()
+    decoder.decode(latents)
+    synchronize()
+    return (sampled - start) / arguments.peer_steps, time.perf_counter() - sampled
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""One sampling step's transformer with guidance, and the scheduler's share: ours against diffusers, same weights.
+
+    python benchmarks/transformer_step.py --num_layers 2 --lengths 1024
+    python benchmarks/transformer_step.py --num_layers 1 --lengths 6144 --dtype bfloat16
+    python benchmarks/transformer_step.py --schedulers --lengths 6144
+
+diffusers is called as its pipeline does it: both branches in a batch, zeros as the unconditional text, positions on
+the CPU. Runs are interleaved. The share of the peak is that of the arithmetic that guidance needs, null
+cross-attention left out, in what a matrix product of the same run reaches.
+"""
+
+import argparse
+
+import torch
+from diffusers import CosineDPMSolverMultistepScheduler
+from diffusers.models.embeddings import get_1d_rotary_pos_embed
+from model_pairs import LATENT_CHANNELS, TRANSFORMERS, transformers
+from timing import interleave, machine, matmul_peak, print_table, relative_error
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from stable_longform import noise_schedule
+from stable_longform.pipelines.guidance import branches_in_turn, make_conditions, predict_velocity
+
+NUM_TEXT_TOKENS = 77
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=TRANSFORMERS, default="paper")
+    parser.add_argument("--num_layers", type=int)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[1024])
+    parser.add_argument("--schedulers", action="store_true", help="measure the stochastic schedulers instead")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    print(f"{machine(arguments.device)}\n")
+    if arguments.schedulers:
+        print_schedulers(arguments)
+    else:
+        print_transformers(arguments)
+
+
+@torch.inference_mode()
+def print_transformers(arguments: argparse.Namespace) -> None:
+    """A row for each length."""
+    dtype, device = getattr(torch, arguments.dtype), arguments.device
+    ours, theirs = transformers(arguments.size, arguments.num_layers, dtype, device)
+    config = ours.config
+    rows = []
+    for length in arguments.lengths:
+        latents = torch.randn(1, LATENT_CHANNELS, length, device=device)
+        text = torch.randn(1, NUM_TEXT_TOKENS, config.cross_attention_input_dim, device=device)
+        timing = torch.randn(1, 2, config.cross_attention_input_dim, device=device)
+        global_states = torch.randn(1, 1, config.global_states_input_dim, device=device)
+        t = torch.tensor(0.7, device=device)
+        fixed = (text, torch.zeros_like(text), timing, global_states, None)
+        conditions = make_conditions(ours, *fixed, in_turn=branches_in_turn(ours, latents))
+        tokens = torch.cat([text, timing], dim=1).to(dtype)
+        both = torch.cat([torch.zeros_like(tokens), tokens])
+        global_both, batch = global_states.repeat(2, 1, 1).to(dtype), latents.repeat(2, 1, 1).to(dtype)
+        rotary = get_1d_rotary_pos_embed(32, length + 1, use_real=True, repeat_interleave_real=False)
+
+        def run_theirs(batch=batch, both=both, global_both=global_both, t=t, rotary=rotary) -> torch.Tensor:
+            return theirs(batch, t[None].to(dtype), both, global_both, rotary, return_dict=False)[0]
+
+        functions = {
+            "theirs": run_theirs,
+            "ours": lambda latents=latents, t=t, conditions=conditions: predict_velocity(ours, latents, t, conditions),
+        }
+        peak = matmul_peak(dtype, device)
+        timings = interleave(functions, arguments.repeats)
+        expected = timings["theirs"].output
+        if dtype != torch.float32:
+            with_float32, _ = transformers(arguments.size, arguments.num_layers, torch.float32, device)
+            conditions = make_conditions(with_float32, *fixed)
+            expected = predict_velocity(with_float32, latents, t, conditions)
+        errors = [f"{relative_error(timings[name].output, expected):.1e}" for name in functions]
+        seconds = [timings[name].seconds for name in functions]
+        shares = [operations(config, length) / value / peak for value in seconds]
+        cpu = timings["theirs"].cpu_seconds / timings["ours"].cpu_seconds
+        rows.append(
+            (length, config.num_layers, arguments.dtype, *seconds, seconds[0] / seconds[1], cpu, *shares, *errors)
+        )
+    header = (
+        "latents, layers, dtype, diffusers (s), ours (s), ratio, ratio of processor time, share of the peak: diffusers"
+    )
+    print_table([*header.split(", "), "ours", "relative error: diffusers", "ours"], rows)
+
+
+def operations(config, length: int) -> float:
+    """Floating-point operations of a step with guidance and no negative prompt."""
+    width, tokens = config.num_attention_heads * config.attention_head_dim, length + 1
+    own = 2 * tokens * width * width * (4 + 12) + 4 * tokens * tokens * width  # self-attention and feed-forward
+    cross = 2 * tokens * width * width * 2 + 4 * tokens * (NUM_TEXT_TOKENS + 2) * width
+    ends = 4 * length * LATENT_CHANNELS * (width + LATENT_CHANNELS)
+    return config.num_layers * (2 * own + cross) + 2 * ends
+
+
+def print_schedulers(arguments: argparse.Namespace) -> None:
+    """The stochastic step of both schedulers: time and number of operations."""
+    rows = []
+    for length in arguments.lengths:
+        shape = (1, LATENT_CHANNELS, length)
+        functions, counts = {}, {}
+        for name, scheduler in (
+            ("CosineDPMSolverMultistepScheduler", CosineDPMSolverMultistepScheduler(sigma_min=0.3, sigma_max=500.0)),
+            ("make_scheduler, sde-dpmsolver++", noise_schedule.make_scheduler(algorithm_type="sde-dpmsolver++")),
+        ):
+            timesteps = iter(noise_schedule.set_timesteps(scheduler, 100, arguments.device).tolist())
+            state = {"latents": torch.randn(shape, device=arguments.device) * scheduler.init_noise_sigma}
+            generator, velocity = torch.Generator().manual_seed(0), torch.randn(shape, device=arguments.device)
+
+            def step(scheduler=scheduler, timesteps=timesteps, state=state, generator=generator, velocity=velocity):
+                t = torch.tensor(next(timesteps), device=arguments.device)
+                state["latents"] = scheduler.step(
+                    velocity, t, state["latents"], generator=generator, return_dict=False
+                )[0]
+
+            step()
+            with Counter() as counter:
+                step()
+            functions[name], counts[name] = step, counter.count
+        timings = interleave(functions, min(arguments.repeats * 3, 90))
+        first = timings["CosineDPMSolverMultistepScheduler"].seconds
+        for name, timing in timings.items():
+            rows.append((length, name, 1000 * timing.seconds, first / timing.seconds, counts[name]))
+    print_table(("latents", "scheduler", "a step, ms", "ratio", "operations"), rows)
+
+
+class Counter(TorchDispatchMode):
+    """Counts operations."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        """Counts one and runs it."""
+        self.count += 1
+        return operation(*args, **(kwargs or {}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Each speed benchmark runs on something tiny and prints its table; what it says about equality holds."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.models.attention_dispatch import attention_backend
+from torch.utils.flop_counter import FlopCounterMode
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs a benchmark's `main` with arguments; returns its tables' rows, cells as texts."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def run(name: str, *arguments: str) -> list[list[str]]:
+        module = importlib.import_module(name)
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        module.main()
+        lines = capsys.readouterr().out.splitlines()
+        return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith(("|", "{"))]
+
+    return run
+
+
+def test_decode(run):
+    header, _, *rows = run("decode", "--size", "tiny", "--seconds", "0.5", "--part", "0.2", "--repeats", "1")
+    assert [row[:2] for row in rows] == [
+        ["0.5 s", "whole"],
+        ["0.5 s", "tiled"],
+        ["0.2 s of 0.5 s", "whole"],
+        ["0.2 s of 0.5 s", "tiled"],
+    ]
+    assert header[-1] == "largest error" and all(float(row[-1]) < 1e-6 for row in rows)
+
+
+def test_transformer_step(run):
+    arguments = ("transformer_step", "--size", "tiny", "--num_layers", "1", "--lengths", "32", "--repeats", "1")
+    row = run(*arguments)[2]
+    assert float(row[-2]) == 0 and float(row[-1]) < 1e-5
+    row = run(*arguments, "--dtype", "bfloat16")[2]
+    assert 0 < float(row[-1]) < 0.02
+
+
+def test_operations_are_those_of_the_model(run, monkeypatch):
+    """The count behind the share of the peak, held to torch's own counter."""
+    run("transformer_step", "--size", "tiny", "--num_layers", "1", "--lengths", "8", "--repeats", "1")
+    module, models = sys.modules["transformer_step"], sys.modules["model_pairs"]
+    ours, _ = models.transformers("tiny", 2, torch.float32, "cpu")
+    config = ours.config
+    text = torch.randn(1, module.NUM_TEXT_TOKENS, config.cross_attention_input_dim)
+    timing, global_states = torch.randn(1, 2, text.shape[2]), torch.randn(1, 1, config.global_states_input_dim)
+    conditions = module.make_conditions(ours, text, torch.zeros_like(text), timing, global_states, None)
+    with attention_backend("_native_math"), FlopCounterMode(display=False) as counter:  # kernels that it knows
+        module.predict_velocity(ours, torch.randn(1, 64, 500), torch.tensor(0.5), conditions)
+    assert module.operations(config, 500) == pytest.approx(counter.get_total_flops(), rel=0.005)
+
+
+def test_stochastic_schedulers(run):
+    pytest.importorskip("torchsde")
+    rows = run("transformer_step", "--schedulers", "--lengths", "256", "--repeats", "1")[2:]
+    assert int(rows[1][-1]) <= 100 < int(rows[0][-1])
+
+
+def test_generate(run):
+    rows = run("generate", "--duration", "1", "--num_inference_steps", "1")
+    assert rows[2][:3] == ["1", "1.0 s", "float32"] and len(rows) == 3
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory(run, capsys):
+    for case in ("ours:1", "stream:1", "encode:1", "tiled:1", "whole:1"):
+        (row,) = run("memory", "--child", "--size", "tiny", "--cases", case)
+        assert json.loads("|".join(row))["memory"] >= 0
+
+
+@pytest.mark.slow
+def test_memory_in_processes(run):
+    assert [row[0] for row in run("memory", "--size", "tiny", "--cases", "ours:1", "whole:1")[2:]] == ["ours", "whole"]
+
+
+def test_steps(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    arguments = ("--window", "144", "--steps", "1", "4", "--reference_steps", "4", "--num_prompts", "1")
+    rows = run("steps", *arguments, "--plot", str(tmp_path / "steps.svg"))[2:]
+    assert float(rows[0][1]) > 0.1 and float(rows[1][1]) == 0
+    assert (tmp_path / "steps.svg").read_text().startswith("<?xml")
