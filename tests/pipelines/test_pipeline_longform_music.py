@@ -44,6 +44,15 @@ def test_audio_is_trimmed_to_the_exact_number_of_samples(pipe):
         assert result.sampling_rate == RATE
 
 
+def test_audio_as_it_is_decoded_is_the_audio(pipe):
+    latents = generate(pipe, output_type="latent")[0]
+    pipe.enable_vae_tiling(7)
+    for duration in (0.25, 0.1 + 0.4 / RATE, 1e-6):
+        chunks = list(pipe.stream_latents(latents, duration))
+        assert len(chunks) == math.ceil(max(round(duration * RATE), 1) / (7 * 32))
+        assert torch.equal(torch.cat(chunks, dim=-1), pipe.decode_latents(latents, duration))
+
+
 def test_without_a_duration_the_whole_window_comes_out(pipe):
     assert pipe.max_duration_in_s == pytest.approx(64 * 32 / RATE)
     assert generate(pipe)[0].shape == (2, 64 * 32)

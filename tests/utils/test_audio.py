@@ -13,8 +13,10 @@ from stable_longform.utils.audio import (
     atomic_path,
     check_output_path,
     read_audio,
+    read_blocks,
     read_tags,
     resample,
+    stored,
     to_stereo,
     write_audio,
 )
@@ -260,3 +262,37 @@ def test_opus_decodes(tmp_path):
     waveform, sampling_rate = read_audio(tmp_path / "a.opus")
     assert sampling_rate == 48000 and waveform.shape == (2, 48000)
     assert np.corrcoef(waveform[0, 4800:].numpy(), tone[4800:, 0])[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("num_samples", [1, 2**18 - 1, 2**18, 2**18 + 7, 3 * 2**18])
+@pytest.mark.parametrize("sampling_rate", [None, 44100, 48000, 22050])
+def test_blocks_together_are_the_file(tmp_path, make_audio, num_samples, sampling_rate):
+    """Lengths around the edges of blocks, and resampling across them."""
+    write_audio(tmp_path / "a.wav", make_audio(num_samples), RATE, "float")
+    blocks = list(read_blocks(tmp_path / "a.wav", sampling_rate))
+    expected, _ = read_audio(tmp_path / "a.wav", sampling_rate=sampling_rate)
+    assert len(blocks) >= num_samples // 2**18 and all(block.shape[1] > 0 for block in blocks)
+    together = torch.cat(blocks, dim=1) if blocks else torch.zeros(2, 0)
+    assert together.shape == expected.shape
+    torch.testing.assert_close(together, expected, rtol=0, atol=1e-6)
+
+
+def test_blocks_of_what_is_no_audio(tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"no audio")
+    with pytest.raises(ValueError, match="cannot be read as audio"):
+        next(read_blocks(tmp_path / "a.wav"))
+    with pytest.raises(ValueError, match="cannot be read as audio"):
+        next(read_blocks(tmp_path / "missing.wav"))
+    with pytest.raises(ValueError, match="greater than 0 Hz, got -1"):
+        next(read_blocks(tmp_path / "a.wav", -1))
+
+
+def test_stored_chunks_come_back_with_their_peak_and_leave_nothing(tmp_path):
+    chunks = [torch.randn(2, 1000), torch.tensor([[0.5], [-7.25]]), torch.randn(2, 3).double()]
+    with stored(iter(chunks), tmp_path) as (again, peak):
+        again = list(again)
+    assert peak == max(float(chunk.abs().max()) for chunk in chunks)
+    assert all(torch.equal(chunk.float(), other) for chunk, other in zip(chunks, again, strict=True))
+    with stored([], tmp_path) as (again, peak):
+        assert list(again) == [] and peak == 0
+    assert list(tmp_path.iterdir()) == []
