@@ -124,7 +124,7 @@ def score(
     typer.echo((output / "table.md").read_text(encoding="utf-8"), nl=False)
 
 
-@app.command()
+@app.command(name="reconstruct-score")
 def reconstruct_score(
     folder: Annotated[Path, typer.Argument(help="Folder of recordings.")],
     output: Output,
