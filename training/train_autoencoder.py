@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import DistributedDataParallelKwargs
 
 from stable_longform import training_utils as utils
 from stable_longform.data.audio_crops import CropMaker, collate_crops, make_crops
+from stable_longform.data.manifest import Track
 from stable_longform.data.sources import open_tracks
-from stable_longform.data.streams import first_items
+from stable_longform.data.streams import TrackStream, first_items
 from stable_longform.losses.adversarial import adversarial_loss, discriminator_loss, feature_matching_loss
 from stable_longform.losses.stft import FFT_SIZES, stereo_stft_loss
 from stable_longform.metrics.reconstruction import mel_distance, si_sdr, stft_distance
@@ -100,7 +101,8 @@ def main(config: Config) -> None:
     discriminator = utils.build_model(MultiScaleSTFTDiscriminator, config.discriminator, "discriminator")
     check_config(config, model)
     make_item = CropMaker(config.crop_num_samples, model.config.sampling_rate)
-    crops = open_crops(config, "train", make_item, config.seed, accelerator)
+    tracks, valid_tracks = (open_tracks(config.manifest, name, config.max_bad_fraction) for name in ("train", "valid"))
+    crops = make_crops(tracks, make_item, config.seed, accelerator, max_bad_fraction=config.max_bad_fraction)
     output_dir = utils.start_run(config.output_dir, config, accelerator, {"init_from": config.init_from})
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
@@ -156,7 +158,7 @@ def main(config: Config) -> None:
             if accelerator.is_main_process:
                 with ema.swapped(model.parameters()):
                     export(raw_model, output_dir, done)
-                    metrics = validate(raw_model, config, output_dir / "samples" / f"step-{done:08d}")
+                    metrics = validate(raw_model, valid_tracks, config, output_dir / "samples" / f"step-{done:08d}")
                 utils.log_metrics(output_dir, done, metrics, accelerator)
             accelerator.wait_for_everyone()
         if done % config.save_every == 0 or done == config.max_steps:
@@ -175,12 +177,6 @@ def check_config(config: Config, model: AutoencoderOobleck) -> None:
             f"crop_num_samples must be a multiple of {model.hop_length} and at least {max(config.fft_sizes)}, "
             f"got {config.crop_num_samples}."
         )
-
-
-def open_crops(config: Config, split: str, make_item: CropMaker, seed: int, accelerator: Accelerator | None = None):
-    """Crops of a split of the music."""
-    tracks = open_tracks(config.manifest, split, config.max_bad_fraction)
-    return make_crops(tracks, make_item, seed, accelerator, max_bad_fraction=config.max_bad_fraction)
 
 
 class Turn(NamedTuple):
@@ -289,12 +285,18 @@ def weighted_sum(losses: dict[str, torch.Tensor], weights: dict[str, float]) -> 
 
 
 @torch.no_grad()
-def validate(model: AutoencoderOobleck, config: Config, samples_dir: Path) -> dict[str, float]:
+def validate(
+    model: AutoencoderOobleck, tracks: list[Track] | TrackStream, config: Config, samples_dir: Path
+) -> dict[str, float]:
     """Losses and the measures of the paper's Table 5 on fixed crops of the valid split; samples to hear and see."""
     rate = model.config.sampling_rate
-    make_item = CropMaker(config.crop_num_samples, rate, phase_flip_probability=0.0)
-    crops = open_crops(config, "valid", make_item, VALIDATION_SEED)
-    batch = torch.stack([item["waveform"] for item in first_items(crops, config.num_validation_crops)])
+
+    def take_crops(num_samples: int, count: int) -> list[torch.Tensor]:
+        make_item = CropMaker(num_samples, rate, phase_flip_probability=0.0)
+        crops = make_crops(tracks, make_item, VALIDATION_SEED, max_bad_fraction=config.max_bad_fraction)
+        return [item["waveform"] for item in first_items(crops, count)]
+
+    batch = torch.stack(take_crops(config.crop_num_samples, config.num_validation_crops))
     decoded = torch.cat([model(item.to(model.device)).sample.float().cpu() for item in batch.split(1)])
     metrics = stereo_stft_loss(batch, decoded, rate, config.fft_sizes) | {"l1": (batch - decoded).abs().mean()}
     pairs = list(zip(decoded, batch, strict=True))
@@ -303,9 +305,7 @@ def validate(model: AutoencoderOobleck, config: Config, samples_dir: Path) -> di
         metrics["mel_distance"] = sum(mel_distance(*pair, rate) for pair in pairs) / len(pairs)
     metrics["si_sdr"] = sum(si_sdr(*pair) for pair in pairs) / len(pairs)  # dB
     num_samples = max(round(config.sample_duration_in_s * rate) // model.hop_length, 1) * model.hop_length
-    make_item = CropMaker(num_samples, rate, phase_flip_probability=0.0)
-    for i, item in enumerate(first_items(open_crops(config, "valid", make_item, VALIDATION_SEED), config.num_samples)):
-        waveform = item["waveform"]
+    for i, waveform in enumerate(take_crops(num_samples, config.num_samples)):
         reconstruction = model(waveform[None].to(model.device)).sample[0].float().cpu()
         samples_dir.mkdir(parents=True, exist_ok=True)
         write_audio(samples_dir / f"{i}-original.flac", waveform, rate)

@@ -31,12 +31,16 @@ class BadTrackError(ValueError):
         self.path, self.kind = path, kind
 
 
-class TooManyBadTracks(ValueError):
-    """The share of tracks that cannot be used is above the limit."""
+class DataError(ValueError):
+    """Data that a training cannot go on with; one line, also when it comes from a data loader's worker."""
 
     def __init__(self, message: str):
-        # A data loader's worker passes an exception on with its traceback, whose last line is the message.
+        # A worker passes an exception on with its traceback, whose last line is the message.
         super().__init__(message.strip().splitlines()[-1].removeprefix(f"{__name__}.{type(self).__name__}: "))
+
+
+class TooManyBadTracks(DataError):
+    """The share of tracks that cannot be used is above the limit."""
 
 
 class BadTracks:

@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from stable_longform.data.bad_tracks import MAX_BAD_FRACTION, BadTrackError, BadTracks
+from stable_longform.data.bad_tracks import MAX_BAD_FRACTION, BadTrackError, BadTracks, DataError
 from stable_longform.data.manifest import Track
 from stable_longform.data.records import AUDIO_EXTENSIONS, Record, examine, parse_sidecars
 from stable_longform.data.storage import InMemory
 from stable_longform.utils.optional import require
 
 Found = Track | BadTrackError
-MAX_EMPTY_EPOCHS = 3  # in a row, before a worker is told to have nothing to do
+MAX_EMPTY_EPOCHS = 20  # in a row, of a worker whose shards change with the epoch; else one is enough
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,7 @@ class StreamItems(torch.utils.data.IterableDataset):
     Raises:
         ValueError: a count below 1, or `max_bad_fraction` outside [0, 1].
         TooManyBadTracks: (while iterating) more tracks or shards than `max_bad_fraction` cannot be used.
+        DataError: (while iterating) there is no track for this worker.
     """
 
     def __init__(
@@ -250,8 +251,9 @@ class StreamItems(torch.utils.data.IterableDataset):
                 if made is not None:
                     yield made
             first_item = 0
-        if self._num_empty_epochs >= MAX_EMPTY_EPOCHS:
-            raise ValueError("The stream has no track for one of its workers: use fewer workers or processes.")
+        are_enough = self.stream.num_shards >= self._consumers()[1] > 1
+        if self._num_empty_epochs >= (MAX_EMPTY_EPOCHS if are_enough else 1):
+            raise DataError("The stream has no track for one of its workers: use fewer workers or processes.")
 
     def _places(self, epoch: int, first: int, first_track: int) -> Iterator[tuple[int, int, int, Found]]:
         """This worker's tracks of an epoch from a place on.
