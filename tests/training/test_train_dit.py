@@ -152,8 +152,8 @@ def test_short_window_carries_over_to_a_long_one_and_to_a_pipeline(train, traine
         assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in before)
     check_script("make_checkpoint.py", "--autoencoder", autoencoder, "--clap", clap, "--dit", long / "dit",
                  "--output_dir", folder / "checkpoint", "--sigma_min", 0.1, "--license", "mit")  # fmt: skip
-    refused = run_script("make_checkpoint.py", "--autoencoder", folder / "other", "--clap", clap, "--dit", long / "dit",
-                         "--output_dir", folder / "wrong")  # fmt: skip
+    refused = run_script("make_checkpoint.py", "--autoencoder", folder / "other", "--clap", clap, "--dit",
+                         long / "dit", "--output_dir", folder / "wrong")  # fmt: skip
     assert refused.returncode == 2 and "latents of another autoencoder" in refused.stderr
     assert not (folder / "wrong").exists()
     card = (folder / "checkpoint" / "README.md").read_text()
