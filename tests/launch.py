@@ -58,9 +58,9 @@ class RunningScript:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.join(TIMEOUT_IN_S)
 
-    def wait(self) -> subprocess.CompletedProcess:
+    def wait(self, timeout_in_s: float = TIMEOUT_IN_S) -> subprocess.CompletedProcess:
         """Waits for the end and returns exit code and output."""
-        self.process.join(TIMEOUT_IN_S)
+        self.process.join(timeout_in_s)
         if self.process.exitcode is None:
             self.kill()
             raise TimeoutError(f"{' '.join(self.arguments)}\n{self.output()[-3000:]}")
@@ -84,9 +84,11 @@ def _run(arguments: list[str], environment: dict, max_file_size: int | None, fol
     runpy.run_path(arguments[0], run_name="__main__")
 
 
-def run_script(name: str, *arguments: object, **options) -> subprocess.CompletedProcess:
+def run_script(
+    name: str, *arguments: object, timeout_in_s: float = TIMEOUT_IN_S, **options
+) -> subprocess.CompletedProcess:
     """Runs `training/<name>` with one thread and no network; returns the finished process with its output as text."""
-    return RunningScript(name, *arguments, **options).wait()
+    return RunningScript(name, *arguments, **options).wait(timeout_in_s)
 
 
 def check_script(name: str, *arguments: object, **options) -> subprocess.CompletedProcess:

@@ -179,7 +179,7 @@ def main(config: Config) -> None:
         done = step + 1
         if step % config.log_every == 0 or done == config.max_steps:
             metrics = utils.mean_losses(accelerator, [losses]) | norm
-            metrics |= {"learning_rate": rate, "logit_scale": raw_model.logit_scale_a.exp()}
+            metrics |= {"learning_rate": rate, "logit_scale": float(raw_model.logit_scale_a.exp())}
             utils.report(accelerator, output_dir, done, metrics, progress)
         if done % config.validate_every == 0 or done == config.max_steps:  # before the checkpoint: never left out
             if accelerator.is_main_process:
