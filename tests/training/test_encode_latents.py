@@ -1,8 +1,6 @@
 """Encoding by the real script: what is encoded is kept, whoever stops it; bad tracks, streams, two processes."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import pytest
 import torch
 from corpora import RATE, write_folder, write_tar
 from corpora import encode as encode_audio
-from launch import ROOT
+from launch import ROOT, RunningScript, process_environments
 from safetensors.torch import load_file
 
 from stable_longform.data.latents import LatentWindows, read_latent_index, read_shards
@@ -167,14 +165,16 @@ def test_wrong_configurations_are_told(config):
             main(config(**options))
 
 
-@pytest.mark.slow
 def test_two_processes_share_the_tracks(config, encoded, music, autoencoder, tmp_path):
     main(config(output_dir=str(tmp_path / "one")))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611"]
-    command += [str(ROOT / "training" / "encode_latents.py"), "--manifest", str(music), "--tracks_per_shard", "2"]
-    command += ["--autoencoder", str(autoencoder), "--output_dir", str(tmp_path / "two")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
+    arguments = ("--manifest", music, "--autoencoder", autoencoder, "--tracks_per_shard", 2)
+    running = [
+        RunningScript("encode_latents.py", *arguments, "--output_dir", tmp_path / "two", environment=environment)
+        for environment in process_environments(2)
+    ]
+    for process in running:
+        finished = process.wait()
+        assert finished.returncode == 0, finished.stderr[-3000:]
     one, two = tensors(tmp_path / "one"), tensors(tmp_path / "two")
     assert one.keys() == two.keys() and all(torch.equal(one[genre], two[genre]) for genre in one)
     assert len(list((tmp_path / "two").glob("shard-*"))) == 3  # 2 and 1 of one process, 2 of the other

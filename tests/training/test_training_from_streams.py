@@ -35,7 +35,7 @@ def folder(tmp_path) -> Path:
         write_tar(tmp_path / f"{shard}.tar", files)
     settings = {"manifest": f"stream:{tmp_path}/{{0..1}}.tar", "model": MODEL, "fft_sizes": [512, 128]}
     settings |= {"discriminator": {"filters": 2, "fft_sizes": [512, 128]}, "crop_num_samples": 4096, "batch_size": 2}
-    settings |= {"save_every": 3, "validate_every": 6, "num_workers": 2, "num_validation_crops": 2}
+    settings |= {"save_every": 3, "validate_every": 6, "num_workers": 2, "num_validation_crops": 2, "num_samples": 0}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
     return tmp_path
 
