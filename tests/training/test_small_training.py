@@ -34,7 +34,7 @@ import train_dit  # noqa: E402
 
 CORPUS = os.environ.get("STABLE_LONGFORM_CORPUS")
 SHARE = float(os.environ.get("STABLE_LONGFORM_SHARE", "1"))
-TRACK_IN_S, NUM_TRAINING_TRACKS, NUM_ENCODED_TRACKS = 20.0, 180, 90  # an hour; of each split
+TRACK_IN_S, NUM_TRAINING_TRACKS, NUM_ENCODED_TRACKS = 20.0, 180, 60  # an hour; of each split
 SEED = 2**29
 AUTOENCODER = {
     "model": {
@@ -48,8 +48,8 @@ AUTOENCODER = {
     "fft_sizes": [2048, 512, 128],
     "data_dependent_init": True,
     "crop_num_samples": 16384,
-    "batch_size": 8,
-    "max_steps": 1000,
+    "batch_size": 4,
+    "max_steps": 800,
     "discriminator_start_step": 10**6,
     "learning_rate": 1e-3,
     "inv_gamma": 500,
