@@ -13,7 +13,6 @@ dataset.py, `SampleDataset`). Then windows of encoded latents. For each loader:
 """
 
 import argparse
-import io
 import json
 import os
 import platform
@@ -73,7 +72,7 @@ def write_corpus(folder: Path, num_tracks: int, duration_in_s: float, extension:
     return folder
 
 
-def write_tars(folder: Path, target: Path, num_tars: int = 4) -> str:
+def write_tars(folder: Path, target: Path, num_tars: int = 8) -> str:
     """Packs a folder into tars; gives their pattern."""
     files = sorted(folder.iterdir())
     for shard in range(num_tars):
@@ -159,18 +158,19 @@ def measure(dataset, options: argparse.Namespace, collate_fn) -> tuple[float, fl
             )
         )
 
+    num_ahead = 2 * options.num_workers + 1  # batches that the workers have ready or at hand
     loader = batches()
-    for _ in range(options.num_workers + 1):  # the workers start
+    for _ in range(num_ahead):
         next(loader)
     start = time.perf_counter()
     for _ in range(options.steps):
         next(loader)
     items_per_s = options.steps * options.batch_size / (time.perf_counter() - start)
     waited, loader = 0.0, batches()
-    for step in range(options.num_workers + 1 + options.steps):
+    for step in range(num_ahead + options.steps):
         start = time.perf_counter()
         next(loader)
-        waited += (time.perf_counter() - start) * (step > options.num_workers)
+        waited += (time.perf_counter() - start) * (step >= num_ahead)
         time.sleep(options.step_time_in_s)
     return items_per_s, waited / (waited + options.steps * options.step_time_in_s)
 
@@ -213,19 +213,26 @@ def main() -> None:
             loaders["peer: whole file, then crop"] = WholeFileCrops(first), collate_crops
         windows = LatentWindows(write_latents(folder / "latents", options.num_tracks), "train", WINDOW_LENGTH)
         loaders["windows of latents, 4m45s"] = windows, collate_windows
-        table = io.StringIO()
+        rows = []
         for kind, (dataset, collate_fn) in tqdm(loaders.items(), leave=False):
             count = None if dataset is windows else bytes_per_item(dataset)
-            items_per_s, share = measure(dataset, options, collate_fn)
-            read = "–" if count is None else f"{count / 1e6:.2f}"
-            shortest = options.batch_size / items_per_s
-            table.write(f"| {kind} | {items_per_s:.1f} | {shortest:.3f} | {share:.1%} | {read} |\n")
+            rows.append((kind, *measure(dataset, options, collate_fn), count))
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {vars(options)}\n")
-    print(
-        f"| loader | items/s | shortest step (s) | waiting at {options.step_time_in_s} s a step | MB read per item |"
-    )
-    print("|---|---|---|---|---|")
-    print(table.getvalue(), end="")
+    print_table(rows, options)
+
+
+def print_table(rows: list[tuple], options: argparse.Namespace) -> None:
+    """Prints name, items per second, share of waiting and bytes per item of each loader."""
+    header = ("loader", "items/s", "times the peer", "shortest step (s)",
+              f"waiting at {options.step_time_in_s} s a step", "MB read per item")  # fmt: skip
+    print("| " + " | ".join(header) + " |")
+    print("|---" * len(header) + "|")
+    peer = next((speed for kind, speed, *_ in rows if kind.startswith("peer")), None)
+    for kind, items_per_s, share, count in rows:
+        times = f"{items_per_s / peer:.1f}" if peer and "crop" in kind else "–"
+        read = f"{count / 1e6:.2f}" if count and count > 1e4 else "–"  # memory maps and memory are not counted
+        shortest = options.batch_size / items_per_s
+        print(f"| {kind} | {items_per_s:.1f} | {times} | {shortest:.3f} | {share:.1%} | {read} |")
 
 
 if __name__ == "__main__":
