@@ -112,14 +112,10 @@ class AudioCrops(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict:
         """Gives the item of `CropMaker.__call__` and `track`, the number of its track."""
         rng = np.random.default_rng([self.seed, index])
-        for _ in range(MAX_DRAWS):
-            number = draw_index(self.cumulative_weights, rng)
-            try:
-                return self.make_item(self.tracks[number], rng) | {"track": number}
-            except BadTrackError as error:
-                self.bad_tracks.note(error)
-                last_error = error
-        raise self.bad_tracks.give_up(last_error)
+        numbers = (draw_index(self.cumulative_weights, rng) for _ in range(MAX_DRAWS))
+        return self.bad_tracks.first_usable(
+            numbers, lambda number: self.make_item(self.tracks[number], rng) | {"track": number}
+        )
 
 
 def make_crops(

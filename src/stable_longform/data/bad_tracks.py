@@ -7,7 +7,9 @@ that cannot be read).
 
 import logging
 from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -15,6 +17,8 @@ from stable_longform.data.manifest import Track
 from stable_longform.utils.audio import read_audio, read_info, to_stereo
 
 logger = logging.getLogger(__name__)
+
+Candidate = TypeVar("Candidate")
 
 KINDS = ("broken", "too short", "silent", "mislabelled")
 MAX_DRAWS = 20  # crops of a track before it counts as silent, and tracks for one item before a run is stopped
@@ -81,9 +85,21 @@ class BadTracks:
                 f"max_bad_fraction={self.max_fraction:g}; the last one: {_one_line(error)}"
             )
 
-    def give_up(self, error: BadTrackError) -> TooManyBadTracks:
-        """The exception for an item to which no track could be found, `error` being that of the last one tried."""
-        return TooManyBadTracks(f"No track that can be used was found for an item; the last one: {_one_line(error)}")
+    def first_usable(self, candidates: Iterable[Candidate], make_item: Callable[[Candidate], dict]) -> dict:
+        """The item of the first candidate of which one can be made; those before it are noted.
+
+        Raises:
+            TooManyBadTracks: too many tracks are bad, or every candidate is.
+        """
+        for candidate in candidates:
+            try:
+                return make_item(candidate)
+            except BadTrackError as error:
+                self.note(error)
+                last_error = error
+        raise TooManyBadTracks(
+            f"No track that can be used was found for an item; the last one: {_one_line(last_error)}"
+        )
 
     def summary(self) -> str:
         """Counts by kind, as in "2 broken, 1 silent"."""

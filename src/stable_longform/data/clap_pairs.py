@@ -125,13 +125,9 @@ class ClapPairs(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict:
         """Gives the item of `PairMaker.__call__` and `track`, the number of its track in `tracks`."""
         rng = np.random.default_rng([self.seed, index, 1])
-        for number in self._candidates(index):
-            try:
-                return self.make_item(self.tracks[number], rng) | {"track": number}
-            except BadTrackError as error:
-                self.bad_tracks.note(error)
-                last_error = error
-        raise self.bad_tracks.give_up(last_error)
+        return self.bad_tracks.first_usable(
+            self._candidates(index), lambda number: self.make_item(self.tracks[number], rng) | {"track": number}
+        )
 
     def _candidates(self, index: int) -> Iterator[int]:
         """The item's track, then those that take its place in turn: of no other place's in the batch, nor its own."""

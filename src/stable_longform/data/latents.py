@@ -152,18 +152,12 @@ class LatentWindows(torch.utils.data.Dataset):
         whole seconds, as in the paper's code.
         """
         rng = np.random.default_rng([self.seed, index])
-        for _ in range(MAX_DRAWS):
-            track = self.tracks[draw_index(self.cumulative_weights, rng)]
-            start = int(rng.integers(0, max(track.latent_length - self.window_length, 0) + 1))
-            try:
-                return self._make_item(track, start, rng)
-            except BadTrackError as error:
-                self.bad_tracks.note(error)
-                last_error = error
-        raise self.bad_tracks.give_up(last_error)
+        tracks = (self.tracks[draw_index(self.cumulative_weights, rng)] for _ in range(MAX_DRAWS))
+        return self.bad_tracks.first_usable(tracks, lambda track: self._make_item(track, rng))
 
-    def _make_item(self, track: LatentTrack, start: int, rng: np.random.Generator) -> dict:
-        """The item of the window from frame `start` on."""
+    def _make_item(self, track: LatentTrack, rng: np.random.Generator) -> dict:
+        """The item of a random window of a track."""
+        start = int(rng.integers(0, max(track.latent_length - self.window_length, 0) + 1))
         mean, std = self._read(track, start)
         noise = torch.from_numpy(rng.standard_normal(mean.shape, dtype=np.float32))
         return {
