@@ -58,6 +58,7 @@ class Config:
     max_grad_norm: float | None = None  # the paper's code does not clip
     ema_decay: float = 0.9999
     condition_dropout: float = 0.1
+    excerpt_probability: float = 0.0  # share of items that are a part of their track, as if it were all; not in the paper
     terminal_probability: float = 0.01  # share of items at t = 1, pure noise
     mixed_precision: str = "no"
     gradient_checkpointing: bool = False
@@ -97,7 +98,9 @@ def main(config: Config) -> None:
     transformer = utils.build_model(DiTTransformer1D, config.model, "model")
     timing_conditioner = utils.build_model(TimingConditioner, config.timing, "timing")
     shape = transformer.config.sample_size, timing_conditioner.config.max_value
-    windows = LatentWindows(config.latents, "train", *shape, config.seed, config.max_bad_fraction)
+    windows = LatentWindows(
+        config.latents, "train", *shape, config.seed, config.max_bad_fraction, config.excerpt_probability
+    )
     valid_windows = LatentWindows(config.latents, "valid", *shape, VALIDATION_SEED, config.max_bad_fraction)
     vae = load_autoencoder(config)
     text_encoder, tokenizer = utils.load_text_encoder(config.clap)

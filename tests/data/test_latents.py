@@ -71,6 +71,26 @@ def test_timing_and_mask_follow_the_crop(tmp_path, layout):
     assert batch["latent_mask"].shape == (2, WINDOW) and batch["latents"].shape == (2, 3, WINDOW)
 
 
+def test_an_excerpt_stands_for_the_whole(tmp_path):
+    folder = write(tmp_path / "latents", "shards")
+    windows = LatentWindows(folder, "train", WINDOW, seed=1, excerpt_probability=1.0)
+    lengths = set()
+    for index in range(60):
+        item = windows[index]
+        number, start, length = int(item["latents"][1, 0]), int(item["latents"][0, 0]), int(item["latent_mask"].sum())
+        assert start + length <= LENGTHS[number]
+        assert item["seconds_start"] == 0 and item["seconds_total"] == math.ceil(length / FRAMES_PER_S)
+        frames = torch.arange(WINDOW)
+        assert torch.equal(item["latent_mask"], frames < length)
+        assert torch.equal(item["latents"][0], torch.where(frames < length, start + frames, -1).float())
+        lengths.add(length)
+    assert min(lengths) < WINDOW / 4 and max(lengths) > WINDOW * 3 / 4
+    some = LatentWindows(folder, "train", WINDOW, excerpt_probability=0.3)
+    assert 30 < sum(bool(some[index]["seconds_total"] < 1.9) for index in range(200)) < 110
+    with pytest.raises(ValueError, match="excerpt_probability must be in \\[0, 1\\], got 1.5"):
+        LatentWindows(folder, "train", WINDOW, excerpt_probability=1.5)
+
+
 def test_both_layouts_give_the_same_items(tmp_path):
     first, second = (LatentWindows(write(tmp_path / name, name), "train", WINDOW) for name in ("shards", "files"))
     for index in range(20):

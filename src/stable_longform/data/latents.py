@@ -115,10 +115,13 @@ class LatentWindows(torch.utils.data.Dataset):
         max_seconds: largest `seconds_start` and `seconds_total`; what is later or longer gets this value.
         seed: of the whole sequence.
         max_bad_fraction: share of the tracks that may turn out to be unreadable, in [0, 1]. Others take their places.
+        excerpt_probability: share of the items, in [0, 1], for which a random part of the track stands for the whole:
+            it starts at 0, `seconds_total` is its length, and silence follows. Not in the paper. Without it a model
+            sees only as many ends as there are tracks, and short durations as rarely as short tracks.
 
     Raises:
         ValueError: no track in the split, a track whose metadata holds nothing to make a prompt from, or
-            `max_bad_fraction` outside [0, 1].
+            `max_bad_fraction` or `excerpt_probability` outside [0, 1].
         TooManyBadTracks: (by an item) more tracks than `max_bad_fraction` cannot be read, or `MAX_DRAWS` in a row.
     """
 
@@ -130,7 +133,11 @@ class LatentWindows(torch.utils.data.Dataset):
         max_seconds: float = 512,
         seed: int = 0,
         max_bad_fraction: float = MAX_BAD_FRACTION,
+        excerpt_probability: float = 0.0,
     ):
+        if not 0 <= excerpt_probability <= 1:
+            raise ValueError(f"excerpt_probability must be in [0, 1], got {excerpt_probability}.")
+        self.excerpt_probability = excerpt_probability
         self.tracks = read_latent_index(directory, split)
         self.frames_per_s = json.loads((Path(directory) / INFO_FILE).read_text(encoding="utf-8"))["latent_rate"]
         self.silence = load_file(Path(directory) / SILENCE_FILE)
@@ -156,21 +163,37 @@ class LatentWindows(torch.utils.data.Dataset):
         return self.bad_tracks.first_usable(tracks, lambda track: self._make_item(track, rng))
 
     def _make_item(self, track: LatentTrack, rng: np.random.Generator) -> dict:
-        """The item of a random window of a track."""
+        """The item of a random window of a track, or of a part of it."""
+        if self.excerpt_probability and rng.random() < self.excerpt_probability:
+            length = int(rng.integers(1, min(track.latent_length, self.window_length) + 1))
+            start = int(rng.integers(0, track.latent_length - length + 1))
+            return self._item(track, rng, start, start + length, 0.0, length / self.frames_per_s)
         start = int(rng.integers(0, max(track.latent_length - self.window_length, 0) + 1))
-        mean, std = self._read(track, start)
+        return self._item(track, rng, start, None, start / self.frames_per_s, track.duration_in_s)
+
+    def _item(
+        self,
+        track: LatentTrack,
+        rng: np.random.Generator,
+        start: int,
+        stop: int | None,
+        start_in_s: float,
+        duration_in_s: float,
+    ) -> dict:
+        """The item of a track's latents from `start` on, up to `stop` or as long as the window."""
+        mean, std = self._read(track, start, stop)
         noise = torch.from_numpy(rng.standard_normal(mean.shape, dtype=np.float32))
         return {
             "latents": mean + std * noise,
-            "latent_mask": torch.arange(self.window_length) < track.latent_length - start,
-            "seconds_start": min(float(int(start / self.frames_per_s)), float(self.max_seconds)),
-            "seconds_total": min(float(np.ceil(track.duration_in_s)), float(self.max_seconds)),
+            "latent_mask": torch.arange(self.window_length) < (stop or track.latent_length) - start,
+            "seconds_start": min(float(int(start_in_s)), float(self.max_seconds)),
+            "seconds_total": min(float(np.ceil(duration_in_s)), float(self.max_seconds)),
             "prompt": build_prompt(track.metadata, random.Random(int(rng.integers(2**63)))),
         }
 
-    def _read(self, track: LatentTrack, start: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _read(self, track: LatentTrack, start: int, stop: int | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of a window, completed with silence; only the window is read from disk."""
-        window = slice(start, start + self.window_length)
+        window = slice(start, start + self.window_length if stop is None else stop)
         try:
             with safe_open(track.file, framework="pt") as file:
                 parts = [file.get_slice(track.tensor_name(name))[:, window].float() for name in ("mean", "std")]
