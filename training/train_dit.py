@@ -58,7 +58,7 @@ class Config:
     max_grad_norm: float | None = None  # the paper's code does not clip
     ema_decay: float = 0.9999
     condition_dropout: float = 0.1
-    excerpt_probability: float = 0.0  # share of items that are a part of their track, as if it were all; not in the paper
+    excerpt_probability: float = 0.0  # share of items for which a part of the track stands for all of it
     terminal_probability: float = 0.01  # share of items at t = 1, pure noise
     mixed_precision: str = "no"
     gradient_checkpointing: bool = False

@@ -86,7 +86,7 @@ def test_an_excerpt_stands_for_the_whole(tmp_path):
         lengths.add(length)
     assert min(lengths) < WINDOW / 4 and max(lengths) > WINDOW * 3 / 4
     some = LatentWindows(folder, "train", WINDOW, excerpt_probability=0.3)
-    assert 30 < sum(bool(some[index]["seconds_total"] < 1.9) for index in range(200)) < 110
+    assert 20 < sum(some[index]["seconds_total"] in (1, 3) for index in range(200)) < 60  # no whole track is so short
     with pytest.raises(ValueError, match="excerpt_probability must be in \\[0, 1\\], got 1.5"):
         LatentWindows(folder, "train", WINDOW, excerpt_probability=1.5)
 
