@@ -3,15 +3,21 @@
     python benchmarks/decode.py --size paper --seconds 8
     python benchmarks/decode.py --size embedded --seconds 30 285 --part 30
 
-Runs are interleaved. `--part` also measures that many seconds out of the longest input, of which diffusers' pipeline
+Runs are interleaved. `--stable_audio_tools PATH`, a checkout whose requirements are installed, adds its decoder, which
+decodes whole. `--part` also measures that many seconds out of the longest input, of which diffusers' pipeline
 decodes all.
 """
 
 import argparse
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from model_pairs import DECODERS, LATENT_CHANNELS, autoencoders
+from diffusers import AutoencoderOobleck as DiffusersAutoencoder
+from model_pairs import DECODERS, LATENT_CHANNELS, autoencoders, stable_audio_tools_decoder
 from timing import interleave, machine, print_table
+
+from stable_longform import AutoencoderOobleck
 
 SAMPLING_RATE, HOP_LENGTH = 44100, 2048
 
@@ -23,6 +29,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, nargs="+", default=[8.0])
     parser.add_argument("--part", type=float, help="seconds asked for out of the longest input")
     parser.add_argument("--peers", nargs="*", choices=("whole", "tiled"), default=["whole", "tiled"])
+    parser.add_argument("--stable_audio_tools", type=Path, help="a checkout to compare with as well")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="cpu")
@@ -30,38 +37,50 @@ def main() -> None:
     dtype = getattr(torch, arguments.dtype)
     print(f"{arguments.size} decoder, {arguments.dtype}; {machine(arguments.device)}\n")
     ours, theirs = autoencoders(arguments.size, dtype, arguments.device)
+    peers = {f"diffusers, {name}": diffusers_decoder(theirs, name == "tiled") for name in arguments.peers}
+    if arguments.stable_audio_tools:
+        peers["stable-audio-tools"] = stable_audio_tools_decoder(arguments.size, ours, arguments.stable_audio_tools)
     rows = []
     for seconds in arguments.seconds:
         latents = torch.randn(1, LATENT_CHANNELS, round(seconds * SAMPLING_RATE / HOP_LENGTH)).to(
             arguments.device, dtype
         )
-        rows += measure(ours, theirs, latents, f"{seconds:g} s", None, arguments)
+        rows += measure(ours, peers, latents, f"{seconds:g} s", None, arguments)
     if arguments.part is not None:
         num_frames = round(arguments.part * SAMPLING_RATE / HOP_LENGTH)
-        rows += measure(ours, theirs, latents, f"{arguments.part:g} s of {seconds:g} s", num_frames, arguments)
-    print_table(
-        ("audio", "diffusers", "theirs, s", "ours, s", "ratio", "ratio of processor time", "largest error"), rows
-    )
+        rows += measure(ours, peers, latents, f"{arguments.part:g} s of {seconds:g} s", num_frames, arguments)
+    print_table(("audio", "peer", "peer, s", "ours, s", "ratio", "ratio of processor time", "largest error"), rows)
+
+
+def diffusers_decoder(vae: DiffusersAutoencoder, is_tiled: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+    """diffusers' way to decode."""
+
+    def decode(latents: torch.Tensor) -> torch.Tensor:
+        vae.use_tiling = is_tiled
+        return vae.decode(latents).sample
+
+    return decode
 
 
 @torch.inference_mode()
-def measure(ours, theirs, latents: torch.Tensor, name: str, num_frames: int | None, arguments) -> list[tuple]:
-    """One row for each way of diffusers to decode."""
-
-    def decode_theirs(is_tiled: bool) -> torch.Tensor:
-        theirs.use_tiling = is_tiled
-        return theirs.decode(latents).sample
-
-    functions = {peer: lambda is_tiled=peer == "tiled": decode_theirs(is_tiled) for peer in arguments.peers}
+def measure(
+    ours: AutoencoderOobleck,
+    peers: dict[str, Callable],
+    latents: torch.Tensor,
+    name: str,
+    num_frames: int | None,
+    arguments: argparse.Namespace,
+) -> list[tuple]:
+    """One row for each peer."""
+    functions = {peer: lambda decode=decode: decode(latents) for peer, decode in peers.items()}
     functions["ours"] = lambda: ours.decode(latents, num_frames).sample
     timings = interleave(functions, arguments.repeats, warmup=latents.shape[-1] < 500)
-    output = timings["ours"].output
-    rows = []
-    for peer in arguments.peers:
-        theirs_seconds, ours_seconds = timings[peer].seconds, timings["ours"].seconds
-        cpu = timings[peer].cpu_seconds / timings["ours"].cpu_seconds
-        error = float((timings[peer].output[..., : output.shape[-1]] - output).abs().max())
-        rows.append((name, peer, theirs_seconds, ours_seconds, theirs_seconds / ours_seconds, cpu, f"{error:.1e}"))
+    mine, rows = timings["ours"], []
+    for peer in peers:
+        theirs = timings[peer]
+        error = float((theirs.output[..., : mine.output.shape[-1]] - mine.output).abs().max())
+        ratios = theirs.seconds / mine.seconds, theirs.cpu_seconds / mine.cpu_seconds
+        rows.append((name, peer, theirs.seconds, mine.seconds, *ratios, f"{error:.1e}"))
     return rows
 
 

@@ -1,4 +1,7 @@
-"""Our models and diffusers' classes with the same random weights, in sizes from tiny to the paper's."""
+"""Our models, diffusers' and stable-audio-tools' with the same random weights, in sizes from tiny to the paper's."""
+
+import sys
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderOobleck as DiffusersAutoencoder
@@ -6,6 +9,7 @@ from diffusers import StableAudioDiTModel
 from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoder
 
 from stable_longform import AutoencoderOobleck, DiTTransformer1D
+from stable_longform.utils import key_maps
 
 # Channels of the decoder at the full rate, and multiples. "embedded" is the decoder of the embedded checkpoint.
 DECODERS = {"tiny": (4, (1, 2, 2, 2, 2)), "embedded": (16, (1, 2, 8, 16, 32)), "paper": (128, (1, 2, 4, 8, 16))}
@@ -44,8 +48,47 @@ def transformers(
         "in_channels": LATENT_CHANNELS,
         "out_channels": LATENT_CHANNELS,
         "cross_attention_dim": 64 * key_value_heads,
+        "cross_attention_input_dim": 64 * key_value_heads,
     }
     theirs = StableAudioDiTModel(**config)
     ours = DiTTransformer1D(**config, norm_bias=True)
     ours.load_state_dict(theirs.state_dict())
     return ours.to(device, dtype).eval(), theirs.to(device, dtype).eval()
+
+
+def stable_audio_tools_decoder(size: str, ours: AutoencoderOobleck, checkout: Path) -> torch.nn.Module:
+    """stable-audio-tools' decoder with the weights of ours; `checkout` is the folder of its repository."""
+    sys.path.insert(0, str(checkout))
+    from stable_audio_tools.models.autoencoders import OobleckDecoder as TheirDecoder
+
+    channels, multiples = DECODERS[size]
+    theirs = TheirDecoder(
+        2, channels, LATENT_CHANNELS, list(multiples), list(STRIDES), use_snake=True, final_tanh=False
+    )
+    weights = key_maps.to_theirs(key_maps.autoencoder_rules(len(STRIDES)), ours.state_dict())
+    prefix = "decoder."
+    theirs.load_state_dict({key.removeprefix(prefix): value for key, value in weights.items() if prefix in key})
+    return theirs.to(ours.device, ours.dtype).eval()
+
+
+def stable_audio_tools_transformer(ours: DiTTransformer1D, checkout: Path) -> torch.nn.Module:
+    """stable-audio-tools' transformer with the weights of ours; `checkout` is the folder of its repository."""
+    sys.path.insert(0, str(checkout))
+    from stable_audio_tools.models.dit import DiffusionTransformer
+
+    config = ours.config
+    theirs = DiffusionTransformer(
+        io_channels=config.in_channels,
+        embed_dim=config.num_attention_heads * config.attention_head_dim,
+        depth=config.num_layers,
+        num_heads=config.num_attention_heads,
+        cond_token_dim=config.cross_attention_input_dim,
+        global_cond_dim=config.global_states_input_dim,
+        project_cond_tokens=False,
+    )
+    rules = key_maps.transformer_rules(config.num_layers, norm_bias=True)
+    constants = key_maps.transformer_constants(
+        config.num_layers, ours.proj_in.out_features, config.attention_head_dim, norm_bias=True
+    )
+    theirs.load_state_dict(key_maps.to_theirs(rules, ours.state_dict()) | constants)
+    return theirs.to(ours.device, ours.dtype).eval()

@@ -5,16 +5,19 @@
     python benchmarks/transformer_step.py --schedulers --lengths 6144
 
 diffusers is called as its pipeline does it: both branches in a batch, zeros as the unconditional text, positions on
-the CPU. Runs are interleaved. The share of the peak is that of the arithmetic that guidance needs, null
-cross-attention left out, in what a matrix product of the same run reaches.
+the CPU. `--stable_audio_tools PATH`, a checkout whose requirements are installed, adds its transformer with the same
+weights, which is given both branches in a batch too. Runs are interleaved. The share of the peak is that of the
+arithmetic that guidance needs, null cross-attention left out, in what a matrix product of the same run reaches. The
+error is the distance from ours in float32.
 """
 
 import argparse
+from pathlib import Path
 
 import torch
 from diffusers import CosineDPMSolverMultistepScheduler
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
-from model_pairs import LATENT_CHANNELS, TRANSFORMERS, transformers
+from model_pairs import LATENT_CHANNELS, TRANSFORMERS, stable_audio_tools_transformer, transformers
 from timing import interleave, machine, matmul_peak, print_table, relative_error
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -31,6 +34,7 @@ def main() -> None:
     parser.add_argument("--num_layers", type=int)
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024])
     parser.add_argument("--schedulers", action="store_true", help="measure the stochastic schedulers instead")
+    parser.add_argument("--stable_audio_tools", type=Path, help="a checkout to compare with as well")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="cpu")
@@ -44,9 +48,10 @@ def main() -> None:
 
 @torch.inference_mode()
 def print_transformers(arguments: argparse.Namespace) -> None:
-    """A row for each length."""
+    """A row for each length and model."""
     dtype, device = getattr(torch, arguments.dtype), arguments.device
     ours, theirs = transformers(arguments.size, arguments.num_layers, dtype, device)
+    other = arguments.stable_audio_tools and stable_audio_tools_transformer(ours, arguments.stable_audio_tools)
     config = ours.config
     rows = []
     for length in arguments.lengths:
@@ -65,28 +70,28 @@ def print_transformers(arguments: argparse.Namespace) -> None:
         def run_theirs(batch=batch, both=both, global_both=global_both, t=t, rotary=rotary) -> torch.Tensor:
             return theirs(batch, t[None].to(dtype), both, global_both, rotary, return_dict=False)[0]
 
-        functions = {
-            "theirs": run_theirs,
-            "ours": lambda latents=latents, t=t, conditions=conditions: predict_velocity(ours, latents, t, conditions),
-        }
+        def run_other(batch=batch, both=both, global_both=global_both, t=t) -> torch.Tensor:
+            return other(batch, t.repeat(2).to(dtype), cross_attn_cond=both, global_embed=global_both[:, 0])
+
+        functions = {"diffusers": run_theirs} | ({"stable-audio-tools": run_other} if other else {})
+        functions["ours"] = lambda latents=latents, t=t, conditions=conditions: predict_velocity(
+            ours, latents, t, conditions
+        )
         peak = matmul_peak(dtype, device)
         timings = interleave(functions, arguments.repeats)
-        expected = timings["theirs"].output
-        if dtype != torch.float32:
-            with_float32, _ = transformers(arguments.size, arguments.num_layers, torch.float32, device)
-            conditions = make_conditions(with_float32, *fixed)
-            expected = predict_velocity(with_float32, latents, t, conditions)
-        errors = [f"{relative_error(timings[name].output, expected):.1e}" for name in functions]
-        seconds = [timings[name].seconds for name in functions]
-        shares = [operations(config, length) / value / peak for value in seconds]
-        cpu = timings["theirs"].cpu_seconds / timings["ours"].cpu_seconds
-        rows.append(
-            (length, config.num_layers, arguments.dtype, *seconds, seconds[0] / seconds[1], cpu, *shares, *errors)
-        )
+        with_float32, _ = transformers(arguments.size, arguments.num_layers, torch.float32, device)
+        expected = predict_velocity(with_float32, latents, t, make_conditions(with_float32, *fixed))
+        first = timings["diffusers"]
+        for name, timing in timings.items():
+            ratios = first.seconds / timing.seconds, first.cpu_seconds / timing.cpu_seconds
+            share = operations(config, length) / timing.seconds / peak
+            error = f"{relative_error(timing.output, expected):.1e}"
+            case = (length, config.num_layers, arguments.dtype, name)
+            rows.append((*case, timing.seconds, *ratios, share, error))
     header = (
-        "latents, layers, dtype, diffusers (s), ours (s), ratio, ratio of processor time, share of the peak: diffusers"
+        "latents, layers, dtype, model, seconds, ratio, ratio of processor time, share of the peak, relative error"
     )
-    print_table([*header.split(", "), "ours", "relative error: diffusers", "ours"], rows)
+    print_table(header.split(", "), rows)
 
 
 def operations(config, length: int) -> float:

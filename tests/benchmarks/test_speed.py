@@ -1,6 +1,6 @@
 """Each speed benchmark runs on something tiny and prints its table; what it says about equality holds."""
 
-import importlib
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -31,20 +31,31 @@ def run(monkeypatch, capsys):
 def test_decode(run):
     header, _, *rows = run("decode", "--size", "tiny", "--seconds", "0.5", "--part", "0.2", "--repeats", "1")
     assert [row[:2] for row in rows] == [
-        ["0.5 s", "whole"],
-        ["0.5 s", "tiled"],
-        ["0.2 s of 0.5 s", "whole"],
-        ["0.2 s of 0.5 s", "tiled"],
+        ["0.5 s", "diffusers, whole"],
+        ["0.5 s", "diffusers, tiled"],
+        ["0.2 s of 0.5 s", "diffusers, whole"],
+        ["0.2 s of 0.5 s", "diffusers, tiled"],
     ]
     assert header[-1] == "largest error" and all(float(row[-1]) < 1e-6 for row in rows)
 
 
 def test_transformer_step(run):
     arguments = ("transformer_step", "--size", "tiny", "--num_layers", "1", "--lengths", "32", "--repeats", "1")
-    row = run(*arguments)[2]
-    assert float(row[-2]) == 0 and float(row[-1]) < 1e-5
-    row = run(*arguments, "--dtype", "bfloat16")[2]
-    assert 0 < float(row[-1]) < 0.02
+    rows = run(*arguments)[2:]
+    assert [row[3] for row in rows] == ["diffusers", "ours"] and all(float(row[-1]) < 1e-5 for row in rows)
+    rows = run(*arguments, "--dtype", "bfloat16")[2:]
+    assert all(0 < float(row[-1]) < 0.02 for row in rows)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("stable_audio_tools") is None, reason="needs stable-audio-tools")
+def test_stable_audio_tools_is_equal(run):
+    checkout = str(Path(importlib.util.find_spec("stable_audio_tools").origin).parents[1])
+    for name, *options in (
+        ("decode", "--seconds", "0.5"),
+        ("transformer_step", "--num_layers", "1", "--lengths", "32"),
+    ):
+        rows = run(name, "--size", "tiny", *options, "--repeats", "1", "--stable_audio_tools", checkout)[2:]
+        assert any("stable-audio-tools" in row for row in rows) and all(float(row[-1]) < 1e-5 for row in rows)
 
 
 def test_operations_are_those_of_the_model(run, monkeypatch):
