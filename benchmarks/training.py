@@ -30,7 +30,14 @@ from tokenizers import Tokenizer
 from transformers import ClapAudioConfig, ClapConfig, ClapModel, ClapTextConfig, RobertaTokenizerFast
 
 from stable_longform import training_utils as utils
-from stable_longform.data.latents import INDEX_FILE, INFO_FILE, SILENCE_FILE, collate_windows, write_shard
+from stable_longform.data.latents import (
+    INDEX_FILE,
+    INFO_FILE,
+    SILENCE_FILE,
+    LatentWindows,
+    collate_windows,
+    write_shard,
+)
 from stable_longform.data.tokenizer import train_tokenizer
 from stable_longform.losses.contrastive import clap_loss
 
@@ -151,7 +158,7 @@ def make_latents(folder: Path, channels: int, length: int) -> None:
         posteriors.append({"mean": noise.half(), "std": torch.full_like(noise, 0.1).half()})
     index = write_shard(folder, rows, posteriors)
     (folder / INDEX_FILE).write_text("".join(json.dumps(row) + "\n" for row in index))
-    (folder / INFO_FILE).write_text(json.dumps({"latent_rate": 44100 / 2048, "weights_sha256": "none"}))
+    (folder / INFO_FILE).write_text(json.dumps({"latent_rate": 44100 / 2048, "encoder_sha256": "none"}))
     save_file({"mean": torch.zeros(channels, 1).half(), "std": torch.ones(channels, 1).half()}, folder / SILENCE_FILE)
 
 
@@ -207,7 +214,7 @@ def plain_dit(config, options: argparse.Namespace) -> Callable[[int], None]:
     text_encoder.to(device)
     optimizer = torch.optim.AdamW(denoiser.parameters(), config.learning_rate)
     ema = utils.WeightAverage(transformer.parameters())
-    windows = train_dit.LatentWindows(config.latents, "train", transformer.config.sample_size)
+    windows = LatentWindows(config.latents, "train", transformer.config.sample_size)
     batch = collate_windows([windows[i] for i in range(options.batch_size)])
 
     def step(number: int) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from stable_longform import noise_schedule
-from stable_longform.data.latents import LatentWindows
 from stable_longform.losses.stft import stft_magnitude
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
 from stable_longform.utils.audio import write_audio
@@ -35,7 +34,7 @@ def assemble(transformer, timing_conditioner, vae, text_encoder, tokenizer) -> L
 @torch.no_grad()
 def make_demos(
     pipe: LongFormMusicPipeline,
-    windows: LatentWindows,
+    windows: Sequence[dict],
     folder: Path,
     num_demos: int,
     duration_in_s: float,
@@ -46,7 +45,7 @@ def make_demos(
 
     Args:
         pipe: of the weights to hear.
-        windows: of the valid split.
+        windows: items of the valid split with `latents` and `prompt`.
         folder: where the audio files go.
         num_demos: how many windows.
         duration_in_s: of each demo, cut to the window.

@@ -182,8 +182,8 @@ def _index_rows(done: dict[str, dict], known: list[Track] | None) -> list[dict]:
 
 def _check_autoencoder(vae: AutoencoderOobleck, file: Path, state: PartialState) -> None:
     """Writes which autoencoder makes the latents, or checks that it is the one that made those already there."""
-    digest = utils.weights_digest(vae)
-    info = {"latent_rate": vae.latent_rate, "hop_length": vae.hop_length, "weights_sha256": digest}
+    digest = utils.weights_digest(vae.encoder)
+    info = {"latent_rate": vae.latent_rate, "hop_length": vae.hop_length, "encoder_sha256": digest}
     if file.exists() and json.loads(file.read_text(encoding="utf-8")) != info:
         raise ValueError(f"{file.parent} holds latents of another autoencoder; use another output_dir.")
     state.wait_for_everyone()

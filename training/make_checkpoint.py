@@ -77,11 +77,11 @@ def main(config: Config) -> None:
 
 
 def check_history(stage: Path, vae: AutoencoderOobleck) -> None:
-    """Raises a ValueError if the transformer's `stage.json` says that another autoencoder made its latents."""
+    """Raises a ValueError if the transformer's `stage.json` says that another encoder made its latents."""
     if not stage.is_file():  # of an earlier version
         return
     latents = json.loads(stage.read_text(encoding="utf-8"))["sources"].get("latents", {}).get("latents", {})
-    if "weights_sha256" in latents and not utils.has_digest(vae, latents["weights_sha256"]):
+    if "encoder_sha256" in latents and not utils.has_digest(vae.encoder, latents["encoder_sha256"]):
         raise ValueError(f"{stage.parent} was trained on latents of another autoencoder than the one given.")
 
 

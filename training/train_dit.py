@@ -1,16 +1,16 @@
-"""Trains the diffusion transformer and the timing conditioner on latents. Paper: §2.2, §3.
+"""Trains the diffusion transformer and the timing conditioner. Paper: §2.2, §3.
 
     accelerate launch training/train_dit.py --latents latents --clap runs/clap/clap --output_dir runs/dit_190s \
         --model.sample_size 4096
     accelerate launch training/train_dit.py --latents latents --clap runs/clap/clap --output_dir runs/dit_285s \
         --init_from runs/dit_190s/dit
 
-The defaults are the paper's second stage (4m45s); the first (3m10s) differs in `model.sample_size` only. To resume,
-run the same command again. The result is `output_dir/dit`: the moving average of the transformer, and the timing
-conditioner; `training/make_checkpoint.py` puts a pipeline together.
+Instead of `--latents`, `--manifest corpus/manifest.jsonl --autoencoder runs/autoencoder/autoencoder` encodes the music
+while it trains. The defaults are the paper's second stage (4m45s); the first (3m10s) differs in `model.sample_size`
+only. To resume, run the same command again. The result is `output_dir/dit`: the moving average of the transformer,
+and the timing conditioner; `training/make_checkpoint.py` puts a pipeline together.
 """
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,17 +21,15 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from demos import assemble, make_demos
 from torch.quasirandom import SobolEngine
+from windows import VALIDATION_SEED, check_latents, open_windows
 
 from stable_longform import noise_schedule
 from stable_longform import training_utils as utils
-from stable_longform.data.latents import INFO_FILE, LatentWindows, collate_windows
+from stable_longform.data.latents import collate_windows
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.clap_text_encoder import encode_texts
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
-
-VALIDATION_SEED = 2**30  # far from any training seed
-NUM_INSPECTED = 8  # windows whose latents are looked at before the first step
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +38,11 @@ logger = logging.getLogger(__name__)
 class Config:
     """Defaults are the paper's configuration; `batch_size` is per process and was not published."""
 
-    latents: str
     clap: str  # folder or Hub id of a transformers ClapModel with its tokenizer, or folder of a checkpoint
     output_dir: str
-    max_bad_fraction: float = 0.01  # of the tracks, whose latents may turn out to be lost
+    latents: str | None = None  # folder of latents, or in its place
+    manifest: str | None = None  # any source of music, see stable_longform.data.sources, and `autoencoder`
+    max_bad_fraction: float = 0.01  # of the tracks, which may turn out to be unusable or lost
     init_from: str | None = None  # the `dit` folder of another run, of any window length, or folder of a checkpoint
     model: dict = field(default_factory=dict)  # arguments of DiTTransformer1D that differ from the paper
     timing: dict = field(default_factory=dict)  # likewise of TimingConditioner
@@ -59,6 +58,7 @@ class Config:
     ema_decay: float = 0.9999
     condition_dropout: float = 0.1
     excerpt_probability: float = 0.0  # share of items for which a part of the track stands for all of it
+    timestep_shift: float = 1.0  # above 1 more items are near t = 1, see `shift_times`; the paper: none
     terminal_probability: float = 0.01  # share of items at t = 1, pure noise
     mixed_precision: str = "no"
     gradient_checkpointing: bool = False
@@ -70,7 +70,7 @@ class Config:
     num_validation_windows: int = 8
     num_validation_buckets: int = 4  # of t, whose losses are shown apart; at most one for each window
     demo_every: int = 0  # steps between demos, which need `autoencoder`; 0: none
-    autoencoder: str | None = None  # the one that made the latents
+    autoencoder: str | None = None  # for demos, the one that made the latents
     demo_duration_in_s: float = 30.0  # cut to the window
     demo_steps: int = 50
     demo_guidance_scales: tuple = (1.0, 7.0)
@@ -98,20 +98,18 @@ def main(config: Config) -> None:
     transformer = utils.build_model(DiTTransformer1D, config.model, "model")
     timing_conditioner = utils.build_model(TimingConditioner, config.timing, "timing")
     shape = transformer.config.sample_size, timing_conditioner.config.max_value
-    windows = LatentWindows(
-        config.latents, "train", *shape, config.seed, config.max_bad_fraction, config.excerpt_probability
-    )
-    valid_windows = LatentWindows(config.latents, "valid", *shape, VALIDATION_SEED, config.max_bad_fraction)
     vae = load_autoencoder(config)
+    windows = open_windows(config, vae, *shape, accelerator)
     text_encoder, tokenizer = utils.load_text_encoder(config.clap)
     text_encoder.requires_grad_(False).eval().to(accelerator.device)
 
     def encode(prompts: list[str]) -> dict:
         return {"text": encode_texts(text_encoder, tokenizer, prompts)[0]}
 
-    sources = {"init_from": config.init_from, "latents": config.latents, "clap": config.clap}
+    sources = {"init_from": config.init_from, "clap": config.clap}
+    sources |= {"latents": config.latents} if config.latents else {"autoencoder": config.autoencoder}
     output_dir = utils.start_run(config.output_dir, config, accelerator, sources)
-    describe_latents(windows, accelerator)
+    describe_latents(windows.inspected, accelerator)
     denoiser = Denoiser(transformer, timing_conditioner)
     if config.init_from is not None and utils.latest_checkpoint(output_dir) is None:
         for name, model in denoiser.named_children():
@@ -126,7 +124,7 @@ def main(config: Config) -> None:
     ema = utils.WeightAverage(averaged, config.ema_decay)
     accelerator.register_for_checkpointing(ema)
     order = utils.resume(accelerator, output_dir, config.batch_size)
-    batches = iter(utils.make_loader(windows, order, config.max_steps, config.num_workers, collate_windows))
+    batches = iter(utils.make_loader(windows.train, order, config.max_steps, config.num_workers, windows.collate))
     times = uniform_times(config.seed, order)
     progress = utils.progress_bar(accelerator, order.start_step, config.max_steps)
     for step in progress:
@@ -136,7 +134,7 @@ def main(config: Config) -> None:
         optimizer.zero_grad()
         losses = []
         for micro_batch in range(order.accumulation):
-            batch = next(batches)
+            batch = windows.with_latents(next(batches), order.numbers(step, micro_batch))
             noise, t, keep = draw(batch["latents"].shape, order.numbers(step, micro_batch), next(times), config)
             t, keep = t.to(accelerator.device), keep.to(accelerator.device)
             with accelerator.accumulate(denoiser):
@@ -155,7 +153,7 @@ def main(config: Config) -> None:
             utils.report(accelerator, output_dir, done, metrics, progress)
         if is_due(done, config.validate_every, config):  # before the checkpoint: never left out
             with ema.swapped(averaged):
-                metrics = validate(denoiser, valid_windows, encode, config, accelerator)
+                metrics = validate(denoiser, windows.valid, encode, config, accelerator)
             whole = whole_models(accelerator, denoiser, ema)
             if accelerator.is_main_process:
                 utils.log_metrics(output_dir, done, metrics, accelerator)
@@ -165,7 +163,7 @@ def main(config: Config) -> None:
             whole = whole_models(accelerator, denoiser, ema)
             if accelerator.is_main_process:
                 pipe = assemble(*whole, vae, text_encoder, tokenizer)
-                metrics = demonstrate(pipe, valid_windows, config, output_dir / "demos" / f"step-{done:08d}")
+                metrics = demonstrate(pipe, windows.valid, config, output_dir / "demos" / f"step-{done:08d}")
                 utils.log_metrics(output_dir, done, metrics, accelerator)
             accelerator.wait_for_everyone()
         if is_due(done, config.save_every, config):
@@ -179,7 +177,7 @@ def is_due(done: int, interval: int, config: Config) -> bool:
 
 
 def load_autoencoder(config: Config) -> AutoencoderOobleck | None:
-    """The autoencoder of the demos, if any.
+    """The autoencoder that encodes the music or decodes the demos, if any.
 
     Raises:
         ValueError: demos are wanted and it is missing, or it is not the one that made the latents.
@@ -189,26 +187,17 @@ def load_autoencoder(config: Config) -> AutoencoderOobleck | None:
             raise ValueError("demo_every needs --autoencoder, the one that made the latents.")
         return None
     vae = AutoencoderOobleck.from_pretrained(config.autoencoder)
-    check_latents(config.latents, vae)
+    if config.latents is not None:
+        check_latents(config.latents, vae)
     return vae
 
 
-def check_latents(latents: str, vae: AutoencoderOobleck) -> None:
-    """Raises a ValueError unless the latents were encoded by this autoencoder, in whatever precision."""
-    file = Path(latents) / INFO_FILE
-    if not file.is_file():
-        raise ValueError(f"{latents} is not a folder of latents: it has no {INFO_FILE}.")
-    if not utils.has_digest(vae, json.loads(file.read_text(encoding="utf-8"))["weights_sha256"]):
-        raise ValueError(f"{latents} holds latents of another autoencoder than the one given.")
-
-
-def describe_latents(windows: LatentWindows, accelerator: Accelerator) -> None:
+def describe_latents(latents: torch.Tensor, accelerator: Accelerator) -> None:
     """Logs mean and deviation of some latents, which the noise's deviation of 1 should be comparable to.
 
     Raises:
         ValueError: they are all the same.
     """
-    latents = torch.stack([windows[VALIDATION_SEED + i]["latents"] for i in range(NUM_INSPECTED)])
     mean, std = float(latents.mean()), float(latents.std())
     if not std > 0:  # also if it is not a number
         raise ValueError(f"The latents have deviation {std}: is the autoencoder trained?")
@@ -259,6 +248,15 @@ def uniform_times(seed: int, order: utils.ItemOrder) -> Iterator[torch.Tensor]:
         yield engine.draw(order.num_processes * order.batch_size)[own, 0]
 
 
+def shift_times(t: torch.Tensor, shift: float) -> torch.Tensor:
+    """Moves times in [0, 1] towards 1: `shift·t / (1 + (shift − 1)·t)`, which multiplies the odds t/(1 − t) by `shift`.
+
+    Near t = 1 is decided what the whole is like, such as where it ends; short trainings see little of it. Esser et al.,
+    "Scaling rectified flow transformers", arXiv 2403.03206, §5.3.2.
+    """
+    return shift * t / (1 + (shift - 1) * t)
+
+
 def draw(shape: Sequence[int], numbers: range, times: torch.Tensor, config) -> tuple[torch.Tensor, ...]:
     """Noise `shape`, times `(B,)` and which conditions are kept `(B,)`, each item's as a function of its number.
 
@@ -266,18 +264,19 @@ def draw(shape: Sequence[int], numbers: range, times: torch.Tensor, config) -> t
         shape: `(B, C, L)` of the latents.
         numbers: of the items.
         times: `(B,)` in [0, 1]; a share of `config.terminal_probability` is set to 1, pure noise.
-        config: also has `seed` and `condition_dropout`.
+        config: also has `seed`, `condition_dropout` and `timestep_shift`.
     """
     generators = [utils.item_generator(config.seed, number) for number in numbers]
     chances = torch.stack([torch.rand(2, generator=generator) for generator in generators])
     noise = torch.stack([torch.randn(shape[1:], generator=generator) for generator in generators])
+    times = shift_times(times, config.timestep_shift)
     t = torch.where(chances[:, 0] < config.terminal_probability, 1.0, times)
     return noise, t, chances[:, 1] >= config.condition_dropout
 
 
 @torch.no_grad()
 def validate(
-    denoiser: Callable, windows: LatentWindows, encode: Callable[[list[str]], dict], config, accelerator: Accelerator
+    denoiser: Callable, windows: Sequence[dict], encode: Callable[[list[str]], dict], config, accelerator: Accelerator
 ) -> dict[str, float]:
     """Velocity loss on fixed windows with fixed noise and equally spaced times, also for each bucket of times.
 
@@ -330,7 +329,7 @@ def export(transformer, timing_conditioner, output_dir: Path, step: int) -> None
         utils.write_stage(folder, output_dir, "dit", step, window_length=transformer.config.sample_size)
 
 
-def demonstrate(pipe, windows: LatentWindows, config: Config, folder: Path) -> dict[str, float]:
+def demonstrate(pipe, windows: Sequence[dict], config: Config, folder: Path) -> dict[str, float]:
     """The demos that the configuration asks for."""
     return make_demos(
         pipe,

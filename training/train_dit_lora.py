@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
-from train_dit import VALIDATION_SEED, check_latents, draw, uniform_times, validate, velocity_loss
+from train_dit import draw, uniform_times, validate, velocity_loss
+from windows import VALIDATION_SEED, check_latents
 
 from stable_longform import training_utils as utils
 from stable_longform.data.latents import LatentWindows, collate_windows
@@ -42,6 +43,7 @@ class Config:
     warmup_steps: int = 50  # of a linear ramp; constant afterwards
     weight_decay: float = 1e-2
     condition_dropout: float = 0.1
+    timestep_shift: float = 1.0  # above 1 more items are near t = 1
     terminal_probability: float = 0.01  # share of items at t = 1, pure noise
     mixed_precision: str = "no"
     gradient_checkpointing: bool = False

@@ -78,9 +78,9 @@ def test_latents_of_another_autoencoder_are_refused(latents, tiny_manifest, fold
                           "--output_dir", latents)  # fmt: skip
     assert finished.returncode == 2 and "another autoencoder" in finished.stderr
     with pytest.raises(ValueError, match="latents of another autoencoder than the one given"):
-        load_autoencoder(Config(str(latents), "clap", "run", autoencoder=str(folder / "other")))
+        load_autoencoder(Config("clap", "run", str(latents), autoencoder=str(folder / "other")))
     with pytest.raises(ValueError, match="demo_every needs --autoencoder"):
-        load_autoencoder(Config(str(latents), "clap", "run", demo_every=5))
+        load_autoencoder(Config("clap", "run", str(latents), demo_every=5))
 
 
 def test_windows_are_functions_of_seed_and_index(latents):
@@ -145,8 +145,8 @@ def test_short_window_carries_over_to_a_long_one_and_to_a_pipeline(train, traine
     before = stage["sources"]["init_from"]
     assert before["path"] == str(trained / "dit") and len(before["sha256"]) == 64
     assert (before["stage"]["step"], before["stage"]["window_length"]) == (4, 16)
-    made_by = json.loads((latents / "latents.json").read_text())["weights_sha256"]
-    assert stage["sources"]["latents"]["latents"]["weights_sha256"] == made_by
+    made_by = json.loads((latents / "latents.json").read_text())["encoder_sha256"]
+    assert stage["sources"]["latents"]["latents"]["encoder_sha256"] == made_by
     for part in ("transformer", "timing_conditioner"):
         before, after = (load_file(next((run / "dit" / part).glob("*.safetensors"))) for run in (trained, long))
         assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in before)
@@ -237,7 +237,7 @@ def test_times_are_shared_out_and_resumed():
 
 
 def test_draws_are_functions_of_the_items_number():
-    config = Config("latents", "clap", "run", terminal_probability=0.3, condition_dropout=0.4, seed=5)
+    config = Config("clap", "run", terminal_probability=0.3, condition_dropout=0.4, seed=5)
     times = torch.linspace(0, 0.9, 200)
     noise, t, keep = draw((200, 2, 3), range(200), times, config)
     part = draw((50, 2, 3), range(100, 150), times[100:150], config)

@@ -30,13 +30,15 @@ class CropMaker:
     """Makes items from tracks: stereo crops `(2, num_samples)` at `sampling_rate` Hz, with timing and a prompt.
 
     `phase_flip_probability` is how often a crop's sign is flipped (paper code: 0.5). `max_seconds` is the largest
-    `seconds_start` and `seconds_total`; what is later or longer gets this value.
+    `seconds_start` and `seconds_total`; what is later or longer gets this value. With `needs_prompt` a track whose
+    metadata gives no prompt counts as mislabelled.
     """
 
     num_samples: int
     sampling_rate: int = 44100
     phase_flip_probability: float = 0.5
     max_seconds: float = 512.0
+    needs_prompt: bool = False
 
     def __call__(self, track: Track, rng: np.random.Generator) -> dict:
         """Draws a crop that is not silent; all randomness comes from `rng`.
@@ -49,6 +51,8 @@ class CropMaker:
         Raises:
             BadTrackError: the track is broken or mislabelled, or `MAX_DRAWS` crops were silent.
         """
+        if self.needs_prompt and not available_fields(track.metadata):
+            raise BadTrackError(track.path, "mislabelled", "it has no metadata for a prompt")
         waveform, start_in_s = draw_crop(track, self.num_samples, self.sampling_rate, rng)
         if rng.random() < self.phase_flip_probability:
             waveform = -waveform
@@ -79,6 +83,7 @@ class AudioCrops(torch.utils.data.Dataset):
             track.
         max_seconds: largest `seconds_start` and `seconds_total`.
         max_bad_fraction: share of the tracks that may be unusable, in [0, 1].
+        needs_prompt: whether a track whose metadata gives no prompt counts as unusable.
 
     Raises:
         ValueError: no tracks, or `max_bad_fraction` outside [0, 1].
@@ -96,11 +101,12 @@ class AudioCrops(torch.utils.data.Dataset):
         is_weighted_by_duration: bool = True,
         max_seconds: float = 512.0,
         max_bad_fraction: float = MAX_BAD_FRACTION,
+        needs_prompt: bool = False,
     ):
         if not tracks:
             raise ValueError("tracks must hold at least one track, got none.")
         self.tracks, self.seed = tracks, seed
-        self.make_item = CropMaker(num_samples, sampling_rate, phase_flip_probability, max_seconds)
+        self.make_item = CropMaker(num_samples, sampling_rate, phase_flip_probability, max_seconds, needs_prompt)
         self.bad_tracks = BadTracks(len(tracks), max_bad_fraction)
         self.cumulative_weights = np.cumsum(
             [track.weight * (track.duration_in_s if is_weighted_by_duration else 1.0) for track in tracks]
@@ -148,6 +154,7 @@ def make_crops(
         is_weighted_by_duration,
         make_item.max_seconds,
         max_bad_fraction,
+        make_item.needs_prompt,
     )
 
 
