@@ -249,10 +249,10 @@ def uniform_times(seed: int, order: utils.ItemOrder) -> Iterator[torch.Tensor]:
 
 
 def shift_times(t: torch.Tensor, shift: float) -> torch.Tensor:
-    """Moves times in [0, 1] towards 1: `shift·t / (1 + (shift − 1)·t)`, which multiplies the odds t/(1 − t) by `shift`.
+    """Moves times in [0, 1] towards 1: `shift·t / (1 + (shift − 1)·t)` multiplies the odds t/(1 − t) by `shift`.
 
-    Near t = 1 is decided what the whole is like, such as where it ends; short trainings see little of it. Esser et al.,
-    "Scaling rectified flow transformers", arXiv 2403.03206, §5.3.2.
+    Near t = 1 is decided what the whole is like, such as where it ends; short trainings see little of it. The same
+    shift as in Esser et al., "Scaling rectified flow transformers", arXiv 2403.03206, §5.3.2.
     """
     return shift * t / (1 + (shift - 1) * t)
 

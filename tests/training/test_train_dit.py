@@ -20,7 +20,7 @@ from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipel
 from stable_longform.utils.audio import read_audio, to_stereo
 
 sys.path.insert(0, str(ROOT / "training"))
-from train_dit import Config, draw, load_autoencoder, uniform_times, velocity_loss  # noqa: E402
+from train_dit import Config, draw, load_autoencoder, shift_times, uniform_times, velocity_loss  # noqa: E402
 
 MODEL, SETTINGS = DIT["model"], DIT
 
@@ -234,6 +234,16 @@ def test_times_are_shared_out_and_resumed():
     values = torch.cat(steps)
     assert (values >= 0).all() and (values < 1).all()
     assert torch.histc(values, 8, 0, 1).tolist() == [4] * 8  # a Sobol sequence fills equal bins equally
+
+
+def test_a_shift_multiplies_the_odds():
+    t = torch.linspace(0, 1, 101)
+    assert torch.equal(shift_times(t, 1.0), t)
+    shifted = shift_times(t, 4.0)
+    assert shifted[0] == 0 and shifted[-1] == 1
+    odds, expected = (value[1:-1] / (1 - value[1:-1]) for value in (shifted, t))
+    assert torch.allclose(odds, 4 * expected, rtol=1e-4)
+    assert torch.allclose(shift_times(shifted, 0.25), t, atol=1e-6)
 
 
 def test_draws_are_functions_of_the_items_number():

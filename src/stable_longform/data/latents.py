@@ -206,11 +206,12 @@ class LatentWindows(torch.utils.data.Dataset):
 
 
 def collate_windows(items: Sequence[dict]) -> dict:
-    """Stacks items of `LatentWindows`: latents `(B, C, L)`, masks `(B, L)`, seconds `(B,)`, prompts as a list."""
-    return {
-        "latents": torch.stack([item["latents"] for item in items]),
-        "latent_mask": torch.stack([item["latent_mask"] for item in items]),
-        "seconds_start": torch.tensor([item["seconds_start"] for item in items], dtype=torch.float32),
-        "seconds_total": torch.tensor([item["seconds_total"] for item in items], dtype=torch.float32),
-        "prompt": [item["prompt"] for item in items],
-    }
+    """Stacks items: tensors along a new first dimension, numbers to `(B,)` in float32, prompts to a list."""
+    batch = {}
+    for name, value in items[0].items():
+        values = [item[name] for item in items]
+        if isinstance(value, torch.Tensor):
+            batch[name] = torch.stack(values)
+        else:
+            batch[name] = values if isinstance(value, str) else torch.tensor(values, dtype=torch.float32)
+    return batch
