@@ -7,6 +7,7 @@ plain; without gradients Snake needs one new tensor, and folded weights are used
 
 import contextlib
 import math
+import threading
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 from stable_longform.models.tiles import Step
 
 DILATIONS = (1, 3, 9)
+LARGE_WEIGHT = 2**22  # values
 RESIDUAL_OVERHANG = 3 * sum(DILATIONS)  # samples on each side that three 7-tap residual units look at
 
 
@@ -43,7 +45,13 @@ class WeightNormConv1d(nn.Conv1d, _FoldedWeight):
 
 
 class WeightNormConvTranspose1d(nn.ConvTranspose1d, _FoldedWeight):
-    """`nn.ConvTranspose1d` with weight normalisation, one norm for each input channel."""
+    """`nn.ConvTranspose1d` with weight normalisation, one norm for each input channel.
+
+    On a CPU each call copies the weight into another layout, 134 MB in the paper's first block. That layer is a
+    hundredth of the work, so tiles that are computed in several threads wait for each other there.
+    """
+
+    _copying = threading.Lock()
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -52,7 +60,9 @@ class WeightNormConvTranspose1d(nn.ConvTranspose1d, _FoldedWeight):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         weight = self.normalized_weight()
-        return F.conv_transpose1d(hidden_states, weight, self.bias, self.stride, self.padding, self.output_padding)
+        takes_turns = weight.numel() >= LARGE_WEIGHT and weight.device.type == "cpu" and not torch.is_grad_enabled()
+        with self._copying if takes_turns and not torch.compiler.is_compiling() else contextlib.nullcontext():
+            return F.conv_transpose1d(hidden_states, weight, self.bias, self.stride, self.padding, self.output_padding)
 
 
 def split_weight(module: nn.Module) -> None:
