@@ -162,15 +162,18 @@ def test_items_without_text_are_those_with_zeros(model, inputs):
 
 @torch.no_grad()
 @pytest.mark.parametrize("is_fused", [False, True])
-def test_keys_and_values_may_be_computed_once(model, inputs, is_fused):
+def test_what_does_not_change_may_be_computed_once(model, inputs, is_fused):
     if is_fused:
         model.fuse_qkv_projections()
     expected = model(**inputs).sample
     projected = model.project_context(inputs["encoder_hidden_states"])
     assert [tuple(part.shape) for part in projected[0]] == [(2, 5, 4, 8)] * 2
+    timing = model.project_global(inputs["global_hidden_states"])
+    assert timing.shape == (2, 1, 32)
     calls = []
-    model.cross_attention_proj.register_forward_hook(lambda *_: calls.append(1))
-    assert torch.equal(model(**inputs, projected_context=projected).sample, expected)
+    for part in (model.cross_attention_proj, model.global_proj):
+        part.register_forward_hook(lambda *_: calls.append(1))
+    assert torch.equal(model(**inputs, projected_context=projected, projected_global=timing).sample, expected)
     assert not calls
 
 

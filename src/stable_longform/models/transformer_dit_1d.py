@@ -211,6 +211,7 @@ class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
         encoder_attention_mask: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         projected_context: Sequence[Context] | None = None,
+        projected_global: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
         """Predicts the velocity of noisy latents.
@@ -226,6 +227,7 @@ class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
             encoder_attention_mask: boolean `(B', S)`, True = attend; the same as cutting the other tokens off.
             attention_mask: boolean `(B, L)`, True = attend. Other frames are zeroed, whole patches of them cut off.
             projected_context: `project_context(encoder_hidden_states)`, to compute it once for many steps.
+            projected_global: `project_global(global_hidden_states)`, likewise.
             return_dict: whether to return an output object or a plain tuple.
 
         Returns:
@@ -246,7 +248,9 @@ class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
             context = None if encoder_hidden_states is None else self.cross_attention_proj(encoder_hidden_states)
             projected_context = [context] * len(self.transformer_blocks)
         time_features = self.time_proj(timestep).to(global_hidden_states.dtype)
-        global_token = self.global_proj(global_hidden_states) + self.timestep_proj(time_features)[:, None]
+        if projected_global is None:
+            projected_global = self.global_proj(global_hidden_states)
+        global_token = projected_global + self.timestep_proj(time_features)[:, None]
 
         tokens = self.proj_in(self._fold(self.preprocess_conv(hidden_states) + hidden_states))
         tokens = torch.cat([global_token, tokens], dim=1)  # (B, 1 + L / patch_size, inner_dim)
@@ -272,6 +276,15 @@ class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
         """
         context = self.cross_attention_proj(encoder_hidden_states)
         return [block.attn2.project_context(context) for block in self.transformer_blocks]
+
+    @apply_forward_hook
+    def project_global(self, global_hidden_states: torch.Tensor) -> torch.Tensor:
+        """The timing's part of the global token, `(B, 1, inner_dim)`, for `forward`.
+
+        Args:
+            global_hidden_states: as in `forward`.
+        """
+        return self.global_proj(global_hidden_states)
 
     def _fold(self, latents: torch.Tensor) -> torch.Tensor:
         """`(B, C, L)` to tokens `(B, L / p, C * p)`, the p neighbouring frames of a channel side by side."""

@@ -29,6 +29,7 @@ class Condition:
     global_hidden_states: torch.Tensor
     encoder_attention_mask: torch.Tensor | None
     projected_context: Sequence[Context] | None
+    projected_global: torch.Tensor | None
 
 
 def make_conditions(
@@ -120,12 +121,14 @@ def _condition(
     global_states: torch.Tensor,
     attention_mask: torch.Tensor | None,
 ) -> Condition:
-    """With the keys and values of the tokens, unless a library that may move weights has hooks in the transformer."""
-    if tokens is None:
-        return Condition(None, global_states, None, None)
-    tokens = tokens.to(transformer.dtype)
+    """With all projections done, unless a library that may move weights has hooks in the transformer."""
     is_hooked = any(has_hooks(part) for part in transformer.children())
-    return Condition(tokens, global_states, attention_mask, None if is_hooked else transformer.project_context(tokens))
+    projected_global = None if is_hooked else transformer.project_global(global_states)
+    if tokens is None:
+        return Condition(None, global_states, None, None, projected_global)
+    tokens = tokens.to(transformer.dtype)
+    projected_context = None if is_hooked else transformer.project_context(tokens)
+    return Condition(tokens, global_states, attention_mask, projected_context, projected_global)
 
 
 def guide(
