@@ -1,6 +1,6 @@
 """Measures a checkpoint against held-out real music: the tables of its model card.
 
-    python -m stable_longform.metrics.embedders.musicnn        # once: gets the evaluators' weights
+    stable-longform evaluate prepare      # once: gets the evaluators' weights
     python benchmarks/embedded_checkpoint.py --manifest corpus/manifest.jsonl --checkpoint DIR
 
 The real music is the manifest's test split, games that no training has seen, in two halves by track. One half is the

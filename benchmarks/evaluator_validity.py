@@ -1,12 +1,14 @@
 """Do the evaluators that need no hub order things sensibly? Real music against worse and worse versions of real music.
 
-    python -m stable_longform.metrics.embedders.musicnn      # once: gets the evaluators' weights
+    stable-longform evaluate prepare      # once: gets the evaluators' weights
     python benchmarks/evaluator_validity.py --manifest corpus/manifest.jsonl [--rendered FOLDER] [--clap FOLDER]
 
 Two sets of tracks are drawn from the manifest, of no track in common. One is the reference; the other is measured as
 it is, low-passed, folded to mono, with noise, and replaced by noise. Every row has the same number of 3 s windows. The
-spread is that over five draws of half of the windows. A folder of music rendered from scores adds a row; the CLAP of a
-checkpoint adds the score of right and wrong prompts. Needs the extra `eval`.
+spread is that over five draws of half of the windows. A folder of music rendered from scores adds a row. Then pairs:
+two crops of a track against crops of different tracks, and tracks with their own prompts against other tracks' prompts
+(from the manifest's metadata; the free corpus's are automatic, made by MusiCNN's MTT tagger). The CLAP of a checkpoint
+adds its score of right and wrong prompts. `--pairs_only` leaves out the distances. Needs the extra `eval`.
 """
 
 import argparse
@@ -21,19 +23,22 @@ import soundfile
 import torch
 
 from stable_longform.data.manifest import Track, read_manifest
-from stable_longform.data.prompts import available_fields, build_prompt
+from stable_longform.data.prompts import available_fields, build_prompt, values_of
 from stable_longform.evaluation.audio_files import PEAK_IN_DB, Audio, list_audio, normalize_peak
 from stable_longform.evaluation.features import embed_audio
 from stable_longform.evaluation.reports import markdown_table
-from stable_longform.evaluation.scores import clap_text_score, divergence_score, frechet_score
+from stable_longform.evaluation.scores import clap_text_score, divergence_score, frechet_score, tag_text_score
 from stable_longform.metrics.embedders.clap import ClapEmbedder
 from stable_longform.metrics.embedders.mel44 import Mel44Embedder
+from stable_longform.metrics.embedders.minilm import MinilmEmbedder
 from stable_longform.metrics.embedders.musicnn import MusicnnEmbedder
 from stable_longform.utils.audio import read_audio, resample, to_stereo
 
 RATE, CROP_IN_S, WINDOWS_PER_CROP = 44100, 6.05, 2
 CLAP_CROP_IN_S = 10.0
 NUM_DRAWS = 5
+NUM_SHIFTS = 5  # wrong prompts of each track
+TAG_FIELDS = ("genre", "moods", "instruments")  # what a tagger can hear: no tempo
 
 
 def main() -> None:
@@ -43,6 +48,7 @@ def main() -> None:
     parser.add_argument("--num_windows", type=int, default=360, help="3 s windows of each row")
     parser.add_argument("--rendered", type=Path, help="folder of music rendered from scores")
     parser.add_argument("--clap", help="folder of a ClapModel, for right and wrong prompts")
+    parser.add_argument("--pairs_only", action="store_true", help="no distances between sets")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     start = time.perf_counter()
@@ -53,22 +59,30 @@ def main() -> None:
     if len(tracks) < 2 * num_crops:
         parser.error(f"--num_windows must be at most {len(tracks) // 2 * WINDOWS_PER_CROP} for this manifest")
     reference = features_of(tracks[:num_crops], embedders, same, arguments.seed)
+    others = tracks[num_crops : 2 * num_crops]
+    real = features_of(others, embedders, same, arguments.seed)
+    if not arguments.pairs_only:
+        print_distances(others, real, reference, embedders, arguments)
+    print_pairs(others, real, embedders, arguments)
+    print_prompts(others, real, reference, embedders)
+    seconds = time.perf_counter() - start
+    print(f"\n{arguments.num_windows} windows a row, {torch.get_num_threads()} threads, {seconds:.0f} s.")
+
+
+def print_distances(
+    tracks: Sequence[Track], real: dict, reference: dict, embedders: Sequence, arguments: argparse.Namespace
+) -> None:
+    """Distances of real music and of worse and worse versions of it from the reference."""
     header = ("music", *(f"FD {e.name} | spread" for e in embedders))
     print(f"| {' | '.join(header)} |\n|{'---|' * (2 * len(embedders) + 1)}")
-    others = tracks[num_crops : 2 * num_crops]
-    real = None
+    print_row("real, other tracks", real, reference, embedders)
     for name, change in conditions(arguments.seed).items():
-        found = features_of(others, embedders, change, arguments.seed)
-        real = real or found
-        print_row(name, found, reference, embedders)
+        print_row(name, features_of(tracks, embedders, change, arguments.seed), reference, embedders)
     if arguments.rendered:
         paths = list(list_audio(arguments.rendered).values())
         scores = [Track(path, soundfile.info(path).duration, "extra") for path in paths]
-        rendered = [scores[number % len(scores)] for number in range(num_crops)]
+        rendered = [scores[number % len(scores)] for number in range(len(tracks))]
         print_row("rendered from scores", features_of(rendered, embedders, same, arguments.seed), reference, embedders)
-    print_pairs(others, real, embedders, arguments)
-    seconds = time.perf_counter() - start
-    print(f"\n{arguments.num_windows} windows a row, {torch.get_num_threads()} threads, {seconds:.0f} s.")
 
 
 def conditions(seed: int) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
@@ -83,7 +97,6 @@ def conditions(seed: int) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
         return audio.std() * torch.randn(audio.shape, generator=generator)
 
     return {
-        "real, other tracks": same,
         "low-passed at 16 kHz": low_pass(16000),
         "mono": lambda audio: audio.mean(dim=0, keepdim=True).expand(2, -1),
         "low-passed at 2 kHz": low_pass(2000),
@@ -124,6 +137,39 @@ def print_row(name: str, found: dict, reference: dict, embedders: Sequence) -> N
         draws = [frechet_score(found, reference, embedder.name, num_windows // 2, s).value for s in range(NUM_DRAWS)]
         cells += [f"{whole:.1f}", f"{np.mean(draws):.1f} ± {np.std(draws):.1f}"]
     print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def print_prompts(tracks: Sequence[Track], real: dict, reference: dict, embedders: Sequence) -> None:
+    """Tag-text scores with a track's own prompt and with other tracks': all its words, and a draw as in training."""
+    text_embedder = MinilmEmbedder.from_cache()
+    chosen = {
+        str(number): track.metadata
+        for number, track in enumerate(tracks)
+        if any(values_of(track.metadata, field) for field in TAG_FIELDS)
+    }
+    kinds = {
+        "genre, moods and instruments": [
+            ", ".join(value for field in TAG_FIELDS for value in values_of(metadata, field))
+            for metadata in chosen.values()
+        ],
+        "a prompt as in training": [build_prompt(metadata, random.Random(n)) for n, metadata in chosen.items()],
+    }
+    rows = []
+    for embedder in embedders[:2]:
+        for kind, texts in kinds.items():
+            shifts = [
+                tag_text_score(
+                    real, reference, embedder, text_embedder, dict(zip(chosen, texts[k:] + texts[:k], strict=True))
+                ).per_file
+                for k in range(NUM_SHIFTS + 1)
+            ]
+            scores = np.array([list(per_file.values()) for per_file in shifts])  # (shifts, tracks), the first is right
+            right, wrong = scores[0], scores[1:].mean(axis=0)
+            cells = [f"{v.mean():.3f} ± {v.std() / len(v) ** 0.5:.3f}" for v in (right, wrong, right - wrong)]
+            share = f"{(scores[0] > scores[1:]).mean():.0%}"
+            rows.append((f"tag_text_{embedder.name}: {kind}", *cells, share))
+    header = (f"prompts, {len(chosen)} tracks", "right", "wrong", "difference", "right is above")
+    print("\n" + markdown_table(header, rows), end="", flush=True)
 
 
 def print_pairs(tracks: Sequence[Track], real: dict, embedders: Sequence, arguments: argparse.Namespace) -> None:

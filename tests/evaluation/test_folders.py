@@ -74,6 +74,13 @@ def test_bad_files_are_named_counted_and_in_no_mean(folders, make_audio):
     assert report["scores"][0]["num_files"] == 5 and report["scores"] != expected
 
 
+def test_tag_text_needs_prompts_and_tags(folders):
+    for rows in (None, [PromptRow("0", "piano")]):  # mel44 has no tags
+        with pytest.raises(ValueError, match="tag-text score needs prompts and one of the embedders musicnn_msd"):
+            score(folders, rows=rows, text_embedder=object())
+    assert not folders[2].exists()  # nothing has been done
+
+
 def test_nothing_usable_is_an_error(folders):
     for path in folders[0].rglob("*.wav"):
         path.write_bytes(b"")

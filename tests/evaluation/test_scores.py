@@ -9,6 +9,7 @@ from stable_longform.evaluation.scores import (
     divergence_score,
     frechet_score,
     pooled_embeddings,
+    tag_text_score,
 )
 from stable_longform.metrics.embedders.features import AudioFeatures
 from stable_longform.metrics.frechet import GaussianStatistics, frechet_distance
@@ -31,7 +32,7 @@ def features(num_windows, shift=0.0, seed=0, prefix="f"):
 class Texts:
     """An embedder whose texts are numbers: the axis that they point along."""
 
-    name, metrics = "net", ("fd", "kl", "clap_score")
+    name, metrics, tags = "net", ("fd", "kl", "clap_score", "tag_text"), list("01230")
 
     def embed_text(self, texts):
         return np.eye(4)[[int(text) for text in texts]]
@@ -78,9 +79,27 @@ def test_clap_score_compares_each_file_with_its_own_prompt():
         clap_text_score(files, Texts(), {})
 
 
+def test_tag_text_score_compares_what_stands_out_with_the_prompt():
+    def files(**tags):
+        return {
+            name: {"net": AudioFeatures(logits=8 * np.eye(5)[list(windows)] - 4)} for name, windows in tags.items()
+        }
+
+    found, reference = files(a=(1, 1), b=(2, 3)), files(c=(0,), d=(4, 4, 4))  # all of the reference is axis 0
+    score = tag_text_score(found, reference, Texts(), Texts(), {"a": "1", "b": "1"})
+    assert score.metric == "tag_text_net" and score.num_files == 2 and score.num_windows is None
+    assert score.per_file["a"] == pytest.approx(np.sqrt(0.5), abs=1e-3)  # +1 along axis 1, -1 along axis 0
+    assert score.per_file["b"] == pytest.approx(0, abs=1e-3)
+    assert score.value == np.mean(list(score.per_file.values()))
+    with pytest.raises(ValueError, match="tag_text_net: there is no pair"):
+        tag_text_score(found, reference, Texts(), Texts(), {})
+
+
 def test_all_scores_leaves_out_what_has_no_input():
     first, second = features(20), features(20, seed=1)
     args = first, second, [Texts()]
     assert [score.metric for score in all_scores(*args, {}, {})] == ["fd_net"]
     names = [score.metric for score in all_scores(*args, {"f0": "f0"}, {"f1": "2"})]
     assert names == ["fd_net", "kl_net", "clap_score_net"]
+    names = [score.metric for score in all_scores(*args, {}, {"f1": "2"}, text_embedder=Texts())]
+    assert names == ["fd_net", "clap_score_net", "tag_text_net"]

@@ -28,6 +28,7 @@ def score_folder(
     seed: int = 0,
     cache: Path | None = None,
     protocol: dict | None = None,
+    text_embedder=None,
 ) -> dict:
     """Scores a folder and writes the report.
 
@@ -36,42 +37,39 @@ def score_folder(
         reference_folder: real music: all of it, or with prompts that name references, those.
         output: folder of the report; made if it is not there.
         embedders: what to compare with.
-        rows: prompts, for CLAP scores and for references of single files. Without them a file's reference is the one
-            of the same name, if there is one.
+        rows: prompts, for CLAP and tag-text scores and for references of single files. Without them a file's reference
+            is the one of the same name, if there is one.
         settings: how files are read; None: the defaults.
         num_windows: windows drawn from each set for Fréchet distances; None takes all.
         seed: of that draw.
         cache: folder that keeps features; None: `features` in the output folder.
         protocol: what else to note in the report.
+        text_embedder: embedder of text for tag-text scores; None leaves them out.
 
     Returns:
         What `scores.json` holds.
 
     Raises:
-        ValueError: a folder without usable audio, or fewer windows than asked for.
+        ValueError: a folder without usable audio, fewer windows than asked for, or a text embedder without prompts or
+            without an embedder of audio that has tags.
     """
+    if text_embedder is not None and (not rows or not any("tag_text" in e.metrics for e in embedders)):
+        raise ValueError("The tag-text score needs prompts and one of the embedders musicnn_msd, musicnn_mtt.")
     settings = settings or ReadingSettings()
     cache = cache or output / "features"
     output.mkdir(parents=True, exist_ok=True)
     names = None if rows is None else [row.id for row in rows]
     generated = folder_features(generated_folder, embedders, settings, cache, names)
     reference = folder_features(reference_folder, embedders, settings, cache)
-    if rows is not None and any(row.reference for row in rows):
-        pairs = match_references(rows, reference.features)
-        wanted = set(match_references(rows, [*reference.features, *reference.skipped]).values())
-        for found in (reference.features, reference.skipped, reference.notes):
-            for name in [name for name in found if name not in wanted]:
-                del found[name]
-        unmatched = sorted(row.id for row in rows if row.id not in pairs)
-    else:
-        pairs = {name: name for name in generated.features if name in reference.features}
-        unmatched = []
+    pairs, unmatched = _match_pairs(rows, generated, reference)
     for folder, found in ((generated_folder, generated), (reference_folder, reference)):
         if not found.features:
             raise ValueError(f"{folder} has no file that can be used: {_count_reasons(found)}.")
     pairs = {name: other for name, other in pairs.items() if name in generated.features}
     prompts = {row.id: row.prompt for row in rows or () if row.id in generated.features}
-    scores = all_scores(generated.features, reference.features, embedders, pairs, prompts, num_windows, seed)
+    scores = all_scores(
+        generated.features, reference.features, embedders, pairs, prompts, num_windows, seed, text_embedder
+    )
     made_by = generated_folder / PROTOCOL_FILE
     report = {
         "scores": [dataclasses.asdict(score) for score in scores],
@@ -80,6 +78,7 @@ def score_folder(
         "protocol": {
             "reading": dataclasses.asdict(settings),
             "embedders": {embedder.name: embedder.protocol for embedder in embedders},
+            "text_embedder": text_embedder and text_embedder.protocol,
             "num_windows": num_windows,
             "seed": seed,
             "generation": json.loads(made_by.read_text(encoding="utf-8")) if made_by.is_file() else None,
@@ -92,6 +91,23 @@ def score_folder(
     values = {score.metric: list(score.per_file.values()) if score.per_file else score.value for score in scores}
     plot_values(output / "figure.png", values, f"{generated_folder.name} against {reference_folder.name}")
     return report
+
+
+def _match_pairs(
+    rows: Sequence[PromptRow] | None, generated: FolderFeatures, reference: FolderFeatures
+) -> tuple[dict[str, str], list[str]]:
+    """The reference of each generated file, and the prompts whose reference is missing.
+
+    Where prompts name references, the reference set keeps those alone.
+    """
+    if rows is None or not any(row.reference for row in rows):
+        return {name: name for name in generated.features if name in reference.features}, []
+    pairs = match_references(rows, reference.features)
+    wanted = set(match_references(rows, [*reference.features, *reference.skipped]).values())
+    for found in (reference.features, reference.skipped, reference.notes):
+        for name in [name for name in found if name not in wanted]:
+            del found[name]
+    return pairs, sorted(row.id for row in rows if row.id not in pairs)
 
 
 def _describe(folder: Path, found: FolderFeatures) -> dict:

