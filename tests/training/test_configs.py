@@ -58,7 +58,7 @@ def test_presets_load_and_have_the_size_they_say(file):
 def test_the_papers_presets_are_the_defaults(name):
     """Where the presets spell a value out, it is the default of the script or of the network that it is passed to."""
     config, script = load(FOLDER / f"{name}.yaml")
-    default = script.Config(*["m"] * (3 if script is train_dit else 2))
+    default = script.Config("m", "o", **({"latents": "l"} if script is train_dit else {}))
     networks = {"discriminator": script.MultiScaleSTFTDiscriminator} if script is train_autoencoder else {}
     if script is not train_clap:
         networks["model"] = AutoencoderOobleck if script is train_autoencoder else DiTTransformer1D
