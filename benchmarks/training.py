@@ -55,7 +55,7 @@ import train_dit  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 STAGES = {"autoencoder": train_autoencoder, "clap": train_clap, "dit": train_dit}
-NUM_TRACKS, TRACK_IN_S, WARMUP_STEPS = 32, 20.0, 4
+NUM_TRACKS, TRACK_IN_S, WARMUP_STEPS = 32, 20.0, 2
 PROMPT = {"genre": ["Rock", "Jazz"], "moods": ["Calm"], "bpm": 120}
 MEBIBYTE = 2**20
 SMALL = {  # networks that a CPU trains and both packages can build

@@ -11,8 +11,8 @@ RATE = 48000
 
 
 def waveform(num_samples: int) -> np.ndarray:
-    """A loud tone that dies away, noise, and silence, in 16 bits."""
-    seconds = np.arange(num_samples) / RATE
+    """Every second a loud tone that dies away, noise, and silence, in 16 bits."""
+    seconds = np.arange(num_samples) / RATE % 1
     tone = 0.8 * np.sin(2 * np.pi * 440 * seconds) * np.exp(-3 * seconds)
     noise = np.random.default_rng(0).standard_normal(num_samples) * 0.05 * (seconds > 0.5)
     audio = np.where(seconds < 0.8, tone + noise, 0)
@@ -29,7 +29,7 @@ def test_features_are_those_of_transformers(truncation, num_samples):
             extractor = extractor_class(**settings)
             results.append(extractor(waveform(num_samples), sampling_rate=RATE, return_tensors="np"))
     expected, ours = (np.asarray(result["input_features"]) for result in results)
-    assert expected.shape == ours.shape and expected.min() == pytest.approx(-100) and expected.max() > 20
+    assert expected.shape == ours.shape and expected.min() < -70 and expected.max() > 10
     np.testing.assert_allclose(ours, expected, atol=1e-4, rtol=0)
     assert np.array_equal(*(result["is_longer"] for result in results))
 
