@@ -10,6 +10,8 @@ dataset.py, `SampleDataset`). Then windows of encoded latents. For each loader:
 - the shortest training step that would not wait: the time to load one batch;
 - the share of time that a training with steps of `--step_time_in_s`, which sleep, waits for its batches;
 - for crops, bytes read for an item, where the system counts them (Linux).
+
+With --pairs instead: the processor time of a pair for CLAP, with transformers' feature extractor and with ours.
 """
 
 import argparse
@@ -23,12 +25,16 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import timing
 import torch
 from tqdm import tqdm
+from transformers import ClapFeatureExtractor
 
 from stable_longform.data.audio_crops import AudioCrops, CropMaker, collate_crops, make_crops
+from stable_longform.data.clap_features import BlockwiseClapFeatureExtractor
+from stable_longform.data.clap_pairs import PairMaker
 from stable_longform.data.latents import LatentWindows, collate_windows, write_shard
-from stable_longform.data.manifest import draw_index
+from stable_longform.data.manifest import Track, draw_index
 from stable_longform.data.sources import open_tracks
 from stable_longform.utils.audio import read_audio, to_stereo
 
@@ -187,6 +193,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--num_workers", type=int, default=8)
     parser.add_argument("--step_time_in_s", type=float, default=0.5)
     parser.add_argument("--steps", type=int, default=30, help="to measure")
+    parser.add_argument("--pairs", action="store_true", help="measure the making of CLAP's pairs instead")
     return parser.parse_args()
 
 
@@ -199,6 +206,10 @@ def main() -> None:
         folder = Path(name)
         if options.source is None:
             corpus = write_corpus(folder / "corpus", options.num_tracks, options.duration_in_s, options.extension)
+        if options.pairs:
+            print_pairs(open_tracks(options.source or str(corpus), "train")[: options.num_tracks], options.steps)
+            return
+        if options.source is None:
             tars = write_tars(corpus, folder)
             sources = {"folder": str(corpus), "tars": tars, "dataset": write_dataset(corpus, folder / "dataset"),
                        "stream of tars": f"stream:{tars}"}  # fmt: skip
@@ -219,6 +230,24 @@ def main() -> None:
             rows.append((kind, *measure(dataset, options, collate_fn), count))
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {vars(options)}\n")
     print_table(rows, options)
+
+
+def print_pairs(tracks: list[Track], repeats: int) -> None:
+    """Prints the processor time of a pair of 10 s and of a whole track, which is of the paper's kind: four views."""
+    rows = []
+    for name, duration_in_s in (("10 s", 10.0), ("whole track", None)):
+        functions = {}
+        for extractor_class in (ClapFeatureExtractor, BlockwiseClapFeatureExtractor):
+            maker = PairMaker(extractor_class(frequency_min=50, truncation="fusion"), duration_in_s)
+            functions[extractor_class.__name__] = lambda maker=maker: [
+                maker(track, np.random.default_rng(0)) for track in tracks
+            ]
+        timings = timing.interleave(functions, repeats)
+        first = timings[ClapFeatureExtractor.__name__].cpu_seconds
+        for extractor, measured in timings.items():
+            rows.append((name, extractor, 1000 * measured.cpu_seconds / len(tracks), first / measured.cpu_seconds))
+    print(f"{timing.machine('cpu')}; {len(tracks)} tracks, {repeats} rounds\n")
+    timing.print_table(("pair of", "features by", "processor time, ms", "ratio"), rows)
 
 
 def print_table(rows: list[tuple], options: argparse.Namespace) -> None:

@@ -1,31 +1,37 @@
-"""Items per second and memory of each training script, beside a plain loop of the same networks and losses.
+"""Items per second and memory of each training script, beside a plain loop and stable-audio-tools' own step.
 
-    python benchmarks/training.py                       # the small networks of the tests, for any machine
-    python benchmarks/training.py --preset paper_285s --steps 20 --batch_size 8    # on a GPU
+    python benchmarks/training.py --stable_audio_tools ../stable-audio-tools     # small networks, for any machine
+    python benchmarks/training.py --preset paper_285s --steps 20 --batch_size 8 --mixed_precision=bf16    # on a GPU
 
 The script is the real one, with its loader, checks, distribution, average and records, on synthetic music. The plain
-loop has the batch in memory and does nothing but forward, backward, optimiser and average. Each runs in a process of
-its own. A ratio near 1 says that a script costs nothing beyond its networks. With --stable_audio_tools PATH, a
-checkout whose requirements are installed, its transformer is trained by the plain loop as well, on the same shapes and
-without text encoder; its own trainer adds that of Lightning.
+loop has the batch in memory and does nothing but forward, backward, optimiser and average. A ratio near 1 says that a
+script costs nothing beyond its networks. With --stable_audio_tools PATH, a checkout whose requirements are installed,
+its training step is a third loop: same shapes, same losses, the batch in memory, without Lightning. It always
+recomputes activations; so do ours with --gradient_checkpointing=true. Other arguments are those of the scripts.
+
+Each loop runs in a process of its own, in turn, `--rounds` times; its memory is what the process takes beyond its
+imports (Linux), or the GPU's. A step of the autoencoder is half a pair of turns. The processor time is that of the
+process, all threads, without loader workers.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import multiprocessing
-import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
-import torch.nn.functional as F
+import training_peer
 import yaml
+from timing import machine, peak_resident_bytes, resident_bytes
 from tokenizers import Tokenizer
 from transformers import ClapAudioConfig, ClapConfig, ClapModel, ClapTextConfig, RobertaTokenizerFast
 
@@ -42,51 +48,94 @@ from stable_longform.data.tokenizer import train_tokenizer
 from stable_longform.losses.contrastive import clap_loss
 
 ROOT = Path(__file__).parents[1]
-for folder in ("training", "tests"):
-    sys.path.insert(0, str(ROOT / folder))
-import tiny_training  # noqa: E402
+sys.path.insert(0, str(ROOT / "training"))
 import train_autoencoder  # noqa: E402
 import train_clap  # noqa: E402
 import train_dit  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 STAGES = {"autoencoder": train_autoencoder, "clap": train_clap, "dit": train_dit}
-NUM_TRACKS, TRACK_IN_S, WARMUP_STEPS = 32, 20.0, 3
+NUM_TRACKS, TRACK_IN_S, WARMUP_STEPS = 32, 20.0, 2
 PROMPT = {"genre": ["Rock", "Jazz"], "moods": ["Calm"], "bpm": 120}
+MEBIBYTE = 2**20
+SMALL = {  # networks that a CPU trains and both packages can build
+    "autoencoder": {
+        "model": {"encoder_hidden_size": 16, "decoder_channels": 16},
+        "discriminator": {"filters": 16},
+        "crop_num_samples": 16384,
+    },
+    "clap": {
+        "audio_config": {"patch_embeds_hidden_size": 32, "depths": [2, 2, 2, 2], "num_attention_heads": [2, 4, 8, 16]},
+        "text_config": {"vocab_size": 2048, "hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4,
+                        "intermediate_size": 1024, "max_position_embeddings": 80},
+        "projection_dim": 256,
+        "crop_duration_in_s": 10.0,
+    },
+    "dit": {
+        "model": {"sample_size": 512, "num_layers": 4, "num_attention_heads": 4, "num_key_value_attention_heads": 2,
+                  "cross_attention_dim": 128, "cross_attention_input_dim": 128, "global_states_input_dim": 256},
+        "timing": {"conditioning_dim": 128},
+    },
+}  # fmt: skip
 
 
 def main() -> None:
     """Prints a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--preset", default="tests", help="'tests', or the end of names in training/configs: tiny_48s ..."
-    )
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--batch_size", type=int, default=4)
-    parser.add_argument("--latent_length", type=int, help="window of the transformer, instead of the preset's")
-    parser.add_argument("--stable_audio_tools", type=Path, help="checkout to compare the transformer's step with")
-    options = parser.parse_args()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{device}; batches of {options.batch_size}, {options.steps} steps, preset {options.preset}\n")
-    print("| stage | loop | items/s | of the plain loop | peak memory (GiB) |\n|---|---|---|---|---|")
+    options, overrides = parse_arguments(sys.argv[1:])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    print(f"{machine(device)}; preset {options.preset}, batches of {options.batch_size}, {options.steps} steps "
+          f"in each of {options.rounds} rounds {' '.join(overrides)}\n")  # fmt: skip
+    header = "stage, loop, items/s, of the plain loop, of it in processor time, peak memory (MiB)".split(", ")
+    print("| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|")
     with tempfile.TemporaryDirectory() as folder:
         make_music(Path(folder))
         for stage in options.stages:
-            config = make_config(stage, options, Path(folder))
+            config = make_config(stage, options, overrides, Path(folder))
             loops = {"plain": run_plain, "script": run_script}
-            if stage == "dit" and options.stable_audio_tools:
+            reason = training_peer.why_not(stage, config)
+            if options.stable_audio_tools and reason is None:
                 loops["stable-audio-tools"] = run_stable_audio_tools
-            rates = {}
-            for name, loop in loops.items():
-                seconds, memory = in_a_process(loop, stage, config, options)
-                rates[name] = options.batch_size / seconds
-                ratio = rates[name] / rates["plain"]
-                print(f"| {stage} | {name} | {rates[name]:.2f} | {ratio:.2f} | {memory / 2**30:.2f} |", flush=True)
+            runs = defaultdict(list)
+            for _ in range(options.rounds):
+                for name, loop in loops.items():
+                    runs[name].append(in_a_process(loop, stage, config, options))
+            print_rows(stage, runs, options.batch_size)
+            if options.stable_audio_tools and reason is not None:
+                print(f"| {stage} | stable-audio-tools: {reason} | – | – | – | – |", flush=True)
 
 
-def in_a_process(loop: Callable, *arguments) -> tuple[float, float]:
-    """Seconds of a step and peak bytes of a loop, in a process of its own."""
+def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The benchmark's own arguments, and those for the scripts."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument(
+        "--preset", default="small networks", help="the end of names in training/configs: tiny_48s ..."
+    )
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--steps", type=int, default=20, help="to measure; even")
+    parser.add_argument("--rounds", type=int, default=1, help="more even out what else the machine does")
+    parser.add_argument("--batch_size", type=int, default=4)
+    parser.add_argument("--latent_length", type=int, help="window of the transformer, instead of the preset's")
+    parser.add_argument("--stable_audio_tools", type=Path, help="checkout to compare with")
+    options, overrides = parser.parse_known_args(arguments)
+    if options.steps < 2 or options.steps % 2:
+        parser.error(f"--steps must be even, got {options.steps}.")
+    return options, overrides
+
+
+def print_rows(stage: str, runs: dict[str, list[tuple[np.ndarray, int]]], batch_size: int) -> None:
+    """A row for each loop: medians over the steps of all rounds."""
+    seconds = {
+        name: np.median(np.concatenate([steps for steps, _ in rounds]), axis=0) for name, rounds in runs.items()
+    }
+    for name, rounds in runs.items():
+        ratio, processor_ratio = seconds["plain"] / seconds[name]
+        memory = max(peak for _, peak in rounds) / MEBIBYTE
+        cells = (f"{batch_size / seconds[name][0]:.2f}", f"{ratio:.2f}", f"{processor_ratio:.2f}", f"{memory:.0f}")
+        print("| " + " | ".join((stage, name, *cells)) + " |", flush=True)
+
+
+def in_a_process(loop: Callable, *arguments) -> tuple[np.ndarray, int]:
+    """What `measure` returns, from a process of its own."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(sender, loop, *arguments))
@@ -100,13 +149,25 @@ def in_a_process(loop: Callable, *arguments) -> tuple[float, float]:
         process.join()
 
 
-def _send(sender, loop: Callable, *arguments) -> None:
-    """Sends what `in_a_process` returns."""
-    durations = loop(*arguments)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _send(sender, *arguments) -> None:
+    """Sends what `measure` returns."""
+    sender.send(measure(*arguments))
+
+
+def measure(loop: Callable, stage: str, config, options: argparse.Namespace) -> tuple[np.ndarray, int]:
+    """Seconds by the clock and the processor of each step, `(steps, 2)`, and peak bytes above those at the start."""
+    if loop is run_stable_audio_tools:
+        training_peer.load(options.stable_audio_tools)
+    before = resident_bytes()
+    peak_resident_bytes(reset=True)
+    times = np.array(loop(stage, config, options))
+    seconds = np.diff(times, axis=0)[-options.steps :]
+    memory = peak_resident_bytes() - before
     if torch.cuda.is_available():
         memory = torch.cuda.max_memory_allocated()
-    sender.send((float(np.median(durations[WARMUP_STEPS:])), memory))
+    if stage == "autoencoder":  # whose turns differ
+        seconds = seconds.reshape(-1, 2, 2).mean(axis=1)
+    return seconds, memory
 
 
 def make_music(folder: Path) -> None:
@@ -120,30 +181,38 @@ def make_music(folder: Path) -> None:
     (folder / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
 
-def make_config(stage: str, options: argparse.Namespace, folder: Path):
-    """The script's configuration for the preset."""
-    script = STAGES[stage]
-    settings = getattr(tiny_training, stage.upper())
-    if options.preset != "tests":
+def make_config(stage: str, options: argparse.Namespace, overrides: Sequence[str], folder: Path):
+    """The script's configuration for the preset, with `overrides` from the command line, and the data it names."""
+    script, settings = STAGES[stage], SMALL[stage]
+    if stage == "clap" and options.preset == "small networks":
+        defaults = script.Config("", "")
+        settings = settings | {
+            "audio_config": defaults.audio_config | settings["audio_config"] | {"enable_fusion": False}
+        }
+        settings |= {"text_config": defaults.text_config | settings["text_config"], "num_workers": 0}
+    if options.preset != "small networks":
         file = ROOT / "training" / "configs" / f"{stage}_{options.preset}.yaml"
         if not file.exists():  # the other stages of paper_285s are called paper
             file = file.with_name(f"{stage}_{options.preset.split('_')[0]}.yaml")
         settings = yaml.safe_load(file.read_text())
-    steps = options.steps + WARMUP_STEPS
+    steps = options.steps + WARMUP_STEPS + 1
     settings = settings | {"batch_size": options.batch_size, "max_steps": steps, "save_every": 10**9, "log_every": 1}
     settings |= {"output_dir": str(folder / stage), "validate_every": 10**9}
     if stage == "dit":
+        settings |= {"latents": str(folder / "latents"), "clap": str(folder / "text")}
         if options.latent_length is not None:
             settings["model"] = settings["model"] | {"sample_size": options.latent_length}
-        network = utils.build_model(train_dit.DiTTransformer1D, {**settings["model"], "num_layers": 0}, "model").config
-        make_latents(folder / "latents", network.in_channels, network.sample_size)
-        make_clap(folder / "text", network.cross_attention_input_dim)
-        settings |= {"latents": str(folder / "latents"), "clap": str(folder / "text"), "num_validation_windows": 1}
     else:
         settings |= {"manifest": str(folder / "manifest.jsonl")}
-        settings |= {"tokenizer": None} if stage == "clap" else {"num_samples": 0, "num_validation_crops": 1}
-    (folder / f"{stage}.yaml").write_text(yaml.safe_dump(settings))
-    return utils.load_config(script.Config, ["--config", str(folder / f"{stage}.yaml")])
+        settings |= {"tokenizer": None} if stage == "clap" else {"discriminator_start_step": 0}
+    file = folder / f"{stage}.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    config = utils.load_config(script.Config, ["--config", str(file), *overrides])
+    if stage == "dit":
+        network = training_peer.configuration(train_dit.DiTTransformer1D, config.model)
+        make_latents(folder / "latents", network.in_channels, network.sample_size)
+        make_clap(folder / "text", network.cross_attention_input_dim)
+    return config
 
 
 def make_latents(folder: Path, channels: int, length: int) -> None:
@@ -175,31 +244,63 @@ def make_clap(folder: Path, width: int) -> None:
     RobertaTokenizerFast(tokenizer_object=tokenizer, model_max_length=77).save_pretrained(folder)
 
 
-def run_script(stage: str, config, options: argparse.Namespace) -> list[float]:
-    """Seconds between the steps that the real script reports."""
-    script, times, report = STAGES[stage], [], utils.report
+class _Done(Exception):
+    """Ends a script before its last validation."""
+
+
+def run_script(stage: str, config, options: argparse.Namespace) -> list[tuple[float, float]]:
+    """Clock and processor time at the end of each step that the real script reports."""
+    times, report = [], utils.report
 
     def note(*arguments) -> None:
-        _synchronize()
-        times.append(time.perf_counter())
+        times.append(_now())
+        if len(times) == config.max_steps:
+            raise _Done
         report(*arguments)
 
     utils.report = note
-    script.main(dataclasses.replace(config, output_dir=tempfile.mkdtemp()))
-    return list(np.diff(times))
+    try:
+        with contextlib.suppress(_Done), tempfile.TemporaryDirectory() as folder:
+            STAGES[stage].main(dataclasses.replace(config, output_dir=folder))
+    finally:
+        utils.report = report
+    return times
 
 
-def run_plain(stage: str, config, options: argparse.Namespace) -> list[float]:
-    """Seconds of each step of a loop with nothing around it."""
+def run_plain(stage: str, config, options: argparse.Namespace) -> list[tuple[float, float]]:
+    """Clock and processor time at the end of each step of a loop with nothing around it."""
     step = {"autoencoder": plain_autoencoder, "clap": plain_clap, "dit": plain_dit}[stage](config, options)
-    durations = []
-    for number in range(options.steps + WARMUP_STEPS):
-        _synchronize()
-        start = time.perf_counter()
+    return _run(step, config.max_steps)
+
+
+def run_stable_audio_tools(stage: str, config, options: argparse.Namespace) -> list[tuple[float, float]]:
+    """The same of the step of stable-audio-tools."""
+    theirs, device, autocast = training_peer.load(options.stable_audio_tools), _device(), _autocast(config)
+    if stage == "autoencoder":
+        step = training_peer.autoencoder_step(theirs, config, options.batch_size, device, autocast)
+    else:
+        length = training_peer.configuration(train_dit.DiTTransformer1D, config.model).sample_size
+        batch, encode = dit_batch(config, length, options.batch_size)
+        step = training_peer.dit_step(theirs, config, batch, encode, device, autocast)
+    return _run(step, config.max_steps)
+
+
+def _run(step: Callable[[int], None], num_steps: int) -> list[tuple[float, float]]:
+    """Clock and processor time at the end of each step."""
+    times = []
+    for number in range(num_steps):
         step(number)
-        _synchronize()
-        durations.append(time.perf_counter() - start)
-    return durations
+        times.append(_now())
+    return times
+
+
+def dit_batch(config, length: int, batch_size: int) -> tuple[dict, Callable[[list[str]], torch.Tensor]]:
+    """A batch of windows, and what encodes its prompts."""
+    text_encoder, tokenizer = utils.load_text_encoder(config.clap)
+    text_encoder.requires_grad_(False).eval().to(_device())
+    windows = LatentWindows(config.latents, "train", length)
+    batch = collate_windows([windows[i] for i in range(batch_size)])
+    return batch, lambda prompts: train_dit.encode_texts(text_encoder, tokenizer, prompts)[0]
 
 
 def plain_dit(config, options: argparse.Namespace) -> Callable[[int], None]:
@@ -210,19 +311,15 @@ def plain_dit(config, options: argparse.Namespace) -> Callable[[int], None]:
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     denoiser = train_dit.Denoiser(transformer, timing).to(device)
-    text_encoder, tokenizer = utils.load_text_encoder(config.clap)
-    text_encoder.to(device)
     optimizer = torch.optim.AdamW(denoiser.parameters(), config.learning_rate)
     ema = utils.WeightAverage(transformer.parameters())
-    windows = LatentWindows(config.latents, "train", transformer.config.sample_size)
-    batch = collate_windows([windows[i] for i in range(options.batch_size)])
+    batch, encode = dit_batch(config, transformer.config.sample_size, options.batch_size)
 
     def step(number: int) -> None:
         noise = torch.randn(batch["latents"].shape)
         t = torch.rand(len(noise), device=device)
-        text = train_dit.encode_texts(text_encoder, tokenizer, batch["prompt"])[0]
         with autocast():
-            loss = denoiser(batch | {"text": text}, noise, t, torch.ones_like(t).bool()).mean()
+            loss = denoiser(batch | {"text": encode(batch["prompt"])}, noise, t, torch.ones_like(t).bool()).mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -235,6 +332,8 @@ def plain_autoencoder(config, options: argparse.Namespace) -> Callable[[int], No
     """The two networks in turn."""
     device, autocast = _device(), _autocast(config)
     model = train_autoencoder.AutoencoderOobleck(**config.model).to(device)
+    if config.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
     discriminator = train_autoencoder.MultiScaleSTFTDiscriminator(**config.discriminator).to(device)
     optimizers = [torch.optim.AdamW(network.parameters(), 1e-4) for network in (model, discriminator)]
     ema = utils.WeightAverage(model.parameters())
@@ -281,46 +380,6 @@ def plain_clap(config, options: argparse.Namespace) -> Callable[[int], None]:
     return step
 
 
-def run_stable_audio_tools(stage: str, config, options: argparse.Namespace) -> list[float]:
-    """Seconds of each step of the plain loop with stable-audio-tools' transformer, without text encoder."""
-    sys.path.insert(0, str(options.stable_audio_tools))
-    from stable_audio_tools.models.dit import DiffusionTransformer
-
-    device, autocast = _device(), _autocast(config)
-    ours = train_dit.DiTTransformer1D(**config.model).config
-    if ours.patch_size != 1 or ours.attention_head_dim * ours.num_attention_heads % 64:
-        sys.exit("stable-audio-tools has no patches of latents in one sequence, and heads of 64 channels.")
-    model = DiffusionTransformer(
-        io_channels=ours.in_channels, embed_dim=ours.attention_head_dim * ours.num_attention_heads,
-        depth=ours.num_layers, num_heads=ours.num_attention_heads, cond_token_dim=ours.cross_attention_input_dim,
-        global_cond_dim=ours.global_states_input_dim, project_cond_tokens=False, project_global_cond=True,
-        transformer_type="continuous_transformer",
-    ).to(device)  # fmt: skip
-    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate)
-    ema = utils.WeightAverage(model.parameters())
-    size, length = options.batch_size, ours.sample_size
-    latents = torch.randn(size, ours.in_channels, length, device=device)
-    text = torch.randn(size, 79, ours.cross_attention_input_dim, device=device)
-    timing = torch.randn(size, ours.global_states_input_dim, device=device)
-    durations = []
-    for _ in range(options.steps + WARMUP_STEPS):
-        _synchronize()
-        start = time.perf_counter()
-        t, noise = torch.rand(size, device=device), torch.randn_like(latents)
-        alphas, sigmas = torch.cos(t * torch.pi / 2)[:, None, None], torch.sin(t * torch.pi / 2)[:, None, None]
-        with autocast():
-            output = model(
-                latents * alphas + noise * sigmas, t, cross_attn_cond=text, global_embed=timing, cfg_dropout_prob=0.1
-            )
-        F.mse_loss(output.float(), noise * alphas - latents * sigmas).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        ema.step(model.parameters())
-        _synchronize()
-        durations.append(time.perf_counter() - start)
-    return durations
-
-
 def _device() -> torch.device:
     """The GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -333,10 +392,11 @@ def _autocast(config) -> Callable:
     return lambda: torch.autocast(_device().type, dtype, enabled=is_enabled)
 
 
-def _synchronize() -> None:
-    """Waits for the GPU."""
+def _now() -> tuple[float, float]:
+    """Clock and processor time of this process in seconds, once the GPU has done its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+    return time.perf_counter(), time.process_time()
 
 
 if __name__ == "__main__":

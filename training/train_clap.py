@@ -30,6 +30,7 @@ from transformers import (
 )
 
 from stable_longform import training_utils as utils
+from stable_longform.data.clap_features import BlockwiseClapFeatureExtractor
 from stable_longform.data.clap_pairs import ClapPairs, PairMaker, make_pairs, mark_longer
 from stable_longform.data.manifest import Track
 from stable_longform.data.prompts import available_fields, build_prompt
@@ -281,9 +282,9 @@ def build_feature_extractor(config: Config) -> ClapFeatureExtractor:
         ValueError: fusion with a single item in a batch.
     """
     if config.init_from is not None:
-        extractor = ClapFeatureExtractor.from_pretrained(config.init_from)
+        extractor = BlockwiseClapFeatureExtractor.from_pretrained(config.init_from)
     else:
-        extractor = ClapFeatureExtractor(
+        extractor = BlockwiseClapFeatureExtractor(
             feature_size=config.audio_config["num_mel_bins"],
             truncation="fusion" if config.audio_config["enable_fusion"] else "rand_trunc",
             **config.feature_extractor,

@@ -95,6 +95,13 @@ def test_memory_in_processes(run):
     assert [row[0] for row in run("memory", "--size", "tiny", "--cases", "ours:1", "whole:1")[2:]] == ["ours", "whole"]
 
 
+def test_pairs(run):
+    rows = run("data_loading", "--pairs", "--num_tracks", "1", "--duration_in_s", "2", "--steps", "1")[2:]
+    extractors = ["ClapFeatureExtractor", "BlockwiseClapFeatureExtractor"]
+    assert [row[:2] for row in rows] == [[part, name] for part in ("10 s", "whole track") for name in extractors]
+    assert all(float(row[2]) > 0 for row in rows) and rows[0][3] == rows[2][3] == "1"
+
+
 def test_steps(run, tmp_path):
     pytest.importorskip("matplotlib")
     arguments = ("--window", "144", "--steps", "1", "4", "--reference_steps", "4", "--num_prompts", "1")
