@@ -2,8 +2,8 @@
 
     STABLE_LONGFORM_CORPUS=corpus/manifest.jsonl python -m pytest -m slow tests/training/test_small_training.py -s
 
-The corpus is that of `training/prepare_music.py --preset core`, or any with 200 tracks of which prompts can be made.
-The first 20 s of each are used, so that an hour has many tracks. STABLE_LONGFORM_SHARE=0.02 makes 2 % of the steps,
+The corpus is that of `training/prepare_music.py --preset core`, or any with some hundred tracks of which prompts can be
+made. The first 10 s of each are used, so that an hour has many tracks. STABLE_LONGFORM_SHARE=0.02 makes 2 % of the steps,
 which shows that all stages fit together; then nothing is expected of the result.
 """
 
@@ -34,7 +34,7 @@ import train_dit  # noqa: E402
 
 CORPUS = os.environ.get("STABLE_LONGFORM_CORPUS")
 SHARE = float(os.environ.get("STABLE_LONGFORM_SHARE", "1"))
-TRACK_IN_S, NUM_TRAINING_TRACKS, NUM_ENCODED_TRACKS = 20.0, 180, 60  # an hour; of each split
+TRACK_IN_S, NUM_TRAINING_TRACKS, NUM_ENCODED_TRACKS = 10.0, 360, 120  # an hour; of each split
 SEED = 2**29
 AUTOENCODER = {
     "model": {
