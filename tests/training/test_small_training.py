@@ -24,6 +24,7 @@ from stable_longform.data.audio_crops import AudioCrops
 from stable_longform.data.clap_pairs import ClapPairs
 from stable_longform.data.latents import LatentWindows, collate_windows
 from stable_longform.data.manifest import manifest_row, read_manifest
+from stable_longform.data.prompts import available_fields, build_prompt
 from stable_longform.metrics.embedders.mel44 import Mel44Embedder
 from stable_longform.metrics.frechet import GaussianStatistics, frechet_distance
 from stable_longform.metrics.reconstruction import si_sdr, stft_distance
@@ -261,8 +262,8 @@ def test_velocity_beats_zero_and_the_unconditional_prediction(pipe, latents):
 
 @expects_results
 def test_generated_music_is_closer_to_real_music_than_noise_is(folder, pipe):
-    tracks = read_manifest(folder / "manifest.jsonl", "valid")[:12]
-    prompts = [", ".join(track.metadata["genre"]) for track in tracks]
+    tracks = [track for track in read_manifest(folder / "manifest.jsonl", "valid") if available_fields(track.metadata)]
+    prompts = [build_prompt(track.metadata, random.Random(i)) for i, track in enumerate(tracks[:12])]
     generators = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
     generated = pipe(prompts, 9.5, num_inference_steps=30, guidance_scale=3.0, generator=generators).audios
     real = held_out(folder, 24, 9.5)
