@@ -115,7 +115,7 @@ def test_wrong_settings(folder, changes, message):
 
 def test_latents_of_another_autoencoder_are_refused(folder):
     other = tiny_pipeline()
-    other.vae.decoder.conv2.weight_g.data *= 2
+    other.vae.encoder.conv2.weight_g.data *= 2
     other.save_pretrained(folder / "other")
     with pytest.raises(ValueError, match="latents of another autoencoder"):
         train(folder, "wrong", checkpoint=str(folder / "other"))
