@@ -40,7 +40,7 @@ def apply_rotary(hidden_states: torch.Tensor, table: tuple[torch.Tensor, torch.T
     """Rotates the first channels of every head, pairing channel i with i + dim/2; the other channels are kept.
 
     Args:
-        hidden_states: queries or keys `(B, S, H, head_dim)`; the rotation is done in float32 for any dtype.
+        hidden_states: queries or keys `(B, S, H, head_dim)`; the rotation is done at least in float32, the table's dtype.
         table: `rotary_table(S, dim)` with dim at most head_dim.
 
     Returns:
@@ -49,7 +49,6 @@ def apply_rotary(hidden_states: torch.Tensor, table: tuple[torch.Tensor, torch.T
     cos, sin = table[0][:, None], table[1][:, None]  # (S, 1, dim / 2)
     half = cos.shape[-1]
     first, second, rest = hidden_states.split([half, half, hidden_states.shape[-1] - 2 * half], dim=-1)
-    first, second = first.float(), second.float()
     rotated = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
     return torch.cat([rotated.to(hidden_states.dtype), rest], dim=-1)
 
