@@ -40,7 +40,7 @@ def apply_rotary(hidden_states: torch.Tensor, table: tuple[torch.Tensor, torch.T
     """Rotates the first channels of every head, pairing channel i with i + dim/2; the other channels are kept.
 
     Args:
-        hidden_states: queries or keys `(B, S, H, head_dim)`; the rotation is done at least in float32, the table's dtype.
+        hidden_states: queries or keys `(B, S, H, head_dim)`; the rotation is done in float32.
         table: `rotary_table(S, dim)` with dim at most head_dim.
 
     Returns:
