@@ -116,7 +116,7 @@ def test_relative_links_resolve(document):
     broken = []
     for target, anchor in LINK.findall(document.read_text(encoding="utf-8")):
         file = document.parent / target if target else document
-        headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE) if file.is_file() else []
+        headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE) if file.suffix == ".md" else []
         slugs = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
         if not file.exists() or (anchor and anchor not in slugs):
             broken.append((target, anchor))
@@ -133,7 +133,7 @@ def test_python_blocks_compile(document):
 def test_commands_use_options_that_exist(document):
     unknown = []
     for block in blocks(document, "bash"):
-        for path, arguments in re.findall(r"(training/\S+\.py)(.*)", block):
+        for path, arguments in re.findall(r"(?<!/)\b(training/\S+\.py)(.*)", block):
             text = (ROOT / path).read_text(encoding="utf-8")
             config = members(parse(ROOT / path)).get("Config")
             for option in re.findall(r"--([a-z]\w*)", arguments):
