@@ -134,8 +134,9 @@ def main(config: Config) -> None:
         optimizer.zero_grad()
         losses = []
         for micro_batch in range(order.accumulation):
-            batch = windows.with_latents(next(batches), order.numbers(step, micro_batch))
-            noise, t, keep = draw(batch["latents"].shape, order.numbers(step, micro_batch), next(times), config)
+            numbers = order.numbers(step, micro_batch)
+            batch = windows.with_latents(next(batches), numbers)
+            noise, t, keep = draw(batch["latents"].shape, numbers, next(times), config)
             t, keep = t.to(accelerator.device), keep.to(accelerator.device)
             with accelerator.accumulate(denoiser):
                 with accelerator.autocast():

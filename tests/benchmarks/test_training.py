@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_training import AUTOENCODER
 
 from stable_longform.utils import key_maps
 
@@ -15,16 +16,7 @@ needs_peer = pytest.mark.skipif(STABLE_AUDIO_TOOLS is None, reason="needs stable
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 TINY = {
     "autoencoder": {
-        "model": {
-            "encoder_hidden_size": 4,
-            "decoder_channels": 4,
-            "channel_multiples": [1, 2, 2, 2, 2],
-            "decoder_input_channels": 4,
-        },
-        "discriminator": {"filters": 2, "fft_sizes": [512, 128]},
-        "fft_sizes": [512, 128],
-        "crop_num_samples": 4096,
-        "num_workers": 0,
+        key: AUTOENCODER[key] for key in ("model", "discriminator", "fft_sizes", "crop_num_samples", "num_workers")
     },
     "clap": {
         "audio_config": {"patch_embeds_hidden_size": 8, "depths": [1, 1], "num_attention_heads": [1, 1]},

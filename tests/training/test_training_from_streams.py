@@ -9,15 +9,9 @@ from common import assert_all_equal
 from corpora import encode, write_tar
 from launch import check_script, run_script
 from safetensors.torch import load_file
+from tiny_training import AUTOENCODER
 
 pytest.importorskip("webdataset")
-
-MODEL = {
-    "encoder_hidden_size": 4,
-    "decoder_channels": 4,
-    "channel_multiples": [1, 2, 2, 2, 2],
-    "decoder_input_channels": 4,
-}
 
 
 def arguments(folder: Path, run: str, max_steps: int) -> list:
@@ -33,8 +27,8 @@ def folder(tmp_path) -> Path:
             row = json.dumps({"genre": "x", "split": "valid" if number == 2 else "train"}).encode()
             files |= {f"{number}.json": row, f"{number}.wav": encode(3 * shard + number, "wav")}
         write_tar(tmp_path / f"{shard}.tar", files)
-    settings = {"manifest": f"stream:{tmp_path}/{{0..1}}.tar", "model": MODEL, "fft_sizes": [512, 128]}
-    settings |= {"discriminator": {"filters": 2, "fft_sizes": [512, 128]}, "crop_num_samples": 4096, "batch_size": 2}
+    settings = {"manifest": f"stream:{tmp_path}/{{0..1}}.tar", "batch_size": 2}
+    settings |= {key: AUTOENCODER[key] for key in ("model", "discriminator", "fft_sizes", "crop_num_samples")}
     settings |= {"save_every": 3, "validate_every": 6, "num_workers": 2, "num_validation_crops": 2, "num_samples": 0}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
     return tmp_path

@@ -51,8 +51,8 @@ class CropMaker:
         Raises:
             BadTrackError: the track is broken or mislabelled, or `MAX_DRAWS` crops were silent.
         """
-        if self.needs_prompt and not available_fields(track.metadata):
-            raise BadTrackError(track.path, "mislabelled", "it has no metadata for a prompt")
+        if self.needs_prompt:
+            check_prompt(track)
         waveform, start_in_s = draw_crop(track, self.num_samples, self.sampling_rate, rng)
         if rng.random() < self.phase_flip_probability:
             waveform = -waveform
@@ -156,6 +156,12 @@ def make_crops(
         max_bad_fraction,
         make_item.needs_prompt,
     )
+
+
+def check_prompt(track: Track) -> None:
+    """Raises a BadTrackError if the track's metadata gives no prompt."""
+    if not available_fields(track.metadata):
+        raise BadTrackError(track.path, "mislabelled", "it has no metadata for a prompt")
 
 
 def draw_crop(

@@ -16,8 +16,8 @@ import torch
 from accelerate import Accelerator
 from transformers import ClapFeatureExtractor
 
-from stable_longform.data.audio_crops import draw_crop
-from stable_longform.data.bad_tracks import MAX_BAD_FRACTION, MAX_DRAWS, BadTrackError, BadTracks
+from stable_longform.data.audio_crops import check_prompt, draw_crop
+from stable_longform.data.bad_tracks import MAX_BAD_FRACTION, MAX_DRAWS, BadTracks
 from stable_longform.data.manifest import Track
 from stable_longform.data.prompts import available_fields, build_prompt
 from stable_longform.data.streams import StreamItems, TrackStream, open_items
@@ -50,8 +50,7 @@ class PairMaker:
         Raises:
             BadTrackError: the track is broken, mislabelled, silent, or has no metadata for a prompt.
         """
-        if not available_fields(track.metadata):
-            raise BadTrackError(track.path, "mislabelled", "it has no metadata for a prompt")
+        check_prompt(track)
         waveform = self._draw_waveform(track, rng)
         extractor = self.feature_extractor
         with seeded_numpy(int(rng.integers(2**32))):  # the extractor draws its views from numpy's global generator
