@@ -229,7 +229,7 @@ def main() -> None:
             count = None if dataset is windows else bytes_per_item(dataset)
             rows.append((kind, *measure(dataset, options, collate_fn), count))
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {vars(options)}\n")
-    print_table(rows, options)
+    print_loaders(rows, options)
 
 
 def print_pairs(tracks: list[Track], repeats: int) -> None:
@@ -250,18 +250,18 @@ def print_pairs(tracks: list[Track], repeats: int) -> None:
     timing.print_table(("pair of", "features by", "processor time, ms", "ratio"), rows)
 
 
-def print_table(rows: list[tuple], options: argparse.Namespace) -> None:
+def print_loaders(rows: list[tuple], options: argparse.Namespace) -> None:
     """Prints name, items per second, share of waiting and bytes per item of each loader."""
     header = ("loader", "items/s", "times the peer", "shortest step (s)",
               f"waiting at {options.step_time_in_s} s a step", "MB read per item")  # fmt: skip
-    print("| " + " | ".join(header) + " |")
-    print("|---" * len(header) + "|")
     peer = next((speed for kind, speed, *_ in rows if kind.startswith("peer")), None)
+    cells = []
     for kind, items_per_s, share, count in rows:
         times = f"{items_per_s / peer:.1f}" if peer and "crop" in kind else "–"
         read = f"{count / 1e6:.2f}" if count and count > 1e4 else "–"  # memory maps and memory are not counted
         shortest = options.batch_size / items_per_s
-        print(f"| {kind} | {items_per_s:.1f} | {times} | {shortest:.3f} | {share:.1%} | {read} |")
+        cells.append((kind, f"{items_per_s:.1f}", times, f"{shortest:.3f}", f"{share:.1%}", read))
+    timing.print_table(header, cells)
 
 
 if __name__ == "__main__":

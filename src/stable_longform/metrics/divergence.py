@@ -13,16 +13,25 @@ import numpy as np
 SMOOTHING = 1e-6  # added to the reference's probabilities, as in the paper's code
 
 
+def check_logits(logits: np.ndarray) -> np.ndarray:
+    """The logits in float64.
+
+    Raises:
+        ValueError: they are not `(num_windows, num_classes)`, there are no windows, or values are not finite.
+    """
+    logits = np.asarray(logits, dtype=np.float64)
+    if logits.ndim != 2 or logits.size == 0 or not np.isfinite(logits).all():
+        raise ValueError(f"logits must be finite and (num_windows, num_classes), got shape {logits.shape}.")
+    return logits
+
+
 def mean_probabilities(logits: np.ndarray) -> np.ndarray:
     """Softmax of the mean over windows of `(num_windows, num_classes)`; gives `(num_classes,)`.
 
     Raises:
         ValueError: another shape, no windows, or values that are not finite.
     """
-    logits = np.asarray(logits, dtype=np.float64)
-    if logits.ndim != 2 or logits.size == 0 or not np.isfinite(logits).all():
-        raise ValueError(f"logits must be finite and (num_windows, num_classes), got shape {logits.shape}.")
-    mean = logits.mean(axis=0)
+    mean = check_logits(logits).mean(axis=0)
     exponentials = np.exp(mean - mean.max())
     return exponentials / exponentials.sum()
 

@@ -13,6 +13,8 @@ References: our own; it is not in the paper and not comparable with its CLAP sco
 
 import numpy as np
 
+from stable_longform.metrics.divergence import check_logits
+
 
 def tag_probabilities(logits: np.ndarray) -> np.ndarray:
     """Mean over windows of the sigmoid of `(num_windows, num_tags)`; gives `(num_tags,)`, in [0, 1].
@@ -20,10 +22,7 @@ def tag_probabilities(logits: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: another shape, no windows, or values that are not finite.
     """
-    logits = np.asarray(logits, dtype=np.float64)
-    if logits.ndim != 2 or logits.size == 0 or not np.isfinite(logits).all():
-        raise ValueError(f"logits must be finite and (num_windows, num_tags), got shape {logits.shape}.")
-    return (0.5 * (1 + np.tanh(0.5 * logits))).mean(axis=0)  # the sigmoid, without overflow
+    return (0.5 * (1 + np.tanh(0.5 * check_logits(logits)))).mean(axis=0)  # the sigmoid, without overflow
 
 
 def tag_weights(probabilities: np.ndarray, reference: np.ndarray) -> np.ndarray:
