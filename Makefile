@@ -8,7 +8,11 @@ STEPS ?= 10
 TRAIN = env MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 $(PYTHON)
 FEW_STEPS = --max_steps $(STEPS) --save_every $(STEPS) --validate_every $(STEPS) --num_workers 0
 
-.PHONY: music test test-slow lint format train-tiny
+# A checkout of stable-audio-tools whose requirements $(PYTHON) has is measured too.
+STABLE_AUDIO_TOOLS ?=
+WITH_PEER = $(if $(STABLE_AUDIO_TOOLS),--stable_audio_tools $(STABLE_AUDIO_TOOLS))
+
+.PHONY: music test test-slow lint format train-tiny benchmarks
 
 music: $(INSTALLED)
 	$(VENV)/bin/stable-longform generate "Genre: Ambient, Electronic|Instruments: Synth|Moods: Slow" --steps 40 --guidance-scale 4 --seed 1 -o music.wav
@@ -26,6 +30,21 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
+
+# The tables of docs/benchmarks.md in one run, 40 minutes on two cores with nothing else running.
+benchmarks: $(INSTALLED)
+	$(PYTHON) benchmarks/decode.py --size paper --seconds 8 --repeats 3 $(WITH_PEER)
+	$(PYTHON) benchmarks/decode.py --size embedded --seconds 30 285 --part 30 --peers tiled --repeats 1
+	$(PYTHON) benchmarks/transformer_step.py --num_layers 2 --lengths 1024 $(WITH_PEER)
+	$(PYTHON) benchmarks/transformer_step.py --num_layers 2 --lengths 1024 --dtype bfloat16 $(WITH_PEER)
+	$(PYTHON) benchmarks/transformer_step.py --num_layers 1 --lengths 6144 --dtype bfloat16 $(WITH_PEER)
+	$(PYTHON) benchmarks/transformer_step.py --schedulers --lengths 6144
+	$(PYTHON) benchmarks/generate.py --num_inference_steps 25 50 --tile_latent_lengths 16 100 512
+	$(PYTHON) benchmarks/generate.py --num_inference_steps 50 25 --dtype bfloat16 --peer
+	$(PYTHON) benchmarks/memory.py --size paper --cases ours:30 stream:30 tiled:30
+	$(PYTHON) benchmarks/memory.py --size embedded --cases ours:285 stream:285 tiled:285 encode:1200
+	$(PYTHON) benchmarks/steps.py --window 1024 --num_prompts 2 --plot docs/images/steps.png
+	$(PYTHON) benchmarks/decode.py --size paper --seconds 285 --peers tiled --repeats 1
 
 # All three trainings for a few steps on a few real tracks, then music from the result: shows that the path works.
 train-tiny: $(INSTALLED)

@@ -1,7 +1,10 @@
 """A whole generation with the embedded checkpoint: where the time goes, peak memory, and diffusers' classes beside it.
 
     python benchmarks/generate.py --num_inference_steps 25
+    python benchmarks/generate.py --num_inference_steps 25 --tile_latent_lengths 16 100 512
     python benchmarks/generate.py --num_inference_steps 25 --peer
+
+With `--tile_latent_lengths` the same latents are decoded again in chunks of so many frames, and compared.
 
 diffusers has no patches, so its transformer of the same width and depth sees every latent as a token; its weights are
 random, which changes no time. It runs `--peer_steps` steps, scaled to all, and its decoder, with the same weights as
@@ -30,6 +33,7 @@ def main() -> None:
     parser.add_argument("--duration", type=float, default=285.0, help="seconds of music")
     parser.add_argument("--dtype", default="float32", help="of the transformer and the text encoder")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--tile_latent_lengths", type=int, nargs="+", default=[], help="chunks to compare, in frames")
     parser.add_argument("--peer", action="store_true")
     parser.add_argument("--peer_steps", type=int, default=1)
     arguments = parser.parse_args()
@@ -39,11 +43,16 @@ def main() -> None:
     for model in (pipe.transformer, pipe.text_encoder):
         model.to(getattr(torch, arguments.dtype))
     pipe.to(arguments.device)
-    rows = [run(pipe, steps, arguments) for steps in arguments.num_inference_steps]
+    rows = []
+    for steps in arguments.num_inference_steps:
+        row, latents = run(pipe, steps, arguments)
+        rows.append(row)
     header = ("steps", "audio", "dtype", "whole, s", "transformer, s", "decoding, s", "text and timing, s", "rest, %")
     print_table((*header, "memory above the weights, MB"), rows)
+    if arguments.tile_latent_lengths:
+        header = ("frames in a chunk", "largest difference", "differing 16-bit samples, %")
+        print_table(header, compare_chunks(pipe, latents, arguments))
     if arguments.peer:
-        steps = arguments.num_inference_steps[-1]
         sampling, decoding = run_peer(pipe, arguments)
         theirs, ours = steps * sampling + decoding, rows[-1][3]
         header = ("steps", "diffusers: a step, s", "decoding, s", "together, s", "ours, s", "ratio")
@@ -51,8 +60,11 @@ def main() -> None:
 
 
 @torch.inference_mode()
-def run(pipe, num_inference_steps: int, arguments: argparse.Namespace) -> tuple:
-    """One generation, as the command makes it: latents, then audio chunk by chunk. A short one goes before."""
+def run(pipe, num_inference_steps: int, arguments: argparse.Namespace) -> tuple[tuple, torch.Tensor]:
+    """One generation, as the command makes it: latents, then audio chunk by chunk. A short one goes before.
+
+    Returns the row of the table and the latents.
+    """
     pipe(PROMPT, 1.0, num_inference_steps=1)
     spent = {}
     handles = [stopwatch(pipe.transformer, spent, "transformer"), stopwatch(pipe.text_encoder, spent, "text")]
@@ -78,7 +90,19 @@ def run(pipe, num_inference_steps: int, arguments: argparse.Namespace) -> tuple:
     rest = 1 - (spent["transformer"] + spent["text"] + end - sampled) / (end - start)
     audio = f"{num_samples / pipe.sampling_rate:.1f} s"
     times = (end - start, spent["transformer"], end - sampled, spent["text"], 100 * rest)
-    return num_inference_steps, audio, arguments.dtype, *times, memory
+    return (num_inference_steps, audio, arguments.dtype, *times, memory), latents
+
+
+def compare_chunks(pipe, latents: torch.Tensor, arguments: argparse.Namespace) -> list[tuple]:
+    """A row for each length of a chunk: the distance of its audio from that of the default length."""
+    expected, rows = pipe.decode_latents(latents, arguments.duration), []
+    for length in arguments.tile_latent_lengths:
+        pipe.vae.enable_tiling(length)
+        audio = pipe.decode_latents(latents, arguments.duration)
+        differing = ((audio * 32767).round() != (expected * 32767).round()).float().mean().item()
+        rows.append((length, f"{(audio - expected).abs().max().item():.1e}", 100 * differing))
+    pipe.vae.enable_tiling()
+    return rows
 
 
 def stopwatch(module: torch.nn.Module, spent: dict[str, float], name: str) -> tuple:

@@ -81,6 +81,8 @@ def test_stochastic_schedulers(run):
 def test_generate(run):
     rows = run("generate", "--duration", "1", "--num_inference_steps", "1")
     assert rows[2][:3] == ["1", "1.0 s", "float32"] and len(rows) == 3
+    rows = run("generate", "--duration", "2", "--num_inference_steps", "1", "--tile_latent_lengths", "4", "16")[5:]
+    assert [row[0] for row in rows] == ["4", "16"] and all(float(row[1]) < 1e-6 for row in rows)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
