@@ -77,6 +77,7 @@ def _run(arguments: list[str], environment: dict, max_file_size: int | None, fol
         os.dup2(file, number)
         os.close(file)
     os.environ.update(environment)
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # torch has read the variable long ago
     sys.argv = arguments
     sys.path.insert(0, str(Path(arguments[0]).parent))
     if max_file_size is not None:
@@ -111,11 +112,13 @@ def process_environments(num_processes: int) -> list[dict[str, str]]:
     ]
 
 
-def check_processes(num_processes: int, name: str, *arguments: object) -> list[subprocess.CompletedProcess]:
+def check_processes(
+    num_processes: int, name: str, *arguments: object, timeout_in_s: float = TIMEOUT_IN_S
+) -> list[subprocess.CompletedProcess]:
     """Runs a script that must succeed in several processes that know of each other."""
     environments = process_environments(num_processes)
     running = [RunningScript(name, *arguments, environment=environment) for environment in environments]
-    finished = [script.wait() for script in running]
+    finished = [script.wait(timeout_in_s) for script in running]
     assert all(script.returncode == 0 for script in finished), finished[0].stderr[-3000:]
     return finished
 

@@ -9,7 +9,7 @@ import soundfile
 import torch
 from conftest import synthetic_audio
 
-from stable_longform.data.audio_crops import AudioCrops
+from stable_longform.data.audio_crops import AudioCrops, CropMaker
 from stable_longform.data.bad_tracks import MIN_TRIED, BadTrackError, BadTracks, TooManyBadTracks, read_track
 from stable_longform.data.manifest import Track
 from stable_longform.data.storage import FilePart
@@ -82,7 +82,7 @@ def test_only_the_crop_is_read_from_disk(tmp_path, extension, share):
         for _ in range(20):  # libsndfile's vorbis encoder cannot take much at once
             file.write(second)
     storage = CountedFile(path)
-    AudioCrops([Track(path, 20.0, "train", storage=storage)], RATE // 4)[0]
+    AudioCrops([Track(path, 20.0, "train", storage=storage)], CropMaker(RATE // 4))[0]
     assert 0 < storage.count < share * path.stat().st_size
 
 
@@ -116,7 +116,7 @@ def test_fraction_is_checked(fraction):
 
 def test_a_worker_stops_the_run_with_one_line(tmp_path):
     tracks = [Track(tmp_path / "missing.wav", 1.0, "train")]
-    loader = torch.utils.data.DataLoader(AudioCrops(tracks, 100), batch_sampler=[[0]], num_workers=1)
+    loader = torch.utils.data.DataLoader(AudioCrops(tracks, CropMaker(100)), batch_sampler=[[0]], num_workers=1)
     with pytest.raises(TooManyBadTracks) as caught:
         next(iter(loader))
     assert str(caught.value).startswith("1 of 1 tracks cannot be used (1 broken)")

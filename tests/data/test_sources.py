@@ -10,7 +10,7 @@ import pytest
 import torch
 from corpora import RATE, encode, write_folder, write_tar
 
-from stable_longform.data.audio_crops import AudioCrops
+from stable_longform.data.audio_crops import AudioCrops, CropMaker
 from stable_longform.data.bad_tracks import TooManyBadTracks
 from stable_longform.data.manifest import Track, manifest_row
 from stable_longform.data.sources import is_stream, open_tracks
@@ -75,7 +75,10 @@ def test_every_format_gives_the_same_tracks_and_crops(sources, name):
         assert (track.duration_in_s, track.split, track.weight) == (2.0, other.split, 1.0)
         metadata = track.metadata if name not in ("csv", "table") else {**track.metadata, "bpm": other.metadata["bpm"]}
         assert metadata == other.metadata
-    crops, others = AudioCrops(tracks, 4000, 16000, seed=1), AudioCrops(expected, 4000, 16000, seed=1)
+    crops, others = (
+        AudioCrops(tracks, CropMaker(4000, 16000), seed=1),
+        AudioCrops(expected, CropMaker(4000, 16000), seed=1),
+    )
     for index in range(6):
         assert torch.equal(crops[index]["waveform"], others[index]["waveform"])
         assert crops[index]["seconds_total"] == 2.0
@@ -94,7 +97,7 @@ def test_splits(sources, name):
 def test_workers_read_datasets_and_tars(sources):
     """Tracks of every storage can go to another process."""
     for name in ("tars", "saved"):
-        crops = AudioCrops(open_tracks(sources[name]), 1000, RATE)
+        crops = AudioCrops(open_tracks(sources[name]), CropMaker(1000, RATE))
         copy = pickle.loads(pickle.dumps(crops))
         loader = torch.utils.data.DataLoader(copy, batch_sampler=[[0], [1]], num_workers=1, collate_fn=list)
         for index, (item,) in enumerate(loader):
@@ -236,7 +239,8 @@ def test_a_dataset_that_names_files(sources, tmp_path):
     datasets.Dataset.from_dict({"audio": paths}).save_to_disk(tmp_path / "named")
     tracks, expected = open_tracks(tmp_path / "named"), open_tracks(sources["folder"])
     assert torch.equal(
-        AudioCrops([tracks[0]], 1000, RATE)[0]["waveform"], AudioCrops([expected[1]], 1000, RATE)[0]["waveform"]
+        AudioCrops([tracks[0]], CropMaker(1000, RATE))[0]["waveform"],
+        AudioCrops([expected[1]], CropMaker(1000, RATE))[0]["waveform"],
     )
 
 

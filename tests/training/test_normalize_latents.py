@@ -6,7 +6,7 @@ import pytest
 import torch
 from launch import ROOT, check_script
 
-from stable_longform.data.audio_crops import AudioCrops
+from stable_longform.data.audio_crops import AudioCrops, CropMaker
 from stable_longform.data.manifest import read_manifest
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 
@@ -21,7 +21,7 @@ def test_reconstruction_stays_and_power_becomes_one(tiny_manifest, tiny_autoenco
     check_script("normalize_latents.py", "--autoencoder", tmp_path / "before", "--manifest", tiny_manifest,
                  "--output_dir", tmp_path / "after", "--num_crops", 4, "--crop_duration_in_s", 1.0)  # fmt: skip
     after = AutoencoderOobleck.from_pretrained(tmp_path / "after")
-    crops = AudioCrops(read_manifest(tiny_manifest, "train"), 44100, 44100)
+    crops = AudioCrops(read_manifest(tiny_manifest, "train"), CropMaker(44100, 44100))
     waveform = torch.stack([crops[i]["waveform"] for i in range(4)])
     with torch.no_grad():
         expected, result = before(waveform), after(waveform)

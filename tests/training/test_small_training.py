@@ -7,6 +7,7 @@ The first 20 s of each are used, so that an hour has many tracks. STABLE_LONGFOR
 which shows that all stages fit together; then nothing is expected of the result.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -17,10 +18,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from launch import ROOT, check_script
+from launch import ROOT, RunningScript, check_processes, check_script
 from transformers import ClapModel, ClapProcessor
 
-from stable_longform.data.audio_crops import AudioCrops
+from stable_longform.data.audio_crops import AudioCrops, CropMaker
 from stable_longform.data.clap_pairs import ClapPairs
 from stable_longform.data.latents import LatentWindows, collate_windows
 from stable_longform.data.manifest import manifest_row, read_manifest
@@ -38,7 +39,7 @@ import train_dit  # noqa: E402
 
 CORPUS = os.environ.get("STABLE_LONGFORM_CORPUS")
 SHARE = float(os.environ.get("STABLE_LONGFORM_SHARE", "1"))
-TRACK_IN_S, NUM_TRAINING_TRACKS, NUM_ENCODED_TRACKS = 20.0, 180, 60  # an hour; of each split
+TRACK_IN_S, NUM_TRAINING_TRACKS = 20.0, 180  # an hour
 SEED = 2**29
 NUM_DRAWS = 5
 AUTOENCODER = {
@@ -133,49 +134,74 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def train(script: str, folder: Path, name: str, settings: dict, **paths: Path) -> Path:
-    """Trains with some settings and prints how long it took."""
+def start(script: str, folder: Path, name: str, settings: dict, num_threads: int, **paths: Path) -> RunningScript:
+    """Starts to train with some settings."""
     steps = max(round(settings["max_steps"] * SHARE), 4)
     intervals = {"max_steps": steps, "save_every": steps, "validate_every": steps, "log_every": max(steps // 20, 1)}
     settings = {key: value for key, value in (COMMON | settings | intervals).items() if key not in paths}
     if script != "train_autoencoder.py":
         del settings["num_samples"]
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings | {key: str(path) for key, path in paths.items()}))
+    arguments = ("--config", folder / f"{name}.yaml", "--output_dir", folder / name)
+    return RunningScript(script, *arguments, environment={"OMP_NUM_THREADS": str(num_threads)})
+
+
+def finish(running: RunningScript, run: Path) -> Path:
+    """Waits for a training and prints its last metrics; returns the folder of the run."""
+    finished = running.wait(3600)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    print(f"{run.name}: {(run / 'metrics.jsonl').read_text().splitlines()[-1]}")
+    return run
+
+
+@contextlib.contextmanager
+def timed(name: str):
+    """Prints how long something took."""
     start = time.monotonic()
-    check_script(script, "--config", folder / f"{name}.yaml", "--output_dir", folder / name, timeout_in_s=3600)
-    rows = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
-    print(f"{name}: {steps} steps in {time.monotonic() - start:.0f} s; {rows[-1]}")
-    return folder / name
+    yield
+    print(f"{name}: {time.monotonic() - start:.0f} s")
 
 
 @pytest.fixture(scope="module")
-def autoencoder(folder) -> Path:
+def first_stages(folder) -> tuple[Path, Path]:
+    """The runs of the autoencoder and of CLAP, which need nothing of each other: one core each."""
+    with timed("autoencoder and CLAP"):
+        paths = {"manifest": folder / "manifest.jsonl"}
+        autoencoder = start("train_autoencoder.py", folder, "autoencoder", AUTOENCODER, 1, **paths)
+        clap = start("train_clap.py", folder, "clap", CLAP, 1, **paths)
+        return finish(autoencoder, folder / "autoencoder"), finish(clap, folder / "clap")
+
+
+@pytest.fixture(scope="module")
+def autoencoder(folder, first_stages) -> Path:
     """Trained, with latents of unit power."""
-    run = train("train_autoencoder.py", folder, "autoencoder", AUTOENCODER, manifest=folder / "manifest.jsonl")
-    check_script("normalize_latents.py", "--autoencoder", run / "autoencoder", "--manifest", folder / "manifest.jsonl",
-                 "--output_dir", folder / "normalized", "--num_crops", 16)  # fmt: skip
+    with timed("normalization"):
+        check_script("normalize_latents.py", "--autoencoder", first_stages[0] / "autoencoder",
+                     "--manifest", folder / "manifest.jsonl", "--output_dir", folder / "normalized",
+                     "--num_crops", 16)  # fmt: skip
     return folder / "normalized"
 
 
 @pytest.fixture(scope="module")
-def clap(folder) -> Path:
+def clap(first_stages) -> Path:
     """The run of CLAP."""
-    return train("train_clap.py", folder, "clap", CLAP, manifest=folder / "manifest.jsonl")
+    return first_stages[1]
 
 
 @pytest.fixture(scope="module")
 def latents(folder, autoencoder) -> Path:
-    """Some of the tracks, encoded."""
-    check_script("encode_latents.py", "--manifest", folder / "manifest.jsonl", "--autoencoder", autoencoder,
-                 "--output_dir", folder / "latents", "--max_bad_fraction", 0.1, "--max_tracks", NUM_ENCODED_TRACKS,
-                 timeout_in_s=3600)  # fmt: skip
+    """The tracks, encoded by two processes."""
+    with timed("encoding"):
+        check_processes(2, "encode_latents.py", "--manifest", folder / "manifest.jsonl", "--autoencoder", autoencoder,
+                        "--output_dir", folder / "latents", "--max_bad_fraction", 0.1, timeout_in_s=3600)  # fmt: skip
     return folder / "latents"
 
 
 @pytest.fixture(scope="module")
 def pipe(folder, autoencoder, clap, latents) -> LongFormMusicPipeline:
     """The pipeline of all parts."""
-    run = train("train_dit.py", folder, "dit", DIT, latents=latents, clap=clap / "clap")
+    with timed("transformer"):
+        run = finish(start("train_dit.py", folder, "dit", DIT, 2, latents=latents, clap=clap / "clap"), folder / "dit")
     check_script("make_checkpoint.py", "--autoencoder", autoencoder, "--clap", clap / "clap", "--dit", run / "dit",
                  "--output_dir", folder / "checkpoint", "--sigma_min", 0.1)  # fmt: skip
     pipe = LongFormMusicPipeline.from_pretrained(folder / "checkpoint")
@@ -187,7 +213,7 @@ def held_out(folder: Path, num_crops: int, duration_in_s: float) -> list[torch.T
     """Crops `(2, num_samples)` of the valid split."""
     num_samples = round(duration_in_s * 44100) // 512 * 512
     tracks = read_manifest(folder / "manifest.jsonl", "valid")
-    crops = AudioCrops(tracks, num_samples, seed=SEED, phase_flip_probability=0.0, max_bad_fraction=0.1)
+    crops = AudioCrops(tracks, CropMaker(num_samples, phase_flip_probability=0.0), seed=SEED, max_bad_fraction=0.1)
     return [crops[i]["waveform"] for i in range(num_crops)]
 
 

@@ -29,9 +29,10 @@ CROPS_PER_TRACK = 8  # of a track of a stream each time it is read
 class CropMaker:
     """Makes items from tracks: stereo crops `(2, num_samples)` at `sampling_rate` Hz, with timing and a prompt.
 
-    `phase_flip_probability` is how often a crop's sign is flipped (paper code: 0.5). `max_seconds` is the largest
-    `seconds_start` and `seconds_total`; what is later or longer gets this value. With `needs_prompt` a track whose
-    metadata gives no prompt counts as mislabelled.
+    Files of another rate are resampled; a shorter track is completed with silence. `phase_flip_probability` is how
+    often a crop's sign is flipped (paper code: 0.5). `max_seconds` is the largest `seconds_start` and
+    `seconds_total`; what is later or longer gets this value. With `needs_prompt` a track whose metadata gives no
+    prompt counts as mislabelled.
     """
 
     num_samples: int
@@ -75,15 +76,11 @@ class AudioCrops(torch.utils.data.Dataset):
 
     Args:
         tracks: drawn in proportion to weight times duration.
-        num_samples: length of a crop at `sampling_rate`; a shorter track is completed with silence.
-        sampling_rate: Hz; files of another rate are resampled.
+        make_item: length, rate and the like of the crops.
         seed: of the whole sequence.
-        phase_flip_probability: how often the crop's sign is flipped. Paper code: 0.5.
         is_weighted_by_duration: False draws tracks in proportion to their weight alone, for crops that take most of a
             track.
-        max_seconds: largest `seconds_start` and `seconds_total`.
         max_bad_fraction: share of the tracks that may be unusable, in [0, 1].
-        needs_prompt: whether a track whose metadata gives no prompt counts as unusable.
 
     Raises:
         ValueError: no tracks, or `max_bad_fraction` outside [0, 1].
@@ -94,19 +91,14 @@ class AudioCrops(torch.utils.data.Dataset):
     def __init__(
         self,
         tracks: Sequence[Track],
-        num_samples: int,
-        sampling_rate: int = 44100,
+        make_item: CropMaker,
         seed: int = 0,
-        phase_flip_probability: float = 0.5,
         is_weighted_by_duration: bool = True,
-        max_seconds: float = 512.0,
         max_bad_fraction: float = MAX_BAD_FRACTION,
-        needs_prompt: bool = False,
     ):
         if not tracks:
             raise ValueError("tracks must hold at least one track, got none.")
-        self.tracks, self.seed = tracks, seed
-        self.make_item = CropMaker(num_samples, sampling_rate, phase_flip_probability, max_seconds, needs_prompt)
+        self.tracks, self.make_item, self.seed = tracks, make_item, seed
         self.bad_tracks = BadTracks(len(tracks), max_bad_fraction)
         self.cumulative_weights = np.cumsum(
             [track.weight * (track.duration_in_s if is_weighted_by_duration else 1.0) for track in tracks]
@@ -145,17 +137,7 @@ def make_crops(
     """
     if isinstance(tracks, TrackStream):
         return open_items(tracks, make_item, seed, accelerator, CROPS_PER_TRACK, max_bad_fraction)
-    return AudioCrops(
-        tracks,
-        make_item.num_samples,
-        make_item.sampling_rate,
-        seed,
-        make_item.phase_flip_probability,
-        is_weighted_by_duration,
-        make_item.max_seconds,
-        max_bad_fraction,
-        make_item.needs_prompt,
-    )
+    return AudioCrops(tracks, make_item, seed, is_weighted_by_duration, max_bad_fraction)
 
 
 def check_prompt(track: Track) -> None:
