@@ -10,7 +10,14 @@ import torch
 from conftest import synthetic_audio
 
 from stable_longform.data.audio_crops import AudioCrops, CropMaker
-from stable_longform.data.bad_tracks import MIN_TRIED, BadTrackError, BadTracks, TooManyBadTracks, read_track
+from stable_longform.data.bad_tracks import (
+    DURATION_TOLERANCE_IN_S,
+    MIN_TRIED,
+    BadTrackError,
+    BadTracks,
+    TooManyBadTracks,
+    read_track,
+)
 from stable_longform.data.manifest import Track
 from stable_longform.data.storage import FilePart
 
@@ -55,6 +62,14 @@ def test_a_duration_longer_than_the_file_is_a_wrong_label(tmp_path):
     assert read_track(track, 0.2, 0.5, RATE).shape == (2, RATE // 2)
     nearly = write(tmp_path / "b.wav", says_in_s=1.05)  # rounded durations are no wrong labels
     assert read_track(nearly, 0.0, None, RATE).shape == (2, RATE)
+
+
+def test_a_track_ends_where_its_label_says_though_the_file_goes_on(tmp_path):
+    part = write(tmp_path / "a.wav", 10 * RATE, says_in_s=2.0)
+    rounded = write(tmp_path / "b.wav", RATE, says_in_s=0.95)
+    assert read_track(part, 0.0, None, RATE).shape[1] == round((2 + DURATION_TOLERANCE_IN_S) * RATE)
+    assert read_track(part, 1.5, None, RATE).shape[1] == round((0.5 + DURATION_TOLERANCE_IN_S) * RATE)
+    assert read_track(rounded, 0.0, None, RATE).shape[1] == RATE
 
 
 class CountedFile:

@@ -22,7 +22,7 @@ Candidate = TypeVar("Candidate")
 
 KINDS = ("broken", "too short", "silent", "mislabelled")
 MAX_DRAWS = 20  # crops of a track before it counts as silent, and tracks for one item before a run is stopped
-DURATION_TOLERANCE_IN_S = 0.1  # by which a file may be shorter than its metadata says
+DURATION_TOLERANCE_IN_S = 0.1  # by which a file's end and what its metadata says may differ
 MAX_BAD_FRACTION = 0.01
 MIN_TRIED = 100  # a share is not taken of fewer tracks, when it isn't known how many there are
 
@@ -113,14 +113,17 @@ def read_track(track: Track, start_in_s: float, duration_in_s: float | None, sam
     Args:
         track: of one or two channels; mono is duplicated.
         start_in_s: in [0, the track's duration).
-        duration_in_s: > 0; None reads to the end. Less is returned when the track ends earlier.
+        duration_in_s: > 0; None reads to the end of the track, which may be `DURATION_TOLERANCE_IN_S` later than its
+            `duration_in_s` says, while its file may go on. Less is returned when the file ends earlier.
         sampling_rate: Hz.
 
     Raises:
         BadTrackError: the track is broken, or shorter than its `duration_in_s`.
     """
     remaining_in_s = track.duration_in_s - start_in_s
-    expected_in_s = remaining_in_s if duration_in_s is None else min(duration_in_s, remaining_in_s)
+    if duration_in_s is None:
+        duration_in_s = remaining_in_s + DURATION_TOLERANCE_IN_S
+    expected_in_s = min(duration_in_s, remaining_in_s)
     try:
         with track.open() as file:
             waveform = to_stereo(read_audio(file, start_in_s, duration_in_s, sampling_rate)[0])
