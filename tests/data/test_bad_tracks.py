@@ -69,6 +69,7 @@ def test_a_track_ends_where_its_label_says_though_the_file_goes_on(tmp_path):
     rounded = write(tmp_path / "b.wav", RATE, says_in_s=0.95)
     assert read_track(part, 0.0, None, RATE).shape[1] == round((2 + DURATION_TOLERANCE_IN_S) * RATE)
     assert read_track(part, 1.5, None, RATE).shape[1] == round((0.5 + DURATION_TOLERANCE_IN_S) * RATE)
+    assert torch.equal(read_track(part, 1.5, 5.0, RATE), read_track(part, 1.5, None, RATE))
     assert read_track(rounded, 0.0, None, RATE).shape[1] == RATE
 
 

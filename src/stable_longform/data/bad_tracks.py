@@ -113,16 +113,16 @@ def read_track(track: Track, start_in_s: float, duration_in_s: float | None, sam
     Args:
         track: of one or two channels; mono is duplicated.
         start_in_s: in [0, the track's duration).
-        duration_in_s: > 0; None reads to the end of the track, which may be `DURATION_TOLERANCE_IN_S` later than its
-            `duration_in_s` says, while its file may go on. Less is returned when the file ends earlier.
+        duration_in_s: > 0; None reads to the end. Less is returned when the track ends earlier, which it does at most
+            `DURATION_TOLERANCE_IN_S` after its own `duration_in_s`, although its file may go on.
         sampling_rate: Hz.
 
     Raises:
         BadTrackError: the track is broken, or shorter than its `duration_in_s`.
     """
     remaining_in_s = track.duration_in_s - start_in_s
-    if duration_in_s is None:
-        duration_in_s = remaining_in_s + DURATION_TOLERANCE_IN_S
+    longest_in_s = remaining_in_s + DURATION_TOLERANCE_IN_S
+    duration_in_s = longest_in_s if duration_in_s is None else min(duration_in_s, longest_in_s)
     expected_in_s = min(duration_in_s, remaining_in_s)
     try:
         with track.open() as file:
