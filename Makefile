@@ -53,7 +53,8 @@ train-tiny: $(INSTALLED)
 		--num_validation_crops 4 --manifest $(RUN)/corpus/manifest.jsonl --output_dir $(RUN)/autoencoder
 	$(TRAIN) training/train_clap.py --config training/configs/clap_tiny.yaml $(FEW_STEPS) \
 		--batch_size 4 --manifest $(RUN)/corpus/manifest.jsonl --output_dir $(RUN)/clap
-	$(TRAIN) training/normalize_latents.py --num_crops 4 --manifest $(RUN)/corpus/manifest.jsonl \
+	$(TRAIN) training/normalize_latents.py --num_crops 4 --silence_distance 6 \
+		--manifest $(RUN)/corpus/manifest.jsonl \
 		--autoencoder $(RUN)/autoencoder/autoencoder --output_dir $(RUN)/autoencoder/normalized
 	$(TRAIN) training/encode_latents.py --max_tracks 2 --manifest $(RUN)/corpus/manifest.jsonl \
 		--autoencoder $(RUN)/autoencoder/normalized --output_dir $(RUN)/latents
