@@ -21,7 +21,8 @@ def test_reconstruction_stays_and_power_becomes_one(tiny_manifest, tiny_autoenco
     before = AutoencoderOobleck(**tiny_autoencoder_config)
     before.save_pretrained(tmp_path / "before")
     check_script("normalize_latents.py", "--autoencoder", tmp_path / "before", "--manifest", tiny_manifest,
-                 "--output_dir", tmp_path / "after", "--num_crops", 4, "--crop_duration_in_s", NUM_SAMPLES / 44100)  # fmt: skip
+                 "--output_dir", tmp_path / "after", "--num_crops", 4,
+                 "--crop_duration_in_s", NUM_SAMPLES / 44100)  # fmt: skip
     after = AutoencoderOobleck.from_pretrained(tmp_path / "after")
     crops = AudioCrops(read_manifest(tiny_manifest, "train"), CropMaker(NUM_SAMPLES, 44100))
     waveform = torch.stack([crops[i]["waveform"] for i in range(4)])
