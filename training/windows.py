@@ -57,8 +57,9 @@ def open_windows(
         return _of_latents(config, window_length, max_seconds)
     if vae is None:
         raise ValueError("--manifest needs --autoencoder, which encodes the music.")
-    if config.excerpt_probability:
-        raise ValueError(f"excerpt_probability={config.excerpt_probability} needs --latents.")
+    for name in ("excerpt_probability", "balance_silence"):
+        if getattr(config, name):
+            raise ValueError(f"{name}={getattr(config, name)} needs --latents.")
     return _of_music(config, vae, window_length, max_seconds, accelerator)
 
 

@@ -20,7 +20,15 @@ from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipel
 from stable_longform.utils.audio import read_audio, to_stereo
 
 sys.path.insert(0, str(ROOT / "training"))
-from train_dit import Config, draw, load_autoencoder, shift_times, uniform_times, velocity_loss  # noqa: E402
+from train_dit import (  # noqa: E402
+    Config,
+    balance,
+    draw,
+    load_autoencoder,
+    shift_times,
+    uniform_times,
+    velocity_loss,
+)
 
 MODEL, SETTINGS = DIT["model"], DIT
 
@@ -181,7 +189,19 @@ def test_a_fresh_model_has_the_loss_of_its_output():
     tokens = noisy.unflatten(-1, (-1, 2)).transpose(1, 2).flatten(2)
     output = transformer.proj_out(transformer.proj_in(tokens))
     output = output.unflatten(-1, (-1, 2)).transpose(1, 2).flatten(2)
-    assert torch.allclose(loss, (output - target).square().mean(dim=(1, 2)), rtol=1e-4)
+    errors = (output - target).square().mean(dim=1)
+    assert torch.allclose(loss, errors.mean(dim=1), rtol=1e-4)
+    music = torch.arange(16) < torch.tensor([[4], [16]])
+    loss = velocity_loss(transformer, timing, batch | {"frame_weights": balance(music)}, noise, t, keep)
+    halves = errors[0, :4].mean() / 2 + errors[0, 4:].mean() / 2
+    assert torch.allclose(loss, torch.stack([halves, errors[1].mean()]), rtol=1e-4)
+
+
+def test_balanced_weights_have_mean_1_and_are_finite():
+    weights = balance(torch.arange(8) < torch.tensor([[0], [1], [4], [8]]))
+    assert torch.allclose(weights.mean(dim=1), torch.ones(4))
+    assert weights[1].tolist() == pytest.approx([4.0] + [4 / 7] * 7)
+    assert torch.equal(weights[[0, 2, 3]], torch.ones(3, 8))
 
 
 def test_a_masked_text_is_a_shorter_one():

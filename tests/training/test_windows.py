@@ -62,6 +62,7 @@ def test_what_is_refused(music, autoencoder, latents):
     refuse("--manifest needs --autoencoder", manifest=music.manifest)
     vae = AutoencoderOobleck.from_pretrained(autoencoder)
     refuse("excerpt_probability=0.5 needs --latents", vae, manifest=music.manifest, excerpt_probability=0.5)
+    refuse("balance_silence=True needs --latents", vae, manifest=music.manifest, balance_silence=True)
 
 
 def test_a_decoder_that_was_trained_on_leaves_the_latents_valid(autoencoder, latents):
