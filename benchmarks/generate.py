@@ -76,6 +76,7 @@ def run(pipe, num_inference_steps: int, arguments: argparse.Namespace) -> tuple[
         PROMPT,
         arguments.duration,
         num_inference_steps=num_inference_steps,
+        guidance_interval=(0.0, 1.0),  # as the peer
         generator=torch.Generator().manual_seed(0),
         output_type="latent",
     ).audios[0]

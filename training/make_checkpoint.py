@@ -24,7 +24,7 @@ from stable_longform.utils.model_card import CARD_FILE, write_model_card
 
 @dataclass(frozen=True)
 class Config:
-    """Folders of the trained parts, the range of noise levels that the scheduler samples, and words for the card.
+    """Folders of the trained parts, what sampling uses by default, and words for the card.
 
     `clap` may also be the folder of a whole checkpoint, whose text encoder is taken.
     """
@@ -36,6 +36,7 @@ class Config:
     dtype: str = "float32"
     sigma_min: float = SIGMA_MIN
     sigma_max: float = SIGMA_MAX
+    guidance_interval: tuple = (0.0, 1.0)  # of calls that don't give one
     description: str = ""  # what kind of model it is
     data: str = ""  # what it learned from, and under which licences that is
     license: str = ""  # of the weights, for example "cc-by-4.0"
@@ -60,6 +61,7 @@ def main(config: Config) -> None:
         timing_conditioner=TimingConditioner.from_pretrained(config.dit, subfolder="timing_conditioner"),
         transformer=transformer,
         scheduler=make_scheduler(config.sigma_min, config.sigma_max),
+        guidance_interval=config.guidance_interval,
     ).to(dtype)
     utils.export_model(pipe, config.output_dir, keep=(CARD_FILE, "ATTRIBUTION.md"))
     runs = {"autoencoder": config.autoencoder, "CLAP": config.clap, "transformer": config.dit}

@@ -21,6 +21,7 @@ from tiny_pipeline import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from stable_longform import LongFormMusicPipeline
 from stable_longform.noise_schedule import make_scheduler
 from stable_longform.pipelines import guidance
 from stable_longform.pipelines.guidance import guide
@@ -268,6 +269,21 @@ def test_guidance_is_on_within_its_interval(pipe):
     inside = [0.4 <= float(call["timestep"][0]) <= 0.8 for call in calls]
     assert 0 < sum(inside) < 10
     assert [len(call["latents"]) for call in calls] == [2 if guided else 1 for guided in inside]
+
+
+def test_a_pipeline_can_have_its_own_guidance_interval(tmp_path, pipe):
+    expected = generate(pipe, num_inference_steps=6, guidance_interval=(0.0, 0.5))
+    own = LongFormMusicPipeline(**pipe.components, guidance_interval=(0.0, 0.5))
+    own.set_progress_bar_config(disable=True)
+    assert_all_equal(generate(own, num_inference_steps=6), expected)
+    always = generate(own, num_inference_steps=6, guidance_interval=(0.0, 1.0))
+    assert_all_equal(always, generate(pipe, num_inference_steps=6))
+    assert not torch.equal(always[0], expected[0])
+    own.save_pretrained(tmp_path)
+    loaded = LongFormMusicPipeline.from_pretrained(tmp_path)
+    assert list(loaded.config.guidance_interval) == [0.0, 0.5]
+    with pytest.raises(ValueError, match=r"guidance_interval must be two rising times in \[0, 1\], got \(0.5, 2\)"):
+        LongFormMusicPipeline(**pipe.components, guidance_interval=(0.5, 2))
 
 
 def test_the_null_branch_keeps_the_global_timing_and_has_no_text(pipe):

@@ -141,7 +141,8 @@ def test_two_steps_and_two_more_equal_four(train, trained):
 def test_short_window_carries_over_to_a_long_one_and_to_a_pipeline(train, trained, folder, autoencoder, clap, latents):
     settings = {**SETTINGS, "model": {**MODEL, "sample_size": 64}, "learning_rate": 1e-8}
     demos = ["--demo_every", 1, "--demo_steps", 2, "--demo_duration_in_s", 1, "--num_demos", 1, "--autoencoder"]
-    long = train("long", "--max_steps", 1, "--init_from", trained / "dit", *demos, autoencoder, settings=settings)
+    start = ["--init_from", trained / "dit", "--excerpt_probability", 0.5, "--balance_silence", "true"]
+    long = train("long", "--max_steps", 1, *start, *demos, autoencoder, settings=settings)
     audio = {path.name: read_audio(path)[0] for path in (long / "demos" / "step-00000001").iterdir()}
     assert set(audio) == {"0-real.flac", "0-guidance-1.flac", "0-guidance-7.flac"}
     assert {waveform.shape for waveform in audio.values()} == {(2, 44100)}
@@ -159,7 +160,8 @@ def test_short_window_carries_over_to_a_long_one_and_to_a_pipeline(train, traine
         before, after = (load_file(next((run / "dit" / part).glob("*.safetensors"))) for run in (trained, long))
         assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in before)
     check_script("make_checkpoint.py", "--autoencoder", autoencoder, "--clap", clap, "--dit", long / "dit",
-                 "--output_dir", folder / "checkpoint", "--sigma_min", 0.1, "--license", "mit")  # fmt: skip
+                 "--output_dir", folder / "checkpoint", "--sigma_min", 0.1, "--license", "mit",
+                 "--guidance_interval", "[0.0, 0.9]")  # fmt: skip
     refused = run_script("make_checkpoint.py", "--autoencoder", folder / "other", "--clap", clap,
                          "--dit", long / "dit", "--output_dir", folder / "wrong")  # fmt: skip
     assert refused.returncode == 2 and "latents of another autoencoder" in refused.stderr
@@ -168,6 +170,7 @@ def test_short_window_carries_over_to_a_long_one_and_to_a_pipeline(train, traine
     assert "license: mit" in card and "| transformer | 1 | 2 | 0 |" in card and "| transformer, valid/loss | " in card
     pipe = LongFormMusicPipeline.from_pretrained(folder / "checkpoint")
     assert pipe.max_duration_in_s == pytest.approx(64 * 2048 / 44100)
+    assert list(pipe.config.guidance_interval) == [0.0, 0.9]
     result = pipe("Genre: Rock", duration=1.5, num_inference_steps=2, generator=torch.Generator().manual_seed(0))
     assert result.audios[0].shape == (2, round(1.5 * 44100)) and torch.isfinite(result.audios[0]).all()
 

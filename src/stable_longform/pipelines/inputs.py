@@ -119,12 +119,16 @@ def check_count(name: str, value: int) -> None:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
 
 
-def check_guidance(guidance_scale: float, guidance_rescale: float, guidance_interval: tuple[float, float]) -> None:
-    """A finite scale, a rescaling φ in [0, 1], and two rising times in [0, 1]."""
+def check_guidance(guidance_scale: float, guidance_rescale: float) -> None:
+    """A finite scale and a rescaling φ in [0, 1]."""
     if not math.isfinite(guidance_scale):
         raise ValueError(f"guidance_scale must be finite, got {guidance_scale}.")
     if not 0 <= guidance_rescale <= 1:
         raise ValueError(f"guidance_rescale must be in [0, 1], got {guidance_rescale}.")
+
+
+def check_interval(guidance_interval: Sequence[float]) -> None:
+    """Two rising times in [0, 1]."""
     if len(guidance_interval) != 2 or not 0 <= guidance_interval[0] <= guidance_interval[1] <= 1:
         raise ValueError(f"guidance_interval must be two rising times in [0, 1], got {guidance_interval}.")
 

@@ -59,6 +59,10 @@ class LongFormMusicPipeline(StableAudioFolderMixin, DiffusionPipeline, LongFormM
         mask_text_padding: hide padding tokens of the prompt from the transformer. The paper's code does not.
         zero_text_padding: set the features of padding tokens to zero, as models with T5 (Stable Audio Open) are
             trained. The paper's code, with CLAP, does not.
+        guidance_interval: that of calls which don't give one, two rising times in [0, 1]. The paper's: (0, 1).
+
+    Raises:
+        ValueError: `guidance_interval` is not such a pair.
     """
 
     model_cpu_offload_seq = "text_encoder->timing_conditioner->transformer->vae"
@@ -74,8 +78,10 @@ class LongFormMusicPipeline(StableAudioFolderMixin, DiffusionPipeline, LongFormM
         scheduler,
         mask_text_padding: bool = False,
         zero_text_padding: bool = False,
+        guidance_interval: Sequence[float] = (0.0, 1.0),
     ):
         super().__init__()
+        inputs.check_interval(guidance_interval)
         self.register_modules(
             vae=vae,
             text_encoder=text_encoder,
@@ -84,7 +90,11 @@ class LongFormMusicPipeline(StableAudioFolderMixin, DiffusionPipeline, LongFormM
             transformer=transformer,
             scheduler=scheduler,
         )
-        self.register_to_config(mask_text_padding=mask_text_padding, zero_text_padding=zero_text_padding)
+        self.register_to_config(
+            mask_text_padding=mask_text_padding,
+            zero_text_padding=zero_text_padding,
+            guidance_interval=list(guidance_interval),
+        )
         self._interrupt, self._current_timestep = False, None
 
     @classmethod
@@ -151,7 +161,7 @@ class LongFormMusicPipeline(StableAudioFolderMixin, DiffusionPipeline, LongFormM
         num_inference_steps: int = 100,
         guidance_scale: float = 7.0,
         guidance_rescale: float = 0.0,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_interval: tuple[float, float] | None = None,
         num_waveforms_per_prompt: int = 1,
         generator: Generators = None,
         latents: torch.Tensor | None = None,
@@ -178,7 +188,9 @@ class LongFormMusicPipeline(StableAudioFolderMixin, DiffusionPipeline, LongFormM
             guidance_scale: weight s of classifier-free guidance, v_u + s·(v_c − v_u); 1 switches it off.
             guidance_rescale: φ in [0, 1] of Lin et al. (2023): how far the guided prediction is brought back to the
                 standard deviation of the conditional one, frame by frame.
-            guidance_interval: times t, within [0, 1], between which guidance is on.
+            guidance_interval: times t, within [0, 1], between which guidance is on; None: the pipeline's own, (0, 1)
+                unless its configuration says otherwise. Below 1 guidance leaves alone what is decided in the noise,
+                such as where the music ends. Kynkäänniemi et al., arXiv 2404.07724.
             num_waveforms_per_prompt: results for each prompt.
             generator: for the noise; a list has one for each result, which then does not depend on its neighbours.
             latents: initial noise `(batch_size, latent_channels, sample_size)` of unit variance.
@@ -211,7 +223,9 @@ class LongFormMusicPipeline(StableAudioFolderMixin, DiffusionPipeline, LongFormM
             duration, seconds_start, seconds_total, num_prompts, self.max_duration_in_s, latest
         )
         inputs.check_count("num_inference_steps", num_inference_steps)
-        inputs.check_guidance(guidance_scale, guidance_rescale, guidance_interval)
+        guidance_interval = self.config.guidance_interval if guidance_interval is None else guidance_interval
+        inputs.check_guidance(guidance_scale, guidance_rescale)
+        inputs.check_interval(guidance_interval)
         inputs.check_count("num_waveforms_per_prompt", num_waveforms_per_prompt)
         inputs.check_output_type(output_type)
         inputs.check_callback_inputs(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
