@@ -36,6 +36,7 @@ from stable_longform.utils.audio import read_audio, resample, to_stereo
 CROP_IN_S, WINDOWS_PER_CROP = 6.05, 2
 UNTRAINED_STEPS = 4  # its prediction hardly depends on the time
 BAND_EDGES_IN_HZ = (0, 60, 120, 250, 500, 1000, 2000, 4000, 8000, 16000, 22050)
+END_SHARES = (0.04, 0.1, 0.2, 0.4)  # of the window: durations whose end is measured
 TAGGER = "musicnn_msd"  # the tags of the free corpus, and so its prompts, are the other tagger's
 
 Item = tuple[str, torch.Tensor]  # name, and `(2, num_samples)`
@@ -260,30 +261,34 @@ def print_reconstruction(real: Sequence[Item], decoded: Sequence[Item], sampling
 
 
 def print_adherence(pipe: LongFormMusicPipeline, tracks: Sequence[Track], arguments: argparse.Namespace) -> None:
-    """Effect of prompt and seed, level after the asked duration, time."""
-    duration = min(60.0, pipe.max_duration_in_s / 4)
+    """Level before and behind the end of each duration; effect of prompt and seed, time."""
     settings = {
-        "duration": duration,
         "num_inference_steps": arguments.num_inference_steps,
         "guidance_scale": arguments.guidance_scale,
         "guidance_rescale": arguments.guidance_rescale,
         "output_type": "latent",
     }
     prompts = [build_prompt(track.metadata, random.Random(arguments.seed)) for track in tracks[:2]]
-    cases = ((prompts[0], 0), (prompts[1], 0), (prompts[0], 1))
+
+    def sample(prompt: str, seed: int, duration: float) -> torch.Tensor:
+        return pipe(prompt, duration, generator=torch.Generator().manual_seed(seed), **settings).audios[0]
+
+    print("\n| asked for (s) | music before the end (dBFS) | from 1.5 times that on (dBFS) |\n|---|---|---|")
+    for duration in (share * pipe.max_duration_in_s for share in END_SHARES):
+        audio = pipe.decode_latents(sample(prompts[0], 0, duration), pipe.max_duration_in_s)
+        asked = round(duration * pipe.sampling_rate)
+        levels = [10 * part.square().mean().log10().item() for part in (audio[:, :asked], audio[:, asked * 3 // 2 :])]
+        print(f"| {duration:.1f} | {levels[0]:.1f} | {levels[1]:.1f} |")
+    duration = min(60.0, pipe.max_duration_in_s / 4)
     start = time.perf_counter()
-    latents = [pipe(p, generator=torch.Generator().manual_seed(s), **settings).audios[0] for p, s in cases]
-    sampling = (time.perf_counter() - start) / len(cases)
+    latents = [sample(prompt, seed, duration) for prompt, seed in ((prompts[0], 0), (prompts[1], 0), (prompts[0], 1))]
+    sampling = (time.perf_counter() - start) / len(latents)
     start = time.perf_counter()
-    audio = pipe.decode_latents(latents[0], pipe.max_duration_in_s).cpu()
+    pipe.decode_latents(latents[0], pipe.max_duration_in_s)
     decoding = time.perf_counter() - start
-    asked = round(duration * pipe.sampling_rate)
-    tail = 10 * np.log10(float(audio[:, 2 * asked :].square().mean() / audio[:, :asked].square().mean()) + 1e-12)
     num_frames = round(duration * pipe.vae.latent_rate)
     first, prompt, seed = (item[:, :num_frames] for item in latents)
-    print(
-        f"\n- Level behind {2 * duration:.0f} s when {duration:.0f} s are asked for, beside the music: {tail:.1f} dB."
-    )
+    print()
     for name, other in (("another prompt, same seed", prompt), ("another seed, same prompt", seed)):
         print(
             f"- Change of the latents with {name}: {float((first - other).norm() / first.norm()):.2f} of their norm."
