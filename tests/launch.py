@@ -20,7 +20,10 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_IN_S = 240
-SCRIPTS = ("train_autoencoder", "train_clap", "train_dit", "encode_latents", "normalize_latents", "make_checkpoint")
+SCRIPTS = (
+    *("train_autoencoder", "train_clap", "train_dit", "encode_latents", "normalize_latents", "silence_decoder"),
+    "make_checkpoint",
+)
 
 os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT / "src", ROOT / "training", ROOT / "tests")))
 _context = multiprocessing.get_context("forkserver")
