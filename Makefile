@@ -56,13 +56,15 @@ train-tiny: $(INSTALLED)
 	$(TRAIN) training/normalize_latents.py --num_crops 4 --silence_distance 6 \
 		--manifest $(RUN)/corpus/manifest.jsonl \
 		--autoencoder $(RUN)/autoencoder/autoencoder --output_dir $(RUN)/autoencoder/normalized
+	$(TRAIN) training/silence_decoder.py --max_steps $(STEPS) --manifest $(RUN)/corpus/manifest.jsonl \
+		--autoencoder $(RUN)/autoencoder/normalized --output_dir $(RUN)/autoencoder/silent
 	$(TRAIN) training/encode_latents.py --max_tracks 2 --manifest $(RUN)/corpus/manifest.jsonl \
 		--autoencoder $(RUN)/autoencoder/normalized --output_dir $(RUN)/latents
 	$(TRAIN) training/train_dit.py --config training/configs/dit_tiny_48s.yaml $(FEW_STEPS) \
 		--latents $(RUN)/latents --clap $(RUN)/clap/clap --output_dir $(RUN)/dit_48s
 	$(TRAIN) training/train_dit.py --config training/configs/dit_tiny_285s.yaml $(FEW_STEPS) \
 		--latents $(RUN)/latents --clap $(RUN)/clap/clap --init_from $(RUN)/dit_48s/dit --output_dir $(RUN)/dit_285s
-	$(PYTHON) training/make_checkpoint.py --autoencoder $(RUN)/autoencoder/normalized --clap $(RUN)/clap/clap \
+	$(PYTHON) training/make_checkpoint.py --autoencoder $(RUN)/autoencoder/silent --clap $(RUN)/clap/clap \
 		--dit $(RUN)/dit_285s/dit --output_dir $(RUN)/checkpoint
 	$(VENV)/bin/stable-longform generate "Genre: Rock" --checkpoint $(RUN)/checkpoint --duration 10 --steps 5 \
 		--seed 1 -o $(RUN)/music.wav
