@@ -48,3 +48,12 @@ def test_prompt_and_seed_change_the_result(pipe):
     audio = generate(pipe)[0]
     for other in (generate(pipe, prompt="Genre: Rock|Instruments: Drums"), generate(pipe, seed=2)):
         assert (other[0] - audio).norm() > 1e-3 * audio.norm()
+
+
+def test_silence_follows_the_asked_duration(pipe):
+    generator = torch.Generator().manual_seed(1)
+    prompt = "Genre: Ambient, Electronic|Instruments: Synth|Moods: Slow"
+    latents = pipe(prompt, 20.0, num_inference_steps=8, generator=generator, output_type="latent").audios[0]
+    music, behind = (pipe.decode_latents(latents[:, first:], 10.0) for first in (0, 1500))  # 1500: 69.7 s
+    music, behind = (20 * waveform.std().log10() for waveform in (music, behind))
+    assert music > -30 and behind < music - 12
