@@ -78,7 +78,7 @@ class LongFormMusicPipeline(StableAudioFolderMixin, DiffusionPipeline, LongFormM
         scheduler,
         mask_text_padding: bool = False,
         zero_text_padding: bool = False,
-        guidance_interval: Sequence[float] = (0.0, 1.0),
+        guidance_interval: list[float] | tuple[float, float] = (0.0, 1.0),
     ):
         super().__init__()
         inputs.check_interval(guidance_interval)
