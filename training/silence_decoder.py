@@ -24,6 +24,7 @@ from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 logger = logging.getLogger(__name__)
 
 FLOOR = 1e-7  # mean square below which silence need not fall
+WARMUP_STEPS = 20  # then the learning rate falls linearly to 0
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ def main(config: Config) -> None:
     generator = torch.Generator().manual_seed(config.seed)
     decoder = vae.decoder.requires_grad_(True).train()
     optimizer = torch.optim.Adam(decoder.parameters(), config.learning_rate, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, config.max_steps, pct_start=0.1, cycle_momentum=False
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1, (step + 1) / WARMUP_STEPS) * (1 - step / config.max_steps)
     )
     for batch in tqdm(batches, disable=None):
         latents = before.encode(batch).latent_dist.mode()
