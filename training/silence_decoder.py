@@ -55,6 +55,7 @@ def main(config: Config) -> None:
     items = first_items(crops, (config.max_steps + 1) * config.batch_size)
     music, *batches = torch.stack([item["waveform"] for item in items]).split(config.batch_size)  # the first: left out
     power = before(music).sample.square().mean().clamp(min=FLOOR)
+    silence = silent_latents(before)
     generator = torch.Generator().manual_seed(config.seed)
     decoder = vae.decoder.requires_grad_(True).train()
     optimizer = torch.optim.Adam(decoder.parameters(), config.learning_rate, betas=(0.9, 0.98))
@@ -63,26 +64,28 @@ def main(config: Config) -> None:
     )
     for batch in tqdm(batches, disable=None):
         latents = before.encode(batch).latent_dist.mode()
-        output = decoder(torch.cat([noisy_silence(before, latents.shape, config.noise, generator), latents]))
-        silence, result = output.split(config.batch_size)
+        noisy = add_noise(silence, latents.shape, config.noise, generator)
+        quiet, result = decoder(torch.cat([noisy, latents])).split(config.batch_size)
         change = (result - before.decoder(latents)).square().mean() / power
-        loss = levels(silence).mean() + config.music_weight * change
+        loss = levels(quiet).mean() + config.music_weight * change
         utils.check_finite({"loss": loss}, schedule.last_epoch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
     vae.eval()
-    describe(before, vae, music, config)
+    describe(before, vae, silence, music, config)
     utils.export_model(vae, config.output_dir)
 
 
-def noisy_silence(
-    vae: AutoencoderOobleck, shape: torch.Size, noise: float, generator: torch.Generator
-) -> torch.Tensor:
+def silent_latents(vae: AutoencoderOobleck) -> torch.Tensor:
+    """Latents `(1, C, 1)` of one frame of silence, far from the ends."""
+    waveform = torch.zeros(1, vae.config.audio_channels, vae.hop_length * (2 * vae.encoder_context + 1))
+    return vae.encode(waveform).latent_dist.mode()[:, :, vae.encoder_context, None]
+
+
+def add_noise(silence: torch.Tensor, shape: torch.Size, noise: float, generator: torch.Generator) -> torch.Tensor:
     """Latents `(B, C, L)` of silence, each item with noise of its own deviation, uniform in [0, `noise`]."""
-    silence = vae.encode(torch.zeros(1, vae.config.audio_channels, vae.hop_length * (2 * vae.encoder_context + 1)))
-    silence = silence.latent_dist.mode()[:, :, vae.encoder_context, None]
     deviation = noise * torch.rand(shape[0], 1, 1, generator=generator)
     return silence + deviation * torch.randn(shape, generator=generator)
 
@@ -93,11 +96,13 @@ def levels(waveforms: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def describe(before: AutoencoderOobleck, after: AutoencoderOobleck, music: torch.Tensor, config: Config) -> None:
+def describe(
+    before: AutoencoderOobleck, after: AutoencoderOobleck, silence: torch.Tensor, music: torch.Tensor, config: Config
+) -> None:
     """Logs the level of noisy silence before and after, and by how much music that was left out has changed."""
     latents = before.encode(music).latent_dist.mode()
-    silence = noisy_silence(before, latents.shape, config.noise, torch.Generator().manual_seed(config.seed + 1))
-    old, new = (10 * levels(vae.decode(silence).sample).mean().item() for vae in (before, after))
+    noisy = add_noise(silence, latents.shape, config.noise, torch.Generator().manual_seed(config.seed + 1))
+    old, new = (10 * levels(vae.decode(noisy).sample).mean().item() for vae in (before, after))
     expected = before.decode(latents).sample
     change = 10 * ((after.decode(latents).sample - expected).square().mean() / expected.square().mean()).log10()
     logger.info("Noisy silence: %.1f dBFS, was %.1f. Music: changed by %.1f dB beside itself.", new, old, change)

@@ -85,7 +85,7 @@ def test_an_excerpt_stands_for_the_whole(tmp_path):
         assert torch.equal(item["latents"][0], torch.where(frames < length, start + frames, -1).float())
         lengths.append(length)
         short.append(length <= min(LENGTHS[number], WINDOW) / 5)
-    assert min(lengths) == 1 and 0.4 < sum(short) / 300 < 0.6
+    assert min(lengths) == 1 and max(lengths) > WINDOW * 3 / 4 and 0.4 < sum(short) / 300 < 0.6
     assert 0.1 < sum(length in (*LENGTHS, WINDOW) for length in lengths) / 300 < 0.3
     some = LatentWindows(folder, "train", WINDOW, excerpt_probability=0.3)
     assert 20 < sum(some[index]["seconds_total"] in (1, 3) for index in range(200)) < 60  # no whole track is so short
