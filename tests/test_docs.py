@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from stable_longform.cli.main import GROUPS, app
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "stable_longform"
 DOCUMENTS = [
@@ -145,9 +147,8 @@ def test_commands_use_options_that_exist(document):
 
 @documents
 def test_console_commands_exist(document):
-    cli = pytest.importorskip("stable_longform.cli")
-    commands = {command.name or command.callback.__name__: command for command in cli.app.registered_commands}
-    for group, module in cli.GROUPS.items():
+    commands = {command.name or command.callback.__name__: command for command in app.registered_commands}
+    for group, module in GROUPS.items():
         for command in importlib.import_module(module).app.registered_commands:
             commands[f"{group} {command.name or command.callback.__name__.replace('_', '-')}"] = command
     unknown = []

@@ -20,12 +20,8 @@ LAYERS = {
     "evaluation": 3,
     "convert": 4,
     "": 5,  # the package's own __init__.py, which imports the public names when they are first used
-    "cli_common": 6,
-    "cli_data": 7,
-    "cli_evaluate": 7,
-    "cli_runs": 7,
-    "cli": 8,
-    "app": 8,
+    "cli": 6,
+    "app": 6,
 }
 
 

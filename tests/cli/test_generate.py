@@ -13,7 +13,8 @@ import torch
 from tiny_pipeline import tiny_pipeline
 
 from stable_longform import AutoencoderOobleck, LongFormMusicPipeline, __version__
-from stable_longform.cli import DEFAULT_STEPS, main
+from stable_longform.cli import main
+from stable_longform.cli.generate import DEFAULT_STEPS
 from stable_longform.utils.audio import read_audio, read_tags, write_audio
 
 RATE = 8000

@@ -9,7 +9,7 @@ import typer
 from accelerate import PartialState
 from transformers import AutoModel
 
-from stable_longform.cli_common import (
+from stable_longform.cli.common import (
     Checkpoint,
     Device,
     check_device,

@@ -3,14 +3,18 @@
 import json
 import re
 import sys
+import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
+from tqdm import tqdm
 
 import stable_longform
+from stable_longform.utils.audio import check_output_path
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Checkpoints that are known by name, and that tags name without the machine's paths.
@@ -21,6 +25,13 @@ Checkpoint = Annotated[
     str, typer.Option(help="Folder or Hugging Face Hub id of the model; 'tiny' is the one inside the package.")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ... [default: the GPU if there is one]")]
+SampleFormat = Annotated[
+    str | None,
+    typer.Option(
+        help="pcm16, pcm24 or float for wav, pcm16 or pcm24 for flac, vorbis for ogg. "
+        "[default: pcm16 for wav, pcm24 for flac]"
+    ),
+]
 
 
 def check_device(name: str | None) -> torch.device:
@@ -99,3 +110,36 @@ def load_pipeline(checkpoint: str, device: torch.device, dtype: torch.dtype):
 def load_autoencoder(checkpoint: str, device: torch.device):
     """The `AutoencoderOobleck` of a checkpoint, in float32."""
     return _load("AutoencoderOobleck", checkpoint, subfolder="vae").to(device)
+
+
+def check_output(path: Path, sample_format: str | None) -> None:
+    """Raises a ValueError unless the file can be written; permissions alone do not tell, so one is opened beside."""
+    check_output_path(path, sample_format)
+    try:
+        with tempfile.TemporaryFile(prefix=f".{path.name}", dir=path.absolute().parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def show_progress(chunks: Iterator[torch.Tensor], duration_in_s: float, sampling_rate: int) -> Iterator[torch.Tensor]:
+    """Passes on decoded chunks, with a progress bar in seconds; raises a ValueError for audio that is not finite."""
+    with tqdm(total=round(duration_in_s), unit="s", desc="decoding") as progress:
+        done = 0
+        for chunk in chunks:
+            if not chunk.isfinite().all():
+                raise ValueError(
+                    "The model returned audio that is not finite: try --dtype float32, or another checkpoint."
+                )
+            yield chunk
+            done += chunk.shape[-1]
+            progress.update(min(round(done / sampling_rate), progress.total) - progress.n)
+
+
+def make_tags(title: str, settings: dict) -> dict[str, str]:
+    """Tags of a file that was made with these settings."""
+    return {
+        "title": title,
+        "software": f"stable_longform {stable_longform.__version__}",
+        "comment": json.dumps(settings, ensure_ascii=False),
+    }

@@ -1,0 +1,5 @@
+"""The command line: a file for each command or group of commands, put together in `main`."""
+
+from stable_longform.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,91 @@
+"""The command `stable-longform`: its commands, and how they end.
+
+Progress goes to stderr, the path of the written file to stdout. Bad input ends with exit code 2 and one line,
+`error: ...`, on stderr, before the model is loaded wherever it can be told without it.
+"""
+
+import importlib
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import stable_longform
+from stable_longform.cli.convert import convert, export
+from stable_longform.cli.generate import generate
+from stable_longform.cli.reconstruct import reconstruct
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+# What typer raises for unknown options, missing values and the like: click's class or typer's copy of it.
+UsageError = typer.BadParameter.__base__
+
+# Groups of commands -> the module that defines them as `app`, imported when one of its commands is called.
+GROUPS = {
+    "data": "stable_longform.cli.data",
+    "evaluate": "stable_longform.cli.evaluate",
+    "runs": "stable_longform.cli.runs",
+}
+
+
+class CommandGroup(typer.core.TyperGroup):
+    """The program, whose groups of commands are imported only when they are called, because that takes seconds."""
+
+    def resolve_command(self, ctx, args):
+        """Finds the command that the arguments name."""
+        name = args[0] if args else None
+        if name not in GROUPS:
+            return super().resolve_command(ctx, args)
+        group = typer.main.get_command(importlib.import_module(GROUPS[name]).app)
+        group.name = name
+        return name, group, args[1:]
+
+
+app = typer.Typer(
+    cls=CommandGroup,
+    help=stable_longform.__doc__.splitlines()[0],
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(typer.Typer(), name="data", help="Sources of music: what they hold, and what prompts they give.")
+app.add_typer(
+    typer.Typer(), name="evaluate", help="Scores, timings and sizes of models, as in the tables of the paper."
+)
+app.add_typer(typer.Typer(), name="runs", help="Training runs: how they are doing.")
+
+for command in (generate, reconstruct, convert, export):
+    app.command()(command)
+
+
+@app.callback(invoke_without_command=True)
+def stable_longform_command(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    # The help of the program is the app's; a docstring here would replace it.
+    if version:
+        typer.echo(f"stable_longform {stable_longform.__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        argv: arguments without the program's name; None takes those of the process.
+
+    Returns:
+        The exit code: 0, or 2 for bad input, or 130 when interrupted.
+    """
+    try:
+        return app(args=argv, prog_name="stable-longform", standalone_mode=False) or 0
+    except UsageError as error:
+        message = error.format_message()
+    except (ValueError, OSError) as error:
+        message = str(error)
+    except (typer.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    return EXIT_BAD_INPUT

@@ -1,0 +1,69 @@
+"""The command `stable-longform reconstruct`: audio through the autoencoder and back."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+import stable_longform
+from stable_longform.cli.common import (
+    Checkpoint,
+    Device,
+    SampleFormat,
+    check_device,
+    check_output,
+    load_autoencoder,
+    make_tags,
+    resolve_checkpoint,
+    show_progress,
+)
+from stable_longform.utils.audio import read_blocks, to_stereo, write_audio
+
+
+def reconstruct(
+    input: Annotated[Path, typer.Argument(metavar="INPUT", help="Audio file of any rate; mono is made stereo.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write: .wav, .flac or .ogg.")],
+    checkpoint: Checkpoint = "tiny",
+    device: Device = None,
+    sample_format: SampleFormat = None,
+) -> None:
+    """Encodes INPUT with the model's autoencoder, decodes it and writes the result, to hear what latents keep.
+
+    The result has the model's sampling rate and as many samples as the input at that rate. It keeps its level:
+    samples beyond full scale are clipped unless --sample-format is float.
+    """
+    device = check_device(device)
+    check_output(output, sample_format)
+    if output.resolve() == input.resolve():
+        raise ValueError(f"{output} is the input: choose another output.")
+    next(read_blocks(input), None)  # an input that is no audio is told before the model is loaded
+
+    vae = load_autoencoder(resolve_checkpoint(checkpoint), device)
+    chunks = _reconstruct_chunks(vae, input)
+    settings = {"input": input.name, "checkpoint": checkpoint, "version": stable_longform.__version__}
+    write_audio(output, chunks, vae.config.sampling_rate, sample_format, make_tags(input.name, settings))
+    typer.echo(output)
+
+
+@torch.no_grad()
+def _reconstruct_chunks(vae, path: Path) -> Iterator[torch.Tensor]:
+    """Encodes a file, then yields the reconstruction, of the same length, chunk by chunk."""
+    num_samples = 0
+
+    def read() -> Iterator[torch.Tensor]:
+        nonlocal num_samples
+        for block in read_blocks(path, vae.config.sampling_rate):
+            if not block.isfinite().all():
+                raise ValueError(f"{path} holds samples that are not finite.")
+            num_samples += block.shape[1]
+            yield (to_stereo(block) if vae.config.audio_channels == 2 else block)[None]
+
+    latents = torch.cat([posterior.mode() for posterior in vae.encode_stream(read())], dim=-1)
+    chunks = show_progress(
+        vae.decode_stream(latents), num_samples / vae.config.sampling_rate, vae.config.sampling_rate
+    )
+    for chunk in chunks:
+        yield chunk[0, :, :num_samples]
+        num_samples -= chunk.shape[-1]
