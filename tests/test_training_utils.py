@@ -190,13 +190,6 @@ def test_a_run_is_resumed_with_its_configuration_only(tmp_path):
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["max_steps"] == 99
 
 
-def test_write_text_replaces_and_leaves_nothing_else(tmp_path):
-    for text in ("first and longer", "é"):
-        utils.write_text(tmp_path / "note.txt", text)
-        assert (tmp_path / "note.txt").read_text(encoding="utf-8") == text
-    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
-
-
 def test_log_metrics_appends(tmp_path):
     utils.log_metrics(tmp_path, 1, {"loss": torch.tensor(0.5)})
     utils.log_metrics(tmp_path, 2, {"loss": 0.25, "valid/l1": 1})

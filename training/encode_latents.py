@@ -31,7 +31,7 @@ from stable_longform.data.manifest import SPLITS, Track
 from stable_longform.data.sources import is_stream, open_tracks
 from stable_longform.data.streams import StreamItems
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
-from stable_longform.utils.audio import atomic_path
+from stable_longform.utils.files import atomic_path, weights_sha256, write_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +62,9 @@ def main(config: Config) -> None:
     state = PartialState(cpu=not torch.accelerator.is_available())
     output_dir = Path(config.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    vae = AutoencoderOobleck.from_pretrained(config.autoencoder, torch_dtype=dtype)
-    vae = vae.to(state.device).eval()
+    vae = AutoencoderOobleck.from_pretrained(config.autoencoder)
     _check_autoencoder(vae, output_dir / INFO_FILE, state)
+    vae = vae.to(state.device, dtype).eval()
     if state.is_main_process:
         silence = encode(vae, torch.zeros(2, vae.hop_length * (2 * vae.encoder_context + 1)))
         middle = {name: value[:, vae.encoder_context, None].contiguous() for name, value in silence.items()}
@@ -85,7 +85,7 @@ def main(config: Config) -> None:
     state.wait_for_everyone()
     if state.is_main_process:
         rows = _index_rows(done | read_shards(output_dir), known)
-        utils.write_text(output_dir / INDEX_FILE, "".join(json.dumps(row) + "\n" for row in rows))
+        write_text(output_dir / INDEX_FILE, "".join(json.dumps(row) + "\n" for row in rows))
         logger.info("%d tracks encoded in %s", len(rows), output_dir)
 
 
@@ -182,13 +182,13 @@ def _index_rows(done: dict[str, dict], known: list[Track] | None) -> list[dict]:
 
 def _check_autoencoder(vae: AutoencoderOobleck, file: Path, state: PartialState) -> None:
     """Writes which autoencoder makes the latents, or checks that it is the one that made those already there."""
-    digest = utils.weights_digest(vae.encoder)
-    info = {"latent_rate": vae.latent_rate, "hop_length": vae.hop_length, "encoder_sha256": digest}
+    info = {"latent_rate": vae.latent_rate, "hop_length": vae.hop_length}
+    info |= {"encoder_sha256": weights_sha256(vae.encoder)}
     if file.exists() and json.loads(file.read_text(encoding="utf-8")) != info:
         raise ValueError(f"{file.parent} holds latents of another autoencoder; use another output_dir.")
     state.wait_for_everyone()
     if state.is_main_process:
-        utils.write_text(file, json.dumps(info))
+        write_json(file, info)
 
 
 if __name__ == "__main__":

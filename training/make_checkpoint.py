@@ -19,6 +19,7 @@ from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.noise_schedule import SIGMA_MAX, SIGMA_MIN, make_scheduler
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+from stable_longform.utils.files import weights_sha256
 from stable_longform.utils.model_card import CARD_FILE, write_model_card
 
 
@@ -83,7 +84,7 @@ def check_history(stage: Path, vae: AutoencoderOobleck) -> None:
     if not stage.is_file():  # of an earlier version
         return
     latents = json.loads(stage.read_text(encoding="utf-8"))["sources"].get("latents", {}).get("latents", {})
-    if "encoder_sha256" in latents and not utils.has_digest(vae.encoder, latents["encoder_sha256"]):
+    if "encoder_sha256" in latents and latents["encoder_sha256"] != weights_sha256(vae.encoder):
         raise ValueError(f"{stage.parent} was trained on latents of another autoencoder than the one given.")
 
 

@@ -27,7 +27,8 @@ from pathlib import Path
 import torch
 from torch.nn.functional import pad
 
-from stable_longform.utils.audio import atomic_path, read_audio, write_audio
+from stable_longform.utils.audio import read_audio, write_audio
+from stable_longform.utils.files import atomic_path, write_text
 
 logger = logging.getLogger("prepare_music")
 
@@ -217,8 +218,7 @@ def _attribution_line(track: dict) -> str:
 def write_if_changed(path: Path, text: str) -> None:
     """Writes a text file in one step, unless it already holds this text."""
     if not (path.is_file() and path.read_text(encoding="utf-8") == text):
-        with atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(path, text)
 
 
 def prepare(rows: list[dict], output_dir: Path, download_dir: Path) -> list[dict]:

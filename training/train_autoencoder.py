@@ -27,6 +27,7 @@ from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.discriminator_stft import MultiScaleSTFTDiscriminator
 from stable_longform.models.oobleck_layers import OobleckResidualUnit
 from stable_longform.utils.audio import write_audio
+from stable_longform.utils.files import atomic_folder
 from stable_longform.utils.pictures import draw_spectrograms
 
 VALIDATION_SEED = 2**30  # far from any training seed
@@ -317,7 +318,7 @@ def validate(
 
 def export(model: AutoencoderOobleck, output_dir: Path, step: int) -> None:
     """Saves the model with a note of where it comes from."""
-    with utils.replaced_folder(output_dir / "autoencoder") as folder:
+    with atomic_folder(output_dir / "autoencoder") as folder:
         model.save_pretrained(folder)
         utils.write_stage(folder, output_dir, "autoencoder", step)
 

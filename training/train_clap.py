@@ -38,6 +38,7 @@ from stable_longform.data.sources import open_tracks
 from stable_longform.data.streams import StreamItems, TrackStream, first_items
 from stable_longform.data.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from stable_longform.losses.contrastive import clap_loss, gather_embeds, retrieval_recall
+from stable_longform.utils.files import atomic_folder
 
 VALIDATION_SEED = 2**30  # far from any training seed
 MAX_LENGTH = 77  # tokens of a prompt, as in LAION's code
@@ -382,7 +383,7 @@ def embed_pairs(model, tokenizer, batch: dict, device: torch.device) -> tuple[to
 
 def export(model: ClapModel, processor: ClapProcessor, output_dir: Path, step: int) -> None:
     """Saves the model with its tokenizer and feature extractor, and a note of where it comes from."""
-    with utils.replaced_folder(output_dir / "clap") as folder:
+    with atomic_folder(output_dir / "clap") as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         utils.write_stage(folder, output_dir, "clap", step)

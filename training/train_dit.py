@@ -30,6 +30,7 @@ from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.clap_text_encoder import encode_texts
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
+from stable_longform.utils.files import atomic_folder
 
 logger = logging.getLogger(__name__)
 
@@ -342,7 +343,7 @@ def whole_models(
 
 def export(transformer, timing_conditioner, output_dir: Path, step: int) -> None:
     """Saves both models for `--init_from` and `make_checkpoint.py`, with a note of where they come from."""
-    with utils.replaced_folder(output_dir / "dit") as folder:
+    with atomic_folder(output_dir / "dit") as folder:
         transformer.save_pretrained(folder / "transformer")
         timing_conditioner.save_pretrained(folder / "timing_conditioner")
         utils.write_stage(folder, output_dir, "dit", step, window_length=transformer.config.sample_size)

@@ -8,7 +8,6 @@ To resume, run the same command again. The result is `output_dir/lora/pytorch_lo
 paper. Hu et al., "LoRA", arXiv 2106.09685.
 """
 
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from windows import VALIDATION_SEED, check_latents
 from stable_longform import training_utils as utils
 from stable_longform.data.latents import LatentWindows, collate_windows
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+from stable_longform.utils.files import atomic_path
 
 WEIGHT_NAME = "pytorch_lora_weights.safetensors"
 
@@ -162,14 +162,13 @@ def add_adapter(transformer: torch.nn.Module, config: Config) -> None:
 
 def export(transformer: torch.nn.Module, directory: Path) -> None:
     """Writes the adapter and its configuration, atomically."""
-    partial = f".{WEIGHT_NAME}.partial"
-    LongFormMusicPipeline.save_lora_weights(
-        directory,
-        get_peft_model_state_dict(transformer),
-        weight_name=partial,
-        transformer_lora_adapter_metadata=transformer.peft_config["default"].to_dict(),
-    )
-    os.replace(directory / partial, directory / WEIGHT_NAME)
+    with atomic_path(directory / WEIGHT_NAME) as temporary:
+        LongFormMusicPipeline.save_lora_weights(
+            directory,
+            get_peft_model_state_dict(transformer),
+            weight_name=temporary.name,
+            transformer_lora_adapter_metadata=transformer.peft_config["default"].to_dict(),
+        )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from stable_longform.data.latents import INFO_FILE, LatentWindows, collate_windo
 from stable_longform.data.sources import open_tracks
 from stable_longform.data.streams import first_items
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+from stable_longform.utils.files import weights_sha256
 
 VALIDATION_SEED = 2**30  # far from any training seed
 POSTERIOR_SEED = 2**29  # likewise, of the samples of the posteriors
@@ -109,9 +110,9 @@ def encode(vae: AutoencoderOobleck, waveforms: torch.Tensor, numbers: Sequence[i
 
 
 def check_latents(latents: str, vae: AutoencoderOobleck) -> None:
-    """Raises a ValueError unless the latents were encoded by this autoencoder's encoder, in whatever precision."""
+    """Raises a ValueError unless the latents were encoded by this autoencoder's encoder."""
     file = Path(latents) / INFO_FILE
     if not file.is_file():
         raise ValueError(f"{latents} is not a folder of latents: it has no {INFO_FILE}.")
-    if not utils.has_digest(vae.encoder, json.loads(file.read_text(encoding="utf-8"))["encoder_sha256"]):
+    if json.loads(file.read_text(encoding="utf-8"))["encoder_sha256"] != weights_sha256(vae.encoder):
         raise ValueError(f"{latents} holds latents of another autoencoder than the one given.")

@@ -22,7 +22,8 @@ from stable_longform.evaluation.embedders import load_embedder
 from stable_longform.evaluation.folders import score_folder
 from stable_longform.evaluation.generation import generate_folder
 from stable_longform.evaluation.prompt_lists import PromptRow
-from stable_longform.evaluation.reports import markdown_table, write_json
+from stable_longform.evaluation.reports import markdown_table
+from stable_longform.utils.files import write_json
 
 HEADER = ("model", "output", "FD", "KL", "CLAP score", "inference time")
 PAPER = (  # FD on OpenL3, KL on PaSST, LAION-CLAP; on one A100

@@ -23,7 +23,7 @@ from stable_longform.evaluation.codecs import (
     score_reconstructions,
 )
 from stable_longform.evaluation.reports import markdown_table
-from stable_longform.metrics.embedders.features import weights_hash
+from stable_longform.utils.files import weights_sha256
 
 HEADER = ("model", "latent rate", "STFT distance", "MEL distance", "SI-SDR", "recordings")
 PAPER = (
@@ -58,7 +58,7 @@ def main() -> None:
         codecs.append((codec_of_transformers(model, name, {}), model, rate))
     rows = []
     for codec, model, rate in codecs:
-        cache = arguments.output_dir / f"{weights_hash(model)[:16]}-{arguments.trim:g}s"
+        cache = arguments.output_dir / f"{weights_sha256(model)[:16]}-{arguments.trim:g}s"
         settings = ReadingSettings(trim_in_s=arguments.trim, peak_in_db=None)
         result = score_reconstructions(codec, folder, settings, cache)
         for name, reason in result["skipped"].items():

@@ -1,11 +1,8 @@
-"""Reports: the table's cells, JSON without NaN, pictures."""
+"""Reports: the table's cells, versions, pictures."""
 
-import json
-
-import pytest
 import torch
 
-from stable_longform.evaluation.reports import markdown_table, plot_values, versions, write_json, write_text
+from stable_longform.evaluation.reports import markdown_table, plot_values, versions
 
 
 def test_markdown_table():
@@ -13,15 +10,6 @@ def test_markdown_table():
     assert table.splitlines() == [
         "| a|b | x |", "|---|---|", "| one\\|two | 1.235 |", "| three | – |", "| four | 2 |", "| five | 7 |"
     ]  # fmt: skip
-
-
-def test_json_and_text_appear_whole_or_not_at_all(tmp_path):
-    write_json(tmp_path / "a.json", {"ä": [1, None]})
-    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"ä": [1, None]}
-    with pytest.raises(ValueError):
-        write_json(tmp_path / "b.json", {"x": float("nan")})
-    write_text(tmp_path / "c.md", "ü")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "c.md"]
 
 
 def test_versions_name_what_runs():

@@ -10,7 +10,6 @@ import torch
 
 from stable_longform.utils.audio import (
     TAG_NAMES,
-    atomic_path,
     check_output_path,
     read_audio,
     read_blocks,
@@ -244,15 +243,6 @@ def test_failure_while_writing_keeps_the_old_file_and_leaves_no_other(tmp_path):
     with pytest.raises(RuntimeError, match="the decoder failed"):
         write_audio(path, chunks(), RATE)
     assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_atomic_path_appears_only_at_the_end(tmp_path):
-    path = tmp_path / "a.txt"
-    with atomic_path(path) as temporary:
-        temporary.write_text("new")
-        assert temporary.parent == path.parent and not path.exists()
-    assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -19,7 +19,8 @@ import librosa
 import numpy as np
 
 from stable_longform.data.manifest import Track, read_manifest
-from stable_longform.utils.audio import atomic_path, read_audio
+from stable_longform.utils.audio import read_audio
+from stable_longform.utils.files import atomic_path
 
 SAMPLING_RATE = 22050
 HOP_LENGTH = 256

@@ -17,7 +17,7 @@ from stable_longform.data.prompts import preview as preview_prompts
 from stable_longform.data.sources import find_tracks, is_stream, open_tracks
 from stable_longform.data.statistics import Examined, draw_durations, examine_track, format_summary, summarize
 from stable_longform.data.streams import Found, TrackStream
-from stable_longform.utils.audio import atomic_path
+from stable_longform.utils.files import write_text
 
 NUM_THREADS = 4
 PICTURES = (".png", ".svg", ".pdf")
@@ -59,8 +59,7 @@ def inspect(
     tracks = [item.track for item in examined]
     if manifest is not None:
         lines = [json.dumps(manifest_row(track, manifest.parent), ensure_ascii=False) for track in tracks]
-        with atomic_path(manifest) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_text(manifest, "".join(f"{line}\n" for line in lines))
     if figure is not None:
         draw_durations(
             figure, [track.duration_in_s for track in tracks], f"{len(tracks)} tracks of {Path(source).name}"

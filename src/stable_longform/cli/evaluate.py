@@ -25,7 +25,7 @@ from stable_longform.evaluation.generation import generate_folder
 from stable_longform.evaluation.musicgen import MusicGen
 from stable_longform.evaluation.prompt_lists import read_prompt_list
 from stable_longform.metrics.embedders import minilm, musicnn
-from stable_longform.metrics.embedders.features import file_hash, weights_hash
+from stable_longform.utils.files import file_sha256, weights_sha256, write_json, write_text
 
 # The numbers of the paper: component -> parameters (Table 1); codec -> STFT, mel, SI-SDR (Table 5).
 TABLE_1 = {"transformer": "1.1B", "vae": "157M", "text_encoder": "125M", "total": "1.3B"}
@@ -122,7 +122,7 @@ def score(
     rows = None if prompts is None else read_prompt_list(prompts, no_singing)
     settings = ReadingSettings(trim, max_duration)
     embedders = [load_embedder(spec, check_device(device)) for spec in embedder]
-    protocol = {"prompts_sha256": prompts and file_hash(prompts), "is_singing_excluded": no_singing}
+    protocol = {"prompts_sha256": prompts and file_sha256(prompts), "is_singing_excluded": no_singing}
     text_embedder = minilm.MinilmEmbedder.from_cache(check_device(device)) if tag_text else None
     score_folder(
         generated, reference, output, embedders, rows, settings, num_windows, seed, cache, protocol, text_embedder
@@ -163,8 +163,8 @@ def reconstruct_score(
     table = reports.markdown_table(header, rows)
     for name, result in report["codecs"].items():
         table += "".join(f"\n{name} left out {file}: {why}\n" for file, why in sorted(result["skipped"].items()))
-    reports.write_json(output / "reconstruction.json", report)
-    reports.write_text(output / "table.md", table)
+    write_json(output / "reconstruction.json", report)
+    write_text(output / "table.md", table)
     typer.echo(table, nl=False)
 
 
@@ -184,10 +184,10 @@ def measure(
     synthesize, settings = _load_model(checkpoint, musicgen, chosen, steps, guidance_scale, 0.0)
     rows = measurements.measure_time(synthesize, duration, chosen, "Genre: Ambient|Instruments: Piano", runs)
     output.mkdir(parents=True, exist_ok=True)
-    reports.write_json(output / "time.json", {"rows": rows, "protocol": settings | {"versions": reports.versions()}})
+    write_json(output / "time.json", {"rows": rows, "protocol": settings | {"versions": reports.versions()}})
     header = ("music (s)", "median time (s)", "shortest (s)", "peak memory (GiB)")
     table = reports.markdown_table(header, [list(row.values()) for row in rows])
-    reports.write_text(output / "table.md", table)
+    write_text(output / "table.md", table)
     typer.echo(table, nl=False)
 
 
@@ -215,7 +215,7 @@ def _load_model(
             model = MusicGen.from_pretrained(musicgen, device)
         except OSError as error:
             raise ValueError(f"{musicgen!r} cannot be opened: {error}") from error
-        settings = {"model": musicgen, "weights_sha256": weights_hash(model.model), "window_in_s": model.window_in_s}
+        settings = {"model": musicgen, "weights_sha256": weights_sha256(model.model), "window_in_s": model.window_in_s}
         settings |= {"stride_in_s": model.stride_in_s, "guidance_scale": model.guidance_scale}
         return model, settings
     pipe = load_pipeline(resolve_checkpoint(checkpoint), device, torch.float32)
@@ -223,7 +223,7 @@ def _load_model(
     settings = {"model": checkpoint, "num_inference_steps": steps, "guidance_scale": guidance_scale}
     settings |= {"guidance_rescale": guidance_rescale, "scheduler": type(pipe.scheduler).__name__}
     settings |= {
-        f"{name}_sha256": weights_hash(getattr(pipe, name)) for name in ("transformer", "vae", "text_encoder")
+        f"{name}_sha256": weights_sha256(getattr(pipe, name)) for name in ("transformer", "vae", "text_encoder")
     }
 
     def synthesize(prompt: str, duration: float, seed: int) -> tuple[torch.Tensor, int]:
@@ -244,9 +244,9 @@ def _load_codec(name: str, is_ours: bool, device: torch.device) -> codecs.Codec:
     """The autoencoder of a checkpoint, or a codec of transformers."""
     if is_ours:
         vae = load_autoencoder(resolve_checkpoint(name), device).eval()
-        return codecs.codec_of_autoencoder(vae, name, {"model": name, "weights_sha256": weights_hash(vae)})
+        return codecs.codec_of_autoencoder(vae, name, {"model": name, "weights_sha256": weights_sha256(vae)})
     try:
         model = AutoModel.from_pretrained(name).eval().to(device)
     except OSError as error:
         raise ValueError(f"{name!r} cannot be opened: {error}") from error
-    return codecs.codec_of_transformers(model, name, {"model": name, "weights_sha256": weights_hash(model)})
+    return codecs.codec_of_transformers(model, name, {"model": name, "weights_sha256": weights_sha256(model)})

@@ -3,11 +3,9 @@
 Contents: `convert_checkpoint`, `export_checkpoint`. A folder appears under its name only when it is complete.
 """
 
-import contextlib
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -37,6 +35,7 @@ from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.clap_text_encoder import ClapTextEncoder
 from stable_longform.noise_schedule import make_scheduler
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+from stable_longform.utils.files import atomic_folder, write_json
 
 CONFIG_NAME, WEIGHTS_NAME, CLAP_NAME = "model_config.json", "model.safetensors", "clap.ckpt"
 ROBERTA = "FacebookAI/roberta-base"  # whose tokenizer LAION-CLAP uses
@@ -90,7 +89,7 @@ def convert_checkpoint(
     state_dict = read_state_dict(checkpoint, allow_pickle)
     if is_laion_clap(state_dict):
         model = from_laion_clap(state_dict)
-        with _new_folder(output_dir) as folder:
+        with atomic_folder(output_dir) as folder:
             model.save_pretrained(folder)
             if tokenizer is not None:
                 AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
@@ -102,7 +101,7 @@ def convert_checkpoint(
         verification.check_stable_audio_tools()
     if model_config.transformer is None:
         vae = autoencoder_from_stable_audio_tools(state_dict, model_config)
-        with _new_folder(output_dir) as folder:
+        with atomic_folder(output_dir) as folder:
             vae.save_pretrained(folder)
         if not verify:
             return {}
@@ -112,7 +111,7 @@ def convert_checkpoint(
     components |= _load_text(model_config, text_encoder, tokenizer, allow_pickle)
     is_t5 = model_config.text["type"] == "t5"
     pipe = LongFormMusicPipeline(**components, scheduler=make_scheduler(), zero_text_padding=is_t5)
-    with _new_folder(output_dir) as folder:
+    with atomic_folder(output_dir) as folder:
         pipe.save_pretrained(folder)
     if not verify:
         return {}
@@ -163,7 +162,7 @@ def export_checkpoint(
     if to == "stable-audio-tools":
         return _export_to_stable_audio_tools(pipe, output_dir, include_text_encoder, verify)
     theirs = to_stable_audio_pipeline(pipe)
-    with _new_folder(output_dir) as folder:
+    with atomic_folder(output_dir) as folder:
         theirs.save_pretrained(folder)
     if not verify:
         return {}
@@ -180,9 +179,9 @@ def _export_to_stable_audio_tools(
     components = {name: getattr(pipe, name) for name in ("vae", "transformer", "timing_conditioner")}
     fields = write_model_config(**components, text=_describe_text(pipe, include_text_encoder))
     state_dict = to_stable_audio_tools(**components)
-    with _new_folder(output_dir) as folder:
+    with atomic_folder(output_dir) as folder:
         save_file(state_dict, folder / WEIGHTS_NAME)
-        _write_json(folder / CONFIG_NAME, fields)
+        write_json(folder / CONFIG_NAME, fields)
         if include_text_encoder and not _is_t5(pipe):
             torch.save({"state_dict": text_branch_to_laion_clap(pipe.text_encoder)}, folder / CLAP_NAME)
     if not verify:
@@ -194,9 +193,9 @@ def _export_to_stable_audio_tools(
 def _export_autoencoder(vae: AutoencoderOobleck, output_dir: str | os.PathLike, verify: bool) -> dict[str, float]:
     """Writes an autoencoder alone for stable-audio-tools."""
     fields = write_autoencoder_config(vae)
-    with _new_folder(output_dir) as folder:
+    with atomic_folder(output_dir) as folder:
         save_file(autoencoder_to_stable_audio_tools(vae), folder / WEIGHTS_NAME)
-        _write_json(folder / CONFIG_NAME, fields)
+        write_json(folder / CONFIG_NAME, fields)
     if not verify:
         return {}
     written = read_state_dict(Path(output_dir) / WEIGHTS_NAME)
@@ -289,21 +288,6 @@ def _check_output(output_dir: str | os.PathLike) -> None:
         raise ValueError(f"{output_dir} exists and is no empty folder: choose another.")
 
 
-@contextlib.contextmanager
-def _new_folder(output_dir: str | os.PathLike) -> Iterator[Path]:
-    """A folder to write to, which gets its name when the block ends well and disappears otherwise."""
-    output_dir = Path(output_dir).absolute()
-    partial = output_dir.with_name(f".{output_dir.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if output_dir.exists():
-            output_dir.rmdir()  # empty, as was checked
-        os.replace(partial, output_dir)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def _read_json(path: Path) -> Mapping:
     """A configuration file."""
     try:
@@ -312,8 +296,3 @@ def _read_json(path: Path) -> Mapping:
         raise ValueError(f"There is no {path}: name the checkpoint's configuration.") from error
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
-
-
-def _write_json(path: Path, fields: Mapping) -> None:
-    """A configuration file."""
-    path.write_text(json.dumps(fields, indent=4) + "\n", encoding="utf-8")

@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from stable_longform.data.bad_tracks import MAX_BAD_FRACTION, MAX_DRAWS, BadTrackError, BadTracks
 from stable_longform.data.manifest import draw_index
 from stable_longform.data.prompts import available_fields, build_prompt
-from stable_longform.utils.audio import atomic_path
+from stable_longform.utils.files import atomic_path
 
 INDEX_FILE, SILENCE_FILE, INFO_FILE = "index.jsonl", "silence.safetensors", "latents.json"
 

@@ -16,7 +16,8 @@ from stable_longform.data.audio_crops import SILENCE_PEAK
 from stable_longform.data.bad_tracks import DURATION_TOLERANCE_IN_S, KINDS, BadTrackError, read_track
 from stable_longform.data.manifest import SPLITS, Track
 from stable_longform.data.prompts import FIELD_TYPES, available_fields, values_of
-from stable_longform.utils.audio import AudioInfo, atomic_path, read_info
+from stable_longform.utils.audio import AudioInfo, read_info
+from stable_longform.utils.files import atomic_path
 from stable_longform.utils.optional import require
 
 EXCERPT_IN_S, NUM_EXCERPTS = 10.0, 3

@@ -21,9 +21,9 @@ from stable_longform.evaluation.audio_files import (
     load_audio,
     to_channels,
 )
-from stable_longform.metrics.embedders.features import file_hash
 from stable_longform.metrics.reconstruction import mel_distance, si_sdr, stft_distance
-from stable_longform.utils.audio import atomic_path, resample
+from stable_longform.utils.audio import resample
+from stable_longform.utils.files import file_sha256, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -113,11 +113,10 @@ def score_reconstructions(codec: Codec, folder: Path, settings: ReadingSettings,
     per_file, skipped = {}, {}
     for name, path in tqdm(list_audio(folder).items(), desc=f"{codec.name}: {folder}", unit="file"):
         try:
-            stored = cache / f"{file_hash(path)}.json"
+            stored = cache / f"{file_sha256(path)}.json"
             if not stored.is_file():
                 values = _score_file(codec, path, settings)
-                with atomic_path(stored) as temporary:
-                    temporary.write_text(json.dumps(values), encoding="utf-8")
+                write_json(stored, values)
             per_file[name] = json.loads(stored.read_text(encoding="utf-8"))
         except (UnusableAudioError, OSError) as error:
             logger.warning("%s is left out: %s", path, error)

@@ -25,8 +25,8 @@ from stable_longform.evaluation.audio_files import (
     load_audio,
     to_channels,
 )
-from stable_longform.metrics.embedders.features import AudioFeatures, file_hash
-from stable_longform.utils.audio import atomic_path
+from stable_longform.metrics.embedders.features import AudioFeatures
+from stable_longform.utils.files import atomic_path, file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def _file_features(
 ) -> tuple[dict[str, AudioFeatures], list[str]]:
     """Features of one file and the notes about it; the audio is read only if something is missing in the cache."""
     try:
-        digest = file_hash(path)
+        digest = file_sha256(path)
     except OSError as error:
         raise UnusableAudioError(f"unreadable: {error}") from error
     audio, features, notes = None, {}, []

@@ -13,8 +13,9 @@ from stable_longform.evaluation.audio_files import ReadingSettings
 from stable_longform.evaluation.features import FolderFeatures, folder_features
 from stable_longform.evaluation.generation import PROTOCOL_FILE
 from stable_longform.evaluation.prompt_lists import PromptRow, match_references
-from stable_longform.evaluation.reports import markdown_table, plot_values, versions, write_json, write_text
+from stable_longform.evaluation.reports import markdown_table, plot_values, versions
 from stable_longform.evaluation.scores import all_scores
+from stable_longform.utils.files import write_json, write_text
 
 
 def score_folder(

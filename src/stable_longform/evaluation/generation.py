@@ -15,7 +15,8 @@ import torch
 from tqdm import tqdm
 
 from stable_longform.evaluation.prompt_lists import PromptRow
-from stable_longform.utils.audio import atomic_path, write_audio
+from stable_longform.utils.audio import write_audio
+from stable_longform.utils.files import write_json
 
 PROTOCOL_FILE = "protocol.json"
 Synthesize = Callable[[str, float, int], tuple[torch.Tensor, int]]
@@ -84,5 +85,4 @@ def _check_protocol(path: Path, protocol: dict) -> None:
                 f"{path.parent} was generated with other values of {', '.join(changed)}: choose another folder."
             )
     else:
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(protocol, indent=2) + "\n", encoding="utf-8")
+        write_json(path, protocol)

@@ -1,7 +1,6 @@
 """Reports: JSON with everything, a Markdown table, a picture."""
 
 import importlib.metadata
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stable_longform.utils.audio import atomic_path
+from stable_longform.utils.files import atomic_path
 
 PACKAGES = ("stable_longform", "torch", "transformers", "diffusers", "auraloss", "numpy", "soxr", "soundfile")
 
@@ -40,23 +39,6 @@ def _cell(value) -> str:
     if isinstance(value, float):
         return f"{value:.3f}".rstrip("0").rstrip(".")
     return str(value).replace("|", "\\|")
-
-
-def write_json(path: Path, content: Mapping) -> None:
-    """Writes JSON in one step.
-
-    Raises:
-        ValueError: a number in it is not finite.
-    """
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes text in one step."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def plot_values(path: Path, values: Mapping[str, float | Sequence[float]], title: str) -> None:

@@ -11,14 +11,11 @@ from stable_longform.training_utils.checkpoints import (
     CHECKPOINT_PREFIX,
     export_model,
     float_dtype,
-    has_digest,
     latest_checkpoint,
     load_text_encoder,
     load_weights,
-    replaced_folder,
     resume,
     save_checkpoint,
-    weights_digest,
 )
 from stable_longform.training_utils.config import build_model, launch, load_config
 from stable_longform.training_utils.records import (
@@ -39,7 +36,6 @@ from stable_longform.training_utils.steps import (
     progress_bar,
     seed_generators,
 )
-from stable_longform.utils.run_folder import write_text
 
 __all__ = [
     "CHECKPOINT_PREFIX",
@@ -53,7 +49,6 @@ __all__ = [
     "float_dtype",
     "gather",
     "gradient_norm",
-    "has_digest",
     "inverse_lr",
     "item_generator",
     "latest_checkpoint",
@@ -66,14 +61,11 @@ __all__ = [
     "make_loader",
     "mean_losses",
     "progress_bar",
-    "replaced_folder",
     "report",
     "resume",
     "save_checkpoint",
     "seed_generators",
     "share_batch_norms",
     "start_run",
-    "weights_digest",
     "write_stage",
-    "write_text",
 ]

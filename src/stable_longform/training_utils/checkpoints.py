@@ -3,14 +3,11 @@
 A checkpoint is what accelerate saves, and `checkpoint.json`: step, items seen, and the size and SHA-256 of every file.
 """
 
-import contextlib
-import copy
-import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,11 +18,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from stable_longform.models.clap_text_encoder import ClapTextEncoder
 from stable_longform.training_utils.steps import ItemOrder
-from stable_longform.utils.run_folder import rewind_metrics, write_text
+from stable_longform.utils.files import atomic_folder, file_sha256, replace_folder, sync_file, sync_folder, write_json
+from stable_longform.utils.run_folder import rewind_metrics
 
 CHECKPOINT_PREFIX = "checkpoint-"
 CONTENTS_FILE = "checkpoint.json"
-READ_BLOCK = 2**20  # bytes
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +53,7 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, order
             "command again: it goes on from the checkpoint before."
         ) from error
     if accelerator.is_main_process:
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
-        _sync(output_dir)
+        replace_folder(partial, final)
         for old, _ in _checkpoints(output_dir)[:-keep]:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
@@ -156,7 +151,7 @@ def find_damage(checkpoint: Path) -> str | None:
             return f"{name} is missing"
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size} bytes instead of {size}"
-        if file_digest(file) != digest:
+        if file_sha256(file) != digest:
             return f"{name} has other contents than were written"
     return None
 
@@ -165,41 +160,10 @@ def _write_contents(folder: Path, facts: dict) -> None:
     """Writes the list of a checkpoint's files and sees to it that all are on the disk."""
     files = {}
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        files[file.relative_to(folder).as_posix()] = [file.stat().st_size, file_digest(file, is_synced=True)]
-    write_text(folder / CONTENTS_FILE, json.dumps({**facts, "files": files}, indent=1))
-    _sync(folder)
-
-
-def file_digest(file: Path, is_synced: bool = False) -> str:
-    """SHA-256 of a file; with `is_synced` it is on the disk afterwards."""
-    digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while block := stream.read(READ_BLOCK):
-            digest.update(block)
-        if is_synced:
-            os.fsync(stream.fileno())
-    return digest.hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    """Sees to it that the names in a folder are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def replaced_folder(directory: str | os.PathLike) -> Iterator[Path]:
-    """Gives a new folder beside `directory` that takes its place, and that of what was there, on success."""
-    directory = Path(directory)
-    partial = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    shutil.rmtree(directory, ignore_errors=True)
-    os.replace(partial, directory)
+        files[file.relative_to(folder).as_posix()] = [file.stat().st_size, file_sha256(file)]
+        sync_file(file)
+    write_json(folder / CONTENTS_FILE, {**facts, "files": files})
+    sync_folder(folder)
 
 
 def export_model(model, directory: str | os.PathLike, *companions, keep: Sequence[str] = ()) -> None:
@@ -207,7 +171,7 @@ def export_model(model, directory: str | os.PathLike, *companions, keep: Sequenc
 
     `companions` are saved into the same folder: a tokenizer, a feature extractor. Files named in `keep` survive.
     """
-    with replaced_folder(directory) as partial:
+    with atomic_folder(directory) as partial:
         for part in (model, *companions):
             part.save_pretrained(partial)
         for file in (Path(directory) / name for name in keep):
@@ -248,17 +212,3 @@ def load_weights(model: torch.nn.Module, source: torch.nn.Module) -> None:
         model.load_state_dict(source.state_dict())
     except RuntimeError as error:
         raise ValueError(f"--init_from has other weights than the model: {error}") from error
-
-
-def weights_digest(model: torch.nn.Module) -> str:
-    """SHA-256 of a model's weights in float32 and their names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def has_digest(model: torch.nn.Module, digest: str) -> bool:
-    """Whether `weights_digest` of the model, in whatever precision it is loaded, is a digest."""
-    dtypes = (torch.float32, torch.bfloat16, torch.float16)
-    return any(weights_digest(copy.deepcopy(model).to(dtype)) == digest for dtype in dtypes)

@@ -5,7 +5,6 @@ stage and step it is, and repeats the sources, with the `stage.json` of each: th
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -15,9 +14,9 @@ import yaml
 from accelerate import Accelerator
 
 from stable_longform.data.latents import INFO_FILE
-from stable_longform.training_utils.checkpoints import file_digest, latest_checkpoint
+from stable_longform.training_utils.checkpoints import latest_checkpoint
 from stable_longform.training_utils.records import describe_environment
-from stable_longform.utils.run_folder import write_text
+from stable_longform.utils.files import file_sha256, write_json, write_text
 
 RUN_FILE, STAGE_FILE = "run.json", "stage.json"
 # What may differ when a run is resumed: how long, how fast and how talkative it is, not what it learns.
@@ -73,7 +72,7 @@ def start_run(
         if described is None:
             given = {name: source for name, source in (sources or {}).items() if source is not None}
             described = {name: describe_source(source) for name, source in given.items()}
-        write_text(output_dir / RUN_FILE, json.dumps(describe_environment() | {"sources": described}, indent=2))
+        write_json(output_dir / RUN_FILE, describe_environment() | {"sources": described})
         write_text(file, yaml.safe_dump(resolved, sort_keys=False))
     if accelerator is not None:
         accelerator.wait_for_everyone()
@@ -83,7 +82,7 @@ def start_run(
 
 
 def describe_source(source: str | os.PathLike) -> dict:
-    """What a run starts from: its path, a digest of its weights or which autoencoder made its latents, its history.
+    """What a run starts from: path, SHA-256 of its weights' files, or which autoencoder made its latents; history.
 
     Args:
         source: a folder of models or latents; of a Hub id only the name is known.
@@ -93,10 +92,8 @@ def describe_source(source: str | os.PathLike) -> dict:
     if (folder / INFO_FILE).is_file():
         described["latents"] = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
     elif folder.is_dir():
-        digest = hashlib.sha256()
-        for file in sorted(folder.rglob("*.safetensors")):
-            digest.update(f"{file.relative_to(folder).as_posix()} {file_digest(file)}\n".encode())
-        described["sha256"] = digest.hexdigest()
+        files = sorted(folder.rglob("*.safetensors"))
+        described["sha256"] = {file.relative_to(folder).as_posix(): file_sha256(file) for file in files}
     if (folder / STAGE_FILE).is_file():
         described["stage"] = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
     return described
@@ -107,7 +104,7 @@ def write_stage(folder: Path, output_dir: Path, stage: str, step: int, **facts) 
     run = json.loads((output_dir / RUN_FILE).read_text(encoding="utf-8"))
     described = {"stage": stage, "step": step, **facts}
     described |= {name: run[name] for name in ("git_commit", "versions", "sources")}
-    write_text(folder / STAGE_FILE, json.dumps(described, indent=2))
+    write_json(folder / STAGE_FILE, described)
 
 
 def _as_json(value):

@@ -19,6 +19,8 @@ import soundfile
 import soxr
 import torch
 
+from stable_longform.utils.files import atomic_path
+
 # libsndfile subtype for each extension and sample format that we write.
 SUBTYPES = {
     ".wav": {"pcm16": "PCM_16", "pcm24": "PCM_24", "float": "FLOAT"},
@@ -262,18 +264,6 @@ def stored(
         file.seek(0)
         values = (np.fromfile(file, np.float32, math.prod(shape)).reshape(shape) for shape in shapes)
         yield (torch.from_numpy(value) for value in values), peak
-
-
-@contextlib.contextmanager
-def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives a temporary path beside `path`, renamed to it on success and removed on any failure."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _name(path: str | os.PathLike | BinaryIO) -> str | os.PathLike:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from stable_longform.utils.files import write_text
+
 CARD_FILE = "README.md"
 TAGS = ["music-generation", "text-to-audio", "latent-diffusion", "stable_longform"]
 PAPER = "[Long-form music generation with latent diffusion](https://arxiv.org/abs/2404.10301)"
@@ -65,9 +67,8 @@ def write_model_card(
         "## Metrics\n\n" + _table(values),
         f"## Licence\n\n{license or UNKNOWN}",
     ]
-    partial = path.with_name(f".{CARD_FILE}.partial")
-    ModelCard(f"---\n{header}\n---\n\n" + "\n\n".join(sections) + "\n").save(partial)
-    os.replace(partial, path)
+    card = ModelCard(f"---\n{header}\n---\n\n" + "\n\n".join(sections) + "\n")
+    write_text(path, card.content)
     return path
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from stable_longform.utils.audio import atomic_path
+from stable_longform.utils.files import atomic_path
 
 NUM_COLUMNS = 3
 MAX_POINTS = 2000  # of a curve; more are thinned out

@@ -1,4 +1,4 @@
-"""Reading and keeping the text files of a training run's folder."""
+"""The metrics of a training run, in its folder."""
 
 import contextlib
 import json
@@ -6,18 +6,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from stable_longform.utils.files import write_text
+
 METRICS_FILE = "metrics.jsonl"
-
-
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a small text file atomically, on the disk when it returns."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # processes of one run may write at once
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def read_metrics(output_dir: str | os.PathLike) -> list[dict]:

@@ -1,6 +1,4 @@
-"""Helpers of the embedders: mel filters against librosa, hashes, the cache folder."""
-
-import hashlib
+"""Helpers of the embedders: mel filters against librosa, the cache folder."""
 
 import librosa
 import numpy as np
@@ -11,9 +9,7 @@ from stable_longform.metrics.embedders.features import (
     CACHE_VARIABLE,
     cache_dir,
     check_waveform,
-    file_hash,
     mel_filters,
-    weights_hash,
 )
 
 
@@ -23,18 +19,6 @@ from stable_longform.metrics.embedders.features import (
 def test_mel_filters_are_those_of_librosa(rate, fft_size, num_mels, norm):
     expected = librosa.filters.mel(sr=rate, n_fft=fft_size, n_mels=num_mels, norm=norm)
     np.testing.assert_allclose(mel_filters(rate, fft_size, num_mels, norm), expected, rtol=1e-4, atol=1e-7)
-
-
-def test_hashes(tmp_path):
-    file = tmp_path / "file"
-    file.write_bytes(b"abc")
-    assert file_hash(file) == hashlib.sha256(b"abc").hexdigest()
-    layer = torch.nn.Linear(2, 2)
-    before = weights_hash(layer)
-    assert weights_hash(layer) == before
-    with torch.no_grad():
-        layer.bias[1] += 1
-    assert weights_hash(layer) != before
 
 
 def test_cache_dir_follows_the_environment(monkeypatch, tmp_path):

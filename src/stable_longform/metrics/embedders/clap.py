@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel
 
-from stable_longform.metrics.embedders.features import AudioFeatures, check_waveform, weights_hash
+from stable_longform.metrics.embedders.features import AudioFeatures, check_waveform
+from stable_longform.utils.files import weights_sha256
 from stable_longform.utils.seeding import seeded_numpy
 
 LAION_CLAP = "laion/clap-htsat-fused"  # HTSAT-tiny with fusion, as in the paper's evaluation
@@ -56,7 +57,7 @@ class ClapEmbedder:
         """What the numbers depend on."""
         return {
             "network": self.name,
-            "weights_sha256": weights_hash(self.model),
+            "weights_sha256": weights_sha256(self.model),
             "source": self.source,
             "sampling_rate": self.sampling_rate,
             "channels": "mean of left and right",

@@ -1,7 +1,6 @@
 """What embedders return, and helpers that several of them use."""
 
 import functools
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,29 +28,6 @@ class AudioFeatures:
 def cache_dir() -> Path:
     """Where converted weights are kept: `$STABLE_LONGFORM_CACHE`, else `~/.cache/stable_longform`."""
     return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "stable_longform")
-
-
-def file_hash(path: str | os.PathLike) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file) -> str:
-    """SHA-256 of an open file, for Python 3.10."""
-    digest = hashlib.sha256()
-    while block := file.read(2**20):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def weights_hash(module: torch.nn.Module) -> str:
-    """SHA-256 over the names and values of a module's state, independent of the file that it came from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 @functools.cache

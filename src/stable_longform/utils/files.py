@@ -1,0 +1,118 @@
+"""Files and folders that appear only when they are complete, and hashes of files and of weights."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+HASH_BLOCK = 2**20  # bytes
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Gives a temporary path beside `path`, renamed to it on success and removed on any failure."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # processes of one run may write at once
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
+    """Gives a new folder beside `folder` that takes its place, and that of what was there, on success.
+
+    On any failure it is removed, and what was there stays.
+    """
+    folder = Path(folder).absolute()
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        replace_folder(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def replace_folder(complete: Path, folder: Path) -> None:
+    """Renames a folder beside `folder` to `folder`. What was there is removed only after that."""
+    previous = folder.with_name(f".{folder.name}.previous")
+    if folder.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        os.replace(folder, previous)
+    try:
+        os.replace(complete, folder)
+    except OSError:
+        if previous.exists():
+            os.replace(previous, folder)
+        raise
+    sync_folder(folder.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file in UTF-8 atomically; it is on the disk when this returns."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+        sync_file(temporary)
+
+
+def write_json(path: str | os.PathLike, content: Mapping) -> None:
+    """Writes a JSON file atomically; it is on the disk when this returns.
+
+    Raises:
+        ValueError: a number in it is not finite.
+    """
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sync_file(path: str | os.PathLike) -> None:
+    """Returns when the contents of a file are on the disk."""
+    with open(path, "r+b") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: str | os.PathLike) -> None:
+    """Returns when the names in a folder are on the disk. Windows cannot wait for that."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(HASH_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def weights_sha256(weights: torch.nn.Module | Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of the names and values of weights, in hexadecimal, whatever file they came from.
+
+    Values are taken in float32. So the hash is the same for weights stored in half precision and for their exact
+    copies in float32, but not for weights that were rounded.
+
+    Args:
+        weights: a module or its state dict.
+    """
+    state_dict = weights.state_dict() if isinstance(weights, torch.nn.Module) else weights
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state_dict.items()):
+        tensor = tensor.detach().cpu()
+        digest.update(name.encode())
+        digest.update((tensor.float() if tensor.is_floating_point() else tensor).numpy().tobytes())
+    return digest.hexdigest()
