@@ -24,7 +24,7 @@ import torch
 
 from stable_longform.data.manifest import Track, read_manifest
 from stable_longform.data.prompts import available_fields, build_prompt, values_of
-from stable_longform.evaluation.audio_files import PEAK_IN_DB, Audio, list_audio, normalize_peak
+from stable_longform.evaluation.audio_files import PEAK_IN_DB, Audio, list_audio
 from stable_longform.evaluation.features import embed_audio
 from stable_longform.evaluation.reports import markdown_table
 from stable_longform.evaluation.scores import clap_text_score, divergence_score, frechet_score, tag_text_score
@@ -123,8 +123,8 @@ def features_of(
     """Features of one crop of each track, changed and then normalised."""
     found = {}
     for number, track in enumerate(tracks):
-        crop = normalize_peak(change(read_crop(track, CROP_IN_S, f"{seed}-{number}-")), PEAK_IN_DB)
-        found[f"{number}"] = {embedder.name: embed_audio(Audio(crop, RATE), embedder) for embedder in embedders}
+        crop = Audio(change(read_crop(track, CROP_IN_S, f"{seed}-{number}-")), RATE)
+        found[f"{number}"] = {embedder.name: embed_audio(crop, embedder, PEAK_IN_DB) for embedder in embedders}
     return found
 
 

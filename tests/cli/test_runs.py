@@ -33,6 +33,19 @@ def test_show_prints_the_last_values_and_draws(tmp_path, capsys):
     assert width > 500 and height > 200
 
 
+def test_odd_metrics_are_left_out_and_counted(tmp_path, capsys, caplog):
+    odd = ["5", "null", "[1]", '{"loss": 1.0}', '{"step": "2", "loss": 1.0}', '{"step": 2.5, "loss": 1.0}', "{"]
+    odd += ['{"step": true, "loss": 1.0}', '{"step": 3, "loss": "low"}', '{"step": 3, "loss": null}', "[" * 100_000]
+    odd += ['{"step": 3, "loss": [1]}', f'{{"step": 3, "loss": 1{"0" * 400}}}']
+    lines = ['{"step": 1, "loss": 2.0, "a$b_$": NaN}', *odd, '{"step": 9, "loss": Infinity}']
+    (tmp_path / "metrics.jsonl").write_bytes("\n".join(lines).encode() + b"\n\xff{")
+    assert cli.main(["runs", "show", str(tmp_path)]) == 0
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert printed[:-1] == [["loss", "inf", "step", "9"], ["a$b_$", "nan", "step", "1"]]
+    (record,) = caplog.records
+    assert f"metrics.jsonl: {len(odd)} lines are left out, line 2 first" in record.getMessage()
+
+
 def test_the_picture_can_have_another_name(tmp_path, capsys):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
     assert cli.main(["runs", "show", str(tmp_path), "-o", str(tmp_path / "a.svg")]) == 0

@@ -1,5 +1,6 @@
 """Reading folders: what is wrong with a file is said."""
 
+import os
 import re
 
 import numpy as np
@@ -11,11 +12,13 @@ from stable_longform.evaluation.audio_files import (
     Audio,
     ReadingSettings,
     UnusableAudioError,
+    audio_hash,
     list_audio,
     load_audio,
     normalize_peak,
     to_channels,
 )
+from stable_longform.utils.audio import resample
 
 
 def write(path, samples, rate=44100, **kwargs):
@@ -43,15 +46,48 @@ def test_folders_without_audio_are_named(tmp_path):
         list_audio(tmp_path / "missing")
 
 
-def test_peak_is_normalised_over_both_channels(tmp_path, make_audio):
+def test_stereo_is_levelled_over_both_channels_before_the_resampling(make_audio):
     waveform = make_audio(4000)
     waveform[1] *= 0.25
-    audio = load_audio(write(tmp_path / "a.wav", waveform.T.numpy(), subtype="FLOAT"), ReadingSettings())
-    assert float(audio.waveform.abs().max()) == pytest.approx(10 ** (-1 / 20))
-    torch.testing.assert_close(audio.waveform / audio.waveform.abs().max(), waveform / waveform.abs().max())
-    raw = load_audio(tmp_path / "a.wav", ReadingSettings(peak_in_db=None))
-    torch.testing.assert_close(raw.waveform, waveform)
+    levelled = to_channels(Audio(waveform, 44100), 2, 44100, -1.0)
+    assert float(levelled.abs().max()) == pytest.approx(10 ** (-1 / 20))
+    torch.testing.assert_close(levelled / levelled.abs().max(), waveform / waveform.abs().max())
+    torch.testing.assert_close(to_channels(Audio(waveform, 44100), 2, 22050, -1.0), resample(levelled, 44100, 22050))
     assert torch.equal(normalize_peak(torch.zeros(2, 3), -1.0), torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("right", (0.0, -0.5, 1.0))
+def test_mono_is_levelled_after_the_mix_and_the_resampling(make_audio, right):
+    """What a mono network hears has its peak at the level asked for, however far apart the channels are."""
+    left = make_audio(4000)[:1]
+    for rate in (16000, 44100):
+        mono = to_channels(Audio(torch.cat([left, right * left]), 44100), 1, rate, -1.0)
+        assert float(mono.abs().max()) == pytest.approx(10 ** (-1 / 20))
+    assert torch.equal(to_channels(Audio(torch.cat([left, -left]), 44100), 1, 44100, -1.0), torch.zeros(1, 4000))
+
+
+def test_a_file_is_read_as_it_is(tmp_path, make_audio):
+    waveform = make_audio(4000)
+    audio = load_audio(write(tmp_path / "a.wav", waveform.T.numpy(), subtype="FLOAT"), ReadingSettings())
+    torch.testing.assert_close(audio.waveform, waveform)
+
+
+def test_linked_folders_are_walked_and_circles_are_not(tmp_path):
+    write(tmp_path / "elsewhere" / "in.flac", np.zeros(100))
+    write(tmp_path / "music" / "own.flac", np.zeros(100))
+    (tmp_path / "music" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "music")
+    assert list(list_audio(tmp_path / "music")) == ["more/in", "own"]
+
+
+def test_what_is_no_file_is_named_and_never_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "gone.wav").symlink_to(tmp_path / "nothing.wav")
+    files = list_audio(tmp_path)
+    assert sorted(files) == ["gone", "pipe"]
+    for path in files.values():
+        with pytest.raises(UnusableAudioError, match="not a file, or a link to nothing"):
+            audio_hash(path)
 
 
 def test_trim_reads_the_first_seconds(tmp_path, make_audio):
@@ -68,6 +104,7 @@ def test_trim_reads_the_first_seconds(tmp_path, make_audio):
     [
         (0.1 * np.ones(800), 8000, ("mono", "sampling rate of 8000 Hz")),
         (np.zeros((800, 2)), 44100, ("silent",)),
+        (0.1 * np.ones((800, 1)) * [0.0, 1.0], 44100, ("one silent channel",)),
         (0.1 * np.ones((800, 2)), 48000, ()),
     ],
 )

@@ -80,6 +80,19 @@ def test_score_is_the_mean_over_files_and_resumes(folder, tmp_path, monkeypatch)
     assert len(calls) == 1
 
 
+def test_one_silent_channel_is_noted_and_costs_nothing(folder, tmp_path, make_audio):
+    samples = make_audio(RATE).numpy()
+    samples[1] = 0
+    soundfile.write(folder / "half.wav", samples.T, RATE)
+    (folder / "cover.jpg").write_bytes(b"")
+    codec = identity(2, RATE, lambda waveform: waveform + 1e-3 * torch.sin(torch.arange(waveform.shape[-1])))
+    result = score_reconstructions(codec, folder, ReadingSettings(peak_in_db=None), tmp_path / "cache")
+    assert result["notes"] == {"2": ["mono"], "half": ["one silent channel"]}
+    assert result["other_files"] == {".jpg": 1}
+    assert result["per_file"]["half"]["si_sdr"] > 30
+    assert score_reconstructions(codec, folder, ReadingSettings(peak_in_db=None), tmp_path / "cache") == result
+
+
 def test_silent_and_damaged_files_are_left_out(folder, tmp_path):
     soundfile.write(folder / "silent.wav", torch.zeros(RATE, 2).numpy(), RATE)
     soundfile.write(folder / "short.wav", torch.full((500, 2), 0.1).numpy(), RATE)

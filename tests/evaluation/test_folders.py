@@ -74,6 +74,19 @@ def test_bad_files_are_named_counted_and_in_no_mean(folders, make_audio):
     assert report["scores"][0]["num_files"] == 5 and report["scores"] != expected
 
 
+def test_files_of_no_audio_and_without_a_prompt_are_counted(folders):
+    (folders[0] / "protocol.txt").write_text("")
+    (folders[0] / "deep" / "cover.PNG").write_bytes(b"")
+    (folders[0] / "song.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + b"\0" * 5000)
+    report = score(folders)
+    assert report["generated"]["other_files"] == {".png": 1, ".txt": 1}
+    assert "unreadable" in report["generated"]["skipped"]["song"]
+    assert "Not taken for audio: 1 × .png, 1 × .txt." in (folders[2] / "table.md").read_text()
+    report = score(folders, rows=[PromptRow("0", "piano"), PromptRow("deep/3", "harp")])
+    assert report["generated"]["not_asked_for"] == ["1", "2", "song"]
+    assert "Without a prompt: 1, 2, song." in (folders[2] / "table.md").read_text()
+
+
 def test_tag_text_needs_prompts_and_tags(folders):
     for rows in (None, [PromptRow("0", "piano")]):  # mel44 has no tags
         with pytest.raises(ValueError, match="tag-text score needs prompts and one of the embedders musicnn_msd"):
@@ -93,11 +106,11 @@ def test_a_run_that_was_cut_off_goes_on(folders, monkeypatch):
     calls = []
     embed = features.embed_audio
 
-    def count(audio, embedder):
+    def count(audio, *arguments):
         if len(calls) == 5:
             raise KeyboardInterrupt
         calls.append(audio)
-        return embed(audio, embedder)
+        return embed(audio, *arguments)
 
     monkeypatch.setattr(features, "embed_audio", count)
     with pytest.raises(KeyboardInterrupt):

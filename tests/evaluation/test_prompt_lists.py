@@ -58,18 +58,50 @@ def test_jsonl_and_text(tmp_path):
     [
         ("a.xml", "", "extension must be one of .jsonl, .txt, .csv"),
         ("a.txt", "\n", "has no prompt"),
-        ("a.jsonl", '{"id": 1}', ":1 must be an object with `id` and `prompt`"),
-        ("a.jsonl", "[1]", ":1 must be an object"),
-        ("a.jsonl", '{"id": "../x", "prompt": "p"}', "got '../x'"),
-        ("a.jsonl", '{"id": 1, "prompt": "p"}\n{"id": "1", "prompt": "q"}', "ids must differ"),
-        ("a.jsonl", '{"id": 1, "prompt": "p", "duration": 0}', "duration of 1 must be greater than 0"),
+        ("a.jsonl", '{"id": 1}', ":1: `prompt` must be valid text, not None"),
+        ("a.jsonl", '{"prompt": "p"}', ":1: `id` must be a name of up to 200 letters.*, not None"),
+        ("a.jsonl", '{"id": 1, "prompt": "p"}\n\n[1]', ":3 must be a JSON object"),
+        ("a.jsonl", "null", ":1 must be a JSON object"),
+        ("a.jsonl", "[" * 100_000, ":1 must be a JSON object"),
+        ("a.jsonl", '{"id": 1, "prompt": ["p", "q"]}', ":1: `prompt` must be valid text, not .'p', 'q'."),
+        ("a.jsonl", '{"id": 1, "prompt": null}', ":1: `prompt` must be valid text, not None"),
+        ("a.jsonl", '{"id": 1, "prompt": "\\ud800"}', ":1: `prompt` must be valid text"),
+        ("a.jsonl", '{"id": true, "prompt": "p"}', ":1: `id` must be a name .*, not True"),
+        ("a.jsonl", '{"id": 1.5, "prompt": "p"}', ":1: `id` must be a name .*, not 1.5"),
+        ("a.jsonl", '{"id": "../x", "prompt": "p"}', ":1: `id` must be a name .*, not '../x'"),
+        ("a.jsonl", f'{{"id": "{"x" * 201}", "prompt": "p"}}', ":1: `id` must be a name of up to 200"),
+        ("a.jsonl", '{"id": 1, "prompt": "p"}\n{"id": "1", "prompt": "q"}', ":2 has the id of line 1, '1'"),
+        ("a.jsonl", '{"id": 1, "prompt": "p", "reference": []}', ":1: `reference` must be the name of a recording"),
         ("a.csv", "caption_id,caption\n1,x\n", "track_id missing"),
+        ("a.csv", "caption_id,track_id,caption\n1\n", ":2: `prompt` must be valid text, not None"),
+        ("a.csv", f"caption_id,track_id,caption\n1,2,{'x' * 200_000}\n", ":2 cannot be read as CSV: field larger"),
     ],
 )
 def test_bad_lists_are_named(tmp_path, name, text, message):
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         read_prompt_list(tmp_path / name)
+
+
+@pytest.mark.parametrize("duration", ('"30"', "[30]", "0", "-1", "NaN", "Infinity", "true", "1e9", f"1{'0' * 400}"))
+def test_durations_are_numbers_of_seconds(tmp_path, duration):
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"id": 1, "prompt": "p", "duration": {duration}}}', encoding="utf-8")
+    with pytest.raises(ValueError, match="a.jsonl:1: `duration` must be a number of seconds in .0, 86400., not"):
+        read_prompt_list(path)
+
+
+def test_only_a_line_feed_ends_a_line_and_a_mark_of_byte_order_is_no_text(tmp_path):
+    prompt = "slow\u2028piano\x85\x0bwith strings"
+    for name, text, row_id in (("a.txt", prompt, "1"), ("a.jsonl", f'{{"id": "x", "prompt": "{prompt[:10]}"}}', "x")):
+        (tmp_path / name).write_text(f"{text}\r\n", encoding="utf-8-sig", newline="")
+        assert read_prompt_list(tmp_path / name) == [PromptRow(row_id, prompt if name == "a.txt" else prompt[:10])]
+
+
+def test_null_is_unknown_and_numbers_are_names(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": 7, "prompt": "", "reference": 34, "duration": null, "more": {}}', encoding="utf-8")
+    assert read_prompt_list(path) == [PromptRow("7", "", "34")]
 
 
 def test_unreadable_lists_are_named(tmp_path):

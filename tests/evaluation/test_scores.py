@@ -71,6 +71,18 @@ def test_divergence_compares_each_file_with_its_own_reference():
         divergence_score(first, first, "net", {})
 
 
+def test_divergence_is_that_of_the_generated_from_the_reference():
+    """KL(generated ‖ reference): a class that only the reference holds costs little, one that it lacks costs much."""
+
+    def heard(*probabilities):
+        return {"a": {"net": AudioFeatures(logits=np.log([probabilities]))}}
+
+    broad, narrow = heard(0.5, 0.5), heard(0.999, 0.001)
+    value = divergence_score(narrow, broad, "net", {"a": "a"}).value
+    assert value == pytest.approx(0.999 * np.log(0.999 / 0.5) + 0.001 * np.log(0.001 / 0.5), abs=1e-5)
+    assert divergence_score(broad, narrow, "net", {"a": "a"}).value > 2 * value
+
+
 def test_clap_score_compares_each_file_with_its_own_prompt():
     files = {name: {"net": AudioFeatures(3 * np.eye(4)[[axis]])} for name, axis in (("a", 0), ("b", 2))}
     score = clap_text_score(files, Texts(), {"a": "0", "b": "1"})

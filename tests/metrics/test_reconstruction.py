@@ -48,6 +48,18 @@ def test_channels_are_separate_signals(reference):
     assert stft_distance(other.flip(0), reference.flip(0)) == pytest.approx(stft_distance(other, reference), rel=1e-6)
 
 
+def test_silent_channels_of_the_reference_are_left_out_of_si_sdr(reference):
+    """Dither and an offset are silence; what the decoder makes there costs nothing in SI-SDR."""
+    decoded = reference + 0.01 * torch.randn(reference.shape, generator=torch.Generator().manual_seed(0))
+    dither = 2e-5 * torch.randn(RATE, generator=torch.Generator().manual_seed(1))
+    for silence in (torch.zeros(RATE), torch.full((RATE,), 0.1), dither):
+        half_silent = torch.stack([reference[0], silence])
+        assert si_sdr(decoded, half_silent) == pytest.approx(si_sdr(decoded[:1], reference[:1]))
+        with pytest.raises(ValueError, match="reference is silent"):
+            si_sdr(decoded, silence.expand(2, -1))
+    assert si_sdr(torch.zeros_like(reference), reference) < -60  # a decoder that is silent is no exception
+
+
 def test_mel_distance_forgets_what_a_band_averages(reference):
     shift = torch.exp(
         2j * math.pi * torch.rand(reference.shape[1] // 2 + 1, generator=torch.Generator().manual_seed(0))

@@ -163,6 +163,7 @@ def reconstruct_score(
     table = reports.markdown_table(header, rows)
     for name, result in report["codecs"].items():
         table += "".join(f"\n{name} left out {file}: {why}\n" for file, why in sorted(result["skipped"].items()))
+        table += "".join(f"\n{name}, {file}: {', '.join(found)}\n" for file, found in sorted(result["notes"].items()))
     write_json(output / "reconstruction.json", report)
     write_text(output / "table.md", table)
     typer.echo(table, nl=False)

@@ -3,9 +3,14 @@
 Conventions: a file is known by its path relative to the folder, without the extension. A problem that makes a file
 unusable raises `UnusableAudioError`, whose text is the reason in the report; a property that the metrics can live with
 is returned as a note.
+
+References: `stable-audio-metrics` for the level. Each of its metrics brings the highest peak to -1 dBFS: OpenL3's of
+the stereo file at its own rate, PaSST's and CLAP's after the mix to mono and the resampling.
 """
 
 import os
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +18,15 @@ import soundfile
 import torch
 
 from stable_longform.utils.audio import read_audio, resample, to_stereo
+from stable_longform.utils.files import file_sha256
 
-EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff")
+# Kinds of files that are taken for audio. Those that libsndfile cannot decode are named in the report as unusable.
+EXTENSIONS = (
+    ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .caf .rf64 .w64 .m4a .mp4 .aac .ac3 .wma .webm .ape .wv .mka"
+).split()
 PEAK_IN_DB = -1.0  # to which every file is normalised, as in the paper's code
 LOW_RATE = 16000  # Hz, below which a note is made
+PEAK_RULE = "mono: after the mix and the resampling; stereo: over both channels, before the resampling"
 
 
 class UnusableAudioError(ValueError):
@@ -30,7 +40,7 @@ class ReadingSettings:
     Args:
         trim_in_s: only the first seconds of each file; None reads it whole.
         max_duration_in_s: files of which more would be read are unusable.
-        peak_in_db: level to which the highest peak of all channels is brought, in dBFS; None leaves the level.
+        peak_in_db: level to which the highest peak is brought, in dBFS, see `to_channels`; None leaves the level.
     """
 
     trim_in_s: float | None = None
@@ -40,7 +50,7 @@ class ReadingSettings:
 
 @dataclass(frozen=True)
 class Audio:
-    """A waveform `(1 or 2, num_samples)` as prepared, its rate in Hz, and notes about the file."""
+    """A waveform `(1 or 2, num_samples)` as it is in the file, its rate in Hz, and notes about the file."""
 
     waveform: torch.Tensor
     sampling_rate: int
@@ -48,7 +58,7 @@ class Audio:
 
 
 def list_audio(folder: str | os.PathLike) -> dict[str, Path]:
-    """Audio files of a folder and its subfolders by name, in alphabetical order.
+    """Audio files of a folder and its subfolders by name, in alphabetical order. Links to folders are followed.
 
     Raises:
         ValueError: there is no such folder, no audio file in it, or two that differ in their extension only.
@@ -57,8 +67,8 @@ def list_audio(folder: str | os.PathLike) -> dict[str, Path]:
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder.")
     files = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file():
+    for path in sorted(_walk(folder)):
+        if path.suffix.lower() in EXTENSIONS:
             name = path.relative_to(folder).with_suffix("").as_posix()
             if name in files:
                 raise ValueError(f"{folder} has two files named {name}: {files[name].name} and {path.name}.")
@@ -68,8 +78,38 @@ def list_audio(folder: str | os.PathLike) -> dict[str, Path]:
     return files
 
 
+def count_other_files(folder: str | os.PathLike) -> dict[str, int]:
+    """Number of files in a folder and its subfolders that are not taken for audio, by extension."""
+    extensions = Counter(path.suffix.lower() for path in _walk(Path(folder)))
+    return {extension: count for extension, count in sorted(extensions.items()) if extension not in EXTENSIONS}
+
+
+def _walk(folder: Path, parents: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """What a folder and its subfolders hold, but hidden things and links to a folder above."""
+    place = folder.resolve()
+    for path in sorted(folder.iterdir()) if place not in parents else ():
+        if path.is_dir() and not path.name.startswith("."):
+            yield from _walk(path, parents | {place})
+        elif not path.name.startswith("."):
+            yield path
+
+
+def audio_hash(path: Path) -> str:
+    """SHA-256 of a file's content.
+
+    Raises:
+        UnusableAudioError: it cannot be read, or is not a file but a pipe or a device, which would never end.
+    """
+    if not path.is_file():
+        raise UnusableAudioError("unreadable: not a file, or a link to nothing")
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        raise UnusableAudioError(f"unreadable: {error}") from error
+
+
 def load_audio(path: Path, settings: ReadingSettings) -> Audio:
-    """Reads and normalises one file.
+    """Reads one file, and checks it.
 
     Raises:
         UnusableAudioError: it cannot be read, is empty or too long, has more than two channels or samples that are not
@@ -103,7 +143,9 @@ def load_audio(path: Path, settings: ReadingSettings) -> Audio:
         notes.append(f"shorter than the trim: {info.duration:.2f} s")
     if waveform.abs().max() == 0:
         notes.append("silent")
-    return Audio(normalize_peak(waveform, settings.peak_in_db), sampling_rate, tuple(notes))
+    elif (waveform.abs().amax(dim=1) == 0).any():
+        notes.append("one silent channel")
+    return Audio(waveform, sampling_rate, tuple(notes))
 
 
 def normalize_peak(waveform: torch.Tensor, peak_in_db: float | None) -> torch.Tensor:
@@ -114,7 +156,17 @@ def normalize_peak(waveform: torch.Tensor, peak_in_db: float | None) -> torch.Te
     return waveform * (10 ** (peak_in_db / 20) / peak)
 
 
-def to_channels(audio: Audio, num_channels: int, sampling_rate: int) -> torch.Tensor:
-    """The waveform with one channel (the mean) or two (mono is duplicated), resampled."""
-    waveform = audio.waveform.mean(dim=0, keepdim=True) if num_channels == 1 else to_stereo(audio.waveform)
-    return resample(waveform, audio.sampling_rate, sampling_rate)
+def to_channels(audio: Audio, num_channels: int, sampling_rate: int, peak_in_db: float | None = None) -> torch.Tensor:
+    """The waveform with one channel (the mean) or two (mono is duplicated), resampled.
+
+    Args:
+        audio: what was read.
+        num_channels: 1 or 2.
+        sampling_rate: Hz of the result.
+        peak_in_db: level of the highest peak in dBFS, brought about where the paper's code does it (`PEAK_RULE`); None
+            leaves the level.
+    """
+    if num_channels == 1:
+        mono = resample(audio.waveform.mean(dim=0, keepdim=True), audio.sampling_rate, sampling_rate)
+        return normalize_peak(mono, peak_in_db)
+    return resample(normalize_peak(to_stereo(audio.waveform), peak_in_db), audio.sampling_rate, sampling_rate)

@@ -17,17 +17,20 @@ from stable_longform.evaluation.audio_files import (
     Audio,
     ReadingSettings,
     UnusableAudioError,
+    audio_hash,
+    count_other_files,
     list_audio,
     load_audio,
     to_channels,
 )
 from stable_longform.metrics.reconstruction import mel_distance, si_sdr, stft_distance
 from stable_longform.utils.audio import resample
-from stable_longform.utils.files import file_sha256, write_json
+from stable_longform.utils.files import write_json
 
 logger = logging.getLogger(__name__)
 
 REPORT_RATE = 44100  # Hz
+VALUES_VERSION = 2  # of what is kept for each file; 2: SI-SDR leaves out silent channels
 METRICS = ("stft_distance", "mel_distance", "si_sdr")
 
 
@@ -104,20 +107,23 @@ def score_reconstructions(codec: Codec, folder: Path, settings: ReadingSettings,
 
     Returns:
         `per_file` (name to values), `skipped` (name to reason; silent recordings are among them, for which SI-SDR has
-        no meaning) and the means, by metric; a mean is None if no file could be used.
+        no meaning), `notes` (name to properties of the file, such as one silent channel), `other_files` (number of
+        files that are not taken for audio, by extension) and the means, by metric; a mean is None if no file could be
+        used.
 
     Raises:
         ValueError: see `list_audio`.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    per_file, skipped = {}, {}
+    per_file, skipped, notes = {}, {}, {}
     for name, path in tqdm(list_audio(folder).items(), desc=f"{codec.name}: {folder}", unit="file"):
         try:
-            stored = cache / f"{file_sha256(path)}.json"
+            stored = cache / f"{audio_hash(path)}-{VALUES_VERSION}.json"
             if not stored.is_file():
                 values = _score_file(codec, path, settings)
                 write_json(stored, values)
             per_file[name] = json.loads(stored.read_text(encoding="utf-8"))
+            notes |= {name: found} if (found := per_file[name].pop("notes")) else {}
         except (UnusableAudioError, OSError) as error:
             logger.warning("%s is left out: %s", path, error)
             skipped[name] = str(error)
@@ -125,11 +131,17 @@ def score_reconstructions(codec: Codec, folder: Path, settings: ReadingSettings,
         metric: sum(row[metric] for row in per_file.values()) / len(per_file) if per_file else None
         for metric in METRICS
     }
-    return {"per_file": per_file, "skipped": skipped, **means}
+    return {
+        "per_file": per_file,
+        "skipped": skipped,
+        "notes": notes,
+        "other_files": count_other_files(folder),
+        **means,
+    }
 
 
-def _score_file(codec: Codec, path: Path, settings: ReadingSettings) -> dict[str, float]:
-    """The three distances of one file."""
+def _score_file(codec: Codec, path: Path, settings: ReadingSettings) -> dict[str, float | list[str]]:
+    """The three distances of one file, and the notes about it."""
     audio = load_audio(path, settings)
     if "silent" in audio.notes:
         raise UnusableAudioError("silent: SI-SDR has no meaning")
@@ -141,6 +153,7 @@ def _score_file(codec: Codec, path: Path, settings: ReadingSettings) -> dict[str
             "stft_distance": stft_distance(decoded, original),
             "mel_distance": mel_distance(decoded, original, REPORT_RATE),
             "si_sdr": si_sdr(decoded, original),
+            "notes": list(audio.notes),
         }
     except ValueError as error:
         raise UnusableAudioError(f"{codec.name}: {error}") from error

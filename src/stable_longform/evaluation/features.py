@@ -18,15 +18,18 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from stable_longform.evaluation.audio_files import (
+    PEAK_RULE,
     Audio,
     ReadingSettings,
     UnusableAudioError,
+    audio_hash,
+    count_other_files,
     list_audio,
     load_audio,
     to_channels,
 )
 from stable_longform.metrics.embedders.features import AudioFeatures
-from stable_longform.utils.files import atomic_path, file_sha256
+from stable_longform.utils.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
@@ -39,21 +42,25 @@ class FolderFeatures:
         features: of each usable file, by the embedders' names.
         skipped: reason for each file that is left out of every metric.
         notes: properties of usable files that a reader of the numbers should know.
+        other_files: number of the folder's files that are not taken for audio, by extension.
+        not_asked_for: audio files that are there and are none of those asked for.
     """
 
     features: dict[str, dict[str, AudioFeatures]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
+    other_files: dict[str, int] = field(default_factory=dict)
+    not_asked_for: list[str] = field(default_factory=list)
 
 
-def embed_audio(audio: Audio, embedder) -> AudioFeatures:
-    """Features of one recording.
+def embed_audio(audio: Audio, embedder, peak_in_db: float | None = None) -> AudioFeatures:
+    """Features of one recording, brought to a level first if one is given (`to_channels`).
 
     Raises:
         UnusableAudioError: the recording is too short for the embedder, or the features are not finite.
     """
     try:
-        features = embedder(to_channels(audio, embedder.num_channels, embedder.sampling_rate))
+        features = embedder(to_channels(audio, embedder.num_channels, embedder.sampling_rate, peak_in_db))
     except ValueError as error:
         raise UnusableAudioError(f"{embedder.name}: {error}") from error
     for values in (features.embeddings, features.logits):
@@ -78,9 +85,10 @@ def folder_features(
         ValueError: see `list_audio`.
     """
     files = list_audio(folder)
-    result = FolderFeatures()
+    result = FolderFeatures(other_files=count_other_files(folder))
     if names is not None:
         result.skipped |= {name: "missing" for name in names if name not in files}
+        result.not_asked_for = sorted(files.keys() - set(names))
         files = {name: files[name] for name in names if name in files}
     stores = {embedder.name: cache / _store_name(embedder, settings) for embedder in embedders}
     for store in stores.values():
@@ -102,16 +110,13 @@ def _file_features(
     path: Path, embedders: Sequence, settings: ReadingSettings, stores: dict[str, Path]
 ) -> tuple[dict[str, AudioFeatures], list[str]]:
     """Features of one file and the notes about it; the audio is read only if something is missing in the cache."""
-    try:
-        digest = file_sha256(path)
-    except OSError as error:
-        raise UnusableAudioError(f"unreadable: {error}") from error
+    digest = audio_hash(path)
     audio, features, notes = None, {}, []
     for embedder in embedders:
         stored = stores[embedder.name] / f"{digest}.safetensors"
         if not stored.is_file():
             audio = audio or load_audio(path, settings)
-            computed = embed_audio(audio, embedder)
+            computed = embed_audio(audio, embedder, settings.peak_in_db)
             arrays = {name: values for name, values in vars(computed).items() if values is not None}
             arrays["notes"] = np.frombuffer(json.dumps(audio.notes).encode(), dtype=np.uint8).copy()
             with atomic_path(stored) as temporary:
@@ -124,5 +129,5 @@ def _file_features(
 
 def _store_name(embedder, settings: ReadingSettings) -> str:
     """Folder of the cache for an embedder and settings."""
-    dependencies = json.dumps([embedder.protocol, dataclasses.asdict(settings)], sort_keys=True)
+    dependencies = json.dumps([embedder.protocol, dataclasses.asdict(settings), PEAK_RULE], sort_keys=True)
     return f"{embedder.name}-{hashlib.sha256(dependencies.encode()).hexdigest()[:16]}"

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from stable_longform.evaluation.audio_files import ReadingSettings
+from stable_longform.evaluation.audio_files import PEAK_RULE, ReadingSettings
 from stable_longform.evaluation.features import FolderFeatures, folder_features
 from stable_longform.evaluation.generation import PROTOCOL_FILE
 from stable_longform.evaluation.prompt_lists import PromptRow, match_references
@@ -77,7 +77,7 @@ def score_folder(
         "generated": _describe(generated_folder, generated),
         "reference": _describe(reference_folder, reference) | {"unmatched_prompts": unmatched},
         "protocol": {
-            "reading": dataclasses.asdict(settings),
+            "reading": dataclasses.asdict(settings) | {"peak": PEAK_RULE},
             "embedders": {embedder.name: embedder.protocol for embedder in embedders},
             "text_embedder": text_embedder and text_embedder.protocol,
             "num_windows": num_windows,
@@ -119,6 +119,8 @@ def _describe(folder: Path, found: FolderFeatures) -> dict:
         "num_skipped": len(found.skipped),
         "skipped": found.skipped,
         "notes": found.notes,
+        "other_files": found.other_files,
+        "not_asked_for": found.not_asked_for,
     }
 
 
@@ -137,6 +139,11 @@ def _table(scores: Sequence, generated: FolderFeatures, reference: FolderFeature
     for title, found in (("generated", generated), ("reference", reference)):
         text += f"\n{len(found.skipped)} {title} files left out.\n"
         text += "".join(f"- {name}: {reason}\n" for name, reason in sorted(found.skipped.items()))
+        if found.not_asked_for:
+            text += f"\nWithout a prompt: {', '.join(found.not_asked_for)}.\n"
+        if found.other_files:
+            counts = ", ".join(f"{count} × {name or 'without extension'}" for name, count in found.other_files.items())
+            text += f"\nNot taken for audio: {counts}.\n"
         if found.notes:
             text += f"\nNotes on {title} files:\n"
             text += "".join(f"- {name}: {', '.join(notes)}\n" for name, notes in sorted(found.notes.items()))

@@ -1,10 +1,10 @@
 """Sizes, inference time and peak memory of a model: the paper's Table 1 and the last column of Tables 2 and 3."""
 
-import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
 
+import psutil
 import torch
 from accelerate import init_empty_weights
 
@@ -12,6 +12,11 @@ from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.clap_text_encoder import ClapTextEncoder
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 COMPONENTS = ("transformer", "vae", "text_encoder", "timing_conditioner")
 
@@ -89,6 +94,8 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: the peak of a CUDA device, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return psutil.Process().memory_info().peak_wset
     usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return usage if sys.platform == "darwin" else usage * 1024
 

@@ -1,7 +1,7 @@
 """Lists of prompts to generate from and to score against: JSONL, text, or the Song Describer Dataset's CSV.
 
 - `.jsonl`: an object a line with `id` and `prompt`, and where known `reference` (name of the recording that the prompt
-  describes) and `duration` (seconds);
+  describes) and `duration` (seconds); null counts as unknown, other keys are left alone;
 - `.txt`: a prompt a line; ids are the line numbers;
 - `.csv`: Song Describer: `caption_id`, `track_id`, `caption`; ids are the captions', references the tracks'.
 
@@ -12,12 +12,13 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 CSV_COLUMNS = ("caption_id", "track_id", "caption")
-SAFE_ID = re.compile(r"[\w][\w.-]*")
+MAX_DURATION_IN_S = 86400
+SAFE_ID = re.compile(r"[\w][\w.-]{0,199}")
 
 # A caption that holds one of these, in any case and also inside a word, is about singing. The paper's footnote names
 # 24 words, which leave 632 captions; with the last five the result is the published list of 586, caption by caption.
@@ -46,24 +47,24 @@ def read_prompt_list(path: str | os.PathLike, is_singing_excluded: bool = False)
         is_singing_excluded: leaves out prompts with one of `SINGING_WORDS`.
 
     Raises:
-        ValueError: another extension, a row without id or prompt, ids that repeat or cannot name a file, or no prompt
-            left.
+        ValueError: another extension, a text that is not UTF-8, a row without id or prompt or with something else than
+            text or a number in its place, ids that repeat or cannot name a file, or no prompt left. The message names
+            file and line.
     """
     path = Path(path)
     readers = {".jsonl": _read_jsonl, ".txt": _read_text, ".csv": _read_song_describer}
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path}: the extension must be one of {', '.join(readers)}.")
+    rows, lines = [], {}
     try:
-        rows = list(readers[path.suffix.lower()](path))
+        for number, values in readers[path.suffix.lower()](path):
+            row = _make_row(f"{path}:{number}", values)
+            if row.id in lines:
+                raise ValueError(f"{path}:{number} has the id of line {lines[row.id]}, {row.id!r}; ids must differ.")
+            rows.append(row)
+            lines[row.id] = number
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    seen = set()
-    for row in rows:
-        if not SAFE_ID.fullmatch(row.id) or row.id in seen:
-            raise ValueError(f"{path}: ids must differ and be letters, digits, '_', '.' and '-', got {row.id!r}.")
-        if row.duration is not None and not row.duration > 0:
-            raise ValueError(f"{path}: the duration of {row.id} must be greater than 0 seconds, got {row.duration}.")
-        seen.add(row.id)
+        raise ValueError(f"{path} cannot be read as UTF-8 text: {error}") from error
     rows = [row for row in rows if not (is_singing_excluded and mentions_singing(row.prompt))]
     if not rows:
         raise ValueError(f"{path} has no prompt.")
@@ -99,30 +100,71 @@ def match_references(rows: Iterable[PromptRow], names: Iterable[str]) -> dict[st
     return found
 
 
-def _read_jsonl(path: Path) -> Iterable[PromptRow]:
+def _make_row(place: str, values: Mapping) -> PromptRow:
+    """A row of what was read; an error names the place, a file and a line."""
+    row_id, prompt, reference, duration = (values.get(key) for key in ("id", "prompt", "reference", "duration"))
+    if not _is_name(row_id) or not SAFE_ID.fullmatch(str(row_id)):
+        raise ValueError(
+            f"{place}: `id` must be a name of up to 200 letters, digits, '_', '.' and '-', not {_short(row_id)}."
+        )
+    if not isinstance(prompt, str) or any("\ud800" <= character <= "\udfff" for character in prompt):
+        raise ValueError(f"{place}: `prompt` must be valid text, not {_short(prompt)}.")
+    if reference is not None and not _is_name(reference):
+        raise ValueError(f"{place}: `reference` must be the name of a recording, not {_short(reference)}.")
+    is_number = isinstance(duration, int | float) and not isinstance(duration, bool)
+    if duration is not None and not (is_number and 0 < duration <= MAX_DURATION_IN_S):
+        raise ValueError(
+            f"{place}: `duration` must be a number of seconds in (0, {MAX_DURATION_IN_S}], not {_short(duration)}."
+        )
+    return PromptRow(str(row_id), prompt, None if reference is None else str(reference), duration)
+
+
+def _is_name(value) -> bool:
+    """Whether a value is text or a whole number, as data sets number their recordings."""
+    return isinstance(value, str | int) and not isinstance(value, bool)
+
+
+def _short(value) -> str:
+    """A value for a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank, and their numbers; only a line feed ends a line, as in JSON lines."""
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
+        yield from ((number, line.strip()) for number, line in enumerate(file, 1) if line.strip())
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[int, Mapping]]:
     """Rows of a JSONL file."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-                yield PromptRow(str(row["id"]), row["prompt"], row.get("reference"), row.get("duration"))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"{path}:{number} must be an object with `id` and `prompt`, got {line!r}.") from error
+    for number, line in _read_lines(path):
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            values = None
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}:{number} must be a JSON object with `id` and `prompt`, not {_short(line)}.")
+        yield number, values
 
 
-def _read_text(path: Path) -> Iterable[PromptRow]:
+def _read_text(path: Path) -> Iterator[tuple[int, Mapping]]:
     """Lines of a text file."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if line.strip():
-            yield PromptRow(str(number), line.strip())
+    return ((number, {"id": number, "prompt": line}) for number, line in _read_lines(path))
 
 
-def _read_song_describer(path: Path) -> Iterable[PromptRow]:
+def _read_song_describer(path: Path) -> Iterator[tuple[int, Mapping]]:
     """Rows of the Song Describer Dataset's CSV."""
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
-        missing = [column for column in CSV_COLUMNS if column not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(f"{path} must have the columns {', '.join(CSV_COLUMNS)}; {', '.join(missing)} missing.")
-        for row in reader:
-            yield PromptRow(row["caption_id"], row["caption"], row["track_id"])
+        try:
+            missing = [column for column in CSV_COLUMNS if column not in (reader.fieldnames or ())]
+            if missing:
+                raise ValueError(
+                    f"{path} must have the columns {', '.join(CSV_COLUMNS)}; {', '.join(missing)} missing."
+                )
+            for row in reader:
+                caption_id, track_id, caption = (row[column] for column in CSV_COLUMNS)
+                yield reader.line_num, {"id": caption_id, "prompt": caption, "reference": track_id}
+        except csv.Error as error:
+            raise ValueError(f"{path}:{reader.line_num + 1} cannot be read as CSV: {error}") from error

@@ -5,7 +5,8 @@ separate signals. Every function takes the decoded waveform first, the reference
 
 Metrics: `stft_distance` and `mel_distance` (lower is better), `si_sdr` (dB, higher is better), all auraloss's with its
 defaults: one STFT of 1024 samples, hop 256, Hann window, spectral convergence plus log-magnitude distance, no
-perceptual weighting; 128 mel bands (Slaney); zero mean.
+perceptual weighting; 128 mel bands (Slaney); zero mean. SI-SDR has no meaning where the reference is silent: such
+channels are left out of its mean.
 
 References: Steinmetz and Reiss, "auraloss" (2020). Le Roux et al., "SDR – half-baked or well done?" (2019). Paper:
 §4.3.
@@ -17,10 +18,15 @@ import auraloss
 import torch
 
 FFT_SIZE = 1024
+SILENCE_IN_DB = -90.0  # dBFS of the power of a channel without its mean, below which it is silent: dither of 16 bits
 
 
 def stft_distance(decoded: torch.Tensor, reference: torch.Tensor) -> float:
-    """Spectral convergence plus log-magnitude distance of two `(channels, num_samples)`; 0 for equal ones."""
+    """Spectral convergence plus log-magnitude distance of two `(channels, num_samples)`; 0 for equal ones.
+
+    Raises:
+        ValueError: the shapes differ, are others or are too short, or a value is not finite.
+    """
     return _apply(_stft_loss(), decoded, reference)
 
 
@@ -37,8 +43,19 @@ def mel_distance(decoded: torch.Tensor, reference: torch.Tensor, sampling_rate: 
 
 
 def si_sdr(decoded: torch.Tensor, reference: torch.Tensor) -> float:
-    """Scale-invariant signal-to-distortion ratio in dB, averaged over channels; it does not change with gain."""
-    return -_apply(auraloss.time.SISDRLoss(), decoded, reference)
+    """Scale-invariant signal-to-distortion ratio in dB; it does not change with gain.
+
+    It is the mean over the channels in which the reference is not silent.
+
+    Raises:
+        ValueError: see `stft_distance`; also a reference that is silent in all channels.
+    """
+    _check(decoded, reference)
+    power = (reference - reference.mean(dim=1, keepdim=True)).square().mean(dim=1)
+    is_heard = power > 10 ** (SILENCE_IN_DB / 10)
+    if not is_heard.any():
+        raise ValueError("The reference is silent: SI-SDR has no meaning.")
+    return -_apply(auraloss.time.SISDRLoss(), decoded[is_heard], reference[is_heard])
 
 
 @functools.cache
@@ -56,6 +73,12 @@ def _mel_loss(sampling_rate: int) -> torch.nn.Module:
 @torch.no_grad()
 def _apply(loss: torch.nn.Module, decoded: torch.Tensor, reference: torch.Tensor) -> float:
     """A loss of two waveforms, after checking them."""
+    _check(decoded, reference)
+    return float(loss(decoded[None].float().contiguous(), reference[None].float().contiguous()))
+
+
+def _check(decoded: torch.Tensor, reference: torch.Tensor) -> None:
+    """Raises a ValueError unless both are finite and of one shape `(channels, num_samples)`."""
     if decoded.shape != reference.shape or decoded.ndim != 2 or decoded.shape[1] <= FFT_SIZE // 2:
         raise ValueError(
             f"Both must have the same shape (channels, num_samples > {FFT_SIZE // 2}), "
@@ -63,4 +86,3 @@ def _apply(loss: torch.nn.Module, decoded: torch.Tensor, reference: torch.Tensor
         )
     if not (decoded.isfinite().all() and reference.isfinite().all()):
         raise ValueError("Both waveforms must be finite.")
-    return float(loss(decoded[None].float().contiguous(), reference[None].float().contiguous()))

@@ -55,7 +55,7 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path, title: str = ""
             steps, values = zip(*points[:: math.ceil(len(points) / MAX_POINTS)], strict=True)
             style = {"marker": "o", "markersize": 3} if name.startswith("valid/") or len(steps) < 2 else {"alpha": 0.7}
             axis.plot(steps, values, label="valid" if name.startswith("valid/") else "train", **style)
-        axis.set_title(panel, fontsize=9)
+        axis.set_title(panel, fontsize=9, parse_math=False)
         axis.tick_params(labelsize=7)
         if len(members) > 1:
             axis.legend(fontsize=7)

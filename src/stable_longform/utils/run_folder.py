@@ -1,18 +1,22 @@
 """The metrics of a training run, in its folder."""
 
-import contextlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stable_longform.utils.files import write_text
 
+logger = logging.getLogger(__name__)
+
 METRICS_FILE = "metrics.jsonl"
 
 
 def read_metrics(output_dir: str | os.PathLike) -> list[dict]:
-    """The lines of `metrics.jsonl`; one that a stop has cut off is left out.
+    """The lines of `metrics.jsonl`, each an object with a whole number `step` and numbers.
+
+    A last line that a stop has cut off is left out. So are others that are no such objects; a warning says how many.
 
     Raises:
         ValueError: the folder has no such file.
@@ -20,11 +24,26 @@ def read_metrics(output_dir: str | os.PathLike) -> list[dict]:
     file = Path(output_dir) / METRICS_FILE
     if not file.is_file():
         raise ValueError(f"{output_dir} is not the folder of a training run: it has no {METRICS_FILE}.")
-    rows = []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
-    return rows
+    *lines, last = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    rows = [_parse_row(line) for line in lines]
+    bad = [number for number, row in enumerate(rows, 1) if row is None]
+    if bad:
+        logger.warning(
+            "%s: %d lines are left out, line %d first: they hold no `step` and numbers.", file, len(bad), bad[0]
+        )
+    return [row for row in (*rows, _parse_row(last)) if row is not None]
+
+
+def _parse_row(line: str) -> dict | None:
+    """The object of a line of metrics; None if it is none."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        return None
+    is_number = [type(value) is float or type(value) is int and abs(value) < 2**63 for value in row.values()]
+    return row if all(is_number) else None
 
 
 def rewind_metrics(output_dir: Path, step: int) -> None:
