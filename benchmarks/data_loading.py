@@ -37,6 +37,7 @@ from stable_longform.data.latents import LatentWindows, collate_windows, write_s
 from stable_longform.data.manifest import Track, draw_index
 from stable_longform.data.sources import open_tracks
 from stable_longform.utils.audio import read_audio, to_stereo
+from stable_longform.utils.scripts import run_main
 
 SAMPLING_RATE = 44100
 WINDOW_LENGTH, LATENT_CHANNELS = 6144, 64  # the paper's 4m45s
@@ -265,4 +266,4 @@ def print_loaders(rows: list[tuple], options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

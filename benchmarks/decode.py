@@ -18,6 +18,7 @@ from model_pairs import DECODERS, LATENT_CHANNELS, autoencoders, stable_audio_to
 from timing import interleave, machine, print_table
 
 from stable_longform import AutoencoderOobleck
+from stable_longform.utils.scripts import run_main
 
 SAMPLING_RATE, HOP_LENGTH = 44100, 2048
 
@@ -85,4 +86,4 @@ def measure(
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

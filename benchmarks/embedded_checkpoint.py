@@ -32,6 +32,7 @@ from stable_longform.metrics.embedders.mel44 import Mel44Embedder
 from stable_longform.metrics.embedders.musicnn import MusicnnEmbedder
 from stable_longform.metrics.reconstruction import mel_distance, si_sdr, stft_distance
 from stable_longform.utils.audio import read_audio, resample, to_stereo
+from stable_longform.utils.scripts import run_main
 
 CROP_IN_S, WINDOWS_PER_CROP = 6.05, 2
 UNTRAINED_STEPS = 4  # its prediction hardly depends on the time
@@ -308,4 +309,4 @@ def band_levels(waveform: torch.Tensor, sampling_rate: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

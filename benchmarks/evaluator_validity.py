@@ -33,6 +33,7 @@ from stable_longform.metrics.embedders.mel44 import Mel44Embedder
 from stable_longform.metrics.embedders.minilm import MinilmEmbedder
 from stable_longform.metrics.embedders.musicnn import MusicnnEmbedder
 from stable_longform.utils.audio import read_audio, resample, to_stereo
+from stable_longform.utils.scripts import run_main
 
 RATE, CROP_IN_S, WINDOWS_PER_CROP = 44100, 6.05, 2
 CLAP_CROP_IN_S = 10.0
@@ -196,4 +197,4 @@ def print_pairs(tracks: Sequence[Track], real: dict, embedders: Sequence, argume
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -21,6 +21,7 @@ from model_pairs import autoencoders
 from timing import machine, peak_resident_bytes, print_table, resident_bytes, synchronize
 
 from stable_longform import TINY_CHECKPOINT, LongFormMusicPipeline
+from stable_longform.utils.scripts import run_main
 
 PROMPT = "Genre: Ambient|Instruments: Synth|Moods: Slow"
 
@@ -150,4 +151,4 @@ def run_peer(pipe, arguments: argparse.Namespace) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

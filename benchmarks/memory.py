@@ -18,6 +18,7 @@ from model_pairs import DECODERS, LATENT_CHANNELS, autoencoders
 from timing import machine, peak_resident_bytes, print_table, resident_bytes, synchronize
 
 from stable_longform import TINY_CHECKPOINT, AutoencoderOobleck
+from stable_longform.utils.scripts import run_main
 
 SAMPLING_RATE, HOP_LENGTH = 44100, 2048
 MODES = ("ours", "stream", "encode", "tiled", "whole")
@@ -94,4 +95,4 @@ def run(model, mode: str, seconds: float, dtype: torch.dtype, device: str) -> in
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

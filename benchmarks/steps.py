@@ -20,6 +20,7 @@ from timing import machine, print_table, relative_error
 from stable_longform import TINY_CHECKPOINT, LongFormMusicPipeline
 from stable_longform.metrics.embedders.mel44 import Mel44Embedder
 from stable_longform.metrics.frechet import GaussianStatistics, frechet_distance
+from stable_longform.utils.scripts import run_main
 
 PROMPTS = (
     "Genre: Ambient|Instruments: Synth|Moods: Slow",
@@ -114,4 +115,4 @@ def plot(path: Path, steps: list[int], rows: list[tuple]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -46,6 +46,7 @@ from stable_longform.data.latents import (
 )
 from stable_longform.data.tokenizer import train_tokenizer
 from stable_longform.losses.contrastive import clap_loss
+from stable_longform.utils.scripts import run_main
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "training"))
@@ -400,4 +401,4 @@ def _now() -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

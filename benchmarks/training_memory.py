@@ -23,6 +23,7 @@ from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.clap_text_encoder import ClapTextEncoder
 from stable_longform.models.discriminator_stft import MultiScaleSTFTDiscriminator
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
+from stable_longform.utils.scripts import run_main
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 import train_autoencoder  # noqa: E402
@@ -178,4 +179,4 @@ def clap_bytes() -> tuple[int, float, float]:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

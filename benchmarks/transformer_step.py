@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stable_longform import noise_schedule
 from stable_longform.pipelines.guidance import branches_in_turn, make_conditions, predict_velocity
+from stable_longform.utils.scripts import run_main
 
 NUM_TEXT_TOKENS = 77
 
@@ -146,4 +147,4 @@ class Counter(TorchDispatchMode):
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -12,22 +12,32 @@ import torch
 
 from stable_longform import TINY_CHECKPOINT, LongFormMusicPipeline
 from stable_longform.utils.audio import write_audio
-
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--lora", required=True, help="folder with pytorch_lora_weights.safetensors")
-parser.add_argument("--checkpoint", default=str(TINY_CHECKPOINT), help="folder or Hub id that the adapter is for")
-parser.add_argument("--prompt", default="Genre: Ambient|Instruments: Piano, Strings")
-parser.add_argument("--duration", type=float, default=20.0, help="seconds")
-parser.add_argument("--scale", type=float, default=1.0, help="how much of the adapter")
-parser.add_argument("--seed", type=int, default=0)
-parser.add_argument("--num_inference_steps", type=int, default=50)
-parser.add_argument("--output_dir", type=Path, default=Path("."))
-arguments = parser.parse_args()
-
-pipe = LongFormMusicPipeline.from_pretrained(arguments.checkpoint)
+from stable_longform.utils.scripts import run_main
 
 
-def generate(name: str) -> torch.Tensor:
+def main() -> None:
+    """Generates twice and compares."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lora", required=True, help="folder with pytorch_lora_weights.safetensors")
+    parser.add_argument("--checkpoint", default=str(TINY_CHECKPOINT), help="folder or Hub id that the adapter is for")
+    parser.add_argument("--prompt", default="Genre: Ambient|Instruments: Piano, Strings")
+    parser.add_argument("--duration", type=float, default=20.0, help="seconds")
+    parser.add_argument("--scale", type=float, default=1.0, help="how much of the adapter")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--num_inference_steps", type=int, default=50)
+    parser.add_argument("--output_dir", type=Path, default=Path("."))
+    arguments = parser.parse_args()
+
+    pipe = LongFormMusicPipeline.from_pretrained(arguments.checkpoint)
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    before = generate(pipe, "before", arguments)
+    pipe.load_lora_weights(arguments.lora, adapter_name="mine")
+    pipe.set_adapters("mine", arguments.scale)
+    after = generate(pipe, "after", arguments)
+    print(f"difference of the latents: {(after - before).norm() / before.norm():.3f} of their norm")
+
+
+def generate(pipe: LongFormMusicPipeline, name: str, arguments: argparse.Namespace) -> torch.Tensor:
     """Writes the music and returns its latents."""
     latents = pipe(
         arguments.prompt,
@@ -42,9 +52,5 @@ def generate(name: str) -> torch.Tensor:
     return latents
 
 
-arguments.output_dir.mkdir(parents=True, exist_ok=True)
-before = generate("before")
-pipe.load_lora_weights(arguments.lora, adapter_name="mine")
-pipe.set_adapters("mine", arguments.scale)
-after = generate("after")
-print(f"difference of the latents: {(after - before).norm() / before.norm():.3f} of their norm")
+if __name__ == "__main__":
+    run_main(main)

@@ -8,6 +8,7 @@ import argparse
 from stable_longform import TINY_CHECKPOINT, LongFormMusicPipeline
 from stable_longform.evaluation.measurements import count_parameters, paper_components
 from stable_longform.evaluation.reports import markdown_table
+from stable_longform.utils.scripts import run_main
 
 PAPER = ("paper", "1.1B", "157M", "125M", "1.3B")
 
@@ -26,4 +27,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -24,6 +24,7 @@ from stable_longform.evaluation.generation import generate_folder
 from stable_longform.evaluation.prompt_lists import PromptRow
 from stable_longform.evaluation.reports import markdown_table
 from stable_longform.utils.files import write_json
+from stable_longform.utils.scripts import run_main
 
 HEADER = ("model", "output", "FD", "KL", "CLAP score", "inference time")
 PAPER = (  # FD on OpenL3, KL on PaSST, LAION-CLAP; on one A100
@@ -81,8 +82,11 @@ def choose_tracks(manifest: str, min_duration_in_s: float, num_tracks: int) -> l
         game = track.metadata.get("game", "")
         seen[game] = seen.get(game, 0) + 1
         ranked.append((seen[game], position))
-    if len(tracks) < num_tracks:
-        raise SystemExit(f"The test split has {len(tracks)} tracks of {min_duration_in_s:.0f} s, not {num_tracks}.")
+    if not 0 < num_tracks <= len(tracks):
+        raise ValueError(
+            f"--num_tracks must be in 1 ... {len(tracks)}, the number of test tracks of {min_duration_in_s:.0f} s "
+            f"with metadata, got {num_tracks}."
+        )
     return [tracks[position] for _, position in sorted(ranked)[:num_tracks]]
 
 
@@ -140,4 +144,4 @@ def print_tables(results: list[tuple[float, dict[str, float], float | None]], ar
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

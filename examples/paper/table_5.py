@@ -24,6 +24,7 @@ from stable_longform.evaluation.codecs import (
 )
 from stable_longform.evaluation.reports import markdown_table
 from stable_longform.utils.files import weights_sha256
+from stable_longform.utils.scripts import run_main
 
 HEADER = ("model", "latent rate", "STFT distance", "MEL distance", "SI-SDR", "recordings")
 PAPER = (
@@ -69,9 +70,12 @@ def main() -> None:
 
 def link_tracks(arguments: argparse.Namespace) -> Path:
     """A folder of links to the first held-out tracks."""
+    tracks = read_manifest(arguments.manifest, "test")
+    if arguments.num_tracks < 1:
+        raise ValueError(f"--num_tracks must be at least 1, got {arguments.num_tracks}.")
     folder = arguments.output_dir / f"recordings_{arguments.num_tracks}"
     folder.mkdir(parents=True, exist_ok=True)
-    for number, track in enumerate(read_manifest(arguments.manifest, "test")[: arguments.num_tracks]):
+    for number, track in enumerate(tracks[: arguments.num_tracks]):
         link = folder / f"{number}{track.path.suffix}"
         if not link.exists():
             link.symlink_to(track.path.resolve())
@@ -79,4 +83,4 @@ def link_tracks(arguments: argparse.Namespace) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)
