@@ -46,11 +46,14 @@ benchmarks: $(INSTALLED)
 	$(PYTHON) benchmarks/steps.py --window 1024 --num_prompts 2 --plot docs/images/steps.png
 	$(PYTHON) benchmarks/decode.py --size paper --seconds 285 --peers tiled --repeats 1
 
-# All three trainings for a few steps on a few real tracks, then music from the result: shows that the path works.
+# All trainings for a few steps on a few real tracks, then music from the result: shows that the path works.
 train-tiny: $(INSTALLED)
 	$(PYTHON) training/prepare_music.py --preset ci --output_dir $(RUN)/corpus
+	$(TRAIN) training/train_linear_start.py --config training/configs/autoencoder_tiny_linear.yaml $(FEW_STEPS) \
+		--num_validation_crops 4 --manifest $(RUN)/corpus/manifest.jsonl --output_dir $(RUN)/linear_start
 	$(TRAIN) training/train_autoencoder.py --config training/configs/autoencoder_tiny.yaml $(FEW_STEPS) \
-		--num_validation_crops 4 --manifest $(RUN)/corpus/manifest.jsonl --output_dir $(RUN)/autoencoder
+		--num_validation_crops 4 --manifest $(RUN)/corpus/manifest.jsonl --output_dir $(RUN)/autoencoder \
+		--init_from $(RUN)/linear_start/autoencoder
 	$(TRAIN) training/train_clap.py --config training/configs/clap_tiny.yaml $(FEW_STEPS) \
 		--batch_size 4 --manifest $(RUN)/corpus/manifest.jsonl --output_dir $(RUN)/clap
 	$(TRAIN) training/normalize_latents.py --num_crops 4 --silence_distance 6 \

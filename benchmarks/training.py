@@ -347,7 +347,7 @@ def plain_autoencoder(config, options: argparse.Namespace) -> Callable[[int], No
                 losses = train_autoencoder.discriminator_step_losses(model, discriminator, waveform)
             else:
                 judge = discriminator if turn.is_adversarial else None
-                losses = train_autoencoder.generator_step_losses(model, judge, waveform, config.fft_sizes)
+                losses = train_autoencoder.generator_step_losses(model, judge, waveform, config)
         train_autoencoder.weighted_sum(losses, config.loss_weights).backward()
         optimizers[turn.is_discriminators].step()
         for optimizer in optimizers:

@@ -145,14 +145,13 @@ def transformer_saved_bytes(length: int, num_layers: int) -> float:
 
 def autoencoder_bytes(is_frozen: bool) -> tuple[int, float, float]:
     """The same of the autoencoder's step, with the discriminator's states and activations."""
-    num_samples = train_autoencoder.Config("", "").crop_num_samples
+    config = train_autoencoder.Config("", "")
     with FakeTensorMode(allow_non_fake_inputs=True), torch.autocast("cpu", torch.bfloat16):
         model, discriminator = AutoencoderOobleck(), MultiScaleSTFTDiscriminator()
         model.encoder.requires_grad_(not is_frozen)
-        waveform = torch.randn(1, 2, num_samples)
-        fft_sizes = train_autoencoder.FFT_SIZES
+        waveform = torch.randn(1, 2, config.crop_num_samples)
         item = saved_bytes(
-            lambda: sum(train_autoencoder.generator_step_losses(model, discriminator, waveform, fft_sizes).values()),
+            lambda: sum(train_autoencoder.generator_step_losses(model, discriminator, waveform, config).values()),
             storages_of(model, discriminator),
         )
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

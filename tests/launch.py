@@ -21,7 +21,15 @@ import torch
 ROOT = Path(__file__).parents[1]
 TIMEOUT_IN_S = 240
 SCRIPTS = (
-    *("train_autoencoder", "train_clap", "train_dit", "encode_latents", "normalize_latents", "silence_decoder"),
+    *(
+        "train_linear_start",
+        "train_autoencoder",
+        "train_clap",
+        "train_dit",
+        "encode_latents",
+        "normalize_latents",
+        "silence_decoder",
+    ),
     "make_checkpoint",
 )
 

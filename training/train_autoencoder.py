@@ -3,11 +3,12 @@
     accelerate launch training/train_autoencoder.py --manifest corpus/manifest.jsonl --output_dir runs/autoencoder
     python training/train_autoencoder.py --config training/configs/autoencoder_tiny.yaml ...
 
-The defaults are the paper's. To resume, run the same command again. The result is `output_dir/autoencoder`, the
+The defaults are the paper's. Not in the paper, and off by default: the losses `l1` and `complex_stft`, spectra without
+A-weighting, clipping, and a learning rate that falls at the end; with `training/train_linear_start.py` they make a
+short training keep the notes. To resume, run the same command again. The result is `output_dir/autoencoder`, the
 exponential moving average of the weights, for `AutoencoderOobleck.from_pretrained`.
 """
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,6 @@ from typing import NamedTuple
 import torch
 from accelerate import DistributedDataParallelKwargs
 
-from stable_longform import training_utils as utils
 from stable_longform.data.audio_crops import CropMaker, collate_crops, make_crops
 from stable_longform.data.manifest import Track
 from stable_longform.data.sources import open_tracks
@@ -25,7 +25,27 @@ from stable_longform.losses.stft import FFT_SIZES, stereo_stft_loss
 from stable_longform.metrics.reconstruction import mel_distance, si_sdr, stft_distance
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.discriminator_stft import MultiScaleSTFTDiscriminator
-from stable_longform.models.oobleck_layers import OobleckResidualUnit
+from stable_longform.training_utils.averages import WeightAverage
+from stable_longform.training_utils.checkpoints import (
+    latest_checkpoint,
+    load_weights,
+    resume,
+    save_checkpoint,
+)
+from stable_longform.training_utils.config import build_model, launch
+from stable_longform.training_utils.records import check_finite, log_metrics, report
+from stable_longform.training_utils.runs import start_run, write_stage
+from stable_longform.training_utils.steps import (
+    falling_rate,
+    gradient_norm,
+    inverse_lr,
+    item_generator,
+    make_accelerator,
+    make_loader,
+    mean_losses,
+    progress_bar,
+    seed_generators,
+)
 from stable_longform.utils.audio import write_audio
 from stable_longform.utils.files import atomic_folder
 from stable_longform.utils.pictures import draw_spectrograms
@@ -34,7 +54,7 @@ VALIDATION_SEED = 2**30  # far from any training seed
 
 
 def _paper_weights() -> dict:
-    """Loss weights of the paper's configuration; `l1` is there for ablations."""
+    """Loss weights of the paper's configuration, which has neither `l1` nor `complex_stft`."""
     return {
         "mid": 1.0,
         "side": 1.0,
@@ -44,6 +64,7 @@ def _paper_weights() -> dict:
         "adversarial": 0.1,
         "feature_matching": 5.0,
         "l1": 0.0,
+        "complex_stft": 0.0,
     }
 
 
@@ -59,7 +80,8 @@ class Config:
     discriminator: dict = field(default_factory=dict)  # likewise of MultiScaleSTFTDiscriminator
     loss_weights: dict = field(default_factory=_paper_weights)
     fft_sizes: tuple = FFT_SIZES
-    data_dependent_init: bool = False  # see `initialize_from_data`; the paper's code has torch's initial weights
+    complex_fft_sizes: tuple = (4096, 2048, 1024)  # of the loss complex_stft, which is off where its weight is 0
+    is_a_weighted: bool = True  # the signals before the spectral losses
     crop_num_samples: int = 65536  # 1.486 s
     batch_size: int = 8
     gradient_accumulation_steps: int = 1  # micro-batches of batch_size in a step
@@ -72,6 +94,8 @@ class Config:
     weight_decay: float = 1e-3
     inv_gamma: float = 200_000.0
     warmup: float = 0.999
+    decay_start: float = 1.0  # share of max_steps after which the learning rates also fall linearly, in [0, 1]
+    final_rate: float = 0.02  # to this share, in [0, 1]
     max_grad_norm: float | None = None  # the paper's code does not clip
     ema_decay: float = 0.9999
     mixed_precision: str = "no"
@@ -90,45 +114,43 @@ class Config:
 def main(config: Config) -> None:
     """Builds, resumes, loops, saves."""
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=config.encoder_freeze_step is not None)]
-    accelerator = utils.make_accelerator(
+    accelerator = make_accelerator(
         config.mixed_precision,
         config.gradient_accumulation_steps,
         trackers=config.trackers,
         output_dir=config.output_dir,
         kwargs_handlers=handlers,
     )
-    utils.seed_generators(config.seed, 0)
-    model = utils.build_model(AutoencoderOobleck, config.model, "model")
-    discriminator = utils.build_model(MultiScaleSTFTDiscriminator, config.discriminator, "discriminator")
+    seed_generators(config.seed, 0)
+    model = build_model(AutoencoderOobleck, config.model, "model")
+    discriminator = build_model(MultiScaleSTFTDiscriminator, config.discriminator, "discriminator")
     check_config(config, model)
     make_item = CropMaker(config.crop_num_samples, model.config.sampling_rate)
     tracks, valid_tracks = (open_tracks(config.manifest, name, config.max_bad_fraction) for name in ("train", "valid"))
     crops = make_crops(tracks, make_item, config.seed, accelerator, max_bad_fraction=config.max_bad_fraction)
-    output_dir = utils.start_run(config.output_dir, config, accelerator, {"init_from": config.init_from})
+    output_dir = start_run(config.output_dir, config, accelerator, {"init_from": config.init_from})
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
-    is_new = utils.latest_checkpoint(output_dir) is None
+    is_new = latest_checkpoint(output_dir) is None
     if is_new and config.init_from is not None:
-        utils.load_weights(model, AutoencoderOobleck.from_pretrained(config.init_from))
-    elif is_new and config.data_dependent_init:
-        initialize_from_data(model, torch.stack([item["waveform"] for item in first_items(crops, 8, VALIDATION_SEED)]))
+        load_weights(model, AutoencoderOobleck.from_pretrained(config.init_from))
     optimizers = (
         _optimizer(model, config.learning_rate, config),
         _optimizer(discriminator, config.discriminator_learning_rate, config),
     )
     model, discriminator, *optimizers = accelerator.prepare(model, discriminator, *optimizers)
     raw_model = accelerator.unwrap_model(model)
-    ema = utils.WeightAverage(model.parameters(), config.ema_decay)
+    ema = WeightAverage(model.parameters(), config.ema_decay)
     accelerator.register_for_checkpointing(ema)
-    order = utils.resume(accelerator, output_dir, config.batch_size)
-    batches = iter(utils.make_loader(crops, order, config.max_steps, config.num_workers, collate_crops))
-    progress = utils.progress_bar(accelerator, order.start_step, config.max_steps)
+    order = resume(accelerator, output_dir, config.batch_size)
+    batches = iter(make_loader(crops, order, config.max_steps, config.num_workers, collate_crops))
+    progress = progress_bar(accelerator, order.start_step, config.max_steps)
     for step in progress:
         turn = choose_turn(step, config.discriminator_start_step)
         active = optimizers[turn.is_discriminators]
-        rate = config.discriminator_learning_rate if turn.is_discriminators else config.learning_rate
+        rate = learning_rate(config, turn, step)
         for group in active.param_groups:
-            group["lr"] = rate * utils.inverse_lr(turn.own_step, config.inv_gamma, warmup=config.warmup)
+            group["lr"] = rate
         if config.encoder_freeze_step is not None:
             raw_model.encoder.requires_grad_(step < config.encoder_freeze_step)
         for optimizer in optimizers:
@@ -137,33 +159,34 @@ def main(config: Config) -> None:
         for micro_batch in range(order.accumulation):
             batch = next(batches)
             waveform = batch["waveform"].to(accelerator.device)
-            draws = [utils.item_generator(config.seed, number) for number in order.numbers(step, micro_batch)]
+            draws = [item_generator(config.seed, number) for number in order.numbers(step, micro_batch)]
             with accelerator.accumulate(model, discriminator):
                 if turn.is_discriminators:
                     losses.append(discriminator_step_losses(model, discriminator, waveform, draws))
                 else:
                     judge = accelerator.unwrap_model(discriminator) if turn.is_adversarial else None
-                    losses.append(generator_step_losses(model, judge, waveform, config.fft_sizes, draws))
-                utils.check_finite(losses[-1], step, batch)
+                    losses.append(generator_step_losses(model, judge, waveform, config, draws))
+                check_finite(losses[-1], step, batch)
                 accelerator.backward(weighted_sum(losses[-1], config.loss_weights))
         trained = [parameter for group in active.param_groups for parameter in group["params"]]
-        norm = utils.gradient_norm(accelerator, trained, config.max_grad_norm)
-        utils.check_finite(norm, step, batch)
+        norm = gradient_norm(accelerator, trained, config.max_grad_norm)
+        check_finite(norm, step, batch)
         active.step()
         if not turn.is_discriminators:
             ema.step(model.parameters())
         done = step + 1
         if step % config.log_every < 2 or done == config.max_steps:
-            utils.report(accelerator, output_dir, done, utils.mean_losses(accelerator, losses) | norm, progress)
+            values = mean_losses(accelerator, losses) | norm | {"learning_rate": rate}
+            report(accelerator, output_dir, done, values, progress)
         if done % config.validate_every == 0 or done == config.max_steps:  # before the checkpoint: never left out
             if accelerator.is_main_process:
                 with ema.swapped(model.parameters()):
                     export(raw_model, output_dir, done)
                     metrics = validate(raw_model, valid_tracks, config, output_dir / "samples" / f"step-{done:08d}")
-                utils.log_metrics(output_dir, done, metrics, accelerator)
+                log_metrics(output_dir, done, metrics, accelerator)
             accelerator.wait_for_everyone()
         if done % config.save_every == 0 or done == config.max_steps:
-            utils.save_checkpoint(accelerator, output_dir, done, order)
+            save_checkpoint(accelerator, output_dir, done, order)
     accelerator.end_training()
 
 
@@ -173,11 +196,19 @@ def check_config(config: Config, model: AutoencoderOobleck) -> None:
     Raises:
         ValueError: naming the value.
     """
-    if config.crop_num_samples % model.hop_length or config.crop_num_samples < max(config.fft_sizes):
+    least = (
+        max(*config.fft_sizes, *config.complex_fft_sizes)
+        if config.loss_weights["complex_stft"]
+        else max(config.fft_sizes)
+    )
+    if config.crop_num_samples % model.hop_length or config.crop_num_samples < least:
         raise ValueError(
-            f"crop_num_samples must be a multiple of {model.hop_length} and at least {max(config.fft_sizes)}, "
+            f"crop_num_samples must be a multiple of {model.hop_length} and at least {least}, "
             f"got {config.crop_num_samples}."
         )
+    for name in ("decay_start", "final_rate"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{name} must be in [0, 1], got {getattr(config, name)}.")
 
 
 class Turn(NamedTuple):
@@ -202,42 +233,15 @@ def choose_turn(step: int, discriminator_start_step: int) -> Turn:
     return Turn(True, False, discriminator_start_step + turns_taken)
 
 
-@torch.no_grad()
-def initialize_from_data(
-    model: AutoencoderOobleck, waveform: torch.Tensor, residual_std: float = 0.3, posterior_std: float = 0.018
-) -> None:
-    """Scales each weight norm so that its layer's output has deviation 1 on some audio; biases become 0.
-
-    Salimans and Kingma, "Weight normalization" (2016), §3. With torch's initial weights little of the signal comes
-    through both networks, and a short training ends in a decoder that ignores its latents.
-
-    Args:
-        model: freshly made.
-        waveform: real audio `(B, 2, N)`, which the output's deviation will equal.
-        residual_std: deviation of what each residual unit adds.
-        posterior_std: deviation of the posterior, greater than 1e-4.
-    """
-    targets = {module.conv2: residual_std for module in model.modules() if isinstance(module, OobleckResidualUnit)}
-    targets[model.decoder.conv2] = float(waveform.std())
-
-    def scale(module, inputs, output):
-        module.weight_g *= targets.get(module, 1.0) / output.std()
-        if module.bias is not None:
-            module.bias.zero_()
-        return module.forward(*inputs)
-
-    layers = [module for module in model.modules() if hasattr(module, "weight_g")]
-    hooks = [layer.register_forward_hook(scale) for layer in layers]
-    model(waveform)
-    for hook in hooks:
-        hook.remove()
-    scales = slice(model.config.decoder_input_channels, None)
-    model.encoder.conv2.weight_g[scales] *= 0.1
-    model.encoder.conv2.bias[scales] = math.log(math.expm1(posterior_std - 1e-4))  # the inverse of softplus
+def learning_rate(config: Config, turn: Turn, step: int) -> float:
+    """The rate of the network whose turn a step is: the paper's law of its own steps, falling at the end if asked."""
+    rate = config.discriminator_learning_rate if turn.is_discriminators else config.learning_rate
+    law = inverse_lr(turn.own_step, config.inv_gamma, warmup=config.warmup)
+    return rate * law * falling_rate(step, config.max_steps, config.decay_start, config.final_rate)
 
 
 def generator_step_losses(
-    model, discriminator, waveform: torch.Tensor, fft_sizes: tuple, generator=None
+    model, discriminator, waveform: torch.Tensor, config: Config, generator=None
 ) -> dict[str, torch.Tensor]:
     """Named losses of the autoencoder on `(B, 2, N)`; the adversarial ones only with a discriminator.
 
@@ -247,7 +251,7 @@ def generator_step_losses(
     output = model(waveform, sample_posterior=True, generator=generator)
     decoded = output.sample.float()
     with torch.autocast(waveform.device.type, enabled=False):
-        losses = stereo_stft_loss(waveform, decoded, sampling_rate, fft_sizes)
+        losses = spectral_losses(waveform, decoded, sampling_rate, config)
         losses |= {"kl": output.posterior.kl(), "l1": (waveform - decoded).abs().mean()}
     if discriminator is not None:
         discriminator.requires_grad_(False)
@@ -259,6 +263,16 @@ def generator_step_losses(
             losses["adversarial"] = adversarial_loss([scores.float() for scores in fake_scores])
             losses["feature_matching"] = feature_matching_loss(_in_float32(real_features), _in_float32(fake_features))
     return losses
+
+
+def spectral_losses(
+    waveform: torch.Tensor, decoded: torch.Tensor, sampling_rate: int, config: Config
+) -> dict[str, torch.Tensor]:
+    """The spectral losses `(B, 2, N)` that the configuration asks for."""
+    complex_fft_sizes = config.complex_fft_sizes if config.loss_weights["complex_stft"] else ()
+    return stereo_stft_loss(
+        waveform, decoded, sampling_rate, config.fft_sizes, complex_fft_sizes, config.is_a_weighted
+    )
 
 
 def _in_float32(features: list[list[torch.Tensor]]) -> list[list[torch.Tensor]]:
@@ -299,7 +313,7 @@ def validate(
 
     batch = torch.stack(take_crops(config.crop_num_samples, config.num_validation_crops))
     decoded = torch.cat([model(item.to(model.device)).sample.float().cpu() for item in batch.split(1)])
-    metrics = stereo_stft_loss(batch, decoded, rate, config.fft_sizes) | {"l1": (batch - decoded).abs().mean()}
+    metrics = spectral_losses(batch, decoded, rate, config) | {"l1": (batch - decoded).abs().mean()}
     pairs = list(zip(decoded, batch, strict=True))
     metrics["stft_distance"] = sum(stft_distance(*pair) for pair in pairs) / len(pairs)
     if rate <= 48_000:  # at higher rates its lowest bands would be empty
@@ -320,7 +334,7 @@ def export(model: AutoencoderOobleck, output_dir: Path, step: int) -> None:
     """Saves the model with a note of where it comes from."""
     with atomic_folder(output_dir / "autoencoder") as folder:
         model.save_pretrained(folder)
-        utils.write_stage(folder, output_dir, "autoencoder", step)
+        write_stage(folder, output_dir, "autoencoder", step)
 
 
 def _optimizer(model: torch.nn.Module, learning_rate: float, config: Config) -> torch.optim.Optimizer:
@@ -331,4 +345,4 @@ def _optimizer(model: torch.nn.Module, learning_rate: float, config: Config) -> 
 
 
 if __name__ == "__main__":
-    utils.launch(main, Config)
+    launch(main, Config)

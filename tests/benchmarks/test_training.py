@@ -101,7 +101,7 @@ def test_stable_audio_tools_losses_are_ours(training, tmp_path):
     waveform = torch.rand(2, 2, config.crop_num_samples) - 0.5
     ours = {}
     torch.manual_seed(1)
-    ours["generator"] = script.generator_step_losses(model, judge, waveform, config.fft_sizes)
+    ours["generator"] = script.generator_step_losses(model, judge, waveform, config)
     torch.manual_seed(1)
     ours["discriminator"] = script.discriminator_step_losses(model, judge, waveform)
     torch.manual_seed(1)

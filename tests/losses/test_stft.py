@@ -7,7 +7,7 @@ from stable_longform.losses.stft import (
     FFT_SIZES,
     SIGNAL_WEIGHTS,
     a_weighting,
-    multi_resolution_stft_loss,
+    magnitude_distance,
     stereo_stft_loss,
     stft_magnitude,
 )
@@ -50,7 +50,8 @@ def test_parity_with_auraloss_without_weighting_and_in_its_gradient(pair):
     freq = pytest.importorskip("auraloss").freq
     waveform, decoded = pair[0][:, :1], pair[1][:, :1].clone().requires_grad_()
     expected = freq.MultiResolutionSTFTLoss(**auraloss_settings((512, 128)))(waveform, decoded)
-    loss = multi_resolution_stft_loss(waveform[None, :, 0], decoded[None, :, 0], (512, 128))[0]
+    pairs = [[stft_magnitude(audio[:, 0], size)[None] for audio in (waveform, decoded)] for size in (512, 128)]
+    loss = sum(magnitude_distance(*pair) for pair in pairs)[0] / 2
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=0)
     gradients = [torch.autograd.grad(value, decoded)[0] for value in (loss, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3 * float(gradients[1].abs().max()))
@@ -116,10 +117,54 @@ def test_common_gain_changes_nothing(pair):
 
 
 def test_losses_average_over_resolutions(pair):
-    signals = [audio.transpose(0, 1) for audio in pair]
     sizes = (512, 128, 32)
-    single = [multi_resolution_stft_loss(*signals, [size]) for size in sizes]
-    torch.testing.assert_close(multi_resolution_stft_loss(*signals, sizes), sum(single) / 3)
+    single = [stereo_stft_loss(*pair, fft_sizes=[size]) for size in sizes]
+    for name, loss in stereo_stft_loss(*pair, fft_sizes=sizes).items():
+        torch.testing.assert_close(loss, sum(losses[name] for losses in single) / 3)
+
+
+def test_a_weighting_is_the_filter_before_the_loss(pair):
+    filtered = [a_weighting(audio, 44100) for audio in pair]
+    weighted, plain = stereo_stft_loss(*pair), stereo_stft_loss(*filtered, is_a_weighted=False)
+    assert all(torch.equal(weighted[name], plain[name]) for name in SIGNAL_WEIGHTS)
+
+
+# The complex error
+
+
+SIZES = (1024, 512, 256)
+
+
+def complex_stft(waveform, decoded, sizes=SIZES, **options):
+    return stereo_stft_loss(waveform, decoded, complex_fft_sizes=sizes, **options)["complex_stft"]
+
+
+def test_complex_error_of_silence_and_of_a_gain(pair):
+    waveform = pair[0]
+    assert "complex_stft" not in stereo_stft_loss(*pair)
+    assert complex_stft(waveform, waveform) == 0
+    for gain in (-1.0, 0.0, 0.5, 3.0):
+        torch.testing.assert_close(complex_stft(waveform, gain * waveform), torch.tensor(3 * abs(gain - 1)))
+
+
+def test_complex_error_sees_the_phase_that_magnitudes_do_not(pair):
+    """A change of sign is the largest error there is, and no error of the magnitudes."""
+    waveform = pair[0]
+    losses = stereo_stft_loss(waveform, -waveform, complex_fft_sizes=SIZES)
+    assert losses["complex_stft"] == 6 and all(losses[name] == 0 for name in SIGNAL_WEIGHTS)
+
+
+def test_complex_error_sums_over_sizes_and_leaves_the_other_losses_alone(pair):
+    losses = stereo_stft_loss(*pair, fft_sizes=(512, 128), complex_fft_sizes=(1024, 512))
+    plain = stereo_stft_loss(*pair, fft_sizes=(512, 128))
+    assert all(torch.equal(losses[name], plain[name]) for name in SIGNAL_WEIGHTS)
+    torch.testing.assert_close(losses["complex_stft"], complex_stft(*pair, (1024,)) + complex_stft(*pair, (512,)))
+
+
+def test_complex_error_of_silence_has_a_gradient():
+    decoded = torch.zeros(1, 2, 4000, requires_grad=True)
+    complex_stft(torch.zeros(1, 2, 4000), decoded).backward()
+    assert decoded.grad.isfinite().all()
 
 
 # Parts

@@ -19,9 +19,11 @@ sys.path.insert(0, str(ROOT / "training"))
 import train_autoencoder  # noqa: E402
 import train_clap  # noqa: E402
 import train_dit  # noqa: E402
+import train_linear_start  # noqa: E402
 
 FOLDER = ROOT / "training" / "configs"
 SCRIPTS = {
+    "autoencoder_tiny_linear": (train_linear_start, ["--manifest=m"], "model"),
     "autoencoder": (train_autoencoder, ["--manifest=m"], "model"),
     "clap": (train_clap, ["--manifest=m"], None),
     "dit": (train_dit, ["--latents=l", "--clap=c"], "model"),
@@ -31,7 +33,7 @@ OURS = {"batch_size", "max_steps", "mixed_precision", "gradient_checkpointing"} 
 
 def load(file):
     """A preset as its script's configuration, and the script."""
-    script, paths, _ = SCRIPTS[file.stem.split("_")[0]]
+    script, paths, _ = SCRIPTS.get(file.stem) or SCRIPTS[file.stem.split("_")[0]]
     return utils.load_config(script.Config, ["--config", str(file), "--output_dir=o", *paths]), script
 
 
@@ -41,7 +43,7 @@ def build(config, script) -> torch.nn.Module:
         if script is train_clap:
             script.check_config(config)
             return script.build_model(config, config.text_config["vocab_size"]).text_model
-        network = AutoencoderOobleck if script is train_autoencoder else DiTTransformer1D
+        network = DiTTransformer1D if script is train_dit else AutoencoderOobleck
         return utils.build_model(network, config.model, "model")
 
 
@@ -80,6 +82,11 @@ def test_the_papers_presets_are_the_defaults(name):
 def _plain(value):
     """Tuples as lists."""
     return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def test_the_stages_of_the_tiny_autoencoder_train_one_network():
+    models = [load(FOLDER / f"autoencoder_{name}.yaml")[0].model for name in ("tiny_linear", "tiny", "tiny_decoder")]
+    assert models[0] == models[1] == models[2] != {}
 
 
 @pytest.mark.parametrize("name", ["autoencoder_paper", "clap_paper", "dit_paper_190s", "dit_paper_285s"])

@@ -50,9 +50,10 @@ AUTOENCODER = {
         "channel_multiples": [1, 2, 4, 8],
         "decoder_input_channels": 32,
     },
-    "loss_weights": {"l1": 20.0, "kl": 1e-5},
+    "loss_weights": {"l1": 20.0, "kl": 1e-4, "complex_stft": 4.0},
     "fft_sizes": [2048, 512, 128],
-    "data_dependent_init": True,
+    "complex_fft_sizes": [2048, 1024],
+    "is_a_weighted": False,
     "crop_num_samples": 16384,
     "batch_size": 4,
     "max_steps": 800,
@@ -61,8 +62,15 @@ AUTOENCODER = {
     "inv_gamma": 500,
     "warmup": 0.97,
     "max_grad_norm": 1.0,
+    "decay_start": 0.5,
     "ema_decay": 0.99,
     "num_validation_crops": 16,
+}
+LINEAR_START = {
+    "model": AUTOENCODER["model"],
+    "crop_num_samples": 16384,
+    "edge_num_samples": 1024,
+    "max_steps": 400,
 }
 CLAP = {
     "audio_config": {
@@ -140,7 +148,7 @@ def start(script: str, folder: Path, name: str, settings: dict, num_threads: int
     intervals = {"max_steps": steps, "save_every": steps, "validate_every": steps, "log_every": max(steps // 20, 1)}
     settings = {key: value for key, value in (COMMON | settings | intervals).items() if key not in paths}
     if script != "train_autoencoder.py":
-        del settings["num_samples"]
+        settings.pop("num_samples", None)
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings | {key: str(path) for key, path in paths.items()}))
     arguments = ("--config", folder / f"{name}.yaml", "--output_dir", folder / name)
     return RunningScript(script, *arguments, environment={"OMP_NUM_THREADS": str(num_threads)})
@@ -167,8 +175,10 @@ def first_stages(folder) -> tuple[Path, Path]:
     """The runs of the autoencoder and of CLAP, which need nothing of each other: one core each."""
     with timed("autoencoder and CLAP"):
         paths = {"manifest": folder / "manifest.jsonl"}
-        autoencoder = start("train_autoencoder.py", folder, "autoencoder", AUTOENCODER, 1, **paths)
         clap = start("train_clap.py", folder, "clap", CLAP, 1, **paths)
+        linear = start("train_linear_start.py", folder, "linear_start", LINEAR_START, 1, **paths)
+        paths["init_from"] = finish(linear, folder / "linear_start") / "autoencoder"
+        autoencoder = start("train_autoencoder.py", folder, "autoencoder", AUTOENCODER, 1, **paths)
         return finish(autoencoder, folder / "autoencoder"), finish(clap, folder / "clap")
 
 

@@ -4,6 +4,7 @@ Paper: §2.1, "a perceptually weighted multi-resolution STFT", on mid/side and, 
 the code of the paper's time: mid S = L + R and side D = L − R with weight 1 each, L and R with weight ½ each;
 A-weighting by a 101-tap filter before the STFT; spectral convergence plus log-magnitude distance, both with weight 1,
 averaged over the resolutions. The spectral convergence is normalised by the decoded signal and over the whole batch.
+Not in the paper: the complex STFT error, which makes a short training keep the phase, and so the notes.
 
 References: Yamamoto et al., "Parallel WaveGAN" (2020) for the two distances; Steinmetz and Reiss, "auraloss" (2020),
 whose version 0.4.0 the tests compare with.
@@ -26,6 +27,8 @@ def stereo_stft_loss(
     decoded: torch.Tensor,
     sampling_rate: int = 44100,
     fft_sizes: Sequence[int] = FFT_SIZES,
+    complex_fft_sizes: Sequence[int] = (),
+    is_a_weighted: bool = True,
 ) -> dict[str, torch.Tensor]:
     """Multi-resolution STFT losses of the four signals of a stereo pair, not yet weighted by `SIGNAL_WEIGHTS`.
 
@@ -33,10 +36,15 @@ def stereo_stft_loss(
         waveform: the real audio, `(batch_size, 2, num_samples)`, `num_samples` > half the largest FFT size.
         decoded: the reconstruction, the same shape.
         sampling_rate: Hz, for the A-weighting filter.
-        fft_sizes: in samples.
+        fft_sizes: of the magnitude distances, in samples.
+        complex_fft_sizes: of the complex STFT error (not in the paper), in samples; none: it is left out.
+        is_a_weighted: whether both are filtered by the A-weighting curve first. Without it (not in the paper) the
+            bass counts in full.
 
     Returns:
-        scalars named "mid", "side", "left" and "right".
+        scalars named "mid", "side", "left" and "right", and with `complex_fft_sizes` "complex_stft": the sum over
+        those sizes of mean |X − Y| over mean |X| on left and right, which asks for the phase too. It is the number of
+        sizes for a silent reconstruction.
 
     Raises:
         ValueError: the shapes differ or are not stereo.
@@ -46,49 +54,64 @@ def stereo_stft_loss(
             f"waveform and decoded must both be (batch_size, 2, num_samples), "
             f"got {tuple(waveform.shape)} and {tuple(decoded.shape)}."
         )
-    real, fake = (a_weighting(_signals(audio.float()), sampling_rate) for audio in (waveform, decoded))
-    loss = multi_resolution_stft_loss(real, fake, fft_sizes)
-    return dict(zip(SIGNAL_WEIGHTS, loss, strict=True))
+    real, fake = waveform.float(), decoded.float()
+    if is_a_weighted:
+        real, fake = a_weighting(real, sampling_rate), a_weighting(fake, sampling_rate)
+    distance, error = waveform.new_zeros(len(SIGNAL_WEIGHTS)), waveform.new_zeros(())
+    for fft_size in dict.fromkeys((*fft_sizes, *complex_fft_sizes)):
+        spectra = stft(real, fft_size), stft(fake, fft_size)  # each is computed once, whatever it is used for
+        if fft_size in fft_sizes:
+            distance = distance + magnitude_distance(*(magnitude(_signals(spectrum)) for spectrum in spectra))
+        if fft_size in complex_fft_sizes:
+            error = error + complex_error(*spectra)
+    losses = dict(zip(SIGNAL_WEIGHTS, distance / len(fft_sizes), strict=True))
+    return losses | ({"complex_stft": error} if complex_fft_sizes else {})
 
 
-def multi_resolution_stft_loss(
-    waveform: torch.Tensor, decoded: torch.Tensor, fft_sizes: Sequence[int] = FFT_SIZES
-) -> torch.Tensor:
-    """Spectral convergence plus log-magnitude distance, averaged over FFT sizes, for each of several signals.
+def magnitude_distance(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    """Spectral convergence plus log-magnitude distance of magnitudes `(num_signals, ...)`, for each signal.
 
     Args:
-        waveform: `(num_signals, batch_size, num_samples)`.
-        decoded: the same shape; it normalises the spectral convergence.
+        real: positive.
+        fake: the same shape; it normalises the spectral convergence.
 
     Returns:
         `(num_signals,)`.
     """
-    total = waveform.new_zeros(waveform.shape[0])
-    for fft_size in fft_sizes:
-        real, fake = stft_magnitude(waveform, fft_size), stft_magnitude(decoded, fft_size)
-        convergence = (fake - real).flatten(1).norm(dim=1) / fake.flatten(1).norm(dim=1)
-        log_distance = (real.log() - fake.log()).abs().flatten(1).mean(dim=1)
-        total = total + convergence + log_distance
-    return total / len(fft_sizes)
+    convergence = (fake - real).flatten(1).norm(dim=1) / fake.flatten(1).norm(dim=1)
+    return convergence + (real.log() - fake.log()).abs().flatten(1).mean(dim=1)
 
 
-def stft_magnitude(waveform: torch.Tensor, fft_size: int) -> torch.Tensor:
-    """|STFT| of `(..., num_samples)`, Hann window, hop `fft_size / 4`, squared magnitudes floored at 1e-8.
+def complex_error(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    """Mean |X − Y| over mean |X| of two complex spectra of one shape: 0 if they are equal, 1 for Y = 0."""
+    return (real - fake).abs().mean() / real.abs().mean().clamp(min=1e-4)
+
+
+def stft(waveform: torch.Tensor, fft_size: int) -> torch.Tensor:
+    """STFT of `(..., num_samples)`, Hann window, hop `fft_size / 4`, ends reflected.
 
     Returns:
-        `(..., fft_size / 2 + 1, num_frames)`.
+        complex `(..., fft_size / 2 + 1, num_frames)`.
     """
-    window = torch.hann_window(fft_size, device=waveform.device)
     spectrum = torch.stft(
         waveform.reshape(-1, waveform.shape[-1]),
         fft_size,
         fft_size // 4,
-        window=window,
+        window=torch.hann_window(fft_size, device=waveform.device),
         pad_mode="reflect",
         return_complex=True,
     )
-    magnitude = torch.view_as_real(spectrum).square().sum(dim=-1).clamp(min=1e-8).sqrt()
-    return magnitude.reshape(*waveform.shape[:-1], *magnitude.shape[1:])
+    return spectrum.reshape(*waveform.shape[:-1], *spectrum.shape[1:])
+
+
+def stft_magnitude(waveform: torch.Tensor, fft_size: int) -> torch.Tensor:
+    """The magnitudes of `stft`, as `magnitude` floors them."""
+    return magnitude(stft(waveform, fft_size))
+
+
+def magnitude(spectrum: torch.Tensor) -> torch.Tensor:
+    """|X| of complex X, squares floored at 1e-8."""
+    return torch.view_as_real(spectrum).square().sum(dim=-1).clamp(min=1e-8).sqrt()
 
 
 def a_weighting(waveform: torch.Tensor, sampling_rate: int) -> torch.Tensor:
@@ -98,9 +121,9 @@ def a_weighting(waveform: torch.Tensor, sampling_rate: int) -> torch.Tensor:
     return filtered.reshape(waveform.shape)
 
 
-def _signals(waveform: torch.Tensor) -> torch.Tensor:
-    """`(B, 2, N)` to mid, side, left and right `(4, B, N)`."""
-    left, right = waveform.unbind(dim=1)
+def _signals(stereo: torch.Tensor) -> torch.Tensor:
+    """Waveforms or spectra `(B, 2, ...)` to those of mid, side, left and right `(4, B, ...)`."""
+    left, right = stereo.unbind(dim=1)
     return torch.stack([left + right, left - right, left, right])
 
 

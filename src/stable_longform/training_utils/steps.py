@@ -163,6 +163,19 @@ def inverse_lr(step: int, inv_gamma: float, power: float = 0.5, warmup: float = 
     return (1 - warmup ** (step + 1)) * (1 + step / inv_gamma) ** -power
 
 
+def falling_rate(step: int, max_steps: int, start: float, final: float) -> float:
+    """Factor of the learning rate that falls at the end of a training: 1, then linearly down to `final`.
+
+    Args:
+        step: in [0, `max_steps`).
+        max_steps: of the whole training.
+        start: share of the steps after which it falls, in [0, 1]; 1: never.
+        final: the factor that the step after the last would have, in [0, 1].
+    """
+    share = step / max_steps
+    return 1.0 if share <= start else 1 - (1 - final) * (share - start) / (1 - start)
+
+
 def seed_generators(seed: int, number: int) -> None:
     """Seeds every global generator as a function of an item's number, for what a network draws (dropout)."""
     set_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))

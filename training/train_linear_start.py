@@ -1,0 +1,277 @@
+"""Trains the first weights of an autoencoder: its convolutions alone, as one linear network. Not in the paper.
+
+    python training/train_linear_start.py --config training/configs/autoencoder_tiny_linear.yaml \
+        --manifest corpus/manifest.jsonl --output_dir runs/linear_start
+    python training/train_autoencoder.py --init_from runs/linear_start/autoencoder ...
+
+Spectral losses hardly ask for the phase, so that a short training of the whole network from random weights keeps the
+loudness and the colour of the music and loses its notes. A linear network that is trained on the squared error alone
+learns in minutes what 64 numbers a frame can hold of the waveform: the tune, the bass and the chords. Here each
+residual unit begins as the identity and each Snake nearly so. Both are bypassed and not trained, which also makes a
+step about five times as cheap. `train_autoencoder.py` goes on from there with the whole network.
+
+To resume, run the same command again. The result is `output_dir/autoencoder`.
+"""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from stable_longform.data.audio_crops import CropMaker, collate_crops, make_crops
+from stable_longform.data.sources import open_tracks
+from stable_longform.data.streams import first_items
+from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck, DiagonalGaussian
+from stable_longform.models.oobleck_layers import OobleckDecoder, OobleckEncoder, OobleckResidualUnit, Snake1d
+from stable_longform.training_utils.checkpoints import latest_checkpoint, resume, save_checkpoint
+from stable_longform.training_utils.config import build_model, launch
+from stable_longform.training_utils.records import check_finite, log_metrics, report
+from stable_longform.training_utils.runs import start_run, write_stage
+from stable_longform.training_utils.steps import (
+    falling_rate,
+    gradient_norm,
+    item_generator,
+    make_accelerator,
+    make_loader,
+    mean_losses,
+    progress_bar,
+    seed_generators,
+)
+from stable_longform.utils.files import atomic_folder
+
+VALIDATION_SEED = 2**30  # far from any training seed
+LOG_ALPHA = -2.0  # of each Snake, which then differs from x by less than e^(2 · LOG_ALPHA) x²
+NUM_SCALING_CROPS = 8
+POSTERIOR_STD = 0.1  # of the first step
+FLOOR = 1e-7  # mean square below which a batch counts as silent
+
+
+@dataclass(frozen=True)
+class Config:
+    """`batch_size` is per process."""
+
+    manifest: str  # any source: see stable_longform.data.sources
+    output_dir: str
+    max_bad_fraction: float = 0.01  # of the tracks, that may turn out to be unusable
+    model: dict = field(default_factory=dict)  # arguments of AutoencoderOobleck that differ from the paper
+    kl_weight: float = 1e-4
+    crop_num_samples: int = 65536  # 1.486 s
+    edge_num_samples: int = 4096  # at each end of a crop, where the error does not count
+    batch_size: int = 4
+    gradient_accumulation_steps: int = 1  # micro-batches of batch_size in a step
+    max_steps: int = 1500
+    learning_rate: float = 1e-3
+    betas: tuple = (0.9, 0.98)
+    warmup_steps: int = 50
+    decay_start: float = 0.5  # share of max_steps after which the learning rate falls linearly, in [0, 1]
+    final_rate: float = 0.02  # to this share, in [0, 1]
+    max_grad_norm: float | None = 1.0
+    mixed_precision: str = "no"
+    num_workers: int = 1
+    seed: int = 0
+    save_every: int = 500
+    log_every: int = 20
+    validate_every: int = 250
+    num_validation_crops: int = 16
+    trackers: tuple = ()  # "tensorboard", "wandb", "trackio"
+
+
+def main(config: Config) -> None:
+    """Builds, resumes, loops, saves."""
+    accelerator = make_accelerator(
+        config.mixed_precision,
+        config.gradient_accumulation_steps,
+        trackers=config.trackers,
+        output_dir=config.output_dir,
+    )
+    seed_generators(config.seed, 0)
+    network = LinearAutoencoder(build_model(AutoencoderOobleck, config.model, "model"))
+    check_config(config, network.vae)
+    make_item = CropMaker(config.crop_num_samples, network.vae.config.sampling_rate)
+    tracks, valid_tracks = (open_tracks(config.manifest, name, config.max_bad_fraction) for name in ("train", "valid"))
+    crops = make_crops(tracks, make_item, config.seed, accelerator, max_bad_fraction=config.max_bad_fraction)
+    output_dir = start_run(config.output_dir, config, accelerator)
+    if latest_checkpoint(output_dir) is None:
+        items = first_items(crops, NUM_SCALING_CROPS, VALIDATION_SEED)
+        initialize(network, torch.stack([item["waveform"] for item in items]))
+    valid_crops = make_crops(valid_tracks, make_item, VALIDATION_SEED, max_bad_fraction=config.max_bad_fraction)
+    valid_items = first_items(valid_crops, config.num_validation_crops)
+    valid_waveform = torch.stack([item["waveform"] for item in valid_items])
+    parameters = network.trained_parameters()
+    optimizer = torch.optim.AdamW(parameters, config.learning_rate, tuple(config.betas), weight_decay=0.0)
+    network, optimizer = accelerator.prepare(network, optimizer)
+    raw_network = accelerator.unwrap_model(network)
+    order = resume(accelerator, output_dir, config.batch_size)
+    batches = iter(make_loader(crops, order, config.max_steps, config.num_workers, collate_crops))
+    progress = progress_bar(accelerator, order.start_step, config.max_steps)
+    for step in progress:
+        rate = learning_rate(config, step)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        losses = []
+        for micro_batch in range(order.accumulation):
+            batch = next(batches)
+            waveform = batch["waveform"].to(accelerator.device)
+            draws = [item_generator(config.seed, number) for number in order.numbers(step, micro_batch)]
+            with accelerator.accumulate(network):
+                decoded, posterior = network(waveform, draws)
+                error = relative_error(decoded.float(), waveform, config.edge_num_samples)
+                losses.append({"error": error, "kl": posterior.kl()})
+                check_finite(losses[-1], step, batch)
+                accelerator.backward(error + config.kl_weight * losses[-1]["kl"])
+        norm = gradient_norm(accelerator, parameters, config.max_grad_norm)
+        check_finite(norm, step, batch)
+        optimizer.step()
+        done = step + 1
+        if done % config.log_every == 0 or done == config.max_steps:
+            values = mean_losses(accelerator, losses) | norm | {"learning_rate": rate}
+            report(accelerator, output_dir, done, values, progress)
+        if done % config.validate_every == 0 or done == config.max_steps:  # before the checkpoint: never left out
+            if accelerator.is_main_process:
+                export(raw_network.vae, output_dir, done)
+                log_metrics(output_dir, done, validate(raw_network, valid_waveform, config), accelerator)
+            accelerator.wait_for_everyone()
+        if done % config.save_every == 0 or done == config.max_steps:
+            save_checkpoint(accelerator, output_dir, done, order)
+    accelerator.end_training()
+
+
+def check_config(config: Config, vae: AutoencoderOobleck) -> None:
+    """Checks what would otherwise fail after the run has started.
+
+    Raises:
+        ValueError: naming the value.
+    """
+    if config.crop_num_samples % vae.hop_length or config.crop_num_samples < 1:
+        raise ValueError(f"crop_num_samples must be a multiple of {vae.hop_length}, got {config.crop_num_samples}.")
+    if not 0 <= 2 * config.edge_num_samples < config.crop_num_samples:
+        raise ValueError(
+            "edge_num_samples must be at least 0 and leave something of crop_num_samples between both ends, "
+            f"got {config.edge_num_samples}."
+        )
+    for name in ("decay_start", "final_rate"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{name} must be in [0, 1], got {getattr(config, name)}.")
+
+
+class LinearAutoencoder(torch.nn.Module):
+    """An autoencoder without its residual units and Snakes.
+
+    Args:
+        vae: shares its weights.
+    """
+
+    def __init__(self, vae: AutoencoderOobleck):
+        super().__init__()
+        self.vae = vae.requires_grad_(False)
+        for layer in self.layers():
+            layer.requires_grad_(True)
+
+    def layers(self) -> list[torch.nn.Module]:
+        """Its convolutions, in order."""
+        return [*encoder_layers(self.vae.encoder), *decoder_layers(self.vae.decoder)]
+
+    def trained_parameters(self) -> list[torch.nn.Parameter]:
+        """Those of its convolutions."""
+        return [parameter for layer in self.layers() for parameter in layer.parameters()]
+
+    def forward(
+        self, waveform: torch.Tensor, generator: list[torch.Generator] | None = None
+    ) -> tuple[torch.Tensor, DiagonalGaussian]:
+        """Encodes and decodes `(B, audio_channels, N)`, N a multiple of the hop length.
+
+        Args:
+            waveform: as in `AutoencoderOobleck.encode`.
+            generator: for a draw from the posterior, one for each item; None decodes the posterior's mean.
+        """
+        posterior = DiagonalGaussian(apply(encoder_layers(self.vae.encoder), waveform))
+        latents = posterior.mode() if generator is None else posterior.sample(generator)
+        return apply(decoder_layers(self.vae.decoder), latents), posterior
+
+
+def encoder_layers(encoder: OobleckEncoder) -> list[torch.nn.Module]:
+    """The encoder's convolutions outside residual units, in order."""
+    return [encoder.conv1, *(block.conv1 for block in encoder.block), encoder.conv2]
+
+
+def decoder_layers(decoder: OobleckDecoder) -> list[torch.nn.Module]:
+    """The decoder's convolutions outside residual units, in order."""
+    return [decoder.conv1, *(block.conv_t1 for block in decoder.block), decoder.conv2]
+
+
+def apply(layers: list[torch.nn.Module], hidden_states: torch.Tensor) -> torch.Tensor:
+    """Layers one after the other."""
+    for layer in layers:
+        hidden_states = layer(hidden_states)
+    return hidden_states
+
+
+@torch.no_grad()
+def initialize(network: LinearAutoencoder, waveform: torch.Tensor) -> None:
+    """Makes residual units the identity and Snakes nearly so, and scales the other convolutions.
+
+    Each convolution's output then has deviation 1 on the waveform, the last one's that of the waveform; biases are 0.
+    Salimans and Kingma, "Weight normalization" (2016), §3.
+
+    Args:
+        network: freshly made.
+        waveform: real audio `(B, audio_channels, N)`.
+    """
+    for module in network.vae.modules():
+        if isinstance(module, OobleckResidualUnit):
+            module.conv2.weight_g.zero_()
+            module.conv2.bias.zero_()
+        elif isinstance(module, Snake1d):
+            module.alpha.fill_(LOG_ALPHA)
+    to_latents, to_waveform = network.vae.encoder.conv2, network.vae.decoder.conv2
+    hidden_states = waveform
+    for layer in network.layers():
+        if layer.bias is not None:
+            layer.bias.zero_()
+        target = waveform.std() if layer is to_waveform else 1.0
+        layer.weight_g *= target / layer(hidden_states).std()
+        hidden_states = layer(hidden_states)
+        if layer is to_latents:
+            hidden_states, _ = hidden_states.chunk(2, dim=1)  # the means
+    scales = slice(network.vae.config.decoder_input_channels, None)
+    to_latents.weight_g[scales] *= 0.1
+    to_latents.bias[scales] = math.log(math.expm1(POSTERIOR_STD))  # the inverse of softplus
+
+
+def learning_rate(config: Config, step: int) -> float:
+    """A linear warm-up, a plateau, and a linear fall at the end."""
+    warmup = min(1.0, (step + 1) / max(config.warmup_steps, 1))
+    return config.learning_rate * warmup * falling_rate(step, config.max_steps, config.decay_start, config.final_rate)
+
+
+def relative_error(decoded: torch.Tensor, waveform: torch.Tensor, edge_num_samples: int) -> torch.Tensor:
+    """Squared error over the energy of a whole batch `(B, C, N)`, without the ends; 1 for a silent reconstruction."""
+    inside = slice(edge_num_samples, waveform.shape[-1] - edge_num_samples)
+    error = (decoded - waveform)[..., inside].square().mean()
+    return error / waveform[..., inside].square().mean().clamp(min=FLOOR)
+
+
+@torch.no_grad()
+def validate(network: LinearAutoencoder, waveform: torch.Tensor, config: Config) -> dict[str, float]:
+    """Signal over error in dB on fixed crops, of the linear network and of the whole one, and the KL loss."""
+    values = {"snr": [], "snr_whole_network": [], "kl": []}
+    for item in waveform.to(network.vae.device).split(1):
+        decoded, posterior = network(item)
+        whole = network.vae(item).sample
+        for name, output in (("snr", decoded), ("snr_whole_network", whole)):
+            values[name].append(-10 * relative_error(output.float(), item, config.edge_num_samples).log10())
+        values["kl"].append(posterior.kl())
+    return {f"valid/{name}": float(torch.stack(value).mean()) for name, value in values.items()}
+
+
+def export(vae: AutoencoderOobleck, output_dir: Path, step: int) -> None:
+    """Saves the autoencoder with a note of where it comes from."""
+    with atomic_folder(output_dir / "autoencoder") as folder:
+        vae.save_pretrained(folder)
+        write_stage(folder, output_dir, "linear start", step)
+
+
+if __name__ == "__main__":
+    launch(main, Config)
