@@ -43,16 +43,18 @@ class Config:
     manifest: str  # any source: see stable_longform.data.sources
     autoencoder: str
     output_dir: str
-    splits: tuple = ("train", "valid")
+    splits: tuple = ("valid", "train")  # in this order
     max_tracks: int | None = None
     dtype: str = "float32"
     tracks_per_shard: int = 64
     minutes_per_shard: float = 10.0  # what a stop can cost
+    max_minutes: float | None = None  # then the script stops after the track it is at, with an index of what is done
     max_bad_fraction: float = 0.01
 
 
 def main(config: Config) -> None:
     """Encodes this process's tracks, then writes the index."""
+    time_limit = utils.TimeLimit(config.max_minutes)
     unknown = [split for split in config.splits if split not in SPLITS]
     if unknown:
         raise ValueError(f"splits must be among {', '.join(SPLITS)}, got {', '.join(unknown)}.")
@@ -81,6 +83,7 @@ def main(config: Config) -> None:
             remaining[state.process_index :: state.num_processes],
             BadTracks(len(known), config.max_bad_fraction),
         )
+    share = itertools.takewhile(lambda _: not time_limit.is_reached(), share)
     encode_tracks(tqdm(share, disable=not state.is_main_process, unit="track"), vae, output_dir, config, bad_tracks)
     state.wait_for_everyone()
     if state.is_main_process:

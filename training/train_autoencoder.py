@@ -39,6 +39,7 @@ from stable_longform.training_utils.steps import (
     falling_rate,
     gradient_norm,
     inverse_lr,
+    is_due,
     item_generator,
     make_accelerator,
     make_loader,
@@ -46,6 +47,7 @@ from stable_longform.training_utils.steps import (
     progress_bar,
     seed_generators,
 )
+from stable_longform.training_utils.stopping import TimeLimit
 from stable_longform.utils.audio import write_audio
 from stable_longform.utils.files import atomic_folder
 from stable_longform.utils.pictures import draw_spectrograms
@@ -86,6 +88,7 @@ class Config:
     batch_size: int = 8
     gradient_accumulation_steps: int = 1  # micro-batches of batch_size in a step
     max_steps: int = 1_000_000  # counts steps of both networks
+    max_minutes: float | None = None  # then the script stops after the step it is in, as if it were the last
     discriminator_start_step: int = 0  # before it only the generator is trained
     encoder_freeze_step: int | None = None  # from it on only the decoder is trained; 0 for a decoder-only stage
     learning_rate: float = 1.5e-4
@@ -113,6 +116,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Builds, resumes, loops, saves."""
+    time_limit = TimeLimit(config.max_minutes)
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=config.encoder_freeze_step is not None)]
     accelerator = make_accelerator(
         config.mixed_precision,
@@ -175,18 +179,21 @@ def main(config: Config) -> None:
         if not turn.is_discriminators:
             ema.step(model.parameters())
         done = step + 1
-        if step % config.log_every < 2 or done == config.max_steps:
+        is_last = done == config.max_steps or time_limit.is_reached(accelerator)
+        if step % config.log_every < 2 or is_last:
             values = mean_losses(accelerator, losses) | norm | {"learning_rate": rate}
             report(accelerator, output_dir, done, values, progress)
-        if done % config.validate_every == 0 or done == config.max_steps:  # before the checkpoint: never left out
+        if is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
             if accelerator.is_main_process:
                 with ema.swapped(model.parameters()):
                     export(raw_model, output_dir, done)
                     metrics = validate(raw_model, valid_tracks, config, output_dir / "samples" / f"step-{done:08d}")
                 log_metrics(output_dir, done, metrics, accelerator)
             accelerator.wait_for_everyone()
-        if done % config.save_every == 0 or done == config.max_steps:
+        if is_due(done, config.save_every, is_last):
             save_checkpoint(accelerator, output_dir, done, order)
+        if is_last:
+            break
     accelerator.end_training()
 
 

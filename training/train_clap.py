@@ -112,6 +112,7 @@ class Config:
     batch_size: int = 96
     gradient_accumulation_steps: int = 1  # micro-batches of batch_size, all of which are each other's negatives
     max_steps: int = 12_375  # 45 epochs of LAION's 633,526 pairs in batches of 2304
+    max_minutes: float | None = None  # then the script stops after the step it is in, as if it were the last
     schedule_steps: int | None = None  # length of the learning rate's schedule; None: max_steps
     learning_rate: float = 1e-4
     warmup_steps: int = 3200
@@ -134,6 +135,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Builds, resumes, loops, saves."""
+    time_limit = utils.TimeLimit(config.max_minutes)
     accelerator = utils.make_accelerator(
         config.mixed_precision, config.gradient_accumulation_steps, config.trackers, config.output_dir
     )
@@ -179,18 +181,21 @@ def main(config: Config) -> None:
         optimizer.step()
         clamp_logit_scale(raw_model)
         done = step + 1
-        if step % config.log_every == 0 or done == config.max_steps:
+        is_last = done == config.max_steps or time_limit.is_reached(accelerator)
+        if utils.is_due(done, config.log_every, is_last):
             metrics = utils.mean_losses(accelerator, [losses]) | norm
             metrics |= {"learning_rate": rate, "logit_scale": float(raw_model.logit_scale_a.exp())}
             utils.report(accelerator, output_dir, done, metrics, progress)
-        if done % config.validate_every == 0 or done == config.max_steps:  # before the checkpoint: never left out
+        if utils.is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
             if accelerator.is_main_process:
                 export(raw_model, ClapProcessor(extractor, tokenizer), output_dir, done)
                 metrics = validate(raw_model, tokenizer, validation, config.batch_size)
                 utils.log_metrics(output_dir, done, metrics, accelerator)
             accelerator.wait_for_everyone()
-        if done % config.save_every == 0 or done == config.max_steps:
+        if utils.is_due(done, config.save_every, is_last):
             utils.save_checkpoint(accelerator, output_dir, done, order)
+        if is_last:
+            break
     accelerator.end_training()
 
 

@@ -50,6 +50,7 @@ class Config:
     batch_size: int = 4
     gradient_accumulation_steps: int = 1  # micro-batches of batch_size in a step
     max_steps: int = 1_000_000
+    max_minutes: float | None = None  # then the script stops after the step it is in, as if it were the last
     learning_rate: float = 5e-5
     betas: tuple = (0.9, 0.999)
     weight_decay: float = 1e-3
@@ -93,6 +94,7 @@ class Denoiser(torch.nn.Module):
 
 def main(config: Config) -> None:
     """Builds, resumes, loops, saves."""
+    time_limit = utils.TimeLimit(config.max_minutes)
     accelerator = utils.make_accelerator(
         config.mixed_precision, config.gradient_accumulation_steps, config.trackers, config.output_dir, can_shard=True
     )
@@ -153,10 +155,11 @@ def main(config: Config) -> None:
         optimizer.step()
         ema.step(averaged)
         done = step + 1
-        if is_due(done, config.log_every, config):
+        is_last = done == config.max_steps or time_limit.is_reached(accelerator)
+        if utils.is_due(done, config.log_every, is_last):
             metrics = utils.mean_losses(accelerator, losses) | norm | {"learning_rate": rate}
             utils.report(accelerator, output_dir, done, metrics, progress)
-        if is_due(done, config.validate_every, config):  # before the checkpoint: never left out
+        if utils.is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
             with ema.swapped(averaged):
                 metrics = validate(denoiser, windows.valid, encode, config, accelerator)
             whole = whole_models(accelerator, denoiser, ema)
@@ -164,21 +167,18 @@ def main(config: Config) -> None:
                 utils.log_metrics(output_dir, done, metrics, accelerator)
                 export(*whole, output_dir, done)
             accelerator.wait_for_everyone()
-        if is_due(done, config.demo_every, config):
+        if utils.is_due(done, config.demo_every, is_last):
             whole = whole_models(accelerator, denoiser, ema)
             if accelerator.is_main_process:
                 pipe = assemble(*whole, vae, text_encoder, tokenizer)
                 metrics = demonstrate(pipe, windows.valid, config, output_dir / "demos" / f"step-{done:08d}")
                 utils.log_metrics(output_dir, done, metrics, accelerator)
             accelerator.wait_for_everyone()
-        if is_due(done, config.save_every, config):
+        if utils.is_due(done, config.save_every, is_last):
             utils.save_checkpoint(accelerator, output_dir, done, order)
+        if is_last:
+            break
     accelerator.end_training()
-
-
-def is_due(done: int, interval: int, config: Config) -> bool:
-    """Whether something is to be done after so many steps: at the end and every `interval` steps, unless that is 0."""
-    return interval > 0 and (done % interval == 0 or done == config.max_steps)
 
 
 def load_autoencoder(config: Config) -> AutoencoderOobleck | None:

@@ -39,6 +39,7 @@ class Config:
     batch_size: int = 4
     gradient_accumulation_steps: int = 1  # micro-batches of batch_size in a step
     max_steps: int = 1000
+    max_minutes: float | None = None  # then the script stops after the step it is in, as if it were the last
     learning_rate: float = 1e-4
     warmup_steps: int = 50  # of a linear ramp; constant afterwards
     weight_decay: float = 1e-2
@@ -73,6 +74,7 @@ class AdapterState:
 
 def main(config: Config) -> None:
     """Loads, adds the adapter, resumes, loops, saves."""
+    time_limit = utils.TimeLimit(config.max_minutes)
     accelerator = utils.make_accelerator(
         config.mixed_precision, config.gradient_accumulation_steps, config.trackers, config.output_dir
     )
@@ -128,9 +130,10 @@ def main(config: Config) -> None:
         utils.check_finite(utils.gradient_norm(accelerator, trained), step, batch)
         optimizer.step()
         done = step + 1
-        if done % config.log_every == 0 or done == config.max_steps:
+        is_last = done == config.max_steps or time_limit.is_reached(accelerator)
+        if utils.is_due(done, config.log_every, is_last):
             utils.report(accelerator, output_dir, done, utils.mean_losses(accelerator, losses), progress)
-        if done % config.validate_every == 0 or done == config.max_steps:  # before the checkpoint: never left out
+        if utils.is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
             if accelerator.is_main_process:
                 export(adapter, output_dir / "lora")
             if valid_windows is not None:
@@ -138,8 +141,10 @@ def main(config: Config) -> None:
                 if accelerator.is_main_process:
                     utils.log_metrics(output_dir, done, metrics, accelerator)
             accelerator.wait_for_everyone()
-        if done % config.save_every == 0 or done == config.max_steps:
+        if utils.is_due(done, config.save_every, is_last):
             utils.save_checkpoint(accelerator, output_dir, done, order)
+        if is_last:
+            break
     accelerator.end_training()
 
 

@@ -29,6 +29,7 @@ from stable_longform.training_utils.steps import (
     ItemOrder,
     gradient_norm,
     inverse_lr,
+    is_due,
     item_generator,
     make_accelerator,
     make_loader,
@@ -36,11 +37,13 @@ from stable_longform.training_utils.steps import (
     progress_bar,
     seed_generators,
 )
+from stable_longform.training_utils.stopping import TimeLimit
 
 __all__ = [
     "CHECKPOINT_PREFIX",
     "STAGE_FILE",
     "ItemOrder",
+    "TimeLimit",
     "WeightAverage",
     "build_model",
     "check_finite",
@@ -50,6 +53,7 @@ __all__ = [
     "gather",
     "gradient_norm",
     "inverse_lr",
+    "is_due",
     "item_generator",
     "latest_checkpoint",
     "launch",

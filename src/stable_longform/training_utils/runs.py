@@ -22,6 +22,7 @@ RUN_FILE, STAGE_FILE = "run.json", "stage.json"
 # What may differ when a run is resumed: how long, how fast and how talkative it is, not what it learns.
 RESUMABLE_KEYS = (
     "max_steps",
+    "max_minutes",
     "max_bad_fraction",
     "batch_size",
     "gradient_accumulation_steps",

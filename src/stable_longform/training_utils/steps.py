@@ -144,6 +144,11 @@ def make_accelerator(
     return accelerator
 
 
+def is_due(done: int, interval: int, is_last: bool) -> bool:
+    """Whether something is to be done after so many steps: every `interval` steps and after the last, unless 0."""
+    return interval > 0 and (done % interval == 0 or is_last)
+
+
 def progress_bar(accelerator: Accelerator, start_step: int, max_steps: int) -> tqdm:
     """The steps that are left, with a bar of one line in the main process."""
     return tqdm(
