@@ -31,6 +31,7 @@ from stable_longform.training_utils.runs import start_run, write_stage
 from stable_longform.training_utils.steps import (
     falling_rate,
     gradient_norm,
+    is_due,
     item_generator,
     make_accelerator,
     make_loader,
@@ -38,6 +39,7 @@ from stable_longform.training_utils.steps import (
     progress_bar,
     seed_generators,
 )
+from stable_longform.training_utils.stopping import TimeLimit
 from stable_longform.utils.files import atomic_folder
 
 VALIDATION_SEED = 2**30  # far from any training seed
@@ -61,6 +63,7 @@ class Config:
     batch_size: int = 4
     gradient_accumulation_steps: int = 1  # micro-batches of batch_size in a step
     max_steps: int = 1500
+    max_minutes: float | None = None  # then the script stops after the step it is in, as if it were the last
     learning_rate: float = 1e-3
     betas: tuple = (0.9, 0.98)
     warmup_steps: int = 50
@@ -79,6 +82,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Builds, resumes, loops, saves."""
+    time_limit = TimeLimit(config.max_minutes)
     accelerator = make_accelerator(
         config.mixed_precision,
         config.gradient_accumulation_steps,
@@ -125,16 +129,19 @@ def main(config: Config) -> None:
         check_finite(norm, step, batch)
         optimizer.step()
         done = step + 1
-        if done % config.log_every == 0 or done == config.max_steps:
+        is_last = done == config.max_steps or time_limit.is_reached(accelerator)
+        if is_due(done, config.log_every, is_last):
             values = mean_losses(accelerator, losses) | norm | {"learning_rate": rate}
             report(accelerator, output_dir, done, values, progress)
-        if done % config.validate_every == 0 or done == config.max_steps:  # before the checkpoint: never left out
+        if is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
             if accelerator.is_main_process:
                 export(raw_network.vae, output_dir, done)
                 log_metrics(output_dir, done, validate(raw_network, valid_waveform, config), accelerator)
             accelerator.wait_for_everyone()
-        if done % config.save_every == 0 or done == config.max_steps:
+        if is_due(done, config.save_every, is_last):
             save_checkpoint(accelerator, output_dir, done, order)
+        if is_last:
+            break
     accelerator.end_training()
 
 

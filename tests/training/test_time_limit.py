@@ -8,11 +8,12 @@ from common import assert_all_equal
 from launch import check_processes, check_script
 from safetensors.torch import load_file
 from tiny_pipeline import tiny_pipeline
-from tiny_training import AUTOENCODER, CLAP, DIT
+from tiny_training import AUTOENCODER, CLAP, DIT, LINEAR_START
 
 AT_ONCE = "--max_minutes=1e-6"
 FEW = {"max_steps": 2, "save_every": 100, "validate_every": 100}
 EXPORTS = {
+    "train_linear_start.py": "autoencoder/diffusion_pytorch_model.safetensors",
     "train_autoencoder.py": "autoencoder/diffusion_pytorch_model.safetensors",
     "train_clap.py": "clap/model.safetensors",
     "train_dit.py": "dit/transformer/diffusion_pytorch_model.safetensors",
@@ -25,6 +26,8 @@ def command(tmp_path, tiny_manifest, autoencoder, clap, latents):
     """A function from a script to the command that trains it for two steps, but for the output folder."""
 
     def settings_of(script: str) -> dict:
+        if script == "train_linear_start.py":
+            return LINEAR_START | {"manifest": str(tiny_manifest)}
         if script == "train_autoencoder.py":
             return AUTOENCODER | {"manifest": str(tiny_manifest), "discriminator_start_step": 5}
         if script == "train_clap.py":
