@@ -21,6 +21,8 @@ EXTRAS = {
         "webdataset>=0.2.86",
         "braceexpand>=0.1.7",
         "torchdata>=0.11",
+        "mido>=1.3",
+        "midirenderer>=0.1.3",
     ],
     "eval": ["auraloss>=0.4.0", "librosa>=0.10.2", "matplotlib>=3.8", "scipy>=1.10"],
     "app": ["gradio>=5.0"],

@@ -15,12 +15,13 @@ PAPER = {"instruments": ["Guitar", "Drums", "Bass Guitar"], "moods": ["Uplifting
 FULL = {
     "description": "A hopeful anthem",
     "bpm": 128,
+    "key": "A minor",
     "genre": "Rock",
     "moods": ["Uplifting", "Energetic"],
     "instruments": ["Guitar", "Drums"],
 }
 # How each value of FULL stands in an untyped prompt.
-UNTYPED = {"A hopeful anthem", "128 BPM", "Rock", "Uplifting", "Energetic", "Guitar", "Drums"}
+UNTYPED = {"A hopeful anthem", "128 BPM", "A minor", "Rock", "Uplifting", "Energetic", "Guitar", "Drums"}
 
 
 def draw(metadata: dict, num_prompts: int, seed: int = 0) -> list[str]:
@@ -159,7 +160,7 @@ def test_other_keys_and_empty_values_are_ignored():
 @pytest.mark.parametrize("metadata", [{}, {"title": "Only a title"}, {"genre": "", "moods": [], "bpm": None}])
 def test_no_field_is_an_error(metadata):
     assert available_fields(metadata) == []
-    with pytest.raises(ValueError, match="at least one of description, bpm, genre, moods, instruments"):
+    with pytest.raises(ValueError, match="at least one of description, bpm, key, genre, moods, instruments"):
         build_prompt(metadata, random.Random(0))
 
 

@@ -4,8 +4,9 @@ A track's metadata becomes a text prompt as the paper describes (Paper: §3.1): 
 or without the names of the fields, in random order, with one of two delimiters and a random case. The same builder
 serves every model that learns from text.
 
-Fields, in this order, all optional: `description` (natural language), `bpm`, `genre`, `moods`, `instruments`. A value
-is text, a number, or a list of them; empty values count as absent. Title, artist and album are never used.
+Fields, in this order, all optional: `description` (natural language), `bpm`, `key` ("A minor"; not in the paper),
+`genre`, `moods`, `instruments`. A value is text, a number, or a list of them; empty values count as absent. Title,
+artist and album are never used.
 
 `stable-longform data prompts SOURCE` shows the prompts that a source of music gives.
 """
@@ -16,7 +17,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from stable_longform.data.manifest import Track
 
 # Field of the metadata -> its name in a typed prompt. A description speaks for itself and carries no name.
-FIELD_TYPES = {"description": None, "bpm": "BPM", "genre": "Genre", "moods": "Moods", "instruments": "Instruments"}
+FIELD_TYPES = {
+    "description": None,
+    "bpm": "BPM",
+    "key": "Key",
+    "genre": "Genre",
+    "moods": "Moods",
+    "instruments": "Instruments",
+}
 COMMA, BAR = ", ", "|"
 CASE_TRANSFORMS = (str, str.lower, str.upper)
 
@@ -44,7 +52,7 @@ def build_prompt(metadata: Mapping, rng: random.Random) -> str:
     no type name.
 
     Args:
-        metadata: a track's metadata (`Track.metadata`); keys other than the five fields are ignored.
+        metadata: a track's metadata (`Track.metadata`); keys other than the six fields are ignored.
         rng: the source of all randomness; it advances.
 
     Returns:

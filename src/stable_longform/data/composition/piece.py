@@ -1,0 +1,58 @@
+"""A composed piece: parts of notes, sections, and what is known of it."""
+
+from dataclasses import dataclass
+
+from stable_longform.data.composition.forms import Section
+from stable_longform.data.composition.instruments import Instrument
+from stable_longform.data.composition.theory import Key
+
+
+@dataclass(frozen=True)
+class Note:
+    """A note: onset and duration in beats, pitch and velocity (1 ... 127) as in MIDI."""
+
+    start: float
+    duration: float
+    pitch: int
+    velocity: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one player plays: a role, an instrument, notes in order; volume, pan and reverb as in MIDI."""
+
+    role: str
+    instrument: Instrument
+    notes: tuple[Note, ...]
+    volume: int = 100
+    pan: int = 64
+    reverb: int = 40
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of music; `kind` is "piece", "stem" or "one-shot"."""
+
+    seed: int
+    kind: str
+    genre: str | None
+    moods: tuple[str, ...]
+    bpm: int
+    key: Key | None
+    beats_per_bar: int
+    sections: tuple[Section, ...]
+    parts: tuple[Part, ...]
+
+    @property
+    def num_bars(self) -> int:
+        """Its length in bars."""
+        return sum(section.num_bars for section in self.sections)
+
+    def time_in_s(self, beat: float) -> float:
+        """The time of a beat."""
+        return beat * 60 / self.bpm
+
+    @property
+    def instruments(self) -> list[str]:
+        """Names of the instruments that play, each once."""
+        return list(dict.fromkeys(part.instrument.name for part in self.parts if part.notes))
