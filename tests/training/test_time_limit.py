@@ -8,7 +8,7 @@ from common import assert_all_equal
 from launch import check_processes, check_script
 from safetensors.torch import load_file
 from tiny_pipeline import tiny_pipeline
-from tiny_training import AUTOENCODER, CLAP, DIT, LINEAR_START
+from tiny_training import AUTOENCODER, CLAP, DIT
 
 AT_ONCE = "--max_minutes=1e-6"
 FEW = {"max_steps": 2, "save_every": 100, "validate_every": 100}
@@ -27,7 +27,8 @@ def command(tmp_path, tiny_manifest, autoencoder, clap, latents):
 
     def settings_of(script: str) -> dict:
         if script == "train_linear_start.py":
-            return LINEAR_START | {"manifest": str(tiny_manifest)}
+            settings = {name: AUTOENCODER[name] for name in ("model", "crop_num_samples", "num_validation_crops")}
+            return settings | {"manifest": str(tiny_manifest), "edge_num_samples": 64, "num_workers": 0}
         if script == "train_autoencoder.py":
             return AUTOENCODER | {"manifest": str(tiny_manifest), "discriminator_start_step": 5}
         if script == "train_clap.py":
