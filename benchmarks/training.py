@@ -35,7 +35,6 @@ from timing import machine, peak_resident_bytes, resident_bytes
 from tokenizers import Tokenizer
 from transformers import ClapAudioConfig, ClapConfig, ClapModel, ClapTextConfig, RobertaTokenizerFast
 
-from stable_longform import training_utils as utils
 from stable_longform.data.latents import (
     INDEX_FILE,
     INFO_FILE,
@@ -46,6 +45,9 @@ from stable_longform.data.latents import (
 )
 from stable_longform.data.tokenizer import train_tokenizer
 from stable_longform.losses.contrastive import clap_loss
+from stable_longform.training_utils.config import load_config
+from stable_longform.training_utils.ema import EMAModel
+from stable_longform.training_utils.pretrained import load_text_encoder
 from stable_longform.utils.scripts import run_main
 
 ROOT = Path(__file__).parents[1]
@@ -208,7 +210,7 @@ def make_config(stage: str, options: argparse.Namespace, overrides: Sequence[str
         settings |= {"tokenizer": None} if stage == "clap" else {"discriminator_start_step": 0}
     file = folder / f"{stage}.yaml"
     file.write_text(yaml.safe_dump(settings))
-    config = utils.load_config(script.Config, ["--config", str(file), *overrides])
+    config = load_config(script.Config, ["--config", str(file), *overrides])
     if stage == "dit":
         network = training_peer.configuration(train_dit.DiTTransformer1D, config.model)
         make_latents(folder / "latents", network.in_channels, network.sample_size)
@@ -251,7 +253,8 @@ class _Done(Exception):
 
 def run_script(stage: str, config, options: argparse.Namespace) -> list[tuple[float, float]]:
     """Clock and processor time at the end of each step that the real script reports."""
-    times, report = [], utils.report
+    times, script = [], STAGES[stage]
+    report = script.report
 
     def note(*arguments) -> None:
         times.append(_now())
@@ -259,12 +262,12 @@ def run_script(stage: str, config, options: argparse.Namespace) -> list[tuple[fl
             raise _Done
         report(*arguments)
 
-    utils.report = note
+    script.report = note
     try:
         with contextlib.suppress(_Done), tempfile.TemporaryDirectory() as folder:
-            STAGES[stage].main(dataclasses.replace(config, output_dir=folder))
+            script.main(dataclasses.replace(config, output_dir=folder))
     finally:
-        utils.report = report
+        script.report = report
     return times
 
 
@@ -297,7 +300,7 @@ def _run(step: Callable[[int], None], num_steps: int) -> list[tuple[float, float
 
 def dit_batch(config, length: int, batch_size: int) -> tuple[dict, Callable[[list[str]], torch.Tensor]]:
     """A batch of windows, and what encodes its prompts."""
-    text_encoder, tokenizer = utils.load_text_encoder(config.clap)
+    text_encoder, tokenizer = load_text_encoder(config.clap)
     text_encoder.requires_grad_(False).eval().to(_device())
     windows = LatentWindows(config.latents, "train", length)
     batch = collate_windows([windows[i] for i in range(batch_size)])
@@ -313,7 +316,7 @@ def plain_dit(config, options: argparse.Namespace) -> Callable[[int], None]:
         transformer.enable_gradient_checkpointing()
     denoiser = train_dit.Denoiser(transformer, timing).to(device)
     optimizer = torch.optim.AdamW(denoiser.parameters(), config.learning_rate)
-    ema = utils.WeightAverage(transformer.parameters())
+    ema = EMAModel(transformer.parameters())
     batch, encode = dit_batch(config, transformer.config.sample_size, options.batch_size)
 
     def step(number: int) -> None:
@@ -337,7 +340,7 @@ def plain_autoencoder(config, options: argparse.Namespace) -> Callable[[int], No
         model.enable_gradient_checkpointing()
     discriminator = train_autoencoder.MultiScaleSTFTDiscriminator(**config.discriminator).to(device)
     optimizers = [torch.optim.AdamW(network.parameters(), 1e-4) for network in (model, discriminator)]
-    ema = utils.WeightAverage(model.parameters())
+    ema = EMAModel(model.parameters())
     waveform = torch.rand(options.batch_size, 2, config.crop_num_samples, device=device) - 0.5
 
     def step(number: int) -> None:

@@ -4,11 +4,12 @@ import copy
 
 import torch
 import torch.distributed as dist
-from diffusers.training_utils import EMAModel
+from diffusers import training_utils
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from stable_longform import training_utils as utils
+from stable_longform.training_utils.batch_norm import share_batch_norms
+from stable_longform.training_utils.ema import EMAModel, full_tensor
 
 
 def share_batch_norm() -> None:
@@ -16,7 +17,7 @@ def share_batch_norm() -> None:
     torch.manual_seed(0)
     layers = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1), torch.nn.BatchNorm2d(3), torch.nn.ReLU())
     whole, shared = layers, copy.deepcopy(layers)
-    utils.share_batch_norms(shared)
+    share_batch_norms(shared)
     waveform, weights = torch.randn(5, 2, 4, 6) * 3 + 20, torch.randn(5, 3, 4, 6)
     own = slice(0, 3) if dist.get_rank() == 0 else slice(3, 5)
     for _ in range(2):
@@ -38,8 +39,10 @@ def average_sharded_weights() -> None:
     sharded = copy.deepcopy(whole)
     for layer in sharded:
         fully_shard(layer, mesh=torch.distributed.init_device_mesh("cpu", (2,)))
-    expected = EMAModel(whole.parameters(), 0.999, update_after_step=1, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
-    average = utils.WeightAverage(sharded.parameters(), 0.999)
+    expected = training_utils.EMAModel(
+        whole.parameters(), 0.999, update_after_step=1, use_ema_warmup=True, inv_gamma=1.0, power=0.75
+    )
+    average = EMAModel(sharded.parameters(), 0.999)
     assert isinstance(average.shadow_params[0], DTensor)
     for step in range(5):
         with torch.no_grad():
@@ -50,13 +53,13 @@ def average_sharded_weights() -> None:
         average.step(sharded.parameters())
     state = average.state_dict()
     torch.testing.assert_close(state["shadow_params"], expected.shadow_params)
-    other = utils.WeightAverage(sharded.parameters(), 0.999)
+    other = EMAModel(sharded.parameters(), 0.999)
     other.load_state_dict(state)
-    before = [utils.gather(parameter.detach()).clone() for parameter in sharded.parameters()]
+    before = [full_tensor(parameter.detach()).clone() for parameter in sharded.parameters()]
     with other.swapped(sharded.parameters()):
-        now = [utils.gather(parameter.detach()) for parameter in sharded.parameters()]
+        now = [full_tensor(parameter.detach()) for parameter in sharded.parameters()]
         torch.testing.assert_close(now, expected.shadow_params)
-    torch.testing.assert_close([utils.gather(parameter.detach()) for parameter in sharded.parameters()], before)
+    torch.testing.assert_close([full_tensor(parameter.detach()) for parameter in sharded.parameters()], before)
     fresh = copy.deepcopy(whole)
     other.copy_whole_to(list(fresh.parameters()))
     torch.testing.assert_close([parameter.detach() for parameter in fresh.parameters()], expected.shadow_params)

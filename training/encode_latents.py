@@ -24,13 +24,15 @@ from accelerate import PartialState
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from stable_longform import training_utils as utils
 from stable_longform.data.bad_tracks import BadTrackError, BadTracks, read_track
 from stable_longform.data.latents import INDEX_FILE, INFO_FILE, SILENCE_FILE, read_shards, write_shard
 from stable_longform.data.manifest import SPLITS, Track
 from stable_longform.data.sources import is_stream, open_tracks
 from stable_longform.data.streams import StreamItems
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+from stable_longform.training_utils.config import launch
+from stable_longform.training_utils.loop import TimeLimit
+from stable_longform.training_utils.pretrained import float_dtype
 from stable_longform.utils.files import atomic_path, weights_sha256, write_json, write_text
 
 logger = logging.getLogger(__name__)
@@ -54,13 +56,13 @@ class Config:
 
 def main(config: Config) -> None:
     """Encodes this process's tracks, then writes the index."""
-    time_limit = utils.TimeLimit(config.max_minutes)
+    time_limit = TimeLimit(config.max_minutes)
     unknown = [split for split in config.splits if split not in SPLITS]
     if unknown:
         raise ValueError(f"splits must be among {', '.join(SPLITS)}, got {', '.join(unknown)}.")
     if config.tracks_per_shard < 1:
         raise ValueError(f"tracks_per_shard must be at least 1, got {config.tracks_per_shard}.")
-    dtype = utils.float_dtype(config.dtype)
+    dtype = float_dtype(config.dtype)
     state = PartialState(cpu=not torch.accelerator.is_available())
     output_dir = Path(config.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -195,4 +197,4 @@ def _check_autoencoder(vae: AutoencoderOobleck, file: Path, state: PartialState)
 
 
 if __name__ == "__main__":
-    utils.launch(main, Config)
+    launch(main, Config)

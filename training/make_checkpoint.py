@@ -13,12 +13,14 @@ from pathlib import Path
 
 import yaml
 
-from stable_longform import training_utils as utils
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.noise_schedule import SIGMA_MAX, SIGMA_MIN, make_scheduler
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+from stable_longform.training_utils.config import launch
+from stable_longform.training_utils.pretrained import export_model, float_dtype, load_text_encoder
+from stable_longform.training_utils.runs import STAGE_FILE
 from stable_longform.utils.files import weights_sha256
 from stable_longform.utils.model_card import CARD_FILE, write_model_card
 
@@ -45,7 +47,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Loads the parts, checks that they fit, saves the pipeline."""
-    dtype = utils.float_dtype(config.dtype)
+    dtype = float_dtype(config.dtype)
     vae = AutoencoderOobleck.from_pretrained(config.autoencoder)
     transformer = DiTTransformer1D.from_pretrained(config.dit, subfolder="transformer")
     if transformer.config.in_channels != vae.config.decoder_input_channels:
@@ -53,8 +55,8 @@ def main(config: Config) -> None:
             f"The transformer has {transformer.config.in_channels} latent channels, "
             f"the autoencoder {vae.config.decoder_input_channels}."
         )
-    check_history(Path(config.dit) / utils.STAGE_FILE, vae)
-    text_encoder, tokenizer = utils.load_text_encoder(config.clap)
+    check_history(Path(config.dit) / STAGE_FILE, vae)
+    text_encoder, tokenizer = load_text_encoder(config.clap)
     pipe = LongFormMusicPipeline(
         vae=vae,
         text_encoder=text_encoder,
@@ -64,7 +66,7 @@ def main(config: Config) -> None:
         scheduler=make_scheduler(config.sigma_min, config.sigma_max),
         guidance_interval=config.guidance_interval,
     ).to(dtype)
-    utils.export_model(pipe, config.output_dir, keep=(CARD_FILE, "ATTRIBUTION.md"))
+    export_model(pipe, config.output_dir, keep=(CARD_FILE, "ATTRIBUTION.md"))
     runs = {"autoencoder": config.autoencoder, "CLAP": config.clap, "transformer": config.dit}
     recorded = {part: read_run(Path(folder).parent) for part, folder in runs.items()}
     networks = ("vae", "text_encoder", "timing_conditioner", "transformer")
@@ -101,4 +103,4 @@ def read_run(folder: Path) -> tuple[dict, dict]:
 
 
 if __name__ == "__main__":
-    utils.launch(main, Config)
+    launch(main, Config)

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from stable_longform import training_utils as utils
 from stable_longform.data.audio_crops import CropMaker, make_crops
 from stable_longform.data.sources import open_tracks
 from stable_longform.data.streams import first_items
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+from stable_longform.training_utils.config import launch
+from stable_longform.training_utils.pretrained import export_model
 
 RIDGE = 0.1  # of the mean variance of a feature, added to each
 
@@ -48,7 +49,7 @@ def main(config: Config) -> None:
     divide_latents(vae, project(vae, features).square().mean(dim=1).sqrt())
     if config.silence_distance:
         separate_silence(vae, features, config.silence_distance)
-    utils.export_model(vae, config.output_dir)
+    export_model(vae, config.output_dir)
 
 
 @torch.no_grad()
@@ -135,4 +136,4 @@ def set_weight(layer: torch.nn.Module, weight: torch.Tensor) -> None:
 
 
 if __name__ == "__main__":
-    utils.launch(main, Config)
+    launch(main, Config)

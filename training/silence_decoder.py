@@ -15,11 +15,13 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
-from stable_longform import training_utils as utils
 from stable_longform.data.audio_crops import CropMaker, make_crops
 from stable_longform.data.sources import open_tracks
 from stable_longform.data.streams import first_items
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+from stable_longform.training_utils.config import launch
+from stable_longform.training_utils.pretrained import export_model
+from stable_longform.training_utils.train_step import check_finite
 
 logger = logging.getLogger(__name__)
 
@@ -68,14 +70,14 @@ def main(config: Config) -> None:
         quiet, result = decoder(torch.cat([noisy, latents])).split(config.batch_size)
         change = (result - before.decoder(latents)).square().mean() / power
         loss = levels(quiet).mean() + config.music_weight * change
-        utils.check_finite({"loss": loss}, schedule.last_epoch)
+        check_finite({"loss": loss}, schedule.last_epoch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
     vae.eval()
     describe(before, vae, silence, music, config)
-    utils.export_model(vae, config.output_dir)
+    export_model(vae, config.output_dir)
 
 
 def silent_latents(vae: AutoencoderOobleck) -> torch.Tensor:
@@ -109,4 +111,4 @@ def describe(
 
 
 if __name__ == "__main__":
-    utils.launch(main, Config)
+    launch(main, Config)

@@ -25,29 +25,17 @@ from stable_longform.losses.stft import FFT_SIZES, stereo_stft_loss
 from stable_longform.metrics.reconstruction import mel_distance, si_sdr, stft_distance
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.discriminator_stft import MultiScaleSTFTDiscriminator
-from stable_longform.training_utils.averages import WeightAverage
-from stable_longform.training_utils.checkpoints import (
-    latest_checkpoint,
-    load_weights,
-    resume,
-    save_checkpoint,
-)
+from stable_longform.training_utils.accelerator import make_accelerator
+from stable_longform.training_utils.checkpointing import latest_checkpoint, resume, save_checkpoint
 from stable_longform.training_utils.config import build_model, launch
-from stable_longform.training_utils.records import check_finite, log_metrics, report
+from stable_longform.training_utils.ema import EMAModel
+from stable_longform.training_utils.items import item_generator, make_loader, seed_generators
+from stable_longform.training_utils.learning_rate import falling_rate, inverse_lr
+from stable_longform.training_utils.loop import TimeLimit, is_due, progress_bar
+from stable_longform.training_utils.metric_log import log_metrics, report
+from stable_longform.training_utils.pretrained import load_weights
 from stable_longform.training_utils.runs import start_run, write_stage
-from stable_longform.training_utils.steps import (
-    falling_rate,
-    gradient_norm,
-    inverse_lr,
-    is_due,
-    item_generator,
-    make_accelerator,
-    make_loader,
-    mean_losses,
-    progress_bar,
-    seed_generators,
-)
-from stable_longform.training_utils.stopping import TimeLimit
+from stable_longform.training_utils.train_step import check_finite, gradient_norm, mean_losses
 from stable_longform.utils.audio import write_audio
 from stable_longform.utils.files import atomic_folder
 from stable_longform.utils.pictures import draw_spectrograms
@@ -144,7 +132,7 @@ def main(config: Config) -> None:
     )
     model, discriminator, *optimizers = accelerator.prepare(model, discriminator, *optimizers)
     raw_model = accelerator.unwrap_model(model)
-    ema = WeightAverage(model.parameters(), config.ema_decay)
+    ema = EMAModel(model.parameters(), config.ema_decay)
     accelerator.register_for_checkpointing(ema)
     order = resume(accelerator, output_dir, config.batch_size)
     batches = iter(make_loader(crops, order, config.max_steps, config.num_workers, collate_crops))

@@ -29,7 +29,6 @@ from transformers import (
     RobertaTokenizerFast,
 )
 
-from stable_longform import training_utils as utils
 from stable_longform.data.clap_features import BlockwiseClapFeatureExtractor
 from stable_longform.data.clap_pairs import ClapPairs, PairMaker, make_pairs, mark_longer
 from stable_longform.data.manifest import Track
@@ -38,6 +37,15 @@ from stable_longform.data.sources import open_tracks
 from stable_longform.data.streams import StreamItems, TrackStream, first_items
 from stable_longform.data.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from stable_longform.losses.contrastive import clap_loss, gather_embeds, retrieval_recall
+from stable_longform.training_utils.accelerator import make_accelerator
+from stable_longform.training_utils.batch_norm import share_batch_norms
+from stable_longform.training_utils.checkpointing import resume, save_checkpoint
+from stable_longform.training_utils.config import launch
+from stable_longform.training_utils.items import make_loader, seed_generators
+from stable_longform.training_utils.loop import TimeLimit, is_due, progress_bar
+from stable_longform.training_utils.metric_log import log_metrics, report
+from stable_longform.training_utils.runs import start_run, write_stage
+from stable_longform.training_utils.train_step import check_finite, gradient_norm, mean_losses
 from stable_longform.utils.files import atomic_folder
 
 VALIDATION_SEED = 2**30  # far from any training seed
@@ -135,8 +143,8 @@ class Config:
 
 def main(config: Config) -> None:
     """Builds, resumes, loops, saves."""
-    time_limit = utils.TimeLimit(config.max_minutes)
-    accelerator = utils.make_accelerator(
+    time_limit = TimeLimit(config.max_minutes)
+    accelerator = make_accelerator(
         config.mixed_precision, config.gradient_accumulation_steps, config.trackers, config.output_dir
     )
     check_config(config)
@@ -146,10 +154,10 @@ def main(config: Config) -> None:
     make_item = PairMaker(extractor, config.crop_duration_in_s)
     pairs = make_pairs(tracks, make_item, num_pairs, config.seed, accelerator, config.max_bad_fraction)
     validation = build_validation(config, extractor)
-    output_dir = utils.start_run(config.output_dir, config, accelerator, {"init_from": config.init_from})
+    output_dir = start_run(config.output_dir, config, accelerator, {"init_from": config.init_from})
     with accelerator.main_process_first():
         tokenizer = load_tokenizer(config, output_dir, pairs.tracks if isinstance(pairs, ClapPairs) else [])
-    utils.seed_generators(config.seed, 0)
+    seed_generators(config.seed, 0)
     model = build_model(config, len(tokenizer), accelerator)
     optimizer = torch.optim.Adam(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
@@ -159,9 +167,9 @@ def main(config: Config) -> None:
     )
     model, optimizer = accelerator.prepare(model, optimizer)
     raw_model = accelerator.unwrap_model(model)
-    order = utils.resume(accelerator, output_dir, config.batch_size)
-    batches = iter(utils.make_loader(pairs, order, config.max_steps, config.num_workers))
-    progress = utils.progress_bar(accelerator, order.start_step, config.max_steps)
+    order = resume(accelerator, output_dir, config.batch_size)
+    batches = iter(make_loader(pairs, order, config.max_steps, config.num_workers))
+    progress = progress_bar(accelerator, order.start_step, config.max_steps)
     for step in progress:
         model.train()
         rate = config.learning_rate * schedule(step, config.warmup_steps, config.schedule_steps or config.max_steps)
@@ -171,29 +179,29 @@ def main(config: Config) -> None:
         micro_batches = [next(batches) for _ in range(order.accumulation)]
 
         def embed(micro_batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-            utils.seed_generators(config.seed, order.numbers(step, micro_batch).start)  # noqa: B023
+            seed_generators(config.seed, order.numbers(step, micro_batch).start)  # noqa: B023
             with accelerator.autocast():
                 return embed_pairs(model, tokenizer, micro_batches[micro_batch], accelerator.device)  # noqa: B023
 
         losses = {"contrastive": backward(accelerator, model, embed, order.accumulation, step)}
-        norm = utils.gradient_norm(accelerator, raw_model.parameters(), config.max_grad_norm)
-        utils.check_finite(norm, step, micro_batches[-1])
+        norm = gradient_norm(accelerator, raw_model.parameters(), config.max_grad_norm)
+        check_finite(norm, step, micro_batches[-1])
         optimizer.step()
         clamp_logit_scale(raw_model)
         done = step + 1
         is_last = done == config.max_steps or time_limit.is_reached(accelerator)
-        if utils.is_due(done, config.log_every, is_last):
-            metrics = utils.mean_losses(accelerator, [losses]) | norm
+        if is_due(done, config.log_every, is_last):
+            metrics = mean_losses(accelerator, [losses]) | norm
             metrics |= {"learning_rate": rate, "logit_scale": float(raw_model.logit_scale_a.exp())}
-            utils.report(accelerator, output_dir, done, metrics, progress)
-        if utils.is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
+            report(accelerator, output_dir, done, metrics, progress)
+        if is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
             if accelerator.is_main_process:
                 export(raw_model, ClapProcessor(extractor, tokenizer), output_dir, done)
                 metrics = validate(raw_model, tokenizer, validation, config.batch_size)
-                utils.log_metrics(output_dir, done, metrics, accelerator)
+                log_metrics(output_dir, done, metrics, accelerator)
             accelerator.wait_for_everyone()
-        if utils.is_due(done, config.save_every, is_last):
-            utils.save_checkpoint(accelerator, output_dir, done, order)
+        if is_due(done, config.save_every, is_last):
+            save_checkpoint(accelerator, output_dir, done, order)
         if is_last:
             break
     accelerator.end_training()
@@ -220,14 +228,14 @@ def backward(
     if accumulation == 1:
         with accelerator.accumulate(model):
             loss = clap_loss(*map(gather_embeds, embed(0)), log_scale.exp())
-            utils.check_finite({"contrastive": loss}, step)
+            check_finite({"contrastive": loss}, step)
             accelerator.backward(loss)
         return loss.detach()
     with torch.no_grad(), untouched_statistics(model):
         embeds = [torch.cat(parts) for parts in zip(*map(embed, range(accumulation)), strict=True)]
     inputs = [tensor.detach().requires_grad_() for tensor in (*embeds, log_scale)]
     loss = clap_loss(*map(gather_embeds, inputs[:2]), inputs[2].exp())
-    utils.check_finite({"contrastive": loss}, step)
+    check_finite({"contrastive": loss}, step)
     *gradients, scale_gradient = torch.autograd.grad(loss, inputs)
     parts = zip(*(gradient.chunk(accumulation) for gradient in gradients), strict=True)
     for micro_batch, part in enumerate(parts):
@@ -338,7 +346,7 @@ def build_model(config: Config, vocab_size: int, accelerator: Accelerator | None
         model.gradient_checkpointing_enable()
     if accelerator is not None and accelerator.num_processes > 1:
         if accelerator.device.type == "cpu":  # torch's own is for GPUs only
-            utils.share_batch_norms(model)
+            share_batch_norms(model)
         else:
             model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if config.use_spec_augment:
@@ -391,7 +399,7 @@ def export(model: ClapModel, processor: ClapProcessor, output_dir: Path, step: i
     with atomic_folder(output_dir / "clap") as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
-        utils.write_stage(folder, output_dir, "clap", step)
+        write_stage(folder, output_dir, "clap", step)
 
 
 @torch.no_grad()
@@ -431,4 +439,4 @@ def load_tokenizer(config: Config, output_dir: Path, tracks: Sequence[Track]):
 
 
 if __name__ == "__main__":
-    utils.launch(main, Config)
+    launch(main, Config)

@@ -24,12 +24,22 @@ from torch.quasirandom import SobolEngine
 from windows import VALIDATION_SEED, check_latents, open_windows
 
 from stable_longform import noise_schedule
-from stable_longform import training_utils as utils
 from stable_longform.data.latents import collate_windows
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.clap_text_encoder import encode_texts
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
+from stable_longform.training_utils.accelerator import make_accelerator
+from stable_longform.training_utils.checkpointing import latest_checkpoint, resume, save_checkpoint
+from stable_longform.training_utils.config import build_model, launch
+from stable_longform.training_utils.ema import EMAModel, full_tensor
+from stable_longform.training_utils.items import ItemOrder, item_generator, make_loader, seed_generators
+from stable_longform.training_utils.learning_rate import inverse_lr
+from stable_longform.training_utils.loop import TimeLimit, is_due, progress_bar
+from stable_longform.training_utils.metric_log import log_metrics, report
+from stable_longform.training_utils.pretrained import load_text_encoder, load_weights
+from stable_longform.training_utils.runs import start_run, write_stage
+from stable_longform.training_utils.train_step import check_finite, gradient_norm, mean_losses
 from stable_longform.utils.files import atomic_folder
 
 logger = logging.getLogger(__name__)
@@ -94,17 +104,17 @@ class Denoiser(torch.nn.Module):
 
 def main(config: Config) -> None:
     """Builds, resumes, loops, saves."""
-    time_limit = utils.TimeLimit(config.max_minutes)
-    accelerator = utils.make_accelerator(
+    time_limit = TimeLimit(config.max_minutes)
+    accelerator = make_accelerator(
         config.mixed_precision, config.gradient_accumulation_steps, config.trackers, config.output_dir, can_shard=True
     )
-    utils.seed_generators(config.seed, 0)
-    transformer = utils.build_model(DiTTransformer1D, config.model, "model")
-    timing_conditioner = utils.build_model(TimingConditioner, config.timing, "timing")
+    seed_generators(config.seed, 0)
+    transformer = build_model(DiTTransformer1D, config.model, "model")
+    timing_conditioner = build_model(TimingConditioner, config.timing, "timing")
     shape = transformer.config.sample_size, timing_conditioner.config.max_value
     vae = load_autoencoder(config)
     windows = open_windows(config, vae, *shape, accelerator)
-    text_encoder, tokenizer = utils.load_text_encoder(config.clap)
+    text_encoder, tokenizer = load_text_encoder(config.clap)
     text_encoder.requires_grad_(False).eval().to(accelerator.device)
 
     def encode(prompts: list[str]) -> dict:
@@ -112,12 +122,12 @@ def main(config: Config) -> None:
 
     sources = {"init_from": config.init_from, "clap": config.clap}
     sources |= {"latents": config.latents} if config.latents else {"autoencoder": config.autoencoder}
-    output_dir = utils.start_run(config.output_dir, config, accelerator, sources)
+    output_dir = start_run(config.output_dir, config, accelerator, sources)
     describe_latents(windows.inspected, accelerator)
     denoiser = Denoiser(transformer, timing_conditioner)
-    if config.init_from is not None and utils.latest_checkpoint(output_dir) is None:
+    if config.init_from is not None and latest_checkpoint(output_dir) is None:
         for name, model in denoiser.named_children():
-            utils.load_weights(model, type(model).from_pretrained(config.init_from, subfolder=name))
+            load_weights(model, type(model).from_pretrained(config.init_from, subfolder=name))
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     optimizer = torch.optim.AdamW(
@@ -125,14 +135,14 @@ def main(config: Config) -> None:
     )
     denoiser, optimizer = accelerator.prepare(denoiser, optimizer)
     averaged = list(accelerator.unwrap_model(denoiser).transformer.parameters())
-    ema = utils.WeightAverage(averaged, config.ema_decay)
+    ema = EMAModel(averaged, config.ema_decay)
     accelerator.register_for_checkpointing(ema)
-    order = utils.resume(accelerator, output_dir, config.batch_size)
-    batches = iter(utils.make_loader(windows.train, order, config.max_steps, config.num_workers, windows.collate))
+    order = resume(accelerator, output_dir, config.batch_size)
+    batches = iter(make_loader(windows.train, order, config.max_steps, config.num_workers, windows.collate))
     times = uniform_times(config.seed, order)
-    progress = utils.progress_bar(accelerator, order.start_step, config.max_steps)
+    progress = progress_bar(accelerator, order.start_step, config.max_steps)
     for step in progress:
-        rate = config.learning_rate * utils.inverse_lr(step, config.inv_gamma, warmup=config.warmup)
+        rate = config.learning_rate * inverse_lr(step, config.inv_gamma, warmup=config.warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
@@ -148,34 +158,34 @@ def main(config: Config) -> None:
                 with accelerator.autocast():
                     loss = denoiser(batch | encode(batch["prompt"]), noise, t, keep).mean()
                 losses.append({"loss": loss})
-                utils.check_finite(losses[-1], step, batch)
+                check_finite(losses[-1], step, batch)
                 accelerator.backward(loss)
-        norm = utils.gradient_norm(accelerator, denoiser.parameters(), config.max_grad_norm)
-        utils.check_finite(norm, step, batch)
+        norm = gradient_norm(accelerator, denoiser.parameters(), config.max_grad_norm)
+        check_finite(norm, step, batch)
         optimizer.step()
         ema.step(averaged)
         done = step + 1
         is_last = done == config.max_steps or time_limit.is_reached(accelerator)
-        if utils.is_due(done, config.log_every, is_last):
-            metrics = utils.mean_losses(accelerator, losses) | norm | {"learning_rate": rate}
-            utils.report(accelerator, output_dir, done, metrics, progress)
-        if utils.is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
+        if is_due(done, config.log_every, is_last):
+            metrics = mean_losses(accelerator, losses) | norm | {"learning_rate": rate}
+            report(accelerator, output_dir, done, metrics, progress)
+        if is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
             with ema.swapped(averaged):
                 metrics = validate(denoiser, windows.valid, encode, config, accelerator)
             whole = whole_models(accelerator, denoiser, ema)
             if accelerator.is_main_process:
-                utils.log_metrics(output_dir, done, metrics, accelerator)
+                log_metrics(output_dir, done, metrics, accelerator)
                 export(*whole, output_dir, done)
             accelerator.wait_for_everyone()
-        if utils.is_due(done, config.demo_every, is_last):
+        if is_due(done, config.demo_every, is_last):
             whole = whole_models(accelerator, denoiser, ema)
             if accelerator.is_main_process:
                 pipe = assemble(*whole, vae, text_encoder, tokenizer)
                 metrics = demonstrate(pipe, windows.valid, config, output_dir / "demos" / f"step-{done:08d}")
-                utils.log_metrics(output_dir, done, metrics, accelerator)
+                log_metrics(output_dir, done, metrics, accelerator)
             accelerator.wait_for_everyone()
-        if utils.is_due(done, config.save_every, is_last):
-            utils.save_checkpoint(accelerator, output_dir, done, order)
+        if is_due(done, config.save_every, is_last):
+            save_checkpoint(accelerator, output_dir, done, order)
         if is_last:
             break
     accelerator.end_training()
@@ -259,7 +269,7 @@ def balance(mask: torch.Tensor) -> torch.Tensor:
     return torch.where((share == 0) | (share == 1), 1.0, weights)
 
 
-def uniform_times(seed: int, order: utils.ItemOrder) -> Iterator[torch.Tensor]:
+def uniform_times(seed: int, order: ItemOrder) -> Iterator[torch.Tensor]:
     """Yields each micro-batch's times `(batch_size,)`: a scrambled Sobol sequence shared out to the processes."""
     engine = SobolEngine(1, scramble=True, seed=seed)
     engine.fast_forward(order.first_item)
@@ -286,7 +296,7 @@ def draw(shape: Sequence[int], numbers: range, times: torch.Tensor, config) -> t
         times: `(B,)` in [0, 1]; a share of `config.terminal_probability` is set to 1, pure noise.
         config: also has `seed`, `condition_dropout` and `timestep_shift`.
     """
-    generators = [utils.item_generator(config.seed, number) for number in numbers]
+    generators = [item_generator(config.seed, number) for number in numbers]
     chances = torch.stack([torch.rand(2, generator=generator) for generator in generators])
     noise = torch.stack([torch.randn(shape[1:], generator=generator) for generator in generators])
     times = shift_times(times, config.timestep_shift)
@@ -311,7 +321,7 @@ def validate(
     for first in range(0, count, accelerator.num_processes):
         i = min(first + accelerator.process_index, count - 1)  # with FSDP all must compute equally often
         batch = collate_windows([windows[i]])
-        noise = torch.randn(batch["latents"].shape, generator=utils.item_generator(VALIDATION_SEED, i))
+        noise = torch.randn(batch["latents"].shape, generator=item_generator(VALIDATION_SEED, i))
         t = torch.tensor([(i + 0.5) / count], device=accelerator.device)
         keep = torch.ones(1, dtype=torch.bool, device=accelerator.device)
         with accelerator.autocast():
@@ -328,16 +338,14 @@ def validate(
 
 
 @torch.no_grad()
-def whole_models(
-    accelerator: Accelerator, denoiser, ema: utils.WeightAverage
-) -> tuple[DiTTransformer1D, TimingConditioner]:
+def whole_models(accelerator: Accelerator, denoiser, ema: EMAModel) -> tuple[DiTTransformer1D, TimingConditioner]:
     """The averaged transformer and the timing conditioner on the CPU; every process must call this, sharded or not."""
     raw = accelerator.unwrap_model(denoiser)
     transformer = DiTTransformer1D.from_config(raw.transformer.config)
     timing_conditioner = TimingConditioner.from_config(raw.timing_conditioner.config)
     ema.copy_whole_to(list(transformer.parameters()))
     for mine, trained in zip(timing_conditioner.parameters(), raw.timing_conditioner.parameters(), strict=True):
-        mine.copy_(utils.gather(trained))
+        mine.copy_(full_tensor(trained))
     return transformer.eval(), timing_conditioner.eval()
 
 
@@ -346,7 +354,7 @@ def export(transformer, timing_conditioner, output_dir: Path, step: int) -> None
     with atomic_folder(output_dir / "dit") as folder:
         transformer.save_pretrained(folder / "transformer")
         timing_conditioner.save_pretrained(folder / "timing_conditioner")
-        utils.write_stage(folder, output_dir, "dit", step, window_length=transformer.config.sample_size)
+        write_stage(folder, output_dir, "dit", step, window_length=transformer.config.sample_size)
 
 
 def demonstrate(pipe, windows: Sequence[dict], config: Config, folder: Path) -> dict[str, float]:
@@ -363,4 +371,4 @@ def demonstrate(pipe, windows: Sequence[dict], config: Config, folder: Path) -> 
 
 
 if __name__ == "__main__":
-    utils.launch(main, Config)
+    launch(main, Config)

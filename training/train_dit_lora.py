@@ -17,9 +17,16 @@ from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dic
 from train_dit import draw, uniform_times, validate, velocity_loss
 from windows import VALIDATION_SEED, check_latents
 
-from stable_longform import training_utils as utils
 from stable_longform.data.latents import LatentWindows, collate_windows
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+from stable_longform.training_utils.accelerator import make_accelerator
+from stable_longform.training_utils.checkpointing import resume, save_checkpoint
+from stable_longform.training_utils.config import launch
+from stable_longform.training_utils.items import make_loader, seed_generators
+from stable_longform.training_utils.loop import TimeLimit, is_due, progress_bar
+from stable_longform.training_utils.metric_log import log_metrics, report
+from stable_longform.training_utils.runs import start_run
+from stable_longform.training_utils.train_step import check_finite, gradient_norm, mean_losses
 from stable_longform.utils.files import atomic_path
 
 WEIGHT_NAME = "pytorch_lora_weights.safetensors"
@@ -74,11 +81,11 @@ class AdapterState:
 
 def main(config: Config) -> None:
     """Loads, adds the adapter, resumes, loops, saves."""
-    time_limit = utils.TimeLimit(config.max_minutes)
-    accelerator = utils.make_accelerator(
+    time_limit = TimeLimit(config.max_minutes)
+    accelerator = make_accelerator(
         config.mixed_precision, config.gradient_accumulation_steps, config.trackers, config.output_dir
     )
-    utils.seed_generators(config.seed, 0)
+    seed_generators(config.seed, 0)
     pipe = LongFormMusicPipeline.from_pretrained(config.checkpoint)
     adapter, timing_conditioner = pipe.transformer, pipe.timing_conditioner
     check_latents(config.latents, pipe.vae)
@@ -92,7 +99,7 @@ def main(config: Config) -> None:
     add_adapter(adapter, config)
     pipe.to(accelerator.device)
     sources = {"checkpoint": config.checkpoint, "latents": config.latents}
-    output_dir = utils.start_run(config.output_dir, config, accelerator, sources)
+    output_dir = start_run(config.output_dir, config, accelerator, sources)
     if config.gradient_checkpointing:
         adapter.enable_gradient_checkpointing()
     trained = [parameter for parameter in adapter.parameters() if parameter.requires_grad]
@@ -101,8 +108,8 @@ def main(config: Config) -> None:
     accelerator.register_for_checkpointing(AdapterState(adapter))
     accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
     accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
-    order = utils.resume(accelerator, output_dir, config.batch_size)
-    batches = iter(utils.make_loader(windows, order, config.max_steps, config.num_workers, collate_windows))
+    order = resume(accelerator, output_dir, config.batch_size)
+    batches = iter(make_loader(windows, order, config.max_steps, config.num_workers, collate_windows))
     compute_losses = partial(velocity_loss, transformer, timing_conditioner)
 
     @torch.no_grad()
@@ -111,7 +118,7 @@ def main(config: Config) -> None:
         return {"text": text, "text_mask": mask}
 
     times = uniform_times(config.seed, order)
-    progress = utils.progress_bar(accelerator, order.start_step, config.max_steps)
+    progress = progress_bar(accelerator, order.start_step, config.max_steps)
     for step in progress:
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * min((step + 1) / max(config.warmup_steps, 1), 1.0)
@@ -125,24 +132,24 @@ def main(config: Config) -> None:
                 with accelerator.autocast():
                     loss = compute_losses(batch | encode(batch["prompt"]), noise, t, keep).mean()
                 losses.append({"loss": loss})
-                utils.check_finite(losses[-1], step, batch)
+                check_finite(losses[-1], step, batch)
                 accelerator.backward(loss)
-        utils.check_finite(utils.gradient_norm(accelerator, trained), step, batch)
+        check_finite(gradient_norm(accelerator, trained), step, batch)
         optimizer.step()
         done = step + 1
         is_last = done == config.max_steps or time_limit.is_reached(accelerator)
-        if utils.is_due(done, config.log_every, is_last):
-            utils.report(accelerator, output_dir, done, utils.mean_losses(accelerator, losses), progress)
-        if utils.is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
+        if is_due(done, config.log_every, is_last):
+            report(accelerator, output_dir, done, mean_losses(accelerator, losses), progress)
+        if is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
             if accelerator.is_main_process:
                 export(adapter, output_dir / "lora")
             if valid_windows is not None:
                 metrics = validate(compute_losses, valid_windows, encode, config, accelerator)
                 if accelerator.is_main_process:
-                    utils.log_metrics(output_dir, done, metrics, accelerator)
+                    log_metrics(output_dir, done, metrics, accelerator)
             accelerator.wait_for_everyone()
-        if utils.is_due(done, config.save_every, is_last):
-            utils.save_checkpoint(accelerator, output_dir, done, order)
+        if is_due(done, config.save_every, is_last):
+            save_checkpoint(accelerator, output_dir, done, order)
         if is_last:
             break
     accelerator.end_training()
@@ -177,4 +184,4 @@ def export(transformer: torch.nn.Module, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    utils.launch(main, Config)
+    launch(main, Config)

@@ -24,22 +24,15 @@ from stable_longform.data.sources import open_tracks
 from stable_longform.data.streams import first_items
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck, DiagonalGaussian
 from stable_longform.models.oobleck_layers import OobleckDecoder, OobleckEncoder, OobleckResidualUnit, Snake1d
-from stable_longform.training_utils.checkpoints import latest_checkpoint, resume, save_checkpoint
+from stable_longform.training_utils.accelerator import make_accelerator
+from stable_longform.training_utils.checkpointing import latest_checkpoint, resume, save_checkpoint
 from stable_longform.training_utils.config import build_model, launch
-from stable_longform.training_utils.records import check_finite, log_metrics, report
+from stable_longform.training_utils.items import item_generator, make_loader, seed_generators
+from stable_longform.training_utils.learning_rate import falling_rate
+from stable_longform.training_utils.loop import TimeLimit, is_due, progress_bar
+from stable_longform.training_utils.metric_log import log_metrics, report
 from stable_longform.training_utils.runs import start_run, write_stage
-from stable_longform.training_utils.steps import (
-    falling_rate,
-    gradient_norm,
-    is_due,
-    item_generator,
-    make_accelerator,
-    make_loader,
-    mean_losses,
-    progress_bar,
-    seed_generators,
-)
-from stable_longform.training_utils.stopping import TimeLimit
+from stable_longform.training_utils.train_step import check_finite, gradient_norm, mean_losses
 from stable_longform.utils.files import atomic_folder
 
 VALIDATION_SEED = 2**30  # far from any training seed

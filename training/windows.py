@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from stable_longform import training_utils as utils
 from stable_longform.data.audio_crops import CropMaker, collate_crops, make_crops
 from stable_longform.data.latents import INFO_FILE, LatentWindows, collate_windows
 from stable_longform.data.sources import open_tracks
 from stable_longform.data.streams import first_items
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+from stable_longform.training_utils.items import item_generator
 from stable_longform.utils.files import weights_sha256
 
 VALIDATION_SEED = 2**30  # far from any training seed
@@ -30,7 +30,7 @@ class Windows:
     """What a training needs of its data.
 
     Args:
-        train: items of the train split for `utils.make_loader`, stacked by `collate`.
+        train: items of the train split for `make_loader`, stacked by `collate`.
         collate: see `train`.
         valid: by number, items of the valid split with `latents (C, L)`, `seconds_start`, `seconds_total`, `prompt`.
         with_latents: given a batch and the numbers of its items, gives it with `latents (B, C, L)`.
@@ -105,7 +105,7 @@ def encode(vae: AutoencoderOobleck, waveforms: torch.Tensor, numbers: Sequence[i
     latents = []
     for waveform, number in zip(waveforms, numbers, strict=True):
         posterior = vae.encode(waveform[None].to(vae.device, vae.dtype)).latent_dist
-        latents.append(posterior.sample(generator=utils.item_generator(POSTERIOR_SEED, number))[0])
+        latents.append(posterior.sample(generator=item_generator(POSTERIOR_SEED, number))[0])
     return torch.stack(latents).float()
 
 

@@ -10,10 +10,10 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
 from launch import ROOT
 
-from stable_longform import training_utils as utils
 from stable_longform.models import transformer_dit_1d
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
+from stable_longform.training_utils.config import build_model, load_config
 
 sys.path.insert(0, str(ROOT / "training"))
 import train_autoencoder  # noqa: E402
@@ -34,7 +34,7 @@ OURS = {"batch_size", "max_steps", "mixed_precision", "gradient_checkpointing"} 
 def load(file):
     """A preset as its script's configuration, and the script."""
     script, paths, _ = SCRIPTS.get(file.stem) or SCRIPTS[file.stem.split("_")[0]]
-    return utils.load_config(script.Config, ["--config", str(file), "--output_dir=o", *paths]), script
+    return load_config(script.Config, ["--config", str(file), "--output_dir=o", *paths]), script
 
 
 def build(config, script) -> torch.nn.Module:
@@ -44,7 +44,7 @@ def build(config, script) -> torch.nn.Module:
             script.check_config(config)
             return script.build_model(config, config.text_config["vocab_size"]).text_model
         network = DiTTransformer1D if script is train_dit else AutoencoderOobleck
-        return utils.build_model(network, config.model, "model")
+        return build_model(network, config.model, "model")
 
 
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)

@@ -19,7 +19,7 @@ from tiny_training import CLAP
 from transformers import AutoFeatureExtractor, AutoTokenizer, ClapModel, ClapProcessor
 
 from stable_longform.models.clap_text_encoder import ClapTextEncoder
-from stable_longform.training_utils import load_config
+from stable_longform.training_utils.config import load_config
 
 SCRIPT = ROOT / "training" / "train_clap.py"
 RATE = 48000

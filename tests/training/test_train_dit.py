@@ -10,13 +10,13 @@ from launch import ROOT, check_script, run_script
 from safetensors.torch import load_file
 from tiny_training import DIT
 
-from stable_longform import training_utils as utils
 from stable_longform.data.latents import LatentWindows, read_latent_index
 from stable_longform.data.manifest import read_manifest
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+from stable_longform.training_utils.items import ItemOrder
 from stable_longform.utils.audio import read_audio, to_stereo
 
 sys.path.insert(0, str(ROOT / "training"))
@@ -245,14 +245,14 @@ def test_dropped_items_do_not_see_their_text():
 
 
 def test_times_are_shared_out_and_resumed():
-    whole = uniform_times(7, utils.ItemOrder(4))
-    parts = [uniform_times(7, utils.ItemOrder(2, 1, 2, index)) for index in range(2)]
-    micro = uniform_times(7, utils.ItemOrder(1, 4))
+    whole = uniform_times(7, ItemOrder(4))
+    parts = [uniform_times(7, ItemOrder(2, 1, 2, index)) for index in range(2)]
+    micro = uniform_times(7, ItemOrder(1, 4))
     steps = [next(whole) for _ in range(8)]
     for step in steps[:3]:
         assert torch.equal(step, torch.cat([next(part) for part in parts]))
         assert torch.equal(step, torch.cat([next(micro) for _ in range(4)]))
-    resumed = uniform_times(7, utils.ItemOrder(4, start_step=5, first_item=20))
+    resumed = uniform_times(7, ItemOrder(4, start_step=5, first_item=20))
     assert torch.equal(next(resumed), steps[5])
     values = torch.cat(steps)
     assert (values >= 0).all() and (values < 1).all()

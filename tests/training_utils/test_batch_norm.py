@@ -4,7 +4,7 @@ import in_processes
 import torch
 from launch import call_in_processes
 
-from stable_longform import training_utils as utils
+from stable_longform.training_utils.batch_norm import share_batch_norms
 
 
 def test_two_processes_see_the_statistics_of_both():
@@ -17,5 +17,5 @@ def test_hooks_and_weights_stay():
     waveform = torch.randn(2, 3, 4, 5)
     expected = norm(waveform)
     model = torch.nn.Sequential(norm)
-    utils.share_batch_norms(model)
+    share_batch_norms(model)
     assert type(model[0]).__name__ == "SharedBatchNorm2d" and torch.equal(model(waveform), expected)

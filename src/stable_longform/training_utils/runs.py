@@ -5,17 +5,21 @@ stage and step it is, and repeats the sources, with the `stage.json` of each: th
 """
 
 import dataclasses
+import datetime
+import importlib.metadata
 import json
 import os
+import platform
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 import yaml
 from accelerate import Accelerator
 
 from stable_longform.data.latents import INFO_FILE
-from stable_longform.training_utils.checkpoints import latest_checkpoint
-from stable_longform.training_utils.records import describe_environment
+from stable_longform.training_utils.checkpointing import latest_checkpoint
 from stable_longform.utils.files import file_sha256, write_json, write_text
 
 RUN_FILE, STAGE_FILE = "run.json", "stage.json"
@@ -119,3 +123,19 @@ def _defaults(config) -> dict:
     factories = {field.name: field.default_factory for field in dataclasses.fields(config)}
     made = {name: make() for name, make in factories.items() if make is not dataclasses.MISSING}
     return {name: value for name, value in defaults.items() if value is not dataclasses.MISSING} | made
+
+
+def describe_environment() -> dict:
+    """Versions, git commit and machine, to be saved with a run."""
+    packages = ("stable_longform", "torch", "diffusers", "transformers", "accelerate", "numpy")
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return {
+        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "git_commit": commit.stdout.strip() or None,
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from stable_longform.training_utils.stopping import TimeLimit
+from stable_longform.training_utils.loop import TimeLimit
 
 
 def test_a_limit_is_reached_after_its_minutes(monkeypatch):

@@ -4,11 +4,11 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-from diffusers.training_utils import EMAModel
+from diffusers import training_utils
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
-class WeightAverage(EMAModel):
+class EMAModel(training_utils.EMAModel):
     """diffusers' EMAModel with the paper's ramp-up; its state is whole, so any number of processes can resume it.
 
     Paper: §3. Decay of update n > 1: min(decay, 1 − (n − 1)^(−3/4)), as in the public code.
@@ -24,7 +24,7 @@ class WeightAverage(EMAModel):
 
     def state_dict(self) -> dict:
         """The state with whole tensors; every process must call this."""
-        return super().state_dict() | {"shadow_params": [gather(shadow) for shadow in self.shadow_params]}
+        return super().state_dict() | {"shadow_params": [full_tensor(shadow) for shadow in self.shadow_params]}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Loads a state onto the device and into the shards of the present average."""
@@ -36,7 +36,7 @@ class WeightAverage(EMAModel):
     def copy_whole_to(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Copies the average into parameters that are not sharded; every process must call this."""
         for shadow, parameter in zip(self.shadow_params, parameters, strict=True):
-            parameter.copy_(gather(shadow))
+            parameter.copy_(full_tensor(shadow))
 
     @contextlib.contextmanager
     @torch.no_grad()
@@ -52,7 +52,7 @@ class WeightAverage(EMAModel):
                 _local(parameter).copy_(value)
 
 
-def gather(tensor: torch.Tensor) -> torch.Tensor:
+def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor, whole also if it is sharded over processes; every process must then call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 

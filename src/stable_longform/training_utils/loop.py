@@ -1,4 +1,4 @@
-"""When a script stops before its work is done, so that the same command can go on later."""
+"""What a training loop asks: which steps are left, what is due after a step, whether it is time to stop."""
 
 import logging
 import math
@@ -6,8 +6,25 @@ import time
 
 import torch
 from accelerate import Accelerator
+from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
+
+
+def is_due(done: int, interval: int, is_last: bool) -> bool:
+    """Whether something is to be done after so many steps: every `interval` steps and after the last, unless 0."""
+    return interval > 0 and (done % interval == 0 or is_last)
+
+
+def progress_bar(accelerator: Accelerator, start_step: int, max_steps: int) -> tqdm:
+    """The steps that are left, with a bar of one line in the main process."""
+    return tqdm(
+        range(start_step, max_steps),
+        initial=min(start_step, max_steps),
+        total=max_steps,
+        disable=not accelerator.is_main_process,
+        dynamic_ncols=True,
+    )
 
 
 class TimeLimit:

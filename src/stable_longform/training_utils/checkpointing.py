@@ -1,4 +1,4 @@
-"""Checkpoints and exported models: written atomically, checked when they are read, rotated.
+"""Checkpoints of a training: written atomically, checked when they are read, rotated.
 
 A checkpoint is what accelerate saves, and `checkpoint.json`: step, items seen, and the size and SHA-256 of every file.
 """
@@ -7,18 +7,14 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from stable_longform.models.clap_text_encoder import ClapTextEncoder
-from stable_longform.training_utils.steps import ItemOrder
-from stable_longform.utils.files import atomic_folder, file_sha256, replace_folder, sync_file, sync_folder, write_json
+from stable_longform.training_utils.items import ItemOrder
+from stable_longform.utils.files import file_sha256, replace_folder, sync_file, sync_folder, write_json
 from stable_longform.utils.run_folder import rewind_metrics
 
 CHECKPOINT_PREFIX = "checkpoint-"
@@ -89,12 +85,10 @@ def resume(accelerator: Accelerator, output_dir: Path, batch_size: int) -> ItemO
         return ItemOrder(*shares)
     accelerator.load_state(str(path))
     accelerator.step = 0  # of the micro-batches
-    order = ItemOrder(*shares, start_step=step, first_item=step * ItemOrder(*shares).items_per_step)
-    if (path / CONTENTS_FILE).exists():  # not in those of earlier versions
-        contents = json.loads((path / CONTENTS_FILE).read_text(encoding="utf-8"))
-        order = ItemOrder(*shares, start_step=step, first_item=contents["num_items"])
-        if contents["items_per_step"] != order.items_per_step:
-            logger.warning("A step now takes %d items, before %d.", order.items_per_step, contents["items_per_step"])
+    contents = json.loads((path / CONTENTS_FILE).read_text(encoding="utf-8"))
+    order = ItemOrder(*shares, start_step=step, first_item=contents["num_items"])
+    if contents["items_per_step"] != order.items_per_step:
+        logger.warning("A step now takes %d items, before %d.", order.items_per_step, contents["items_per_step"])
     logger.info("Resumed from %s.", path)
     return order
 
@@ -133,16 +127,15 @@ def _newest_whole(output_dir: Path) -> list:
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """What is wrong with the files of a checkpoint, or None. Those of earlier versions have no list to compare with.
+    """What is wrong with the files of a checkpoint, or None.
 
     Args:
         checkpoint: folder.
     """
-    list_file = checkpoint / CONTENTS_FILE
-    if not list_file.exists():
-        return None
     try:
-        files = json.loads(list_file.read_text(encoding="utf-8"))["files"]
+        files = json.loads((checkpoint / CONTENTS_FILE).read_text(encoding="utf-8"))["files"]
+    except FileNotFoundError:
+        return f"{CONTENTS_FILE} is missing"
     except (ValueError, KeyError):
         return f"{CONTENTS_FILE} cannot be read"
     for name, (size, digest) in files.items():
@@ -164,51 +157,3 @@ def _write_contents(folder: Path, facts: dict) -> None:
         sync_file(file)
     write_json(folder / CONTENTS_FILE, {**facts, "files": files})
     sync_folder(folder)
-
-
-def export_model(model, directory: str | os.PathLike, *companions, keep: Sequence[str] = ()) -> None:
-    """Writes `model.save_pretrained` to `directory` through a temporary folder, replacing what was there.
-
-    `companions` are saved into the same folder: a tokenizer, a feature extractor. Files named in `keep` survive.
-    """
-    with atomic_folder(directory) as partial:
-        for part in (model, *companions):
-            part.save_pretrained(partial)
-        for file in (Path(directory) / name for name in keep):
-            if file.is_file():
-                shutil.copy2(file, partial)
-
-
-def load_text_encoder(source: str | os.PathLike) -> tuple[ClapTextEncoder, PreTrainedTokenizerBase]:
-    """The text encoder and its tokenizer of a CLAP training's result, or those of a whole checkpoint.
-
-    Args:
-        source: folder or Hub id of a transformers ClapModel with its tokenizer, or folder of a pipeline.
-    """
-    if (Path(source) / "model_index.json").is_file():
-        text_encoder = ClapTextEncoder.from_pretrained(source, subfolder="text_encoder")
-        return text_encoder, AutoTokenizer.from_pretrained(source, subfolder="tokenizer")
-    return ClapTextEncoder.from_clap(source), AutoTokenizer.from_pretrained(source)
-
-
-def float_dtype(name: str) -> torch.dtype:
-    """The dtype called "float32", "bfloat16" or "float16".
-
-    Raises:
-        ValueError: another name.
-    """
-    if name not in ("float32", "bfloat16", "float16"):
-        raise ValueError(f"dtype must be float32, bfloat16 or float16, got {name!r}.")
-    return getattr(torch, name)
-
-
-def load_weights(model: torch.nn.Module, source: torch.nn.Module) -> None:
-    """Copies all weights of `source`; the models may differ in what has no weights, as the length of the window.
-
-    Raises:
-        ValueError: the models have other weights or shapes.
-    """
-    try:
-        model.load_state_dict(source.state_dict())
-    except RuntimeError as error:
-        raise ValueError(f"--init_from has other weights than the model: {error}") from error

@@ -1,0 +1,102 @@
+"""Which items a training takes, and the random numbers that belong to each.
+
+Items of a data set are numbered once for the whole run. Everything random about an item is a function of its number,
+so neither the number of processes, nor the split into micro-batches, nor a stop changes what is trained.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate.utils import set_seed
+
+from stable_longform.data.streams import StreamItems
+
+VALIDATION_SEED = 2**30  # of the items of the valid split; far from any training seed
+
+
+@dataclass(frozen=True)
+class ItemOrder:
+    """Which items each process takes: those of a step are consecutive, as are those of each micro-batch in it.
+
+    Args:
+        batch_size: items of a process in a micro-batch.
+        accumulation: micro-batches in a step.
+        num_processes: processes that share the items of a step.
+        process_index: this one, in [0, num_processes).
+        start_step: the step to start from.
+        first_item: number of that step's first item.
+    """
+
+    batch_size: int
+    accumulation: int = 1
+    num_processes: int = 1
+    process_index: int = 0
+    start_step: int = 0
+    first_item: int = 0
+
+    @property
+    def items_per_step(self) -> int:
+        """Items that all processes together take in a step: the global batch size."""
+        return self.batch_size * self.accumulation * self.num_processes
+
+    def num_items(self, step: int) -> int:
+        """How many items have been taken before a step."""
+        return self.first_item + (step - self.start_step) * self.items_per_step
+
+    def numbers(self, step: int, micro_batch: int = 0) -> range:
+        """Numbers of the items that this process takes in a micro-batch."""
+        first = self.num_items(step) + (micro_batch * self.num_processes + self.process_index) * self.batch_size
+        return range(first, first + self.batch_size)
+
+
+class _NumberBatches(torch.utils.data.Sampler):
+    """The numbers of each micro-batch of a process, up to a step."""
+
+    def __init__(self, order: ItemOrder, num_steps: int):
+        self.order, self.num_steps = order, num_steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.order.start_step, self.num_steps):
+            for micro_batch in range(self.order.accumulation):
+                yield list(self.order.numbers(step, micro_batch))
+
+    def __len__(self) -> int:
+        return max(self.num_steps - self.order.start_step, 0) * self.order.accumulation
+
+
+def make_loader(
+    dataset: torch.utils.data.Dataset,
+    order: ItemOrder,
+    max_steps: int,
+    num_workers: int,
+    collate_fn: Callable[[Sequence[dict]], dict] | None = None,
+) -> Iterator[dict]:
+    """Yields a process's micro-batches, from `order.start_step` to `max_steps`; a stream goes on from its own place.
+
+    Each has the numbers of its items as `item_numbers`.
+    """
+    numbers = _NumberBatches(order, max_steps)
+    if isinstance(dataset, StreamItems):
+        loader = dataset.make_loader(order.batch_size, num_workers, collate_fn)
+    else:
+        loader = torch.utils.data.DataLoader(
+            dataset,
+            batch_sampler=numbers,
+            num_workers=num_workers,
+            collate_fn=collate_fn,
+            pin_memory=torch.cuda.is_available(),
+        )
+    for item_numbers, batch in zip(numbers, loader, strict=False):  # a stream has no end
+        yield batch | {"item_numbers": item_numbers}
+
+
+def seed_generators(seed: int, number: int) -> None:
+    """Seeds every global generator as a function of an item's number, for what a network draws (dropout)."""
+    set_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
+
+
+def item_generator(seed: int, number: int) -> torch.Generator:
+    """A CPU generator for what is drawn for an item, as a function of its number."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, number, 1]).generate_state(1)[0]))

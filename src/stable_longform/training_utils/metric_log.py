@@ -1,0 +1,42 @@
+"""Metrics of a training: one line of `metrics.jsonl` for each logged step, and accelerate's trackers."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from stable_longform.utils.run_folder import METRICS_FILE
+
+NUM_SHOWN = 3  # metrics beside the progress bar
+
+
+def log_metrics(
+    output_dir: Path, step: int, metrics: Mapping[str, float], accelerator: Accelerator | None = None
+) -> None:
+    """Appends one line to `metrics.jsonl` and tells the accelerator's trackers; for the main process."""
+    metrics = {name: float(value) for name, value in metrics.items()}
+    if accelerator is not None:
+        accelerator.log(metrics, step)
+    with open(output_dir / METRICS_FILE, "a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+
+def report(
+    accelerator: Accelerator,
+    output_dir: Path,
+    step: int,
+    metrics: Mapping[str, torch.Tensor | float],
+    progress: tqdm,
+) -> None:
+    """Logs a step's metrics and shows the first of them beside the progress bar.
+
+    Tensors are averaged over the processes, each of which must call this; numbers are the same in all of them.
+    """
+    tensors = {name: value.to(accelerator.device) for name, value in metrics.items() if torch.is_tensor(value)}
+    metrics = {**metrics, **accelerator.reduce(tensors, reduction="mean")}
+    if accelerator.is_main_process:
+        log_metrics(output_dir, step, metrics, accelerator)
+        progress.set_postfix({name: f"{float(value):.3g}" for name, value in list(metrics.items())[:NUM_SHOWN]})

@@ -1,0 +1,60 @@
+"""Trained models that a script starts from or leaves behind."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from stable_longform.models.clap_text_encoder import ClapTextEncoder
+from stable_longform.utils.files import atomic_folder
+
+
+def load_text_encoder(source: str | os.PathLike) -> tuple[ClapTextEncoder, PreTrainedTokenizerBase]:
+    """The text encoder and its tokenizer of a CLAP training's result, or those of a whole checkpoint.
+
+    Args:
+        source: folder or Hub id of a transformers ClapModel with its tokenizer, or folder of a pipeline.
+    """
+    if (Path(source) / "model_index.json").is_file():
+        text_encoder = ClapTextEncoder.from_pretrained(source, subfolder="text_encoder")
+        return text_encoder, AutoTokenizer.from_pretrained(source, subfolder="tokenizer")
+    return ClapTextEncoder.from_clap(source), AutoTokenizer.from_pretrained(source)
+
+
+def load_weights(model: torch.nn.Module, source: torch.nn.Module) -> None:
+    """Copies all weights of `source`; the models may differ in what has no weights, as the length of the window.
+
+    Raises:
+        ValueError: the models have other weights or shapes.
+    """
+    try:
+        model.load_state_dict(source.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"--init_from has other weights than the model: {error}") from error
+
+
+def export_model(model, directory: str | os.PathLike, *companions, keep: Sequence[str] = ()) -> None:
+    """Writes `model.save_pretrained` to `directory` through a temporary folder, replacing what was there.
+
+    `companions` are saved into the same folder: a tokenizer, a feature extractor. Files named in `keep` survive.
+    """
+    with atomic_folder(directory) as partial:
+        for part in (model, *companions):
+            part.save_pretrained(partial)
+        for file in (Path(directory) / name for name in keep):
+            if file.is_file():
+                shutil.copy2(file, partial)
+
+
+def float_dtype(name: str) -> torch.dtype:
+    """The dtype called "float32", "bfloat16" or "float16".
+
+    Raises:
+        ValueError: another name.
+    """
+    if name not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"dtype must be float32, bfloat16 or float16, got {name!r}.")
+    return getattr(torch, name)

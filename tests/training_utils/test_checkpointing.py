@@ -1,0 +1,98 @@
+"""Checkpoints are whole or not there, and bring everything back."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+from common import assert_all_equal
+
+from stable_longform.training_utils.checkpointing import latest_checkpoint, resume, save_checkpoint
+from stable_longform.training_utils.items import ItemOrder
+
+ORDER = ItemOrder(4)
+
+
+def make_training():
+    """An accelerator with a model and its optimiser, after one step."""
+    accelerator = Accelerator(cpu=True)
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2)
+    model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=0.1))
+    train(model, optimizer, 0)
+    return accelerator, model, optimizer
+
+
+def train(model, optimizer, step):
+    """One step on data that depend on the step."""
+    inputs = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
+    optimizer.zero_grad()
+    model(inputs).square().mean().backward()
+    optimizer.step()
+
+
+def weights(model):
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def test_resume_restores_weights_and_optimiser(tmp_path):
+    accelerator, model, optimizer = make_training()
+    assert resume(accelerator, tmp_path, 4) == ORDER
+    path = save_checkpoint(accelerator, tmp_path, 1, ORDER)
+    assert path == tmp_path / "checkpoint-00000001"
+    train(model, optimizer, 1)
+    expected = weights(model)
+    train(model, optimizer, 2)
+
+    accelerator, model, optimizer = make_training()
+    train(model, optimizer, 5)
+    assert resume(accelerator, tmp_path, 4).start_step == 1
+    train(model, optimizer, 1)
+    assert_all_equal(weights(model), expected)
+
+
+def test_the_newest_checkpoints_stay(tmp_path):
+    accelerator, _, _ = make_training()
+    assert latest_checkpoint(tmp_path) is None
+    for step in (5, 20, 9, 100):
+        save_checkpoint(accelerator, tmp_path, step, ORDER, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-00000020", "checkpoint-00000100"]
+    (tmp_path / "partial-checkpoint-00000200").mkdir()
+    (tmp_path / "checkpoint-best").mkdir()
+    assert latest_checkpoint(tmp_path) == (tmp_path / "checkpoint-00000100", 100)
+
+
+class Unsaveable:
+    """State that cannot be saved, like a full disk in the middle of a checkpoint."""
+
+    def state_dict(self):
+        raise OSError("No space left on device")
+
+    def load_state_dict(self, state):
+        raise AssertionError("never saved")
+
+
+def test_an_interrupted_checkpoint_does_not_count(tmp_path):
+    accelerator, model, optimizer = make_training()
+    save_checkpoint(accelerator, tmp_path, 1, ORDER)
+    expected = weights(model)
+    train(model, optimizer, 1)
+    accelerator.register_for_checkpointing(Unsaveable())
+    with pytest.raises(OSError, match="step 2 could not be written.*No space left"):
+        save_checkpoint(accelerator, tmp_path, 2, ORDER)
+    assert latest_checkpoint(tmp_path)[1] == 1
+
+    accelerator, model, _ = make_training()
+    assert resume(accelerator, tmp_path, 4).start_step == 1
+    assert_all_equal(weights(model), expected)
+    save_checkpoint(accelerator, tmp_path, 2, ORDER)  # over what the interrupted one left
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-00000001", "checkpoint-00000002"]
+
+
+def test_saving_a_step_again_replaces_it(tmp_path):
+    accelerator, model, optimizer = make_training()
+    save_checkpoint(accelerator, tmp_path, 3, ORDER)
+    train(model, optimizer, 1)
+    save_checkpoint(accelerator, tmp_path, 3, ORDER)
+    expected = weights(model)
+    accelerator, model, _ = make_training()
+    assert resume(accelerator, tmp_path, 4).start_step == 3
+    assert_all_equal(weights(model), expected)

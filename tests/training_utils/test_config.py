@@ -1,0 +1,155 @@
+"""Configurations from defaults, YAML files and the command line; how a script ends."""
+
+import sys
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from stable_longform.training_utils.config import build_model, launch, load_config
+
+
+def default_weights():
+    return {"mid": 1.0, "kl": 1e-4}
+
+
+@dataclass(frozen=True)
+class Config:
+    manifest: str
+    learning_rate: float = 0.5
+    max_steps: int = 10
+    is_fast: bool = False
+    name: str = "run"
+    betas: tuple = (0.9, 0.99)
+    sizes: tuple = (4, 2)
+    loss_weights: dict = field(default_factory=default_weights)
+    model: dict = field(default_factory=dict)
+    limit: int | None = None
+    max_norm: float | None = None
+
+
+def load(*arguments, directory="."):
+    return load_config(Config, ["--manifest=m.jsonl", *arguments], directory)
+
+
+def test_defaults_then_yaml_then_arguments(tmp_path):
+    (tmp_path / "a.yaml").write_text("learning_rate: 0.25\nmax_steps: 3\nmodel: {width: 8}\n")
+    config = load("--max_steps=7", "--config", "a.yaml", "--model.depth", "2", directory=tmp_path)
+    assert config == Config("m.jsonl", 0.25, 7, model={"width": 8, "depth": 2})
+
+
+def test_later_arguments_win_wherever_the_file_stands(tmp_path):
+    (tmp_path / "a.yaml").write_text("max_steps: 3\n")
+    assert load("--max_steps=4", "--max_steps=5", f"--config={tmp_path / 'a.yaml'}").max_steps == 5
+
+
+def test_empty_file(tmp_path):
+    (tmp_path / "empty.yaml").write_text("# all defaults\n")
+    assert load("--config=empty.yaml", directory=tmp_path) == Config("m.jsonl")
+
+
+@pytest.mark.parametrize(
+    "argument, name, expected",
+    [
+        ("--learning_rate=1e-3", "learning_rate", 1e-3),
+        ("--learning_rate=2", "learning_rate", 2.0),
+        ("--max_norm=1e-2", "max_norm", 0.01),
+        ("--max_norm=null", "max_norm", None),
+        ("--limit=3", "limit", 3),
+        ("--is_fast=true", "is_fast", True),
+        ("--betas=[5e-1, 1]", "betas", (0.5, 1.0)),
+        ("--sizes=[8, 4, 2]", "sizes", (8, 4, 2)),
+        ("--name=2024-01-01", "name", "2024-01-01"),
+        ("--name=007", "name", "007"),
+        ("--name=a=b", "name", "a=b"),
+        ("--name=", "name", ""),
+        ("--loss_weights.kl=0.1", "loss_weights", {"mid": 1.0, "kl": 0.1}),
+        ("--loss_weights.kl=1e-6", "loss_weights", {"mid": 1.0, "kl": 1e-6}),
+        ("--model.widths=[1, 2]", "model", {"widths": [1, 2]}),
+    ],
+)
+def test_values(argument, name, expected):
+    value = getattr(load(argument), name)
+    assert value == expected and type(value) is type(expected)
+    key, _, text = argument.partition("=")
+    assert getattr(load(key, text), name) == expected
+
+
+def test_yaml_values_have_the_same_rules(tmp_path):
+    (tmp_path / "a.yaml").write_text("learning_rate: 1e-3\nbetas: [1e-1, 0.5]\nloss_weights: {mid: 2}\nname: 5\n")
+    config = load("--config=a.yaml", "--loss_weights.kl=3e-1", directory=tmp_path)
+    assert config == Config("m.jsonl", 1e-3, betas=(0.1, 0.5), loss_weights={"mid": 2.0, "kl": 0.3}, name="5")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--max_step=3"], "Unknown configuration key 'max_step'.*max_steps"),
+        (["--modell.width=3"], "Unknown configuration key 'modell'"),
+        (["--loss_weights.k1=3"], "Unknown entries of loss_weights: k1; known: mid, kl"),
+        (["--loss_weights.kl=high"], "loss_weights.kl must be of type float, got 'high'"),
+        (["--max_steps=2.5"], "max_steps must be of type int, got 2.5"),
+        (["--max_steps=true"], "max_steps must be of type int, got True"),
+        (["--limit=many"], "limit must be of type int | None, got 'many'"),
+        (["--learning_rate=fast"], "learning_rate must be of type float, got 'fast'"),
+        (["--learning_rate=true"], "learning_rate must be of type float, got True"),
+        (["--learning_rate=null"], "learning_rate must be of type float, got None"),
+        (["--is_fast=1"], "is_fast must be of type bool, got 1"),
+        (["--betas=0.5"], "betas must be of type tuple, got 0.5"),
+        (["--betas=[0.5, high]"], "betas must be of type float, got 'high'"),
+        (["--model=5"], "model must be of type dict, got 5"),
+        (["--sizes=[1, 2"], "--sizes cannot be read"),
+        (["--max_steps"], "must be pairs"),
+        (["max_steps", "3"], "must be pairs"),
+        (["--config=missing.yaml"], "missing.yaml cannot be read"),
+        (["--config=list.yaml"], "must hold `key: value` lines, got a list"),
+        (["--config=broken.yaml"], "broken.yaml cannot be read"),
+    ],
+)
+def test_wrong_configurations_are_one_line(tmp_path, arguments, message):
+    (tmp_path / "list.yaml").write_text("- ab\n- cd\n")
+    (tmp_path / "broken.yaml").write_text("name: [a\nb: c\n")
+    with pytest.raises(ValueError, match=message.replace("|", r"\|")) as caught:
+        load(*arguments, directory=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_required_values():
+    with pytest.raises(ValueError, match="Missing configuration: --manifest"):
+        load_config(Config, ["--max_steps=3"])
+
+
+def test_launch_ends_with_one_line_and_exit_code_2(monkeypatch, capsys):
+    configs = []
+    monkeypatch.setattr(sys, "argv", ["train.py", "--manifest=m.jsonl", "--max_steps=3"])
+    launch(configs.append, Config)
+    assert configs == [Config("m.jsonl", max_steps=3)]
+    monkeypatch.setattr(sys, "argv", ["train.py", "--manifest=m.jsonl", "--steps=3"])
+    with pytest.raises(SystemExit) as caught:
+        launch(configs.append, Config)
+    assert caught.value.code == 2 and len(configs) == 1
+    assert capsys.readouterr().err.startswith("error: Unknown configuration key 'steps'")
+
+
+def test_a_missing_checkpoint_ends_in_one_line(capsys, monkeypatch):
+    def open_checkpoint(config):
+        raise OSError("there is\nno checkpoint")
+
+    monkeypatch.setattr(sys, "argv", ["train.py", "--manifest", "m.jsonl", "--learning_rate", "1e-3"])
+    with pytest.raises(SystemExit) as caught:
+        launch(open_checkpoint, Config)
+    assert caught.value.code == 2 and capsys.readouterr().err == "error: there is no checkpoint\n"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"bais": True}, "Unknown entries of model: bais; known: in_features, out_features, bias, device, dtype"),
+        ({"in_features": "four"}, "model has a value of the wrong type"),
+        ({}, "model has a value of the wrong type: .*in_features"),
+    ],
+)
+def test_models_are_built_from_known_arguments(arguments, message):
+    assert build_model(torch.nn.Linear, {"in_features": 3, "out_features": 2}, "model").in_features == 3
+    with pytest.raises(ValueError, match=message):
+        build_model(torch.nn.Linear, {"out_features": 2} | arguments, "model")
