@@ -112,6 +112,15 @@ def test_reconstruct_score(capsys, tmp_path, checkpoint, real):
     assert run(capsys, *arguments)[1] == out
 
 
+def test_visqol_is_a_column_more(capsys, tmp_path, checkpoint, real):
+    arguments = "reconstruct-score", real, "-o", tmp_path / "report", "--checkpoint", checkpoint, "--trim", 1.2
+    code, out = run(capsys, *arguments, "--visqol")
+    lines = out.splitlines()
+    assert code == 0 and lines[0] == HEADER_5.replace("| files", "| ViSQOL | files")
+    assert 1 <= float(lines[2].split(" | ")[4]) < 4.74
+    assert "| DAC (paper) | 0.96 | 0.52 | 10.83 | – | 706 | – |" in lines
+
+
 def test_time_and_params(capsys, tmp_path, checkpoint):
     code, out = run(
         capsys, "time", "-o", tmp_path / "time", "--checkpoint", checkpoint, "--duration", 1, "--steps", 1,

@@ -33,8 +33,9 @@ def score(folders, **kwargs):
 
 def test_report(folders):
     report = score(folders)
-    (only,) = report["scores"]
+    only, kad = report["scores"]
     assert only["metric"] == "fd_mel44" and only["num_windows"] == (8, 8) and only["value"] > 0
+    assert kad["metric"] == "kad_mel44" and kad["interval"][0] < kad["value"] < kad["interval"][1]
     assert json.loads((folders[2] / "scores.json").read_text())["scores"][0]["value"] == only["value"]
     table = (folders[2] / "table.md").read_text()
     assert "| fd_mel44 |" in table and "0 generated files left out." in table

@@ -7,12 +7,14 @@ from stable_longform.evaluation.scores import (
     all_scores,
     clap_text_score,
     divergence_score,
+    file_embeddings,
     frechet_score,
-    pooled_embeddings,
+    kernel_score,
     tag_text_score,
 )
 from stable_longform.metrics.embedders.features import AudioFeatures
 from stable_longform.metrics.frechet import GaussianStatistics, frechet_distance
+from stable_longform.metrics.kernel_distance import KernelSums, kernel_distance
 
 
 def features(num_windows, shift=0.0, seed=0, prefix="f"):
@@ -53,11 +55,44 @@ def test_equal_numbers_of_windows_are_drawn_by_seed():
     assert score.num_windows == (40, 40)
     assert score.value == frechet_score(first, second, "net", num_windows=40, seed=1).value
     assert score.value != frechet_score(first, second, "net", num_windows=40, seed=2).value
-    drawn = pooled_embeddings(first, "net", 40)
+    drawn = np.concatenate(file_embeddings(first, "net", 40))
     assert len(np.unique(drawn, axis=0)) == 40  # without repetition
+    all_windows = {tuple(row) for files in first.values() for row in files["net"].embeddings}
+    assert all(tuple(row) in all_windows for row in drawn)
     for number in (1, 64):
         with pytest.raises(ValueError, match=f"num_windows must be in .2, 63.*got {number}"):
-            pooled_embeddings(first, "net", number)
+            file_embeddings(first, "net", number)
+
+
+def test_kernel_score_is_that_of_the_same_windows():
+    first, second = features(20), features(30, shift=1.0, seed=1)
+    score = kernel_score(first, second, "net", num_windows=40)
+    sets = [file_embeddings(files, "net", 40) for files in (first, second)]
+    assert score.value == kernel_distance(KernelSums.from_embeddings(*sets))
+    assert (score.metric, score.num_files, score.num_windows) == ("kad_net", 3, (40, 40))
+    assert kernel_score(first, features(30, seed=1), "net").value < score.value / 5
+
+
+def test_intervals_hold_the_value_and_narrow_with_more_files():
+    def many(count, seed):
+        rng = np.random.default_rng(seed)
+        shifts = rng.normal(size=count)
+        return {
+            f"f{number}": {
+                "net": AudioFeatures((rng.normal(size=(6, 4)) + shift).astype(np.float32), rng.normal(size=(2, 3)))
+            }
+            for number, shift in enumerate(shifts)
+        }
+
+    for score in (frechet_score, kernel_score):
+        few, more = (score(many(count, 0), many(count, 1), "net", num_resamples=100) for count in (8, 60))
+        for found in (few, more):
+            assert found.interval[0] < found.value < found.interval[1]
+        widths = [np.subtract(*found.interval[::-1]) for found in (few, more)]
+        assert widths[1] < 0.6 * widths[0]
+        assert score(many(1, 0), many(5, 1), "net", num_resamples=100).interval is None
+    kl = divergence_score(many(8, 0), many(8, 1), "net", {f"f{n}": f"f{n}" for n in range(8)}, num_resamples=100)
+    assert kl.interval[0] < kl.value < kl.interval[1]
 
 
 def test_divergence_compares_each_file_with_its_own_reference():
@@ -110,8 +145,8 @@ def test_tag_text_score_compares_what_stands_out_with_the_prompt():
 def test_all_scores_leaves_out_what_has_no_input():
     first, second = features(20), features(20, seed=1)
     args = first, second, [Texts()]
-    assert [score.metric for score in all_scores(*args, {}, {})] == ["fd_net"]
+    assert [score.metric for score in all_scores(*args, {}, {})] == ["fd_net", "kad_net"]
     names = [score.metric for score in all_scores(*args, {"f0": "f0"}, {"f1": "2"})]
-    assert names == ["fd_net", "kl_net", "clap_score_net"]
+    assert names == ["fd_net", "kad_net", "kl_net", "clap_score_net"]
     names = [score.metric for score in all_scores(*args, {}, {"f1": "2"}, text_embedder=Texts())]
-    assert names == ["fd_net", "clap_score_net", "tag_text_net"]
+    assert names == ["fd_net", "kad_net", "clap_score_net", "tag_text_net"]

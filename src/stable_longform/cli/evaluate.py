@@ -24,8 +24,10 @@ from stable_longform.evaluation.folders import score_folder
 from stable_longform.evaluation.generation import generate_folder
 from stable_longform.evaluation.musicgen import MusicGen
 from stable_longform.evaluation.prompt_lists import read_prompt_list
+from stable_longform.evaluation.scores import NUM_RESAMPLES
 from stable_longform.metrics.embedders import minilm, musicnn
 from stable_longform.utils.files import file_sha256, weights_sha256, write_json, write_text
+from stable_longform.utils.optional import require
 
 # The numbers of the paper: component -> parameters (Table 1); codec -> STFT, mel, SI-SDR (Table 5).
 TABLE_1 = {"transformer": "1.1B", "vae": "157M", "text_encoder": "125M", "total": "1.3B"}
@@ -114,18 +116,32 @@ def score(
     num_windows: Annotated[
         int | None, typer.Option(min=2, help="Windows drawn from each side, to compare models at equal numbers.")
     ] = None,
+    num_resamples: Annotated[
+        int, typer.Option(min=0, help="Draws of files for the 95 % intervals; 0 leaves them out.")
+    ] = NUM_RESAMPLES,
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps features. [default: OUTPUT/features]")] = None,
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
-    """Fréchet distances, tag divergences and prompt scores of a folder; writes JSON, a table and a picture."""
+    """Fréchet and kernel distances, tag divergences, prompt scores of a folder: JSON, a table and a picture."""
     rows = None if prompts is None else read_prompt_list(prompts, no_singing)
     settings = ReadingSettings(trim, max_duration)
     embedders = [load_embedder(spec, check_device(device)) for spec in embedder]
     protocol = {"prompts_sha256": prompts and file_sha256(prompts), "is_singing_excluded": no_singing}
     text_embedder = minilm.MinilmEmbedder.from_cache(check_device(device)) if tag_text else None
     score_folder(
-        generated, reference, output, embedders, rows, settings, num_windows, seed, cache, protocol, text_embedder
+        generated,
+        reference,
+        output,
+        embedders,
+        rows,
+        settings,
+        num_windows,
+        seed,
+        cache,
+        protocol,
+        text_embedder,
+        num_resamples,
     )
     typer.echo((output / "table.md").read_text(encoding="utf-8"), nl=False)
 
@@ -141,25 +157,30 @@ def reconstruct_score(
         list[str],
         typer.Option(help="Codec of transformers, e.g. facebook/encodec_32khz, descript/dac_44khz. May be repeated."),
     ] = (),
+    visqol: Annotated[
+        bool, typer.Option("--visqol", help="Also ViSQOL, of the extra `visqol`; about 0.2 s a second of audio.")
+    ] = False,
     trim: Trim = None,
     max_duration: MaxDuration = 1800.0,
     device: Device = None,
 ) -> None:
     """STFT distance, mel distance and SI-SDR of reconstructions: Table 5."""
     settings, chosen = ReadingSettings(trim, max_duration, peak_in_db=None), check_device(device)
+    metrics = [*codecs.METRICS, "visqol"] if visqol else codecs.METRICS
+    if visqol:
+        require("visqol", "visqol")
     output.mkdir(parents=True, exist_ok=True)
     rows, report = [], {"versions": reports.versions(), "codecs": {}}
     for name, is_ours in [(name, True) for name in checkpoint] + [(name, False) for name in codec]:
         item = _load_codec(name, is_ours, chosen)
         key = f"{item.protocol['weights_sha256'][:16]}-{trim}"
-        result = codecs.score_reconstructions(item, folder, settings, output / "values" / key)
+        result = codecs.score_reconstructions(item, folder, settings, output / "values" / key, metrics)
         report["codecs"][name] = result | {"protocol": item.protocol}
-        rows.append(
-            [name, *(result[metric] for metric in codecs.METRICS), len(result["per_file"]), len(result["skipped"])]
-        )
+        rows.append([name, *(result[metric] for metric in metrics), len(result["per_file"]), len(result["skipped"])])
     report["protocol"] = {"trim_in_s": trim, "max_duration_in_s": max_duration, "rate_in_hz": codecs.REPORT_RATE}
-    header = ("autoencoder", "STFT distance", "mel distance", "SI-SDR (dB)", "files", "left out")
-    rows += [[f"{name} (paper)", *values, 706, None] for name, values in TABLE_5.items()]
+    extra = ("ViSQOL",) if visqol else ()
+    header = ("autoencoder", "STFT distance", "mel distance", "SI-SDR (dB)", *extra, "files", "left out")
+    rows += [[f"{name} (paper)", *values, *(None for _ in extra), 706, None] for name, values in TABLE_5.items()]
     table = reports.markdown_table(header, rows)
     for name, result in report["codecs"].items():
         table += "".join(f"\n{name} left out {file}: {why}\n" for file, why in sorted(result["skipped"].items()))

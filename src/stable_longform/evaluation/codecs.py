@@ -6,8 +6,9 @@ distances are computed at the rate of the report, on stereo, file by file, then 
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from stable_longform.evaluation.audio_files import (
     to_channels,
 )
 from stable_longform.metrics.reconstruction import mel_distance, si_sdr, stft_distance
+from stable_longform.metrics.visqol import visqol
 from stable_longform.utils.audio import resample
 from stable_longform.utils.files import write_json
 
@@ -31,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 REPORT_RATE = 44100  # Hz
 VALUES_VERSION = 2  # of what is kept for each file; 2: SI-SDR leaves out silent channels
-METRICS = ("stft_distance", "mel_distance", "si_sdr")
+METRICS = ("stft_distance", "mel_distance", "si_sdr")  # of the paper; "visqol" can be added
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,9 @@ def reconstruct_stereo(codec: Codec, audio: Audio) -> tuple[torch.Tensor, torch.
     return torch.nn.functional.pad(decoded, (0, stereo.shape[1] - decoded.shape[1])), stereo
 
 
-def score_reconstructions(codec: Codec, folder: Path, settings: ReadingSettings, cache: Path) -> dict:
+def score_reconstructions(
+    codec: Codec, folder: Path, settings: ReadingSettings, cache: Path, metrics: Sequence[str] = METRICS
+) -> dict:
     """Table 5's row of a codec, on all audio files of a folder.
 
     Args:
@@ -104,6 +108,7 @@ def score_reconstructions(codec: Codec, folder: Path, settings: ReadingSettings,
         folder: the recordings.
         settings: how they are read.
         cache: folder that keeps the values of each file, so that a run goes on where it stopped.
+        metrics: what to measure: `METRICS`, and "visqol" if it is installed.
 
     Returns:
         `per_file` (name to values), `skipped` (name to reason; silent recordings are among them, for which SI-SDR has
@@ -115,12 +120,13 @@ def score_reconstructions(codec: Codec, folder: Path, settings: ReadingSettings,
         ValueError: see `list_audio`.
     """
     cache.mkdir(parents=True, exist_ok=True)
+    suffix = f"{VALUES_VERSION}-visqol" if "visqol" in metrics else f"{VALUES_VERSION}"
     per_file, skipped, notes = {}, {}, {}
     for name, path in tqdm(list_audio(folder).items(), desc=f"{codec.name}: {folder}", unit="file"):
         try:
-            stored = cache / f"{audio_hash(path)}-{VALUES_VERSION}.json"
+            stored = cache / f"{audio_hash(path)}-{suffix}.json"
             if not stored.is_file():
-                values = _score_file(codec, path, settings)
+                values = _score_file(codec, path, settings, metrics)
                 write_json(stored, values)
             per_file[name] = json.loads(stored.read_text(encoding="utf-8"))
             notes |= {name: found} if (found := per_file[name].pop("notes")) else {}
@@ -129,7 +135,7 @@ def score_reconstructions(codec: Codec, folder: Path, settings: ReadingSettings,
             skipped[name] = str(error)
     means = {
         metric: sum(row[metric] for row in per_file.values()) / len(per_file) if per_file else None
-        for metric in METRICS
+        for metric in metrics
     }
     return {
         "per_file": per_file,
@@ -140,20 +146,23 @@ def score_reconstructions(codec: Codec, folder: Path, settings: ReadingSettings,
     }
 
 
-def _score_file(codec: Codec, path: Path, settings: ReadingSettings) -> dict[str, float | list[str]]:
-    """The three distances of one file, and the notes about it."""
+def _score_file(
+    codec: Codec, path: Path, settings: ReadingSettings, metrics: Sequence[str]
+) -> dict[str, float | list[str]]:
+    """The metrics of one file, and the notes about it."""
     audio = load_audio(path, settings)
     if "silent" in audio.notes:
         raise UnusableAudioError("silent: SI-SDR has no meaning")
     decoded, original = reconstruct_stereo(codec, audio)
     if not decoded.isfinite().all():
         raise UnusableAudioError(f"{codec.name}: a reconstruction that is not finite")
+    measures = {
+        "stft_distance": stft_distance,
+        "mel_distance": partial(mel_distance, sampling_rate=REPORT_RATE),
+        "si_sdr": si_sdr,
+        "visqol": partial(visqol, sampling_rate=REPORT_RATE),
+    }
     try:
-        return {
-            "stft_distance": stft_distance(decoded, original),
-            "mel_distance": mel_distance(decoded, original, REPORT_RATE),
-            "si_sdr": si_sdr(decoded, original),
-            "notes": list(audio.notes),
-        }
+        return {metric: measures[metric](decoded, original) for metric in metrics} | {"notes": list(audio.notes)}
     except ValueError as error:
         raise UnusableAudioError(f"{codec.name}: {error}") from error

@@ -14,7 +14,7 @@ from stable_longform.evaluation.features import FolderFeatures, folder_features
 from stable_longform.evaluation.generation import PROTOCOL_FILE
 from stable_longform.evaluation.prompt_lists import PromptRow, match_references
 from stable_longform.evaluation.reports import markdown_table, plot_values, versions
-from stable_longform.evaluation.scores import all_scores
+from stable_longform.evaluation.scores import NUM_RESAMPLES, all_scores
 from stable_longform.utils.files import write_json, write_text
 
 
@@ -30,6 +30,7 @@ def score_folder(
     cache: Path | None = None,
     protocol: dict | None = None,
     text_embedder=None,
+    num_resamples: int = NUM_RESAMPLES,
 ) -> dict:
     """Scores a folder and writes the report.
 
@@ -46,6 +47,7 @@ def score_folder(
         cache: folder that keeps features; None: `features` in the output folder.
         protocol: what else to note in the report.
         text_embedder: embedder of text for tag-text scores; None leaves them out.
+        num_resamples: draws of files for the intervals; 0 leaves them out.
 
     Returns:
         What `scores.json` holds.
@@ -69,7 +71,15 @@ def score_folder(
     pairs = {name: other for name, other in pairs.items() if name in generated.features}
     prompts = {row.id: row.prompt for row in rows or () if row.id in generated.features}
     scores = all_scores(
-        generated.features, reference.features, embedders, pairs, prompts, num_windows, seed, text_embedder
+        generated.features,
+        reference.features,
+        embedders,
+        pairs,
+        prompts,
+        num_windows,
+        seed,
+        text_embedder,
+        num_resamples,
     )
     made_by = generated_folder / PROTOCOL_FILE
     report = {
@@ -81,6 +91,7 @@ def score_folder(
             "embedders": {embedder.name: embedder.protocol for embedder in embedders},
             "text_embedder": text_embedder and text_embedder.protocol,
             "num_windows": num_windows,
+            "num_resamples": num_resamples,
             "seed": seed,
             "generation": json.loads(made_by.read_text(encoding="utf-8")) if made_by.is_file() else None,
             "versions": versions(),
@@ -134,8 +145,10 @@ def _table(scores: Sequence, generated: FolderFeatures, reference: FolderFeature
     rows = []
     for score in scores:
         windows = None if score.num_windows is None else "{} / {}".format(*score.num_windows)
-        rows.append([score.metric, score.value, score.num_files, windows])
-    text = markdown_table(("metric", "value", "generated files", "windows, generated / reference"), rows)
+        interval = None if score.interval is None else "{:.3g} … {:.3g}".format(*score.interval)
+        rows.append([score.metric, score.value, interval, score.num_files, windows])
+    header = ("metric", "value", "95 % interval", "generated files", "windows, generated / reference")
+    text = markdown_table(header, rows)
     for title, found in (("generated", generated), ("reference", reference)):
         text += f"\n{len(found.skipped)} {title} files left out.\n"
         text += "".join(f"- {name}: {reason}\n" for name, reason in sorted(found.skipped.items()))

@@ -10,7 +10,9 @@ import torch
 
 from stable_longform.utils.files import atomic_path
 
-PACKAGES = ("stable_longform", "torch", "transformers", "diffusers", "auraloss", "numpy", "soxr", "soundfile")
+PACKAGES = (
+    "stable_longform torch transformers diffusers auraloss librosa numpy scikit-learn soxr soundfile visqol-python"
+).split()
 
 
 def versions() -> dict[str, str]:

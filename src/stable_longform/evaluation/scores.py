@@ -1,10 +1,14 @@
 """Scores of generated against reference music, from the features of both.
 
 Metrics, named after the embedder whose features they compare: `fd_*`, the Fréchet distance of all windows of all files
-(lower is better); `kl_*`, the divergence of the classes heard in a generated file from those in its own reference,
+(lower is better); `kad_*`, the kernel audio distance of the same windows (lower is better, 0 for equal distributions);
+`kl_*`, the divergence of the classes heard in a generated file from those in its own reference,
 averaged over files (lower is better); `clap_score_*`, the cosine of a file with its prompt, averaged over files
 (higher is better); `tag_text_*`, the cosine of the tags heard in a file, as text, with its prompt, averaged over files
 (higher is better).
+
+Each has a 95 % interval for the choice of files, from draws of the files with repetition (`metrics/bootstrap.py`). It
+says nothing of the bias that Fréchet distances of few windows have.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,12 +16,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stable_longform.metrics.bootstrap import bootstrap_interval
 from stable_longform.metrics.clap_score import clap_scores
 from stable_longform.metrics.divergence import kl_divergence, mean_probabilities
 from stable_longform.metrics.embedders.features import AudioFeatures
 from stable_longform.metrics.frechet import GaussianStatistics, frechet_distance
+from stable_longform.metrics.kernel_distance import KernelSums, kernel_distance
 from stable_longform.metrics.tag_text import tag_probabilities, tag_text_scores, tag_weights
 
+NUM_RESAMPLES = 100
 Features = Mapping[str, Mapping[str, AudioFeatures]]  # by file, then by embedder
 
 
@@ -31,6 +38,7 @@ class Score:
         num_files: generated files that it covers.
         num_windows: windows of the generated and of the reference set; None where files are compared one by one.
         per_file: the values that were averaged, by generated file; None for a distance between sets.
+        interval: of 95 %; None if a set has a single file, or none was asked for.
     """
 
     metric: str
@@ -38,39 +46,90 @@ class Score:
     num_files: int
     num_windows: tuple[int, int] | None = None
     per_file: dict[str, float] | None = None
+    interval: tuple[float, float] | None = None
 
 
-def pooled_embeddings(
+def file_embeddings(
     features: Features, embedder_name: str, num_windows: int | None = None, seed: int = 0
-) -> np.ndarray:
-    """Embeddings of all windows of all files, `(num_windows, dim)`, or a random choice of them.
+) -> list[np.ndarray]:
+    """Embeddings `(num_windows, dim)` of each file, of all its windows or of those in a random choice among all files.
+
+    Files of which no window is chosen are left out.
 
     Raises:
         ValueError: there are fewer windows than asked for.
     """
-    pooled = np.concatenate([features[name][embedder_name].embeddings for name in sorted(features)])
+    files = [features[name][embedder_name].embeddings for name in sorted(features)]
     if num_windows is None:
-        return pooled
-    if not 2 <= num_windows <= len(pooled):
-        raise ValueError(f"num_windows must be in [2, {len(pooled)}], the number of windows, got {num_windows}.")
-    return pooled[np.random.default_rng(seed).permutation(len(pooled))[:num_windows]]
+        return files
+    total = sum(map(len, files))
+    if not 2 <= num_windows <= total:
+        raise ValueError(f"num_windows must be in [2, {total}], the number of windows, got {num_windows}.")
+    is_chosen = np.zeros(total, dtype=bool)
+    is_chosen[np.random.default_rng(seed).permutation(total)[:num_windows]] = True
+    masks = np.split(is_chosen, np.cumsum([len(embeddings) for embeddings in files])[:-1])
+    return [embeddings[mask] for embeddings, mask in zip(files, masks, strict=True) if mask.any()]
 
 
 def frechet_score(
-    generated: Features, reference: Features, embedder_name: str, num_windows: int | None = None, seed: int = 0
+    generated: Features,
+    reference: Features,
+    embedder_name: str,
+    num_windows: int | None = None,
+    seed: int = 0,
+    num_resamples: int = 0,
 ) -> Score:
     """Fréchet distance between two sets of files; `num_windows` draws as many from each, for comparisons of models.
 
+    Args:
+        num_resamples: draws for the interval; 0 leaves it out.
+
     Raises:
-        ValueError: see `pooled_embeddings`; also fewer than two windows in a set.
+        ValueError: see `file_embeddings`; also fewer than two windows in a set.
     """
-    sets = [pooled_embeddings(features, embedder_name, num_windows, seed) for features in (generated, reference)]
-    value = frechet_distance(*(GaussianStatistics.from_embeddings(embeddings) for embeddings in sets))
-    return Score(f"fd_{embedder_name}", value, len(generated), (len(sets[0]), len(sets[1])))
+    sets = [file_embeddings(features, embedder_name, num_windows, seed) for features in (generated, reference)]
+
+    def statistic(*positions: Sequence[int]) -> float:
+        drawn = [np.concatenate([files[n] for n in numbers]) for files, numbers in zip(sets, positions, strict=True)]
+        return frechet_distance(*map(GaussianStatistics.from_embeddings, drawn))
+
+    value = statistic(*(range(len(files)) for files in sets))
+    interval = bootstrap_interval(statistic, value, [len(files) for files in sets], num_resamples, seed)
+    return Score(f"fd_{embedder_name}", value, len(generated), _count_windows(sets), interval=interval)
+
+
+def kernel_score(
+    generated: Features,
+    reference: Features,
+    embedder_name: str,
+    num_windows: int | None = None,
+    seed: int = 0,
+    num_resamples: int = 0,
+) -> Score:
+    """Kernel audio distance between two sets of files; arguments and errors as of `frechet_score`."""
+    sets = [file_embeddings(features, embedder_name, num_windows, seed) for features in (generated, reference)]
+    sums = KernelSums.from_embeddings(*sets)
+
+    def statistic(*positions: np.ndarray) -> float:
+        weights = (np.bincount(drawn, minlength=len(files)) for drawn, files in zip(positions, sets, strict=True))
+        return kernel_distance(sums, *weights)
+
+    value = kernel_distance(sums)
+    interval = bootstrap_interval(statistic, value, [len(files) for files in sets], num_resamples, seed)
+    return Score(f"kad_{embedder_name}", value, len(generated), _count_windows(sets), interval=interval)
+
+
+def _count_windows(sets: Sequence[Sequence[np.ndarray]]) -> tuple[int, int]:
+    """Number of windows of the generated and of the reference set."""
+    return sum(map(len, sets[0])), sum(map(len, sets[1]))
 
 
 def divergence_score(
-    generated: Features, reference: Features, embedder_name: str, references: Mapping[str, str]
+    generated: Features,
+    reference: Features,
+    embedder_name: str,
+    references: Mapping[str, str],
+    num_resamples: int = 0,
 ) -> Score:
     """Mean divergence of generated files from their own references.
 
@@ -84,10 +143,10 @@ def divergence_score(
     for name, other in references.items():
         pair = [mean_probabilities(features[embedder_name].logits) for features in (generated[name], reference[other])]
         values[name] = float(kl_divergence(*pair))
-    return _mean_score(f"kl_{embedder_name}", values)
+    return _mean_score(f"kl_{embedder_name}", values, num_resamples)
 
 
-def clap_text_score(generated: Features, embedder, prompts: Mapping[str, str]) -> Score:
+def clap_text_score(generated: Features, embedder, prompts: Mapping[str, str], num_resamples: int = 0) -> Score:
     """Mean cosine of generated files with their prompts.
 
     Args:
@@ -103,11 +162,16 @@ def clap_text_score(generated: Features, embedder, prompts: Mapping[str, str]) -
     audio = np.stack([generated[name][embedder.name].embeddings.mean(axis=0) for name in names])
     text = embedder.embed_text([prompts[name] for name in names])
     values = clap_scores(audio, text)
-    return _mean_score(f"clap_score_{embedder.name}", dict(zip(names, map(float, values), strict=True)))
+    return _mean_score(f"clap_score_{embedder.name}", dict(zip(names, map(float, values), strict=True)), num_resamples)
 
 
 def tag_text_score(
-    generated: Features, reference: Features, embedder, text_embedder, prompts: Mapping[str, str]
+    generated: Features,
+    reference: Features,
+    embedder,
+    text_embedder,
+    prompts: Mapping[str, str],
+    num_resamples: int = 0,
 ) -> Score:
     """Mean cosine of the tags heard in generated files with their prompts, see `metrics/tag_text.py`.
 
@@ -128,14 +192,17 @@ def tag_text_score(
     heard, usual = ([tag_probabilities(found[embedder.name].logits) for found in group] for group in files)
     texts = text_embedder.embed_text([prompts[name] for name in names])
     values = tag_text_scores(tag_weights(heard, usual), text_embedder.embed_text(embedder.tags), texts)
-    return _mean_score(metric, dict(zip(names, map(float, values), strict=True)))
+    return _mean_score(metric, dict(zip(names, map(float, values), strict=True)), num_resamples)
 
 
-def _mean_score(metric: str, values: dict[str, float]) -> Score:
+def _mean_score(metric: str, values: dict[str, float], num_resamples: int = 0) -> Score:
     """Mean over files."""
     if not values:
         raise ValueError(f"{metric}: there is no pair to compare.")
-    return Score(metric, float(np.mean(list(values.values()))), len(values), per_file=values)
+    numbers = np.array(list(values.values()))
+    mean = float(numbers.mean())
+    interval = bootstrap_interval(lambda drawn: numbers[drawn].mean(), mean, [len(numbers)], num_resamples)
+    return Score(metric, mean, len(values), per_file=values, interval=interval)
 
 
 def all_scores(
@@ -147,17 +214,19 @@ def all_scores(
     num_windows: int | None = None,
     seed: int = 0,
     text_embedder=None,
+    num_resamples: int = NUM_RESAMPLES,
 ) -> list[Score]:
     """Every metric of every embedder for which the inputs are there: pairs for `kl`, prompts for `clap_score`, prompts
     and a text embedder for `tag_text`."""
     scores = []
     for embedder in embedders:
         if "fd" in embedder.metrics:
-            scores.append(frechet_score(generated, reference, embedder.name, num_windows, seed))
+            for score in (frechet_score, kernel_score):
+                scores.append(score(generated, reference, embedder.name, num_windows, seed, num_resamples))
         if "kl" in embedder.metrics and references:
-            scores.append(divergence_score(generated, reference, embedder.name, references))
+            scores.append(divergence_score(generated, reference, embedder.name, references, num_resamples))
         if "clap_score" in embedder.metrics and prompts:
-            scores.append(clap_text_score(generated, embedder, prompts))
+            scores.append(clap_text_score(generated, embedder, prompts, num_resamples))
         if "tag_text" in embedder.metrics and prompts and text_embedder is not None:
-            scores.append(tag_text_score(generated, reference, embedder, text_embedder, prompts))
+            scores.append(tag_text_score(generated, reference, embedder, text_embedder, prompts, num_resamples))
     return scores
