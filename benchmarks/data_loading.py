@@ -30,12 +30,13 @@ import torch
 from tqdm import tqdm
 from transformers import ClapFeatureExtractor
 
-from stable_longform.data.audio_crops import AudioCrops, CropMaker, collate_crops, make_crops
+from stable_longform.data.audio_crops import CropMaker, collate_crops
 from stable_longform.data.clap_features import BlockwiseClapFeatureExtractor
 from stable_longform.data.clap_pairs import PairMaker
 from stable_longform.data.latents import LatentWindows, collate_windows, write_shard
-from stable_longform.data.manifest import Track, draw_index
-from stable_longform.data.sources import open_tracks
+from stable_longform.data.numbered_items import WeightedItems, draw_index
+from stable_longform.data.sources import open_source
+from stable_longform.data.tracks import Track
 from stable_longform.utils.audio import read_audio, to_stereo
 from stable_longform.utils.scripts import run_main
 
@@ -45,9 +46,9 @@ LATENT_RATE = 44100 / 2048
 
 
 class WholeFileCrops(torch.utils.data.Dataset):
-    """The peer: reads and resamples a whole file, then takes a random crop; drawn as `AudioCrops` draws."""
+    """The peer: reads and resamples a whole file, then takes a random crop; drawn as `WeightedItems` draws."""
 
-    def __init__(self, crops: AudioCrops):
+    def __init__(self, crops: WeightedItems):
         self.crops, self.num_samples = crops, crops.make_item.num_samples
 
     def __len__(self) -> int:
@@ -208,7 +209,9 @@ def main() -> None:
         if options.source is None:
             corpus = write_corpus(folder / "corpus", options.num_tracks, options.duration_in_s, options.extension)
         if options.pairs:
-            print_pairs(open_tracks(options.source or str(corpus), "train")[: options.num_tracks], options.steps)
+            print_pairs(
+                open_source(options.source or str(corpus), "train").tracks[: options.num_tracks], options.steps
+            )
             return
         if options.source is None:
             tars = write_tars(corpus, folder)
@@ -217,11 +220,11 @@ def main() -> None:
         else:
             sources = {"source": options.source}
         loaders = {
-            f"crops, {kind}": (make_crops(open_tracks(source, "train"), make_item), collate_crops)
+            f"crops, {kind}": (open_source(source, "train").items(make_item), collate_crops)
             for kind, source in sources.items()
         }
         first = next(iter(loaders.values()))[0]
-        if isinstance(first, AudioCrops):
+        if isinstance(first, WeightedItems):
             loaders["peer: whole file, then crop"] = WholeFileCrops(first), collate_crops
         windows = LatentWindows(write_latents(folder / "latents", options.num_tracks), "train", WINDOW_LENGTH)
         loaders["windows of latents, 4m45s"] = windows, collate_windows

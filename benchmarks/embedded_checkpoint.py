@@ -22,8 +22,9 @@ import numpy as np
 import torch
 
 from stable_longform import TINY_CHECKPOINT, AutoencoderOobleck, DiTTransformer1D, LongFormMusicPipeline
-from stable_longform.data.manifest import Track, read_manifest
+from stable_longform.data.manifest import read_manifest
 from stable_longform.data.prompts import available_fields, build_prompt
+from stable_longform.data.tracks import Track
 from stable_longform.evaluation.audio_files import PEAK_IN_DB, Audio, normalize_peak
 from stable_longform.evaluation.features import embed_audio
 from stable_longform.evaluation.scores import Features, divergence_score, frechet_score

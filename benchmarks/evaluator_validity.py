@@ -22,8 +22,9 @@ import scipy.signal
 import soundfile
 import torch
 
-from stable_longform.data.manifest import Track, read_manifest
+from stable_longform.data.manifest import read_manifest
 from stable_longform.data.prompts import available_fields, build_prompt, values_of
+from stable_longform.data.tracks import Track
 from stable_longform.evaluation.audio_files import PEAK_IN_DB, Audio, list_audio
 from stable_longform.evaluation.features import embed_audio
 from stable_longform.evaluation.reports import markdown_table

@@ -365,10 +365,10 @@ def plain_clap(config, options: argparse.Namespace) -> Callable[[int], None]:
     """Forward, backward and Adam of CLAP."""
     device, autocast = _device(), _autocast(config)
     extractor = train_clap.build_feature_extractor(config)
-    tracks = train_clap.open_tracks(config.manifest, "train")
-    pairs = train_clap.ClapPairs(tracks, extractor, options.batch_size, 0, config.crop_duration_in_s)
-    batch = torch.utils.data.default_collate([pairs[i] for i in range(options.batch_size)])
-    tokenizer = train_clap.load_tokenizer(config, Path(tempfile.mkdtemp()), pairs.tracks)
+    source = train_clap.open_source(config.manifest, "train").with_prompts()
+    make_item = train_clap.PairMaker(extractor, config.crop_duration_in_s)
+    batch = torch.utils.data.default_collate(source.sample(make_item, options.batch_size, 0))
+    tokenizer = train_clap.load_tokenizer(config, Path(tempfile.mkdtemp()), source.tracks)
     model = train_clap.build_model(config, len(tokenizer)).to(device).train()
     optimizer = torch.optim.Adam(
         [parameter for parameter in model.parameters() if parameter.requires_grad], config.learning_rate

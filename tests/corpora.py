@@ -2,10 +2,14 @@
 
 import io
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import soundfile
 from conftest import synthetic_audio
+
+from stable_longform.data.sources import ListedSource
+from stable_longform.data.tracks import Track
 
 RATE = 22050
 
@@ -32,3 +36,8 @@ def write_folder(folder: Path, audio: dict[str, bytes]) -> Path:
     for name, data in audio.items():
         (folder / name).write_bytes(data)
     return folder
+
+
+def items_of(tracks: Sequence[Track], make_item, seed: int = 0, max_bad_fraction: float = 0.01, **options):
+    """Items of a list of tracks."""
+    return ListedSource(tracks, max_bad_fraction).items(make_item, seed, **options)

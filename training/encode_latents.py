@@ -12,9 +12,8 @@ import itertools
 import json
 import logging
 import math
-import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +23,10 @@ from accelerate import PartialState
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from stable_longform.data.bad_tracks import BadTrackError, BadTracks, read_track
+from stable_longform.data.bad_tracks import BadTracks
 from stable_longform.data.latents import INDEX_FILE, INFO_FILE, SILENCE_FILE, read_shards, write_shard
-from stable_longform.data.manifest import SPLITS, Track
-from stable_longform.data.sources import is_stream, open_tracks
-from stable_longform.data.streams import StreamItems
+from stable_longform.data.sources import Source, open_source
+from stable_longform.data.tracks import SPLITS, Track, read_track
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.loop import TimeLimit
@@ -74,22 +72,19 @@ def main(config: Config) -> None:
         middle = {name: value[:, vae.encoder_context, None].contiguous() for name, value in silence.items()}
         with atomic_path(output_dir / SILENCE_FILE) as temporary:
             save_file(middle, temporary)
-    known = None if is_stream(config.manifest) else _list_tracks(config)
-    done = read_shards(output_dir) | _rows_of_single_files(known or (), output_dir, vae)
+    source = open_source(config.manifest, max_bad_fraction=config.max_bad_fraction)
+    parts = [source.of_split(split) for split in config.splits]
+    done = read_shards(output_dir)
     state.wait_for_everyone()  # all have the same list before the first adds to the folder
-    if known is None:
-        share, bad_tracks = _stream_tracks(config, state, done), BadTracks(None, config.max_bad_fraction)
-    else:
-        remaining = [track for track in known if track_key(track) not in done]
-        share, bad_tracks = (
-            remaining[state.process_index :: state.num_processes],
-            BadTracks(len(known), config.max_bad_fraction),
-        )
-    share = itertools.takewhile(lambda _: not time_limit.is_reached(), share)
-    encode_tracks(tqdm(share, disable=not state.is_main_process, unit="track"), vae, output_dir, config, bad_tracks)
+    place = state.process_index, state.num_processes, config.max_tracks
+    shares = [part.share(*place, lambda track: track_key(track) not in done) for part in parts]
+    total = None if source.tracks is None else sum(map(len, shares))
+    tracks = itertools.takewhile(lambda _: not time_limit.is_reached(), itertools.chain.from_iterable(shares))
+    progress = tqdm(tracks, total=total, disable=not state.is_main_process, unit="track")
+    encode_tracks(progress, vae, output_dir, config, source.bad_tracks)
     state.wait_for_everyone()
     if state.is_main_process:
-        rows = _index_rows(done | read_shards(output_dir), known)
+        rows = _index_rows(done | read_shards(output_dir), parts)
         write_text(output_dir / INDEX_FILE, "".join(json.dumps(row) + "\n" for row in rows))
         logger.info("%d tracks encoded in %s", len(rows), output_dir)
 
@@ -100,13 +95,9 @@ def encode_tracks(
     """Encodes tracks into shards; those that cannot be read are left out and counted."""
     rows, posteriors, started = [], [], time.monotonic()
     try:
-        for track in tracks:
-            bad_tracks.num_tried += 1
-            try:
-                waveform = read_track(track, 0.0, None, vae.config.sampling_rate)
-            except BadTrackError as error:
-                bad_tracks.note(error)
-                continue
+        for track, waveform in bad_tracks.usable(
+            tracks, lambda track: read_track(track, 0.0, None, vae.config.sampling_rate)
+        ):
             tail = vae.encoder_context * vae.hop_length  # silence, so that the end of the music is encoded as such
             posteriors.append(encode(vae, F.pad(waveform, (0, tail))))
             latent_length = math.ceil(waveform.shape[1] / vae.hop_length)
@@ -131,58 +122,18 @@ def track_key(track: Track) -> str:
     return hashlib.sha256(str(track.path).encode()).hexdigest()[:16]
 
 
-def _list_tracks(config: Config) -> list[Track]:
-    """The tracks of each split, or `max_tracks` of them drawn at random, the same at every run."""
-    tracks = open_tracks(config.manifest, max_bad_fraction=config.max_bad_fraction)
-    chosen = []
-    for split in config.splits:
-        of_split = [track for track in tracks if track.split == split]
-        if not of_split:
-            raise ValueError(f"{config.manifest} has no track in split {split!r}.")
-        if config.max_tracks is not None and config.max_tracks < len(of_split):
-            of_split = random.Random(0).sample(of_split, config.max_tracks)
-        chosen += of_split
-    return chosen
-
-
-def _stream_tracks(config: Config, state: PartialState, done: dict[str, dict]) -> Iterator[Track]:
-    """This process's tracks of a stream that are not encoded, of its part of `max_tracks` of each split."""
-    for split in config.splits:
-        items = StreamItems(
-            open_tracks(config.manifest, split),
-            lambda track, _: track,
-            process_index=state.process_index,
-            num_processes=state.num_processes,
-            shuffle_tracks=1,
-            max_bad_fraction=config.max_bad_fraction,
-            num_epochs=1,
-        )
-        count = None if config.max_tracks is None else math.ceil(config.max_tracks / state.num_processes)
-        yield from (track for track in itertools.islice(items, count) if track_key(track) not in done)
-
-
 def _describe(track: Track) -> dict:
     """What the index takes over from a track."""
     names = ("duration_in_s", "split", "weight", "metadata")
     return {name: getattr(track, name) for name in names}
 
 
-def _rows_of_single_files(tracks: Iterable[Track], output_dir: Path, vae: AutoencoderOobleck) -> dict[str, dict]:
-    """Rows by key of the tracks that an earlier version encoded, each to a file of its own."""
-    rows = {}
-    for track in tracks:
-        name = f"{track.path.stem}-{hashlib.sha256(str(track.path).encode()).hexdigest()[:8]}.safetensors"
-        if (output_dir / name).exists():
-            latent_length = math.ceil(track.duration_in_s * vae.latent_rate)
-            rows[track_key(track)] = {"file": name, "latent_length": latent_length} | _describe(track)
-    return rows
-
-
-def _index_rows(done: dict[str, dict], known: list[Track] | None) -> list[dict]:
-    """The rows of the index: of a list, its tracks with what they say now; of a stream, all that is encoded."""
-    if known is None:
+def _index_rows(done: dict[str, dict], parts: Sequence[Source]) -> list[dict]:
+    """The rows of the index: of lists, their tracks with what they say now; of a stream, all that is encoded."""
+    if parts[0].tracks is None:
         return list(done.values())
-    return [done[track_key(track)] | _describe(track) for track in known if track_key(track) in done]
+    tracks = [track for part in parts for track in part.tracks]
+    return [done[track_key(track)] | _describe(track) for track in tracks if track_key(track) in done]
 
 
 def _check_autoencoder(vae: AutoencoderOobleck, file: Path, state: PartialState) -> None:

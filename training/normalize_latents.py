@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from stable_longform.data.audio_crops import CropMaker, make_crops
-from stable_longform.data.sources import open_tracks
-from stable_longform.data.streams import first_items
+from stable_longform.data.audio_crops import CropMaker
+from stable_longform.data.sources import open_source
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.pretrained import export_model
@@ -44,8 +43,8 @@ def main(config: Config) -> None:
     vae = AutoencoderOobleck.from_pretrained(config.autoencoder)
     rate = vae.config.sampling_rate
     make_item = CropMaker(round(config.crop_duration_in_s * rate), rate)
-    crops = make_crops(open_tracks(config.manifest, "train"), make_item, config.seed)
-    features = torch.cat([encode(vae, item["waveform"]) for item in first_items(crops, config.num_crops)], dim=1)
+    crops = open_source(config.manifest, "train").items(make_item, config.seed)
+    features = torch.cat([encode(vae, item["waveform"]) for item in crops.take(config.num_crops)], dim=1)
     divide_latents(vae, project(vae, features).square().mean(dim=1).sqrt())
     if config.silence_distance:
         separate_silence(vae, features, config.silence_distance)

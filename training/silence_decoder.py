@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
-from stable_longform.data.audio_crops import CropMaker, make_crops
-from stable_longform.data.sources import open_tracks
-from stable_longform.data.streams import first_items
+from stable_longform.data.audio_crops import CropMaker
+from stable_longform.data.sources import open_source
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.pretrained import export_model
@@ -53,8 +52,8 @@ def main(config: Config) -> None:
     before = AutoencoderOobleck.from_pretrained(config.autoencoder).requires_grad_(False)
     rate = vae.config.sampling_rate
     make_item = CropMaker(config.crop_latent_length * vae.hop_length, rate)
-    crops = make_crops(open_tracks(config.manifest, "train"), make_item, config.seed)
-    items = first_items(crops, (config.max_steps + 1) * config.batch_size)
+    crops = open_source(config.manifest, "train").items(make_item, config.seed)
+    items = crops.take((config.max_steps + 1) * config.batch_size)
     music, *batches = torch.stack([item["waveform"] for item in items]).split(config.batch_size)  # the first: left out
     power = before(music).sample.square().mean().clamp(min=FLOOR)
     silence = silent_latents(before)

@@ -16,10 +16,8 @@ from typing import NamedTuple
 import torch
 from accelerate import DistributedDataParallelKwargs
 
-from stable_longform.data.audio_crops import CropMaker, collate_crops, make_crops
-from stable_longform.data.manifest import Track
-from stable_longform.data.sources import open_tracks
-from stable_longform.data.streams import TrackStream, first_items
+from stable_longform.data.audio_crops import CropMaker, collate_crops
+from stable_longform.data.sources import Source, open_source
 from stable_longform.losses.adversarial import adversarial_loss, discriminator_loss, feature_matching_loss
 from stable_longform.losses.stft import FFT_SIZES, stereo_stft_loss
 from stable_longform.metrics.reconstruction import mel_distance, si_sdr, stft_distance
@@ -118,8 +116,11 @@ def main(config: Config) -> None:
     discriminator = build_model(MultiScaleSTFTDiscriminator, config.discriminator, "discriminator")
     check_config(config, model)
     make_item = CropMaker(config.crop_num_samples, model.config.sampling_rate)
-    tracks, valid_tracks = (open_tracks(config.manifest, name, config.max_bad_fraction) for name in ("train", "valid"))
-    crops = make_crops(tracks, make_item, config.seed, accelerator, max_bad_fraction=config.max_bad_fraction)
+    source = open_source(config.manifest, max_bad_fraction=config.max_bad_fraction)
+    source, valid_source = source.of_split("train"), source.of_split("valid")
+    place = accelerator.process_index, accelerator.num_processes
+    crops = source.items(make_item, config.seed, *place)
+    accelerator.register_for_checkpointing(source)
     output_dir = start_run(config.output_dir, config, accelerator, {"init_from": config.init_from})
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
@@ -175,7 +176,7 @@ def main(config: Config) -> None:
             if accelerator.is_main_process:
                 with ema.swapped(model.parameters()):
                     export(raw_model, output_dir, done)
-                    metrics = validate(raw_model, valid_tracks, config, output_dir / "samples" / f"step-{done:08d}")
+                    metrics = validate(raw_model, valid_source, config, output_dir / "samples" / f"step-{done:08d}")
                 log_metrics(output_dir, done, metrics, accelerator)
             accelerator.wait_for_everyone()
         if is_due(done, config.save_every, is_last):
@@ -295,16 +296,13 @@ def weighted_sum(losses: dict[str, torch.Tensor], weights: dict[str, float]) -> 
 
 
 @torch.no_grad()
-def validate(
-    model: AutoencoderOobleck, tracks: list[Track] | TrackStream, config: Config, samples_dir: Path
-) -> dict[str, float]:
+def validate(model: AutoencoderOobleck, source: Source, config: Config, samples_dir: Path) -> dict[str, float]:
     """Losses and the measures of the paper's Table 5 on fixed crops of the valid split; samples to hear and see."""
     rate = model.config.sampling_rate
 
     def take_crops(num_samples: int, count: int) -> list[torch.Tensor]:
         make_item = CropMaker(num_samples, rate, phase_flip_probability=0.0)
-        crops = make_crops(tracks, make_item, VALIDATION_SEED, max_bad_fraction=config.max_bad_fraction)
-        return [item["waveform"] for item in first_items(crops, count)]
+        return [item["waveform"] for item in source.items(make_item, VALIDATION_SEED).take(count)]
 
     batch = torch.stack(take_crops(config.crop_num_samples, config.num_validation_crops))
     decoded = torch.cat([model(item.to(model.device)).sample.float().cpu() for item in batch.split(1)])

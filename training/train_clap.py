@@ -30,12 +30,11 @@ from transformers import (
 )
 
 from stable_longform.data.clap_features import BlockwiseClapFeatureExtractor
-from stable_longform.data.clap_pairs import ClapPairs, PairMaker, make_pairs, mark_longer
-from stable_longform.data.manifest import Track
-from stable_longform.data.prompts import available_fields, build_prompt
-from stable_longform.data.sources import open_tracks
-from stable_longform.data.streams import StreamItems, TrackStream, first_items
+from stable_longform.data.clap_pairs import PairMaker, mark_longer
+from stable_longform.data.prompts import build_prompt
+from stable_longform.data.sources import open_source
 from stable_longform.data.tokenizer import SPECIAL_TOKENS, train_tokenizer
+from stable_longform.data.tracks import Track
 from stable_longform.losses.contrastive import clap_loss, gather_embeds, retrieval_recall
 from stable_longform.training_utils.accelerator import make_accelerator
 from stable_longform.training_utils.batch_norm import share_batch_norms
@@ -150,13 +149,18 @@ def main(config: Config) -> None:
     check_config(config)
     extractor = build_feature_extractor(config)
     num_pairs = config.batch_size * accelerator.gradient_accumulation_steps * accelerator.num_processes
-    tracks = open_tracks(config.manifest, "train", config.max_bad_fraction)
     make_item = PairMaker(extractor, config.crop_duration_in_s)
-    pairs = make_pairs(tracks, make_item, num_pairs, config.seed, accelerator, config.max_bad_fraction)
-    validation = build_validation(config, extractor)
+    source = open_source(config.manifest, max_bad_fraction=config.max_bad_fraction).with_prompts()
+    source, valid_source = source.of_split("train"), source.of_split("valid")
+    place = accelerator.process_index, accelerator.num_processes
+    pairs = source.items(make_item, config.seed, *place, batch_size=num_pairs)
+    accelerator.register_for_checkpointing(source)
+    validation = []  # fixed pairs of distinct tracks, for the process that validates
+    if accelerator.is_main_process:
+        validation = valid_source.sample(make_item, config.num_validation_pairs, VALIDATION_SEED)
     output_dir = start_run(config.output_dir, config, accelerator, {"init_from": config.init_from})
     with accelerator.main_process_first():
-        tokenizer = load_tokenizer(config, output_dir, pairs.tracks if isinstance(pairs, ClapPairs) else [])
+        tokenizer = load_tokenizer(config, output_dir, source.tracks)
     seed_generators(config.seed, 0)
     model = build_model(config, len(tokenizer), accelerator)
     optimizer = torch.optim.Adam(
@@ -308,21 +312,6 @@ def build_feature_extractor(config: Config) -> ClapFeatureExtractor:
     return extractor
 
 
-def build_validation(config: Config, extractor: ClapFeatureExtractor) -> torch.utils.data.Dataset:
-    """At most `num_validation_pairs` fixed pairs of distinct tracks of the valid split."""
-    tracks = open_tracks(config.manifest, "valid", config.max_bad_fraction)
-    if isinstance(tracks, TrackStream):
-        make_item = PairMaker(extractor, config.crop_duration_in_s)
-        pairs = StreamItems(tracks, make_item, VALIDATION_SEED, max_bad_fraction=config.max_bad_fraction, num_epochs=1)
-        return first_items(pairs, config.num_validation_pairs)
-    tracks = [track for track in tracks if available_fields(track.metadata)]
-    num_pairs = min(config.num_validation_pairs, len(tracks))
-    pairs = ClapPairs(
-        tracks, extractor, num_pairs, VALIDATION_SEED, config.crop_duration_in_s, config.max_bad_fraction
-    )
-    return torch.utils.data.Subset(pairs, range(num_pairs))
-
-
 def build_model(config: Config, vocab_size: int, accelerator: Accelerator | None = None) -> ClapModel:
     """The two encoders, fresh or those of `init_from`, and one trained temperature, that of `logit_scale_a`.
 
@@ -403,7 +392,7 @@ def export(model: ClapModel, processor: ClapProcessor, output_dir: Path, step: i
 
 
 @torch.no_grad()
-def validate(model: ClapModel, tokenizer, pairs: torch.utils.data.Dataset, batch_size: int) -> dict[str, float]:
+def validate(model: ClapModel, tokenizer, pairs: Sequence[dict], batch_size: int) -> dict[str, float]:
     """Loss and retrieval among all pairs of the valid split: every other pair is a candidate."""
     model.eval()
     device = model.logit_scale_a.device
@@ -415,7 +404,7 @@ def validate(model: ClapModel, tokenizer, pairs: torch.utils.data.Dataset, batch
     return {f"valid/{name}": float(value) for name, value in metrics.items()}
 
 
-def load_tokenizer(config: Config, output_dir: Path, tracks: Sequence[Track]):
+def load_tokenizer(config: Config, output_dir: Path, tracks: Sequence[Track] | None):
     """The tokenizer of `init_from` or `tokenizer`, or one made from the prompts and kept in `output_dir/tokenizer`.
 
     Raises:

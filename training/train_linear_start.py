@@ -19,9 +19,8 @@ from pathlib import Path
 
 import torch
 
-from stable_longform.data.audio_crops import CropMaker, collate_crops, make_crops
-from stable_longform.data.sources import open_tracks
-from stable_longform.data.streams import first_items
+from stable_longform.data.audio_crops import CropMaker, collate_crops
+from stable_longform.data.sources import open_source
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck, DiagonalGaussian
 from stable_longform.models.oobleck_layers import OobleckDecoder, OobleckEncoder, OobleckResidualUnit, Snake1d
 from stable_longform.training_utils.accelerator import make_accelerator
@@ -86,14 +85,16 @@ def main(config: Config) -> None:
     network = LinearAutoencoder(build_model(AutoencoderOobleck, config.model, "model"))
     check_config(config, network.vae)
     make_item = CropMaker(config.crop_num_samples, network.vae.config.sampling_rate)
-    tracks, valid_tracks = (open_tracks(config.manifest, name, config.max_bad_fraction) for name in ("train", "valid"))
-    crops = make_crops(tracks, make_item, config.seed, accelerator, max_bad_fraction=config.max_bad_fraction)
+    source = open_source(config.manifest, max_bad_fraction=config.max_bad_fraction)
+    source, valid_source = source.of_split("train"), source.of_split("valid")
+    place = accelerator.process_index, accelerator.num_processes
+    crops = source.items(make_item, config.seed, *place)
+    accelerator.register_for_checkpointing(source)
     output_dir = start_run(config.output_dir, config, accelerator)
     if latest_checkpoint(output_dir) is None:
-        items = first_items(crops, NUM_SCALING_CROPS, VALIDATION_SEED)
+        items = crops.take(NUM_SCALING_CROPS, VALIDATION_SEED)
         initialize(network, torch.stack([item["waveform"] for item in items]))
-    valid_crops = make_crops(valid_tracks, make_item, VALIDATION_SEED, max_bad_fraction=config.max_bad_fraction)
-    valid_items = first_items(valid_crops, config.num_validation_crops)
+    valid_items = valid_source.items(make_item, VALIDATION_SEED).take(config.num_validation_crops)
     valid_waveform = torch.stack([item["waveform"] for item in valid_items])
     parameters = network.trained_parameters()
     optimizer = torch.optim.AdamW(parameters, config.learning_rate, tuple(config.betas), weight_decay=0.0)

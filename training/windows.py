@@ -12,10 +12,9 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from stable_longform.data.audio_crops import CropMaker, collate_crops, make_crops
+from stable_longform.data.audio_crops import CropMaker, collate_crops
 from stable_longform.data.latents import INFO_FILE, LatentWindows, collate_windows
-from stable_longform.data.sources import open_tracks
-from stable_longform.data.streams import first_items
+from stable_longform.data.sources import open_source
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.training_utils.items import item_generator
 from stable_longform.utils.files import weights_sha256
@@ -82,21 +81,24 @@ def _of_music(
         window_length * vae.hop_length, vae.config.sampling_rate, max_seconds=max_seconds, needs_prompt=True
     )
 
-    def crops(split: str, seed: int, owner: Accelerator | None):
-        tracks = open_tracks(config.manifest, split, config.max_bad_fraction)
-        return make_crops(tracks, make_item, seed, owner, False, config.max_bad_fraction)
+    source = open_source(config.manifest, max_bad_fraction=config.max_bad_fraction)
+    source, valid_source = source.of_split("train"), source.of_split("valid")
+    place = accelerator.process_index, accelerator.num_processes
+    train = source.items(make_item, config.seed, *place, is_weighted_by_duration=False)
+    accelerator.register_for_checkpointing(source)
 
     def with_latents(batch: dict, numbers: Sequence[int]) -> dict:
         return batch | {"latents": encode(vae, batch["waveform"], numbers)}
 
     num_valid = max(config.num_validation_windows, config.num_demos, 1)
+    valid_items = valid_source.items(make_item, VALIDATION_SEED, is_weighted_by_duration=False).take(num_valid)
     valid = [
         {name: item[name] for name in ("seconds_start", "seconds_total", "prompt")}
         | {"latents": encode(vae, item["waveform"][None], [VALIDATION_SEED + number])[0].cpu()}
-        for number, item in enumerate(first_items(crops("valid", VALIDATION_SEED, None), num_valid))
+        for number, item in enumerate(valid_items)
     ]
     inspected = torch.stack([item["latents"] for item in valid[:NUM_INSPECTED]])
-    return Windows(crops("train", config.seed, accelerator), collate_crops, valid, with_latents, inspected)
+    return Windows(train, collate_crops, valid, with_latents, inspected)
 
 
 @torch.no_grad()

@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 
 from stable_longform import TINY_CHECKPOINT, LongFormMusicPipeline
-from stable_longform.data.manifest import Track, read_manifest
+from stable_longform.data.manifest import read_manifest
 from stable_longform.data.prompts import available_fields, build_prompt
+from stable_longform.data.tracks import Track
 from stable_longform.evaluation.audio_files import ReadingSettings
 from stable_longform.evaluation.embedders import load_embedder
 from stable_longform.evaluation.folders import score_folder

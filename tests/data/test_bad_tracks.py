@@ -8,18 +8,12 @@ import pytest
 import soundfile
 import torch
 from conftest import synthetic_audio
+from corpora import items_of
 
-from stable_longform.data.audio_crops import AudioCrops, CropMaker
-from stable_longform.data.bad_tracks import (
-    DURATION_TOLERANCE_IN_S,
-    MIN_TRIED,
-    BadTrackError,
-    BadTracks,
-    TooManyBadTracks,
-    read_track,
-)
-from stable_longform.data.manifest import Track
+from stable_longform.data.audio_crops import CropMaker
+from stable_longform.data.bad_tracks import MIN_TRIED, BadTrackError, BadTracks, TooManyBadTracks
 from stable_longform.data.storage import FilePart
+from stable_longform.data.tracks import DURATION_TOLERANCE_IN_S, Track, read_track
 
 RATE = 44100
 
@@ -98,7 +92,7 @@ def test_only_the_crop_is_read_from_disk(tmp_path, extension, share):
         for _ in range(20):  # libsndfile's vorbis encoder cannot take much at once
             file.write(second)
     storage = CountedFile(path)
-    AudioCrops([Track(path, 20.0, "train", storage=storage)], CropMaker(RATE // 4))[0]
+    items_of([Track(path, 20.0, "train", storage=storage)], CropMaker(RATE // 4))[0]
     assert 0 < storage.count < share * path.stat().st_size
 
 
@@ -132,7 +126,7 @@ def test_fraction_is_checked(fraction):
 
 def test_a_worker_stops_the_run_with_one_line(tmp_path):
     tracks = [Track(tmp_path / "missing.wav", 1.0, "train")]
-    loader = torch.utils.data.DataLoader(AudioCrops(tracks, CropMaker(100)), batch_sampler=[[0]], num_workers=1)
+    loader = torch.utils.data.DataLoader(items_of(tracks, CropMaker(100)), batch_sampler=[[0]], num_workers=1)
     with pytest.raises(TooManyBadTracks) as caught:
         next(iter(loader))
     assert str(caught.value).startswith("1 of 1 tracks cannot be used (1 broken)")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from stable_longform.data.manifest import SPLITS, Track, read_manifest
+from stable_longform.data.manifest import read_manifest
+from stable_longform.data.tracks import SPLITS, Track
 
 ROW = {"path": "music/a.ogg", "duration_in_s": 12.5, "split": "train"}
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from stable_longform.data.manifest import Track
 from stable_longform.data.prompts import FIELD_TYPES, available_fields, build_prompt, preview
+from stable_longform.data.tracks import Track
 
 PAPER = {"instruments": ["Guitar", "Drums", "Bass Guitar"], "moods": ["Uplifting", "Energetic"]}
 FULL = {

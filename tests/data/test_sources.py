@@ -3,21 +3,26 @@
 import csv
 import json
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from corpora import RATE, encode, write_folder, write_tar
+from corpora import RATE, encode, items_of, write_folder, write_tar
 
-from stable_longform.data.audio_crops import AudioCrops, CropMaker
+from stable_longform.data.audio_crops import CropMaker
 from stable_longform.data.bad_tracks import TooManyBadTracks
-from stable_longform.data.manifest import Track, manifest_row
-from stable_longform.data.sources import is_stream, open_tracks
-from stable_longform.data.streams import DatasetStream, TarStream
+from stable_longform.data.manifest import manifest_row
+from stable_longform.data.sources import is_stream, open_source
+from stable_longform.data.tracks import Track
 
 NAMES = ("a.wav", "b.flac", "c.ogg", "d.wav", "e.flac", "f.ogg")
 FORMATS = ("folder", "table", "csv", "manifest", "tars", "saved", "parquet")
+
+
+def tracks_of(*arguments, **options) -> Sequence[Track]:
+    return open_source(*arguments, **options).tracks
 
 
 def describe(number: int) -> dict:
@@ -69,15 +74,15 @@ def sources(tmp_path_factory) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_gives_the_same_tracks_and_crops(sources, name):
-    tracks = sorted(open_tracks(sources[name]), key=lambda track: int(track.metadata["bpm"]))
-    expected = open_tracks(sources["folder"])
+    tracks = sorted(tracks_of(sources[name]), key=lambda track: int(track.metadata["bpm"]))
+    expected = tracks_of(sources["folder"])
     for track, other in zip(tracks, expected, strict=True):
         assert (track.duration_in_s, track.split, track.weight) == (2.0, other.split, 1.0)
         metadata = track.metadata if name not in ("csv", "table") else {**track.metadata, "bpm": other.metadata["bpm"]}
         assert metadata == other.metadata
     crops, others = (
-        AudioCrops(tracks, CropMaker(4000, 16000), seed=1),
-        AudioCrops(expected, CropMaker(4000, 16000), seed=1),
+        items_of(tracks, CropMaker(4000, 16000), seed=1),
+        items_of(expected, CropMaker(4000, 16000), seed=1),
     )
     for index in range(6):
         assert torch.equal(crops[index]["waveform"], others[index]["waveform"])
@@ -86,18 +91,18 @@ def test_every_format_gives_the_same_tracks_and_crops(sources, name):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_splits(sources, name):
-    assert [track.metadata["description"] for track in open_tracks(sources[name], "valid")] == ["number 4"]
-    assert len(open_tracks(sources[name], "train")) == 5
+    assert [track.metadata["description"] for track in tracks_of(sources[name], "valid")] == ["number 4"]
+    assert len(tracks_of(sources[name], "train")) == 5
     with pytest.raises(ValueError, match="has no track in split 'test'"):
-        open_tracks(sources[name], "test")
+        tracks_of(sources[name], "test")
     with pytest.raises(ValueError, match="split must be one of train, valid, test, extra, got 'dev'"):
-        open_tracks(sources[name], "dev")
+        tracks_of(sources[name], "dev")
 
 
 def test_workers_read_datasets_and_tars(sources):
     """Tracks of every storage can go to another process."""
     for name in ("tars", "saved"):
-        crops = AudioCrops(open_tracks(sources[name]), CropMaker(1000, RATE))
+        crops = items_of(tracks_of(sources[name]), CropMaker(1000, RATE))
         copy = pickle.loads(pickle.dumps(crops))
         loader = torch.utils.data.DataLoader(copy, batch_sampler=[[0], [1]], num_workers=1, collate_fn=list)
         for index, (item,) in enumerate(loader):
@@ -105,16 +110,16 @@ def test_workers_read_datasets_and_tars(sources):
 
 
 def test_tar_members_in_a_manifest(sources, tmp_path):
-    tracks = open_tracks(sources["tars"])
+    tracks = tracks_of(sources["tars"])
     lines = [json.dumps(manifest_row(track, tmp_path)) for track in tracks]
     (tmp_path / "manifest.jsonl").write_text("\n".join(lines))
-    assert open_tracks(tmp_path / "manifest.jsonl") == tracks
-    in_memory = open_tracks(sources["saved"])[0]
+    assert tracks_of(tmp_path / "manifest.jsonl") == tracks
+    in_memory = tracks_of(sources["saved"])[0]
     with pytest.raises(ValueError, match="is not a file"):
         manifest_row(in_memory, tmp_path)
     (tmp_path / "short.jsonl").write_text('{"path": "a.tar", "member": "b", "duration_in_s": 1, "split": "train"}')
     with pytest.raises(ValueError, match="short.jsonl:1: missing offset, num_bytes"):
-        open_tracks(tmp_path / "short.jsonl")
+        tracks_of(tmp_path / "short.jsonl")
 
 
 def test_what_a_folder_says_besides(tmp_path):
@@ -127,7 +132,7 @@ def test_what_a_folder_says_besides(tmp_path):
     (folder / "test/three.json").write_text(
         '{"caption": "loud", "tempo": 90, "mood": ["x"], "key": null, "split": ""}'
     )
-    by_name = {track.path.stem: track for track in open_tracks(folder)}
+    by_name = {track.path.stem: track for track in tracks_of(folder)}
     assert {name: track.split for name, track in by_name.items()} == {"one": "train", "two": "valid", "three": "test"}
     assert by_name["one"].metadata == {"description": "A calm piece."}
     assert by_name["three"].metadata == {"description": "loud", "bpm": 90, "moods": ["x"]}
@@ -137,17 +142,17 @@ def test_splits_are_drawn_by_name(tmp_path):
     """About one in twenty is valid, at least one, whatever else there is and in any order."""
     data = encode(0, "wav", RATE)
     folder = write_folder(tmp_path / "many", {f"{number:03d}.wav": data for number in range(100)})
-    splits = {track.path.name: track.split for track in open_tracks(folder)}
+    splits = {track.path.name: track.split for track in tracks_of(folder)}
     assert set(splits.values()) == {"train", "valid"} and 1 <= list(splits.values()).count("valid") <= 12
     for name in list(splits)[::2]:
         (folder / name).unlink()
-    fewer = {track.path.name: track.split for track in open_tracks(folder)}
+    fewer = {track.path.name: track.split for track in tracks_of(folder)}
     assert all(splits[name] == split for name, split in fewer.items())
     for pair in (("000.wav", "001.wav"), ("050.wav", "051.wav"), ("090.wav", "091.wav")):
         small = write_folder(tmp_path / pair[0], dict.fromkeys(pair, data))
-        assert sorted(track.split for track in open_tracks(small)) == ["train", "valid"]
+        assert sorted(track.split for track in tracks_of(small)) == ["train", "valid"]
     alone = write_folder(tmp_path / "alone", {"000.wav": data})
-    assert [track.split for track in open_tracks(alone)] == ["train"]
+    assert [track.split for track in tracks_of(alone)] == ["train"]
 
 
 @pytest.fixture
@@ -165,7 +170,7 @@ def spoilt(tmp_path) -> Path:
 
 
 def test_bad_recordings_are_left_out_and_named(spoilt, caplog):
-    assert {track.path.name for track in open_tracks(spoilt, max_bad_fraction=0.5)} == {f"{i}.wav" for i in range(5)}
+    assert {track.path.name for track in tracks_of(spoilt, max_bad_fraction=0.5)} == {f"{i}.wav" for i in range(5)}
     for name, kind in (
         ("broken.flac", "broken"),
         ("empty.wav", "too short"),
@@ -179,7 +184,7 @@ def test_bad_recordings_are_left_out_and_named(spoilt, caplog):
 
 def test_too_many_bad_recordings_stop(spoilt):
     with pytest.raises(TooManyBadTracks, match="5 of 10 tracks cannot be used .*max_bad_fraction=0.4"):
-        open_tracks(spoilt, max_bad_fraction=0.4)
+        tracks_of(spoilt, max_bad_fraction=0.4)
 
 
 def test_lost_and_damaged_tars_are_counted(tmp_path, caplog):
@@ -187,36 +192,36 @@ def test_lost_and_damaged_tars_are_counted(tmp_path, caplog):
         write_tar(tmp_path / f"{shard}.tar", {f"{shard}.wav": encode(shard, "wav")})
     (tmp_path / "1.tar").unlink()
     pattern = str(tmp_path / "{0..2}.tar")
-    assert [track.path.name for track in open_tracks(pattern, max_bad_fraction=0.34)] == ["0.wav", "2.wav"]
+    assert [track.path.name for track in tracks_of(pattern, max_bad_fraction=0.34)] == ["0.wav", "2.wav"]
     assert "1.tar: broken" in caplog.text
     with pytest.raises(TooManyBadTracks, match="1 of 3 tars cannot be used"):
-        open_tracks(pattern, max_bad_fraction=0.3)
-    assert len(open_tracks(str(tmp_path / "*.tar"))) == 2  # what a star does not find is not missed
+        tracks_of(pattern, max_bad_fraction=0.3)
+    assert len(tracks_of(str(tmp_path / "*.tar"))) == 2  # what a star does not find is not missed
     (tmp_path / "2.tar").write_bytes((tmp_path / "2.tar").read_bytes()[:700])
     with pytest.raises(TooManyBadTracks, match="1 of 2 tars cannot be used"):
-        open_tracks(str(tmp_path / "*.tar"))
+        tracks_of(str(tmp_path / "*.tar"))
 
 
 def test_wrong_sources_are_told(tmp_path):
     for name in ("nowhere", "nowhere.jsonl", "nowhere.csv", str(tmp_path / "nowhere" / "deep" / "x")):
         with pytest.raises(ValueError, match="is not a source of music"):
-            open_tracks(name)
+            tracks_of(name)
     with pytest.raises(ValueError, match="There is no file"):
-        open_tracks(str(tmp_path / "{0..3}.tar"))
+        tracks_of(str(tmp_path / "{0..3}.tar"))
     with pytest.raises(ValueError, match="holds no audio"):
-        open_tracks(tmp_path)
+        tracks_of(tmp_path)
     (tmp_path / "x.csv").write_text("name,genre\na.wav,rock\n")
     with pytest.raises(ValueError, match="x.csv must have a column path or file_name, got"):
-        open_tracks(tmp_path / "x.csv")
+        tracks_of(tmp_path / "x.csv")
     (tmp_path / "y.csv").write_text("path,genre\na.wav\n")
     with pytest.raises(TooManyBadTracks, match="another number of cells"):
-        open_tracks(tmp_path / "y.csv")
+        tracks_of(tmp_path / "y.csv")
 
 
 def test_a_dataset_of_the_hub_that_cannot_be_fetched_is_told():
     pytest.importorskip("datasets")
     with pytest.raises(ValueError, match="nobody/nothing cannot be opened as a dataset"):
-        open_tracks("nobody/nothing")
+        tracks_of("nobody/nothing")
 
 
 def test_datasets_with_a_validation_split(tmp_path):
@@ -224,23 +229,23 @@ def test_datasets_with_a_validation_split(tmp_path):
     rows = [{"audio": {"bytes": encode(number, "wav"), "path": None}} for number in range(40)]
     parts = {"train": datasets.Dataset.from_list(rows[:30]), "validation": datasets.Dataset.from_list(rows[30:])}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "divided")
-    assert [len(open_tracks(tmp_path / "divided", split)) for split in ("train", "valid", None)] == [30, 10, 40]
+    assert [len(tracks_of(tmp_path / "divided", split)) for split in ("train", "valid", None)] == [30, 10, 40]
     parts["train"].save_to_disk(tmp_path / "whole")
-    counts = [len(open_tracks(tmp_path / "whole", split)) for split in ("train", "valid")]
+    counts = [len(tracks_of(tmp_path / "whole", split)) for split in ("train", "valid")]
     assert sum(counts) == 30 and counts[1] >= 1
     datasets.Dataset.from_dict({"genre": ["a"]}).save_to_disk(tmp_path / "silent")
     with pytest.raises(ValueError, match="must have one column of audio, got"):
-        open_tracks(tmp_path / "silent")
+        tracks_of(tmp_path / "silent")
 
 
 def test_a_dataset_that_names_files(sources, tmp_path):
     datasets = pytest.importorskip("datasets")
     paths = [{"path": str(path), "bytes": None} for path in sorted(Path(sources["folder"]).glob("*.flac"))]
     datasets.Dataset.from_dict({"audio": paths}).save_to_disk(tmp_path / "named")
-    tracks, expected = open_tracks(tmp_path / "named"), open_tracks(sources["folder"])
+    tracks, expected = tracks_of(tmp_path / "named"), tracks_of(sources["folder"])
     assert torch.equal(
-        AudioCrops([tracks[0]], CropMaker(1000, RATE))[0]["waveform"],
-        AudioCrops([expected[1]], CropMaker(1000, RATE))[0]["waveform"],
+        items_of([tracks[0]], CropMaker(1000, RATE))[0]["waveform"],
+        items_of([expected[1]], CropMaker(1000, RATE))[0]["waveform"],
     )
 
 
@@ -261,17 +266,17 @@ def test_is_stream(source, expected):
 
 
 def test_streams_of_tars_and_datasets(sources):
-    tars = open_tracks("https://x.org/{00..11}.tar?download=1", "train")
-    assert isinstance(tars, TarStream) and tars.num_shards == 12 and tars.split == "train"
-    assert tars.tars[3] == "https://x.org/03.tar?download=1"
+    source = open_source("https://x.org/{00..11}.tar?download=1", "train")
+    assert source.tracks is None and source.split == "train"
+    assert source.shards.num_shards == 12 and source.shards.tars[3] == "https://x.org/03.tar?download=1"
     for name in ("parquet", "saved"):
-        stream = open_tracks(f"stream:{sources[name]}")
-        assert isinstance(stream, DatasetStream) and stream.num_shards == 1
-        found = list(stream.read_shard(0))
+        source = open_source(f"stream:{sources[name]}")
+        assert source.tracks is None and source.shards.num_shards == 1
+        found = list(source.found())
         assert all(isinstance(track, Track) for track in found)
-        assert [track.metadata for track in found] == [track.metadata for track in open_tracks(sources[name])]
+        assert [track.metadata for track in found] == [track.metadata for track in tracks_of(sources[name])]
 
 
 def test_durations_are_those_of_the_files(sources):
-    lengths = np.array([track.duration_in_s for track in open_tracks(sources["saved"])])
+    lengths = np.array([track.duration_in_s for track in tracks_of(sources["saved"])])
     assert np.abs(lengths - 2).max() < 1e-6

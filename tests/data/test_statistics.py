@@ -7,7 +7,6 @@ import pytest
 import soundfile
 
 from stable_longform.data.bad_tracks import BadTrackError
-from stable_longform.data.manifest import Track
 from stable_longform.data.statistics import (
     EDGES_IN_S,
     Examined,
@@ -18,6 +17,7 @@ from stable_longform.data.statistics import (
     share_shorter,
     summarize,
 )
+from stable_longform.data.tracks import Track
 from stable_longform.utils.audio import AudioInfo
 
 RATE = 48000
@@ -91,7 +91,7 @@ def test_summary():
     assert [30, 60, 1] in summary["histogram"] and [240, 285.33, 1] in summary["histogram"]
     assert summary["histogram"][-1] == [EDGES_IN_S[-2], None, 1]
     assert summary["sampling_rates"] == {"48000": 2, "44100": 2}
-    assert summary["fields"] == {"description": 0, "bpm": 1, "genre": 2, "moods": 1, "instruments": 0}
+    assert summary["fields"] == {"description": 0, "bpm": 1, "key": 0, "genre": 2, "moods": 1, "instruments": 0}
     assert summary["tags"]["genre"] == {"Rock": 2, "Pop": 1} and summary["num_without_prompt"] == 1
     assert summary["bad"] == {"broken": 1, "too short": 0, "silent": 1, "mislabelled": 0}
     assert summary["bad_tracks"] == ["a.wav: broken: two lines", "b.wav: silent: why"]

@@ -3,7 +3,6 @@
 import itertools
 import json
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,11 @@ import soundfile
 import torch
 from corpora import RATE, encode, write_tar
 
-from stable_longform.data.audio_crops import CROPS_PER_TRACK, CropMaker, collate_crops, make_crops
+from stable_longform.data.audio_crops import CropMaker, collate_crops
 from stable_longform.data.bad_tracks import BadTrackError, TooManyBadTracks
-from stable_longform.data.sources import open_tracks
-from stable_longform.data.streams import StreamItems, first_items, open_items
+from stable_longform.data.sources import ListedSource, open_source
+from stable_longform.data.streams import StreamedSource, StreamItems
+from stable_longform.data.tars import TarShards
 
 pytest.importorskip("webdataset")
 
@@ -40,12 +40,21 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def stream(folder):
-    return open_tracks(f"stream:{folder}/{{0..4}}.tar", "train")
+    return open_source(f"stream:{folder}/{{0..4}}.tar", "train")
 
 
 def number_of(track, rng) -> dict:
     """An item that shows which track it is of, and its draw."""
     return {"number": track.metadata["bpm"], "draw": float(rng.random())}
+
+
+class TwoNumbers:
+    """Makes two such items of a track."""
+
+    items_per_track = 2
+
+    def __call__(self, track, rng) -> dict:
+        return number_of(track, rng)
 
 
 def pairs(items) -> list[tuple[int, float]]:
@@ -88,12 +97,12 @@ def test_a_stream_goes_on_where_it_stopped(stream, rank, num_processes):
         return StreamItems(stream, number_of, 5, rank, num_processes, 2, 3)
 
     count = 2 * 2 * NUM_TRACKS // num_processes + 3  # into the third epoch
-    expected = pairs(first_items(make(), count))
+    expected = pairs(make().take(count))
     for stop in {0, 1, *range(2, count, 11), count - 1}:
         first, second = make(), make()
         assert pairs(itertools.islice(first, stop)) == expected[:stop]
         second.load_state_dict(json.loads(json.dumps(first.state_dict())))
-        assert pairs(first_items(second, count - stop)) == expected[stop:]
+        assert pairs(second.take(count - stop)) == expected[stop:]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -116,27 +125,63 @@ def test_a_loader_goes_on_where_it_stopped(stream, num_workers):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_checkpoints_keep_the_place(stream, tmp_path, num_workers):
+def test_checkpoints_keep_the_place(folder, tmp_path, num_workers):
     """Saved and loaded by accelerate as the trainings do; only the same number of workers can go on."""
     accelerator_class = pytest.importorskip("accelerate").Accelerator
-    accelerators = [accelerator_class(cpu=True) for _ in range(3)]
-    items = open_items(stream, number_of, 5, accelerators[0], 2, 0.01)
-    batches = iter(items.make_loader(3, num_workers))
+    accelerators = [accelerator_class(cpu=True) for _ in range(2)]
+
+    def start(accelerator) -> StreamItems:
+        source = open_source(f"stream:{folder}/{{0..4}}.tar", "train")
+        items = source.items(TwoNumbers(), 5)
+        accelerator.register_for_checkpointing(source)
+        return items
+
+    batches = start(accelerators[0]).make_loader(range(7), 3, num_workers)
     for _ in range(4):
         next(batches)
     accelerators[0].save_state(str(tmp_path / "checkpoint"))
-    expected = [next(batches)["draw"].tolist() for _ in range(3)]
-    resumed = open_items(stream, number_of, 5, accelerators[1], 2, 0.01)
+    expected = [batch["draw"].tolist() for batch in batches]
+    items = start(accelerators[1])
     accelerators[1].load_state(str(tmp_path / "checkpoint"))
-    batches = iter(resumed.make_loader(3, num_workers))
-    assert [next(batches)["draw"].tolist() for _ in range(3)] == expected
-    other = open_items(stream, number_of, 5, accelerators[2], 2, 0.01)
-    accelerators[2].load_state(str(tmp_path / "checkpoint"))
+    assert [batch["draw"].tolist() for batch in items.make_loader(range(3), 3, num_workers)] == expected
     with pytest.raises(ValueError, match=f"the same num_workers: {num_workers}, not 1"):
-        other.make_loader(3, 1)
-    (tmp_path / "checkpoint" / "stream-0.json").unlink()
-    with pytest.raises(ValueError, match="has no stream-0.json"):
-        accelerators[2].load_state(str(tmp_path / "checkpoint"))
+        items.make_loader(range(3), 3, 1)
+
+
+def test_places_of_several_processes(stream):
+    """Each process goes on from its own; another number of processes cannot, nor a source of another kind."""
+    place = {"num_workers": 0, "loader": {}}
+    stream.items(TwoNumbers(), process_index=1, num_processes=2).resume_from(place)
+    with pytest.raises(ValueError, match="the same num_processes: 1, not 2"):
+        stream.load_state_dict({"places": [place]})
+    with pytest.raises(ValueError, match="no place in a stream"):
+        stream.load_state_dict(ListedSource([]).state_dict())
+    with pytest.raises(ValueError, match="has a place in a stream"):
+        ListedSource([]).load_state_dict({"places": [place]})
+
+
+def save_places(rank: int, folder: str) -> None:
+    """One of two processes: saves the place after some batches, then the batches that follow."""
+    file = f"file://{folder}/rendezvous"
+    torch.distributed.init_process_group("gloo", init_method=file, rank=rank, world_size=2)
+    source = open_source(f"stream:{folder}/{{0..4}}.tar", "train")
+    batches = source.items(TwoNumbers(), 5, process_index=rank, num_processes=2).make_loader(range(4), 2, 0)
+    for _ in range(2 + rank):
+        next(batches)
+    torch.save(source.state_dict(), f"{folder}/state-{rank}.pt")
+    torch.save([batch["draw"] for batch in batches], f"{folder}/expected-{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_every_process_goes_on_from_its_own_place(folder):
+    torch.multiprocessing.spawn(save_places, (str(folder),), nprocs=2)
+    for rank in range(2):
+        source = open_source(f"stream:{folder}/{{0..4}}.tar", "train")
+        items = source.items(TwoNumbers(), 5, process_index=rank, num_processes=2)
+        source.load_state_dict(torch.load(folder / "state-0.pt"))  # the main process's file, which accelerate writes
+        batches = items.make_loader(range(2 - rank), 2, 0)
+        expected = torch.load(folder / f"expected-{rank}.pt")
+        assert [batch["draw"].tolist() for batch in batches] == [draw.tolist() for draw in expected]
 
 
 def test_another_number_of_workers_cannot_resume(stream):
@@ -147,10 +192,10 @@ def test_another_number_of_workers_cannot_resume(stream):
 
 def test_bad_tracks_and_shards_of_a_stream(folder, tmp_path, caplog):
     write_tar(tmp_path / "0.tar", {"a.wav": encode(0, "wav"), "b.wav": b"no audio", "c.wav": encode(1, "wav")})
-    stream = open_tracks(f"stream:{tmp_path}/{{0..1}}.tar")
 
     def make(**options) -> StreamItems:
-        return StreamItems(stream, CropMaker(500, RATE), num_epochs=1, **options)
+        source = open_source(f"stream:{tmp_path}/{{0..1}}.tar", **options)
+        return StreamItems(source, CropMaker(500, RATE), num_epochs=1)
 
     with caplog.at_level(logging.WARNING):
         assert len(list(make(max_bad_fraction=0.5))) == 2
@@ -163,7 +208,7 @@ def test_too_many_bad_tracks_of_a_stream(stream):
     def refuse(track, rng):
         raise BadTrackError(track.path, "silent", "test")
 
-    items = StreamItems(stream, refuse, max_bad_fraction=0.1)
+    items = StreamItems(StreamedSource(stream.shards, max_bad_fraction=0.1), refuse)
     with pytest.raises(TooManyBadTracks, match="11 of 100 tracks cannot be used .11 silent."):
         next(iter(items))
 
@@ -175,11 +220,11 @@ def test_too_many_workers_are_told(stream):
 
 def test_crops_of_a_stream_are_those_of_the_tracks(stream, folder):
     """The same crops of a track from the tar as a stream and read in place, with timing and prompt."""
-    listed = {track.metadata["bpm"]: track for track in open_tracks(f"{folder}/{{0..4}}.tar", "train")}
+    listed = {track.metadata["bpm"]: track for track in open_source(f"{folder}/{{0..4}}.tar", "train").tracks}
     make_item = CropMaker(1000, RATE)
-    crops = make_crops(stream, make_item, seed=2)
-    assert isinstance(crops, StreamItems) and crops.items_per_track == CROPS_PER_TRACK
-    items = first_items(crops, 12)
+    crops = stream.items(make_item, seed=2)
+    assert isinstance(crops, StreamItems) and crops.items_per_track == CropMaker.items_per_track
+    items = crops.take(12)
     batch = collate_crops(items)
     assert batch["waveform"].shape == (12, 2, 1000) and batch["seconds_total"].tolist() == [1.0] * 12
     found = {item["metadata"]["bpm"] for item in items}
@@ -195,15 +240,16 @@ def test_crops_of_a_stream_are_those_of_the_tracks(stream, folder):
 def test_first_items_leave_the_place_alone(stream):
     items = StreamItems(stream, number_of)
     before = items.state_dict()
-    assert pairs(first_items(items, 5)) == pairs(first_items(items, 5)) and items.state_dict() == before
+    assert pairs(items.take(5)) == pairs(items.take(5)) and items.state_dict() == before
 
 
 def test_a_worker_may_have_nothing_in_some_epochs(stream):
     """Half the shards of two consumers are gone: whoever gets none waits for the next epoch."""
-    halved = replace(stream, tars=(stream.tars[0], stream.tars[1] + ".gone"))
+    tars = stream.shards.tars
+    halved = StreamedSource(TarShards((tars[0], tars[1] + ".gone")), max_bad_fraction=0.5)
     for rank in range(2):
-        items = StreamItems(halved, number_of, process_index=rank, num_processes=2, max_bad_fraction=0.5)
-        assert {item["number"] for item in first_items(items, 12)} == set(range(TRACKS_PER_SHARD))
+        items = StreamItems(halved, number_of, process_index=rank, num_processes=2)
+        assert {item["number"] for item in items.take(12)} == set(range(TRACKS_PER_SHARD))
 
 
 def test_arguments_are_checked(stream):

@@ -11,8 +11,7 @@ from corpora import encode as encode_audio
 from launch import ROOT, RunningScript, process_environments
 from safetensors.torch import load_file
 
-from stable_longform.data.latents import LatentWindows, read_latent_index, read_shards
-from stable_longform.data.sources import open_tracks
+from stable_longform.data.latents import read_latent_index, read_shards
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 
 sys.path.insert(0, str(ROOT / "training"))
@@ -104,27 +103,6 @@ def test_the_index_has_what_the_source_says_now(config, encoded, music, tmp_path
     assert len(encoded) == NUM_TRACKS
     track = next(track for track in read_latent_index(tmp_path / "latents") if track.weight == 3)
     assert track.metadata == {"genre": "another"}
-
-
-def test_files_of_an_earlier_version_are_kept(config, encoded, music, tmp_path):
-    """One track is in a file of its own, named after its path, with tensors without key."""
-    main(config())
-    folder = tmp_path / "latents"
-    tracks = read_latent_index(folder)
-    single = next(track for track in tracks if track.metadata["genre"] == "genre 1")
-    content = {name: load_file(single.file)[single.tensor_name(name)] for name in ("mean", "std")}
-    track = next(track for track in open_tracks(music) if track.path.name == "1.wav")
-    name = f"1-{encode_latents.hashlib.sha256(str(track.path).encode()).hexdigest()[:8]}.safetensors"
-    for shard in folder.glob("shard-*"):
-        shard.unlink()
-    encode_latents.save_file(content, folder / name)
-    del encoded[:]
-    main(config())
-    assert len(encoded) == NUM_TRACKS - 1
-    row = next(track for track in read_latent_index(folder) if track.metadata["genre"] == "genre 1")
-    assert row.file.name == name and row.key == "" and row.latent_length == single.latent_length
-    windows = LatentWindows(folder, "train", 8)
-    assert {windows[index]["prompt"].lower()[-1] for index in range(40)} == {"0", "1", "2", "3"}
 
 
 def test_bad_tracks_are_left_out(config, encoded, music, caplog, tmp_path):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from launch import ROOT, check_script
 
-from stable_longform.data.audio_crops import AudioCrops, CropMaker
-from stable_longform.data.manifest import read_manifest
+from stable_longform.data.audio_crops import CropMaker
+from stable_longform.data.sources import open_source
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 
 sys.path.insert(0, str(ROOT / "training"))
@@ -24,7 +24,7 @@ def test_reconstruction_stays_and_power_becomes_one(tiny_manifest, tiny_autoenco
                  "--output_dir", tmp_path / "after", "--num_crops", 4,
                  "--crop_duration_in_s", NUM_SAMPLES / 44100)  # fmt: skip
     after = AutoencoderOobleck.from_pretrained(tmp_path / "after")
-    crops = AudioCrops(read_manifest(tiny_manifest, "train"), CropMaker(NUM_SAMPLES, 44100))
+    crops = open_source(tiny_manifest, "train").items(CropMaker(NUM_SAMPLES, 44100))
     waveform = torch.stack([crops[i]["waveform"] for i in range(4)])
     with torch.no_grad():
         expected, result = before(waveform), after(waveform)
@@ -45,7 +45,7 @@ def test_factors_must_be_positive(tiny_autoencoder_config):
 def test_silence_is_set_apart_in_one_direction_that_the_decoder_does_not_see(tiny_manifest, tiny_autoencoder_config):
     torch.manual_seed(0)
     vae = AutoencoderOobleck(**tiny_autoencoder_config)
-    crops = AudioCrops(read_manifest(tiny_manifest, "train"), CropMaker(NUM_SAMPLES, 44100))
+    crops = open_source(tiny_manifest, "train").items(CropMaker(NUM_SAMPLES, 44100))
     waveform = torch.stack([crops[i]["waveform"] for i in range(4)])
     silence = torch.zeros(1, 2, vae.hop_length * (2 * vae.encoder_context + 1))
     features = torch.cat([encode(vae, item) for item in waveform], dim=1)

@@ -13,8 +13,9 @@ import pytest
 import soundfile
 import torch
 
-from stable_longform.data.manifest import SPLITS, read_manifest
+from stable_longform.data.manifest import read_manifest
 from stable_longform.data.prompts import available_fields
+from stable_longform.data.tracks import SPLITS
 from stable_longform.utils.audio import read_audio, write_audio
 
 ROOT = Path(__file__).parents[2]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from launch import check_script, run_script
 
-from stable_longform.data.audio_crops import AudioCrops, CropMaker
-from stable_longform.data.manifest import read_manifest
+from stable_longform.data.audio_crops import CropMaker
+from stable_longform.data.sources import open_source
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 
 
@@ -19,7 +19,7 @@ def test_noisy_silence_becomes_quiet_and_music_stays(tiny_manifest, tiny_autoenc
                  "--learning_rate", 3e-3, "--crop_latent_length", 12, "--output_dir", tmp_path / "after")  # fmt: skip
     before, after = (AutoencoderOobleck.from_pretrained(tmp_path / name) for name in ("before", "after"))
     assert all(map(torch.equal, before.encoder.state_dict().values(), after.encoder.state_dict().values()))
-    waveform = AudioCrops(read_manifest(tiny_manifest, "train"), CropMaker(20 * 2048, 44100))[100]["waveform"]
+    waveform = open_source(tiny_manifest, "train").items(CropMaker(20 * 2048, 44100))[100]["waveform"]
     with torch.no_grad():
         silence = before.encode(torch.zeros(1, 2, 20 * 2048)).latent_dist.mode()
         silence = silence + 0.3 * torch.randn(silence.shape)

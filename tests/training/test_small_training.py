@@ -21,11 +21,12 @@ import yaml
 from launch import ROOT, RunningScript, check_processes, check_script
 from transformers import ClapModel, ClapProcessor
 
-from stable_longform.data.audio_crops import AudioCrops, CropMaker
-from stable_longform.data.clap_pairs import ClapPairs
+from stable_longform.data.audio_crops import CropMaker
+from stable_longform.data.clap_pairs import PairMaker
 from stable_longform.data.latents import LatentWindows, collate_windows
 from stable_longform.data.manifest import manifest_row, read_manifest
 from stable_longform.data.prompts import available_fields, build_prompt
+from stable_longform.data.sources import open_source
 from stable_longform.metrics.embedders.mel44 import Mel44Embedder
 from stable_longform.metrics.frechet import GaussianStatistics, frechet_distance
 from stable_longform.metrics.reconstruction import si_sdr, stft_distance
@@ -222,9 +223,9 @@ def pipe(folder, autoencoder, clap, latents) -> LongFormMusicPipeline:
 def held_out(folder: Path, num_crops: int, duration_in_s: float) -> list[torch.Tensor]:
     """Crops `(2, num_samples)` of the valid split."""
     num_samples = round(duration_in_s * 44100) // 512 * 512
-    tracks = read_manifest(folder / "manifest.jsonl", "valid")
-    crops = AudioCrops(tracks, CropMaker(num_samples, phase_flip_probability=0.0), seed=SEED, max_bad_fraction=0.1)
-    return [crops[i]["waveform"] for i in range(num_crops)]
+    source = open_source(folder / "manifest.jsonl", "valid", max_bad_fraction=0.1)
+    crops = source.items(CropMaker(num_samples, phase_flip_probability=0.0), SEED)
+    return [item["waveform"] for item in crops.take(num_crops)]
 
 
 def test_all_stages_fit_together(pipe):
@@ -260,11 +261,12 @@ def test_reconstruction_beats_an_untrained_network_and_the_mean(folder, autoenco
 def test_retrieval_is_above_chance(folder, clap):
     """How often a track is more like its own prompt than like another's; 0.5 is chance. Held-out tracks."""
     model, processor = (kind.from_pretrained(clap / "clap") for kind in (ClapModel, ClapProcessor))
-    tracks = read_manifest(folder / "manifest.jsonl", "valid")
+    source = open_source(folder / "manifest.jsonl", "valid", max_bad_fraction=0.1)
+    tracks = source.tracks
     wins = torch.zeros(len(tracks))
     for seed in range(NUM_DRAWS):
-        pairs = ClapPairs(tracks, processor.feature_extractor, len(tracks), seed, CLAP["crop_duration_in_s"], 0.1)
-        items = [pairs[i] for i in range(len(tracks))]
+        make_item = PairMaker(processor.feature_extractor, CLAP["crop_duration_in_s"])
+        items = source.sample(make_item, len(tracks), seed)
         batch = torch.utils.data.default_collate(items)
         audio, text = train_clap.embed_pairs(model, processor.tokenizer, batch, torch.device("cpu"))
         similarity = audio @ text.T

@@ -250,8 +250,9 @@ def test_validation_with_fusion_is_deterministic(script, finished_run, arguments
     for seed in (0, 1):
         np.random.seed(seed)
         torch.manual_seed(seed)
-        pairs = script.build_validation(config, script.build_feature_extractor(config))
-        assert all(pairs[i]["is_longer"] for i in range(len(pairs)))
+        make_item = script.PairMaker(script.build_feature_extractor(config), config.crop_duration_in_s)
+        pairs = script.open_source(config.manifest, "valid").sample(make_item, config.num_validation_pairs, 0)
+        assert all(pair["is_longer"] for pair in pairs)
         results.append(script.validate(model, tokenizer, pairs, 2))
     assert results[0] == results[1]
 

@@ -1,8 +1,12 @@
 """Which items a training takes, and their random numbers."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from stable_longform.data.sources import ListedSource
+from stable_longform.data.tracks import Track
 from stable_longform.training_utils.items import ItemOrder, item_generator, make_loader, seed_generators
 
 
@@ -34,10 +38,12 @@ def test_another_number_of_processes_goes_on_with_the_next_item():
 
 
 def test_make_loader_gives_the_items_of_the_steps():
-    dataset = [{"value": number} for number in range(100)]
+    tracks = [Track(Path(), 1.0, "train")]
+    items = ListedSource(tracks).items(lambda track, rng: {"value": float(rng.random())})
+    values = [item["value"] for item in items.take(6, 12)]
     order = ItemOrder(3, 2, start_step=2, first_item=12)
-    loader = make_loader(dataset, order, 3, num_workers=0)
+    loader = make_loader(items, order, 3, num_workers=0)
     batches = list(loader)
     assert [batch["item_numbers"] for batch in batches] == [[12, 13, 14], [15, 16, 17]]
-    assert [batch["value"].tolist() for batch in batches] == [[12, 13, 14], [15, 16, 17]]
-    assert list(make_loader(dataset, order, 1, num_workers=0)) == []
+    assert [batch["value"].tolist() for batch in batches] == [values[:3], values[3:]]
+    assert list(make_loader(items, order, 1, num_workers=0)) == []

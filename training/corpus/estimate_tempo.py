@@ -18,7 +18,8 @@ from pathlib import Path
 import librosa
 import numpy as np
 
-from stable_longform.data.manifest import Track, read_manifest
+from stable_longform.data.manifest import read_manifest
+from stable_longform.data.tracks import Track
 from stable_longform.utils.audio import read_audio
 from stable_longform.utils.files import atomic_path
 

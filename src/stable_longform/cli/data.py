@@ -3,7 +3,7 @@
 import itertools
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
@@ -12,11 +12,11 @@ import typer
 from tqdm import tqdm
 
 from stable_longform.data.bad_tracks import BadTrackError
-from stable_longform.data.manifest import SPLITS, Track, manifest_row
+from stable_longform.data.manifest import manifest_row
 from stable_longform.data.prompts import preview as preview_prompts
-from stable_longform.data.sources import find_tracks, is_stream, open_tracks
+from stable_longform.data.sources import open_source
 from stable_longform.data.statistics import Examined, draw_durations, examine_track, format_summary, summarize
-from stable_longform.data.streams import Found, TrackStream
+from stable_longform.data.tracks import SPLITS, Track
 from stable_longform.utils.files import write_text
 
 NUM_THREADS = 4
@@ -77,8 +77,7 @@ def prompts(
     limit: Limit = None,
 ) -> None:
     """Prints random prompts for each track, made from its metadata as in training (Paper: §3.1)."""
-    opened = open_tracks(source, split, max_bad_fraction=1.0)
-    found = _read_stream(opened) if isinstance(opened, TrackStream) else opened
+    found = open_source(source, split, max_bad_fraction=1.0).found()
     tracks = (track for track in found if isinstance(track, Track))
     for track, texts in preview_prompts(itertools.islice(tracks, limit), preview, seed):
         typer.echo(track.path.name)
@@ -90,32 +89,20 @@ def _examine(
     source: str, split: str | None, limit: int | None, num_measured: int
 ) -> tuple[list[Examined], list[BadTrackError]]:
     """What can be used of a source, and what cannot."""
-    if is_stream(source):
-        found = itertools.islice(_read_stream(open_tracks(source, split)), limit)
+    opened = open_source(source, split, max_bad_fraction=1.0)
+    if opened.tracks is None:
         results = [
             result if isinstance(result, BadTrackError) else examine_track(result, number < num_measured)
-            for number, result in enumerate(_show_progress(found))
+            for number, result in enumerate(_show_progress(itertools.islice(opened.found(), limit)))
         ]
     else:
-        if split is not None and split not in SPLITS:
-            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}.")
-        tracks, results = find_tracks(source, max_bad_fraction=1.0)
-        tracks = [track for track in tracks if split in (None, track.split)][:limit]
+        tracks = opened.tracks[:limit]
         measured = set(random.Random(0).sample(range(len(tracks)), min(num_measured, len(tracks))))
         with ThreadPoolExecutor(NUM_THREADS) as pool:
             examined = pool.map(lambda number: examine_track(tracks[number], number in measured), range(len(tracks)))
-            results = [*results, *_show_progress(examined, len(tracks))]
+            results = [*opened.left_out, *_show_progress(examined, len(tracks))]
     errors = [result for result in results if isinstance(result, BadTrackError)]
     return [result for result in results if isinstance(result, Examined)], errors
-
-
-def _read_stream(stream: TrackStream) -> Iterator[Found]:
-    """All tracks of a stream, and what is none, in the order of its shards."""
-    for number in range(stream.num_shards):
-        try:
-            yield from stream.read_shard(number)
-        except BadTrackError as error:
-            yield error
 
 
 def _show_progress(results: Iterable, total: int | None = None) -> Iterable:

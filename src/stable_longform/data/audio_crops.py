@@ -1,28 +1,23 @@
 """Random crops of waveforms for training: the autoencoder's input, and the transformer's when nothing is encoded yet.
 
-Contents: `CropMaker` makes an item from a track, `AudioCrops` is an endless sequence of them from a list of tracks,
-`collate_crops` stacks them. From a list every item is a pure function of `(seed, index)`, so a run resumed at any step
-sees exactly the data that an undisturbed one would have seen, on any number of processes.
-`stable_longform.data.streams` makes the same items from tracks that come one after the other.
+Contents: `CropMaker` makes an item of a track, as `Source.items` asks for; `collate_crops` stacks items.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 
-from stable_longform.data.bad_tracks import MAX_BAD_FRACTION, MAX_DRAWS, BadTrackError, BadTracks, read_track
-from stable_longform.data.manifest import Track, draw_index
-from stable_longform.data.prompts import available_fields, build_prompt
-from stable_longform.data.streams import StreamItems, TrackStream, open_items
+from stable_longform.data.bad_tracks import MAX_DRAWS, BadTrackError
+from stable_longform.data.prompts import draw_prompt, prompt_fields
+from stable_longform.data.tracks import Track, read_track
 
 SILENCE_PEAK = 10 ** (-60 / 20)  # crops quieter than -60 dBFS are drawn again, as in the code of the paper
 RESAMPLING_MARGIN_IN_S = 0.01
-CROPS_PER_TRACK = 8  # of a track of a stream each time it is read
 
 
 @dataclass(frozen=True)
@@ -32,8 +27,10 @@ class CropMaker:
     Files of another rate are resampled; a shorter track is completed with silence. `phase_flip_probability` is how
     often a crop's sign is flipped (paper code: 0.5). `max_seconds` is the largest `seconds_start` and
     `seconds_total`; what is later or longer gets this value. With `needs_prompt` a track whose metadata gives no
-    prompt counts as mislabelled.
+    prompt counts as mislabelled. `items_per_track` are made of a track of a stream each time it is read.
     """
+
+    items_per_track: ClassVar[int] = 8
 
     num_samples: int
     sampling_rate: int = 44100
@@ -52,97 +49,26 @@ class CropMaker:
         Raises:
             BadTrackError: the track is broken or mislabelled, or `MAX_DRAWS` crops were silent.
         """
+        fields = prompt_fields(track.metadata)
         if self.needs_prompt:
-            check_prompt(track)
+            check_fields(track, fields)
         waveform, start_in_s = draw_crop(track, self.num_samples, self.sampling_rate, rng)
         if rng.random() < self.phase_flip_probability:
             waveform = -waveform
-        metadata = track.metadata
         prompt_rng = random.Random(int(rng.integers(2**63)))
         return {
             "waveform": waveform.clamp(-1, 1),
             "start_in_s": start_in_s,
             "seconds_start": min(float(int(start_in_s)), self.max_seconds),
             "seconds_total": min(float(np.ceil(track.duration_in_s)), self.max_seconds),
-            "metadata": metadata,
-            "prompt": build_prompt(metadata, prompt_rng) if available_fields(metadata) else "",
+            "metadata": track.metadata,
+            "prompt": draw_prompt(fields, prompt_rng) if fields else "",
         }
 
 
-class AudioCrops(torch.utils.data.Dataset):
-    """Items of a `CropMaker` from random places of random tracks; only the crop is read from disk.
-
-    Tracks that cannot be used are left out and counted; another one is drawn instead.
-
-    Args:
-        tracks: drawn in proportion to weight times duration.
-        make_item: length, rate and the like of the crops.
-        seed: of the whole sequence.
-        is_weighted_by_duration: False draws tracks in proportion to their weight alone, for crops that take most of a
-            track.
-        max_bad_fraction: share of the tracks that may be unusable, in [0, 1].
-
-    Raises:
-        ValueError: no tracks, or `max_bad_fraction` outside [0, 1].
-        TooManyBadTracks: (by an item) more tracks than `max_bad_fraction` turned out to be unusable, or `MAX_DRAWS` in
-            a row.
-    """
-
-    def __init__(
-        self,
-        tracks: Sequence[Track],
-        make_item: CropMaker,
-        seed: int = 0,
-        is_weighted_by_duration: bool = True,
-        max_bad_fraction: float = MAX_BAD_FRACTION,
-    ):
-        if not tracks:
-            raise ValueError("tracks must hold at least one track, got none.")
-        self.tracks, self.make_item, self.seed = tracks, make_item, seed
-        self.bad_tracks = BadTracks(len(tracks), max_bad_fraction)
-        self.cumulative_weights = np.cumsum(
-            [track.weight * (track.duration_in_s if is_weighted_by_duration else 1.0) for track in tracks]
-        )
-
-    def __len__(self) -> int:
-        return 2**31  # an endless sequence; the sampler chooses the range
-
-    def __getitem__(self, index: int) -> dict:
-        """Gives the item of `CropMaker.__call__` and `track`, the number of its track."""
-        rng = np.random.default_rng([self.seed, index])
-        numbers = (draw_index(self.cumulative_weights, rng) for _ in range(MAX_DRAWS))
-        return self.bad_tracks.first_usable(
-            numbers, lambda number: self.make_item(self.tracks[number], rng) | {"track": number}
-        )
-
-
-def make_crops(
-    tracks: Sequence[Track] | TrackStream,
-    make_item: CropMaker,
-    seed: int = 0,
-    accelerator: Accelerator | None = None,
-    is_weighted_by_duration: bool = True,
-    max_bad_fraction: float = MAX_BAD_FRACTION,
-) -> AudioCrops | StreamItems:
-    """Crops of what `open_tracks` opened: `AudioCrops` of a list, one process's `StreamItems` of a stream.
-
-    Args:
-        tracks: a list, or a stream, of which each track gives `CROPS_PER_TRACK` crops each time it is read.
-        make_item: length, rate and the like of the crops.
-        seed: of the whole sequence.
-        accelerator: whose processes share a stream and whose checkpoints keep its place; None: this process alone.
-            Lists need neither.
-        is_weighted_by_duration: see `AudioCrops`; streams have no weights.
-        max_bad_fraction: share of the tracks that may be unusable, in [0, 1].
-    """
-    if isinstance(tracks, TrackStream):
-        return open_items(tracks, make_item, seed, accelerator, CROPS_PER_TRACK, max_bad_fraction)
-    return AudioCrops(tracks, make_item, seed, is_weighted_by_duration, max_bad_fraction)
-
-
-def check_prompt(track: Track) -> None:
-    """Raises a BadTrackError if the track's metadata gives no prompt."""
-    if not available_fields(track.metadata):
+def check_fields(track: Track, fields: Mapping) -> None:
+    """Raises a BadTrackError if a track has no field for a prompt."""
+    if not fields:
         raise BadTrackError(track.path, "mislabelled", "it has no metadata for a prompt")
 
 

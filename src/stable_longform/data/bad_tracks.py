@@ -7,22 +7,16 @@ that cannot be read).
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
-from stable_longform.data.manifest import Track
-from stable_longform.utils.audio import read_audio, read_info, to_stereo
-
 logger = logging.getLogger(__name__)
 
-Candidate = TypeVar("Candidate")
+Candidate, Item = TypeVar("Candidate"), TypeVar("Item")
 
 KINDS = ("broken", "too short", "silent", "mislabelled")
 MAX_DRAWS = 20  # crops of a track before it counts as silent, and tracks for one item before a run is stopped
-DURATION_TOLERANCE_IN_S = 0.1  # by which a file's end and what its metadata says may differ
 MAX_BAD_FRACTION = 0.01
 MIN_TRIED = 100  # a share is not taken of fewer tracks, when it isn't known how many there are
 
@@ -82,7 +76,7 @@ class BadTracks:
         if len(self.kinds) > self.max_fraction * total:
             raise TooManyBadTracks(
                 f"{len(self.kinds)} of {total} {self.name} cannot be used ({self.summary()}), more than the share of "
-                f"max_bad_fraction={self.max_fraction:g}; the last one: {_one_line(error)}"
+                f"max_bad_fraction={self.max_fraction:g}; the last one: {one_line(error)}"
             )
 
     def first_usable(self, candidates: Iterable[Candidate], make_item: Callable[[Candidate], dict]) -> dict:
@@ -98,8 +92,24 @@ class BadTracks:
                 self.note(error)
                 last_error = error
         raise TooManyBadTracks(
-            f"No track that can be used was found for an item; the last one: {_one_line(last_error)}"
+            f"No track that can be used was found for an item; the last one: {one_line(last_error)}"
         )
+
+    def usable(
+        self, candidates: Iterable[Candidate], make_item: Callable[[Candidate], Item]
+    ) -> Iterator[tuple[Candidate, Item]]:
+        """All candidates of which an item can be made, and the items; the others are noted.
+
+        Raises:
+            TooManyBadTracks: too many tracks are bad.
+        """
+        for candidate in candidates:
+            try:
+                item = make_item(candidate)
+            except BadTrackError as error:
+                self.note(error)
+            else:
+                yield candidate, item
 
     def summary(self) -> str:
         """Counts by kind, as in "2 broken, 1 silent"."""
@@ -107,55 +117,6 @@ class BadTracks:
         return ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
 
 
-def read_track(track: Track, start_in_s: float, duration_in_s: float | None, sampling_rate: int) -> torch.Tensor:
-    """Reads `(2, num_samples)` of a track at `sampling_rate` Hz, from `start_in_s` on; only that part is read.
-
-    Args:
-        track: of one or two channels; mono is duplicated.
-        start_in_s: in [0, the track's duration).
-        duration_in_s: > 0; None reads to the end. Less is returned when the track ends earlier, which it does at most
-            `DURATION_TOLERANCE_IN_S` after its own `duration_in_s`, although its file may go on.
-        sampling_rate: Hz.
-
-    Raises:
-        BadTrackError: the track is broken, or shorter than its `duration_in_s`.
-    """
-    remaining_in_s = track.duration_in_s - start_in_s
-    longest_in_s = remaining_in_s + DURATION_TOLERANCE_IN_S
-    duration_in_s = longest_in_s if duration_in_s is None else min(duration_in_s, longest_in_s)
-    expected_in_s = min(duration_in_s, remaining_in_s)
-    try:
-        with track.open() as file:
-            waveform = to_stereo(read_audio(file, start_in_s, duration_in_s, sampling_rate)[0])
-    except (ValueError, OSError) as error:
-        found_in_s = _duration(track)
-        if found_in_s is not None and found_in_s <= start_in_s:
-            raise _too_long(track, found_in_s) from error
-        raise BadTrackError(track.path, "broken", _one_line(error)) from error
-    if not waveform.isfinite().all():
-        raise BadTrackError(track.path, "broken", "it holds samples that are not finite")
-    found_in_s = waveform.shape[1] / sampling_rate
-    if found_in_s < expected_in_s - DURATION_TOLERANCE_IN_S:
-        raise _too_long(track, start_in_s + found_in_s)
-    return waveform
-
-
-def _duration(track: Track) -> float | None:
-    """Seconds of a track as its file says, or None when it cannot be opened."""
-    try:
-        with track.open() as file:
-            return read_info(file).duration_in_s
-    except (ValueError, OSError):
-        return None
-
-
-def _too_long(track: Track, found_in_s: float) -> BadTrackError:
-    """The exception for a duration that the file does not have."""
-    return BadTrackError(
-        track.path, "mislabelled", f"its metadata says {track.duration_in_s:.3f} s, its audio has {found_in_s:.3f} s"
-    )
-
-
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """An exception's message without line breaks."""
     return " ".join(str(error).split())

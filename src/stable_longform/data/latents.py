@@ -16,7 +16,7 @@ import json
 import math
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from stable_longform.data.bad_tracks import MAX_BAD_FRACTION, MAX_DRAWS, BadTrackError, BadTracks
-from stable_longform.data.manifest import draw_index
+from stable_longform.data.numbered_items import NumberedItems, draw_index
 from stable_longform.data.prompts import available_fields, build_prompt
 from stable_longform.utils.files import atomic_path
 
@@ -103,8 +103,13 @@ def read_shards(directory: Path) -> dict[str, dict]:
     return found
 
 
-class LatentWindows(torch.utils.data.Dataset):
-    """Windows of latents with their timing and a prompt; each item is a pure function of `(seed, index)`.
+class LatentWindows(NumberedItems):
+    """Windows of latents with their timing and a prompt; each item is a pure function of `(seed, number)`.
+
+    Items have `latents (channels, window_length)`, `latent_mask`, `seconds_start`, `seconds_total` and `prompt`.
+    `latent_mask (window_length,)` is True for frames of music, False for the silence after it. `seconds_start` is
+    where the window starts in the track, rounded down, `seconds_total` the whole track's length, rounded up to whole
+    seconds, as in the paper's code.
 
     A longer track is cut at a random frame, a shorter one is completed with the latents of silence, which the model
     learns to generate. Paper: §2.2 (timing), §3.1 (prompts). Posterior samples are drawn, as the paper's code does.
@@ -142,30 +147,20 @@ class LatentWindows(torch.utils.data.Dataset):
             raise ValueError(f"excerpt_probability must be in [0, 1], got {excerpt_probability}.")
         self.excerpt_probability = excerpt_probability
         self.tracks = read_latent_index(directory, split)
+        super().__init__(seed, BadTracks(len(self.tracks), max_bad_fraction))
         self.frames_per_s = json.loads((Path(directory) / INFO_FILE).read_text(encoding="utf-8"))["latent_rate"]
         self.silence = load_file(Path(directory) / SILENCE_FILE)
-        self.window_length, self.max_seconds, self.seed = window_length, max_seconds, seed
+        self.window_length, self.max_seconds = window_length, max_seconds
         for track in self.tracks:
             if not available_fields(track.metadata):
                 raise ValueError(f"{track.file}: the metadata has no field to make a prompt from.")
         self.cumulative_weights = np.cumsum([track.weight for track in self.tracks])
-        self.bad_tracks = BadTracks(len(self.tracks), max_bad_fraction)
 
-    def __len__(self) -> int:
-        return 2**31  # an endless sequence; the sampler chooses the range
+    def candidates(self, number: int, rng: np.random.Generator) -> Iterator[LatentTrack]:
+        """Tracks, drawn in proportion to their weights."""
+        return (self.tracks[draw_index(self.cumulative_weights, rng)] for _ in range(MAX_DRAWS))
 
-    def __getitem__(self, index: int) -> dict:
-        """Gives `latents (channels, window_length)`, `latent_mask`, `seconds_start`, `seconds_total` and `prompt`.
-
-        `latent_mask (window_length,)` is True for frames of music, False for the silence after it. `seconds_start` is
-        where the window starts in the track, rounded down, `seconds_total` the whole track's length, rounded up to
-        whole seconds, as in the paper's code.
-        """
-        rng = np.random.default_rng([self.seed, index])
-        tracks = (self.tracks[draw_index(self.cumulative_weights, rng)] for _ in range(MAX_DRAWS))
-        return self.bad_tracks.first_usable(tracks, lambda track: self._make_item(track, rng))
-
-    def _make_item(self, track: LatentTrack, rng: np.random.Generator) -> dict:
+    def make(self, track: LatentTrack, rng: np.random.Generator) -> dict:
         """The item of a random window of a track, or of a part of it."""
         if self.excerpt_probability and rng.random() < self.excerpt_probability:
             share = min(1.6 * (1 - rng.random()) ** 3, 1.0)

@@ -7,40 +7,12 @@ uncompressed tar has that tar's path and its own place there: `member` (its name
 byte and its size).
 """
 
-import contextlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
-import numpy as np
-
-from stable_longform.data.storage import Storage, TarMember, open_audio
-
-SPLITS = ("train", "valid", "test", "extra")
-RESERVED = ("path", "duration_in_s", "split", "weight", "member", "offset", "num_bytes")  # what is not metadata
-
-
-@dataclass(frozen=True)
-class Track:
-    """One recording: its file, length in seconds, split, sampling weight and descriptive metadata.
-
-    Without `storage`, `path` is an audio file. With it, the audio is there and `path` is a name that no other track of
-    the source has.
-    """
-
-    path: Path
-    duration_in_s: float
-    split: str
-    weight: float = 1.0
-    metadata: dict = field(default_factory=dict)
-    storage: Storage | None = None
-
-    def open(self) -> contextlib.AbstractContextManager[Path | BinaryIO]:
-        """What `read_audio` reads: the path, or a binary file that is closed at the end of a `with` block."""
-        return open_audio(self.path, self.storage)
+from stable_longform.data.storage import TarMember
+from stable_longform.data.tracks import SPLITS, Track, make_track
 
 
 def read_manifest(path: str | os.PathLike, split: str | None = None) -> list[Track]:
@@ -80,35 +52,6 @@ def manifest_row(track: Track, folder: Path) -> dict:
     path, folder = row["path"].absolute(), folder.absolute()
     row["path"] = (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
     return row | track.metadata
-
-
-def draw_index(cumulative_weights: np.ndarray, rng: np.random.Generator) -> int:
-    """Draws a position in proportion to its weight (> 0), given the weights' `np.cumsum`."""
-    position = np.searchsorted(cumulative_weights, rng.random() * cumulative_weights[-1])
-    return min(int(position), len(cumulative_weights) - 1)
-
-
-def make_track(row: Mapping, path: Path, where: str, storage: Storage | None = None) -> Track:
-    """Builds a `Track` from a row with the keys `duration_in_s` and `split` and its metadata.
-
-    `path` and `storage` are the track's, `where` names the row in errors.
-
-    Raises:
-        ValueError: an unknown split, or a duration or weight that is not a number greater than 0.
-    """
-    try:
-        duration_in_s, weight = float(row["duration_in_s"]), float(row.get("weight", 1.0))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: duration_in_s and weight must be numbers: {error}") from error
-    metadata = {key: value for key, value in row.items() if key not in RESERVED}
-    track = Track(path, duration_in_s, row["split"], weight, metadata, storage)
-    if track.split not in SPLITS:
-        raise ValueError(f"{where}: split must be one of {', '.join(SPLITS)}, got {track.split!r}.")
-    if not (track.duration_in_s > 0 and track.weight > 0):
-        raise ValueError(
-            f"{where}: duration_in_s and weight must be greater than 0, got {track.duration_in_s} and {track.weight}."
-        )
-    return track
 
 
 def _parse_line(line: str, where: str, folder: Path) -> Track:

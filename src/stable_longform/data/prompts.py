@@ -14,7 +14,7 @@ artist and album are never used.
 import random
 from collections.abc import Iterable, Mapping, Sequence
 
-from stable_longform.data.manifest import Track
+from stable_longform.data.tracks import Track
 
 # Field of the metadata -> its name in a typed prompt. A description speaks for itself and carries no name.
 FIELD_TYPES = {
@@ -29,9 +29,15 @@ COMMA, BAR = ", ", "|"
 CASE_TRANSFORMS = (str, str.lower, str.upper)
 
 
+def prompt_fields(metadata: Mapping) -> dict[str, list[str]]:
+    """The fields that a prompt can use, in the order of `FIELD_TYPES`, and their values; empty when there are none."""
+    fields = {field: values_of(metadata, field) for field in FIELD_TYPES}
+    return {field: values for field, values in fields.items() if values}
+
+
 def available_fields(metadata: Mapping) -> list[str]:
     """Lists the fields that a prompt can use, in the order of `FIELD_TYPES`; empty when there are none."""
-    return [field for field in FIELD_TYPES if values_of(metadata, field)]
+    return list(prompt_fields(metadata))
 
 
 def build_prompt(metadata: Mapping, rng: random.Random) -> str:
@@ -62,19 +68,24 @@ def build_prompt(metadata: Mapping, rng: random.Random) -> str:
         ValueError: none of the fields is available. A trainer should find such tracks before it starts, with
             `available_fields`, and train them on the empty prompt "" or leave them out.
     """
-    fields = available_fields(metadata)
+    fields = prompt_fields(metadata)
     if not fields:
         raise ValueError(f"A prompt needs at least one of {', '.join(FIELD_TYPES)}; got {sorted(metadata)}.")
-    fields = rng.sample(fields, rng.randint(1, len(fields)))
+    return draw_prompt(fields, rng)
+
+
+def draw_prompt(fields: Mapping[str, Sequence[str]], rng: random.Random) -> str:
+    """Draws a prompt as `build_prompt` does, of the fields and values that `prompt_fields` gave."""
+    names = rng.sample(list(fields), rng.randint(1, len(fields)))
     is_typed = rng.random() < 0.5
     is_swapped = rng.random() < 0.5
-    values = {field: _shuffled(values_of(metadata, field), rng) for field in fields}
+    values = {name: rng.sample(fields[name], len(fields[name])) for name in names}
     if is_typed:
         delimiter = COMMA if is_swapped else BAR
-        prompt = delimiter.join(_typed_field(field, values[field]) for field in fields)
+        prompt = delimiter.join(_typed_field(name, values[name]) for name in names)
     else:
         delimiter = BAR if is_swapped else COMMA
-        prompt = delimiter.join(_untyped_value(field, value) for field in fields for value in values[field])
+        prompt = delimiter.join(_untyped_value(name, value) for name in names for value in values[name])
     return rng.choice(CASE_TRANSFORMS)(prompt)
 
 
@@ -85,8 +96,8 @@ def preview(tracks: Iterable[Track], num_prompts: int, seed: int = 0) -> list[tu
     rng = random.Random(seed)
     previews = []
     for track in tracks:
-        count = num_prompts if available_fields(track.metadata) else 0
-        previews.append((track, [build_prompt(track.metadata, rng) for _ in range(count)]))
+        fields = prompt_fields(track.metadata)
+        previews.append((track, [draw_prompt(fields, rng) for _ in range(num_prompts if fields else 0)]))
     return previews
 
 
@@ -102,11 +113,6 @@ def _text(value: str | float | None) -> str:
     if value is None:
         return ""
     return f"{value:g}" if isinstance(value, float) else str(value).strip()
-
-
-def _shuffled(values: list[str], rng: random.Random) -> list[str]:
-    """The values in random order."""
-    return rng.sample(values, len(values))
 
 
 def _typed_field(field: str, values: list[str]) -> str:

@@ -1,69 +1,194 @@
-"""Opens any source of music as tracks, by what its name is. The formats are described in `docs/data.md`.
+"""Opens any source of music by its name. The formats are described in `docs/data.md`.
 
-| source | what it is |
-|---|---|
-| `music/` | a folder of audio files, with metadata beside each (`song.json`, `song.txt`) or in one `metadata.csv` |
-| `music.csv` | one row for each file |
-| `music.jsonl` | a manifest: `stable_longform.data.manifest` |
-| `shards/{000..099}.tar` | WebDataset tars on this machine, read in place |
-| `dataset/` | a folder that Hugging Face `datasets` saved, or of parquet files |
-| `owner/name`, `owner/name:configuration` | a dataset of the Hub, downloaded |
-| `https://.../{000..099}.tar`, `pipe:...` | WebDataset tars elsewhere, read from start to end |
-| `stream:SOURCE` | the same for a dataset or tars that should not be downloaded or searched |
+| source | what it is | read by |
+|---|---|---|
+| `music/` | a folder of audio files, with metadata beside each (`song.json`, `song.txt`) | `folders.py` |
+| `music.csv`, `music/metadata.csv` | one row for each file | `recordings.py` |
+| `music.jsonl` | a manifest | `manifest.py` |
+| `shards/{000..099}.tar` | WebDataset tars on this machine, read in place | `tars.py` |
+| `dataset/` | a folder that Hugging Face `datasets` saved, or of parquet files | `hub_datasets.py` |
+| `owner/name`, `owner/name:configuration` | a dataset of the Hub, downloaded | `hub_datasets.py` |
+| `https://.../{000..099}.tar`, `pipe:...` | WebDataset tars elsewhere, read from start to end | `tars.py` |
+| `stream:SOURCE` | the same for a dataset or tars that should not be downloaded or searched | |
 
-All but the last two become a list of `Track`s, whose crops can be read in any order. The others become a
-`stable_longform.data.streams.TrackStream`.
+All but the last two are listed: a `ListedSource` knows its tracks and reads any part of them at any time. The others
+are streams: `stable_longform.data.streams.StreamedSource`. Both give items of their tracks in the same way, count the
+tracks that cannot be used, and stop when they are too many.
+
+To add a kind of source, write a function that gives its recordings, or its shards, in a file of its own, and call it
+in `_find_recordings` or `open_source`.
 """
 
-import glob
+import copy
 import logging
 import os
+import random
 import re
-import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from stable_longform.data.bad_tracks import MAX_BAD_FRACTION, BadTrackError, BadTracks
-from stable_longform.data.manifest import SPLITS, Track, read_manifest
-from stable_longform.data.records import (
-    AUDIO_EXTENSIONS,
-    Record,
-    examine,
-    folder_split,
-    parse_sidecars,
-    read_csv,
-    read_sidecars,
-    rename_fields,
-    split_hash,
-    to_split,
-)
-from stable_longform.data.storage import TableRow, TarMember
-from stable_longform.data.streams import DatasetStream, TarStream, TrackStream, audio_column
-from stable_longform.utils.optional import require
+from stable_longform.data.folders import search_folder
+from stable_longform.data.hub_datasets import DATASET_ID, DatasetShards, is_dataset_folder, list_dataset, load_datasets
+from stable_longform.data.manifest import read_manifest
+from stable_longform.data.numbered_items import EpochItems, MakeItem, NumberedItems, WeightedItems
+from stable_longform.data.prompts import prompt_fields
+from stable_longform.data.recordings import Found, Recording, examine, read_csv, split_hash
+from stable_longform.data.streams import StreamedSource
+from stable_longform.data.tars import TarShards, expand_tars, index_tars, is_tars
+from stable_longform.data.tracks import SPLITS, Track
 
 logger = logging.getLogger(__name__)
 
 STREAM_PREFIX = "stream:"
 CSV_NAME = "metadata.csv"
-DATASET_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?")
 NUM_THREADS = 8  # that read headers
 
 
-def open_tracks(
-    source: str | os.PathLike, split: str | None = None, max_bad_fraction: float = MAX_BAD_FRACTION
-) -> list[Track] | TrackStream:
-    """Opens a source as tracks, those of one split or all.
+class ListedSource:
+    """A source whose tracks are known.
+
+    Args:
+        tracks: at least one for items.
+        max_bad_fraction: share of tracks and `left_out` that may be unusable, in [0, 1].
+        left_out: what the source holds that cannot be used, as far as it is known.
+        name: of the source, for messages.
+
+    Raises:
+        ValueError: `max_bad_fraction` is outside [0, 1].
+        TooManyBadTracks: more than that is left out.
+    """
+
+    def __init__(
+        self,
+        tracks: Sequence[Track],
+        max_bad_fraction: float = MAX_BAD_FRACTION,
+        left_out: Sequence[BadTrackError] = (),
+        name: str = "The source",
+    ):
+        self.tracks, self.left_out, self.name = tracks, left_out, name
+        self.bad_tracks = BadTracks(len(tracks) + len(left_out), max_bad_fraction)
+        for error in left_out:
+            self.bad_tracks.note(error)
+
+    def of_split(self, split: str) -> "ListedSource":
+        """The part of one split, which counts what cannot be used together with this source.
+
+        Raises:
+            ValueError: there is no track in it.
+        """
+        tracks = [track for track in self.tracks if track.split == split]
+        if not tracks:
+            raise ValueError(f"{self.name} has no track in split {split!r}.")
+        return self._part(tracks)
+
+    def with_prompts(self) -> "ListedSource":
+        """The part whose metadata gives prompts; the log says how much is left out."""
+        tracks = [track for track in self.tracks if prompt_fields(track.metadata)]
+        if len(tracks) < len(self.tracks):
+            missing = len(self.tracks) - len(tracks)
+            logger.warning("%d of %d tracks have no metadata for a prompt.", missing, len(self.tracks))
+        return self._part(tracks)
+
+    def found(self) -> Iterator[Found]:
+        """What cannot be used, and all tracks."""
+        yield from self.left_out
+        yield from self.tracks
+
+    def items(
+        self,
+        make_item: MakeItem,
+        seed: int = 0,
+        process_index: int = 0,
+        num_processes: int = 1,
+        is_weighted_by_duration: bool = True,
+        batch_size: int | None = None,
+    ) -> NumberedItems:
+        """Items of random tracks, endlessly, the same ones for all processes, which share them by their numbers.
+
+        Args:
+            make_item: makes an item of a track.
+            seed: of the whole sequence.
+            process_index: for streams, of this process.
+            num_processes: for streams.
+            is_weighted_by_duration: whether tracks are drawn in proportion to weight times duration, or to weight
+                alone, for items that take most of a track.
+            batch_size: of all processes together. If it is given, weights are not used: each track is taken once in
+                an epoch, and no batch holds one twice.
+
+        Raises:
+            ValueError: there are no tracks, or fewer than `batch_size`.
+        """
+        if not self.tracks:
+            raise ValueError(f"{self.name} has no track that can be used.")
+        if batch_size is not None:
+            return EpochItems(self.tracks, make_item, seed, self.bad_tracks, batch_size)
+        lengths = [track.duration_in_s if is_weighted_by_duration else 1.0 for track in self.tracks]
+        weights = [track.weight * length for track, length in zip(self.tracks, lengths, strict=True)]
+        return WeightedItems(self.tracks, make_item, seed, self.bad_tracks, weights)
+
+    def sample(self, make_item: MakeItem, count: int, seed: int) -> list[dict]:
+        """Items of at most `count` different tracks drawn at random."""
+        count = min(count, len(self.tracks))
+        return self.items(make_item, seed, batch_size=count).take(count)
+
+    def share(
+        self,
+        process_index: int = 0,
+        num_processes: int = 1,
+        max_tracks: int | None = None,
+        is_wanted: Callable[[Track], bool] = lambda track: True,
+    ) -> Sequence[Track]:
+        """This process's share of the tracks, each of them once. `bad_tracks.usable` reads them.
+
+        Args:
+            process_index: of this process, in [0, num_processes).
+            num_processes: how many share the tracks.
+            max_tracks: only that many tracks, of all processes; drawn at random, the same at every run.
+            is_wanted: whether a track is taken at all.
+        """
+        tracks = self.tracks
+        if max_tracks is not None and max_tracks < len(tracks):
+            tracks = random.Random(0).sample(tracks, max_tracks)
+        return list(filter(is_wanted, tracks))[process_index::num_processes]
+
+    def state_dict(self) -> dict:
+        """Nothing: an item's number says all about it. Streams have a place, which checkpoints keep."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Checks that a checkpoint is not that of a stream.
+
+        Raises:
+            ValueError: it is.
+        """
+        if state:
+            raise ValueError("The checkpoint has a place in a stream: it is of another source.")
+
+    def _part(self, tracks: Sequence[Track]) -> "ListedSource":
+        """This source with some of its tracks."""
+        part = copy.copy(self)
+        part.tracks = tracks
+        return part
+
+
+Source = ListedSource | StreamedSource
+
+
+def open_source(
+    name: str | os.PathLike, split: str | None = None, max_bad_fraction: float = MAX_BAD_FRACTION
+) -> Source:
+    """Opens a source of music, one split or all.
 
     Recordings that cannot be used are left out, counted and named in the log. Of a manifest, and wherever the metadata
     says how long a recording is, no file is opened: there it shows when the file is read.
 
     Args:
-        source: see the table above.
+        name: see the table above.
         split: "train", "valid", "test" or "extra"; None: all.
-        max_bad_fraction: share of the recordings that may be unusable, in [0, 1].
+        max_bad_fraction: share of the recordings that may be unusable, in [0, 1], now or when they are read.
 
     Raises:
         ValueError: there is no such source, it is damaged, it has no track in that split, or `split` is unknown.
@@ -71,184 +196,80 @@ def open_tracks(
     """
     if split is not None and split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}.")
-    source = os.fspath(source)
-    if is_stream(source):
-        return open_stream(source.removeprefix(STREAM_PREFIX), split)
-    tracks, errors = find_tracks(source, max_bad_fraction)
-    bad_tracks = BadTracks(len(tracks) + len(errors), max_bad_fraction)
-    for error in errors:
-        bad_tracks.note(error)
-    if errors:
-        logger.warning("%s: %d of %d tracks left out: %s", source, len(errors), bad_tracks.total,
-                       bad_tracks.summary())  # fmt: skip
-    tracks = [track for track in tracks if split in (None, track.split)]
-    if not tracks:
-        raise ValueError(f"{source} has no track" + (f" in split {split!r}." if split else "."))
-    return tracks
+    name = os.fspath(name)
+    source = _open_stream(name, max_bad_fraction) if is_stream(name) else _open_list(name, max_bad_fraction)
+    return source if split is None else source.of_split(split)
 
 
-def is_stream(source: str) -> bool:
+def is_stream(name: str) -> bool:
     """Whether a source is read from start to end instead of being listed."""
-    is_remote = source.startswith("pipe:") or "://" in source
-    return source.startswith(STREAM_PREFIX) or (is_remote and _is_tars(source))
+    is_remote = name.startswith("pipe:") or "://" in name
+    return name.startswith(STREAM_PREFIX) or (is_remote and is_tars(name))
 
 
-def find_tracks(source: str, max_bad_fraction: float) -> tuple[list[Track], list[BadTrackError]]:
-    """The tracks of a source that is no stream, of all splits, and what cannot be used.
+def _open_stream(name: str, max_bad_fraction: float) -> StreamedSource:
+    """Opens tars or a dataset to be read from start to end.
+
+    Raises:
+        ValueError: there is no such source.
+    """
+    name = name.removeprefix(STREAM_PREFIX)
+    if is_tars(name):
+        return StreamedSource(TarShards(tuple(expand_tars(name))), None, max_bad_fraction)
+    datasets = load_datasets(name, is_streaming=True)
+    shards = DatasetShards(name, tuple(datasets.items()), split_by_source=set(datasets) != {"train"})
+    return StreamedSource(shards, None, max_bad_fraction)
+
+
+def _open_list(name: str, max_bad_fraction: float) -> ListedSource:
+    """Lists a source.
+
+    Raises:
+        ValueError: there is no such source, it is damaged, or it holds no audio.
+        TooManyBadTracks: more recordings, or tars, than `max_bad_fraction` cannot be used.
+    """
+    path = Path(name)
+    if path.suffix == ".jsonl" and path.is_file():
+        return ListedSource(read_manifest(path), max_bad_fraction, name=name)
+    recordings = _find_recordings(name, max_bad_fraction)
+    if not recordings:
+        raise ValueError(f"{name} holds no audio.")
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        examined = list(pool.map(examine, recordings))
+    left_out = [result for result in examined if isinstance(result, BadTrackError)]
+    tracks = _with_valid_split([result for result in examined if not isinstance(result, BadTrackError)])
+    source = ListedSource(tracks, max_bad_fraction, left_out, name)
+    if left_out:
+        logger.warning(
+            "%s: %d of %d tracks left out: %s", name, len(left_out), len(examined), source.bad_tracks.summary()
+        )
+    return source
+
+
+def _find_recordings(name: str, max_bad_fraction: float) -> list[Recording]:
+    """The recordings of a source that is no manifest and no stream, of all splits.
 
     Raises:
         ValueError: there is no such source, or it is damaged.
         TooManyBadTracks: of tars, more than `max_bad_fraction` are missing or damaged.
     """
-    path = Path(source)
-    if path.suffix == ".jsonl" and path.is_file():
-        return read_manifest(path), []
+    path = Path(name)
     if path.suffix == ".csv" and path.is_file():
-        records = list(read_csv(path))
-    elif _is_tars(source):
-        records = _index_tars(expand_tars(source), max_bad_fraction)
-    elif path.is_dir() and not _is_dataset_folder(path):
+        return list(read_csv(path))
+    if is_tars(name):
+        return index_tars(expand_tars(name), max_bad_fraction)
+    if path.is_dir() and not is_dataset_folder(path):
         table = path / CSV_NAME
-        records = list(read_csv(table) if table.is_file() else _search_folder(path))
-    elif path.is_dir() or (not path.exists() and DATASET_ID.fullmatch(source)):
-        datasets = load_datasets(source, is_streaming=False)
+        return list(read_csv(table) if table.is_file() else search_folder(path))
+    if path.is_dir() or (not path.exists() and re.fullmatch(DATASET_ID, name)):
+        datasets = load_datasets(name, is_streaming=False)
         is_divided = set(datasets) != {"train"}
-        records = [
-            record
-            for name, dataset in datasets.items()
-            for record in _list_dataset(source, name, dataset, {"split": name} if is_divided else {})
+        return [
+            recording
+            for key, dataset in datasets.items()
+            for recording in list_dataset(name, key, dataset, {"split": key} if is_divided else {})
         ]
-    else:
-        raise ValueError(f"{source} is not a source of music: no folder, .jsonl, .csv, .tar or dataset of that name.")
-    if not records:
-        raise ValueError(f"{source} holds no audio.")
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        examined = list(pool.map(examine, records))
-    errors = [result for result in examined if isinstance(result, BadTrackError)]
-    return _with_valid_split([result for result in examined if not isinstance(result, BadTrackError)]), errors
-
-
-def open_stream(source: str, split: str | None) -> TrackStream:
-    """Opens tars or a dataset to be read from start to end.
-
-    Raises:
-        ValueError: there is no such source, or it has no such split.
-    """
-    if _is_tars(source):
-        return TarStream(tuple(expand_tars(source)), split)
-    datasets = load_datasets(source, is_streaming=True)
-    if split is None or set(datasets) == {"train"}:
-        return DatasetStream(source, tuple(datasets.items()), split)
-    if split not in datasets:
-        raise ValueError(f"{source} has no split {split!r}, only {', '.join(datasets)}.")
-    return DatasetStream(source, ((split, datasets[split]),), split)
-
-
-def expand_tars(pattern: str) -> list[str]:
-    """The tars of a pattern with braces (`{000..099}`) and, for local files, `*` and `?`, in order.
-
-    Raises:
-        ValueError: no local file matches.
-    """
-    tars = []
-    for name in require("braceexpand", "train").braceexpand(pattern):
-        is_remote = name.startswith("pipe:") or "://" in name
-        tars += sorted(glob.glob(name)) if not is_remote and glob.has_magic(name) else [name]
-    if not any("://" in tar or tar.startswith("pipe:") or Path(tar).is_file() for tar in tars):
-        raise ValueError(f"There is no file {pattern}.")
-    return tars
-
-
-def load_datasets(source: str, is_streaming: bool) -> dict:
-    """The splits of a Hugging Face dataset by our names: of a folder, or of the Hub.
-
-    Raises:
-        ValueError: it cannot be loaded, or a split has a name that is not known.
-    """
-    datasets = require("datasets", "train")
-    path, (name, _, configuration) = Path(source), source.partition(":")
-    try:
-        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-            loaded = datasets.load_from_disk(source)
-            loaded = loaded if isinstance(loaded, dict) else {str(loaded.split or "train"): loaded}
-            if is_streaming:
-                loaded = {key: dataset.to_iterable_dataset(num_shards=1) for key, dataset in loaded.items()}
-        elif path.is_dir():
-            loaded = datasets.load_dataset(source, streaming=is_streaming)
-        else:
-            loaded = datasets.load_dataset(name, configuration or None, streaming=is_streaming)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(f"{source} cannot be opened as a dataset: {' '.join(str(error).split())}") from error
-    loaded = {to_split(key): dataset for key, dataset in loaded.items()}
-    if len(loaded) == 1 and not set(loaded) & set(SPLITS):
-        return {"train": next(iter(loaded.values()))}
-    unknown = sorted(set(loaded) - set(SPLITS))
-    if unknown:
-        raise ValueError(f"{source} has a split {unknown[0]!r}; known: {', '.join(SPLITS)}, validation, val, dev.")
-    return loaded
-
-
-def _is_tars(source: str) -> bool:
-    """Whether a name is that of tars."""
-    return source.startswith("pipe:") or re.search(r"\.tar(\.\w+)?(\?.*)?$", source) is not None
-
-
-def _is_dataset_folder(folder: Path) -> bool:
-    """Whether a folder is a Hugging Face dataset: saved by `save_to_disk`, or parquet files."""
-    names = ("state.json", "dataset_dict.json", "*.parquet", "*/*.parquet")
-    return any(next(folder.glob(name), None) is not None for name in names)
-
-
-def _search_folder(folder: Path) -> Iterator[Record]:
-    """The audio files below a folder, in the order of their names."""
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_EXTENSIONS):
-        split = folder_split(PurePosixPath(path.relative_to(folder).as_posix()))
-        if path.is_file() and not path.name.startswith("."):
-            yield Record(path, lambda path=path, split=split: split | rename_fields(read_sidecars(path)))
-
-
-def _index_tars(tars: list[str], max_bad_fraction: float) -> list[Record]:
-    """The recordings inside tars; a tar that is missing or damaged is counted.
-
-    Raises:
-        TooManyBadTracks: more tars than `max_bad_fraction` are.
-    """
-    records, bad_tars = [], BadTracks(len(tars), max_bad_fraction, "tars")
-    for tar in map(Path, tars):
-        try:
-            records += _index_tar(tar)
-        except (tarfile.TarError, OSError) as error:
-            hint = f"; a compressed tar can be read as {STREAM_PREFIX}{tar}" if tar.suffix != ".tar" else ""
-            bad_tars.note(BadTrackError(tar, "broken", f"{error}{hint}"))
-    return records
-
-
-def _index_tar(tar: Path) -> Iterator[Record]:
-    """The audio files inside a tar with what shares their name up to the first dot; only headers are read."""
-    groups: dict[str, dict[str, tarfile.TarInfo]] = {}
-    with tarfile.open(tar, "r:") as archive:
-        for member in archive:
-            if member.isfile():
-                folder, _, name = member.name.rpartition("/")
-                key = f"{folder}/{name.partition('.')[0]}"
-                groups.setdefault(key, {})[PurePosixPath(name).suffix.lower()] = member
-        for group in groups.values():
-            texts = {suffix: member for suffix, member in group.items() if suffix in (".json", ".txt")}
-            sidecars = {suffix: archive.extractfile(member).read() for suffix, member in texts.items()}
-            for suffix, member in group.items():
-                if suffix in AUDIO_EXTENSIONS:
-                    storage = TarMember(tar, member.offset_data, member.size)
-                    yield Record(tar / member.name, partial(parse_sidecars, sidecars), storage)
-
-
-def _list_dataset(source: str, split: str, dataset, given: dict) -> Iterator[Record]:
-    """The rows of one split of a local dataset, with metadata that holds for all of them; audio is not read."""
-    column = audio_column(dataset, source)
-    others = [name for name in dataset.column_names if name != column]
-    rows = dataset.select_columns(others) if others else [{}] * len(dataset)
-    for row in range(len(dataset)):
-        name = Path(source, split, str(row))
-        yield Record(name, lambda row=row: given | rows[row], TableRow(dataset, column, row))
+    raise ValueError(f"{name} is not a source of music: no folder, .jsonl, .csv, .tar or dataset of that name.")
 
 
 def _with_valid_split(examined: list[tuple[Track, bool]]) -> list[Track]:

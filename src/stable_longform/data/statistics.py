@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from stable_longform.data.audio_crops import SILENCE_PEAK
-from stable_longform.data.bad_tracks import DURATION_TOLERANCE_IN_S, KINDS, BadTrackError, read_track
-from stable_longform.data.manifest import SPLITS, Track
+from stable_longform.data.bad_tracks import KINDS, BadTrackError
 from stable_longform.data.prompts import FIELD_TYPES, available_fields, values_of
+from stable_longform.data.tracks import DURATION_TOLERANCE_IN_S, SPLITS, Track, read_track
 from stable_longform.utils.audio import AudioInfo, read_info
 from stable_longform.utils.files import atomic_path
 from stable_longform.utils.optional import require

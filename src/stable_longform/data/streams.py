@@ -1,165 +1,220 @@
-"""Tracks that come one after the other: WebDataset tars and Hugging Face datasets that are read from start to end.
+"""Tracks that come one after the other: sources that are read from start to end.
 
-A `TrackStream` has shards, each read in order; a track's whole encoded audio is in memory while crops are made of it.
-`StreamItems` deals the shards out to the consumers (the data loader's workers of all processes): in every epoch each
-track goes to exactly one of them. With fewer shards than consumers every consumer reads all shards and takes its share
-of the tracks. The order is random: the shards anew in every epoch, then the items within blocks of `shuffle_tracks`
-tracks. What is made of a track depends on the seed, the epoch, the shard and the place in it alone.
+A `StreamedSource` has shards, each read in order; a track's whole encoded audio is in memory while items are made of
+it. `StreamItems` deals the shards out to the consumers (the data loader's workers of all processes): in every epoch
+each track goes to exactly one of them. With fewer shards than consumers every consumer reads all shards and takes its
+share of the tracks. The order is random: the shards anew in every epoch, then the items within blocks of
+`shuffle_tracks` tracks. What is made of a track depends on the seed, the epoch, the shard and the place in it alone.
 
-`StreamItems.state_dict` is the place reached. The loader of `StreamItems.make_loader` asks every worker for it;
-`StreamItems.register` has it saved with accelerate's checkpoints, so that a resumed run goes on with the next item.
+`StreamItems.state_dict` is the place that one worker has reached; torchdata's loader asks every worker for it.
+`StreamedSource.state_dict` is that of all workers of all processes, so that a resumed run goes on with the next item.
 """
 
 import copy
 import itertools
-import json
-import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
 from stable_longform.data.bad_tracks import MAX_BAD_FRACTION, BadTrackError, BadTracks, DataError
-from stable_longform.data.manifest import Track
-from stable_longform.data.records import AUDIO_EXTENSIONS, Record, examine, parse_sidecars
-from stable_longform.data.storage import InMemory
+from stable_longform.data.numbered_items import MakeItem
+from stable_longform.data.recordings import Found, Recording, examine
+from stable_longform.data.tracks import Track
 from stable_longform.utils.optional import require
 
-Found = Track | BadTrackError
 MAX_EMPTY_EPOCHS = 20  # in a row, of a worker whose shards change with the epoch; else one is enough
 
 
-@dataclass(frozen=True)
-class TarStream:
-    """WebDataset tars, one shard each: files of one name up to the first dot belong together.
-
-    `tars` are paths or what `webdataset` opens (`https:`, `pipe:`, ...); `split` is that of the tracks, None: all.
-    """
-
-    tars: tuple[str, ...]
-    split: str | None = None
+class Shards(Protocol):
+    """What a stream is read from, piece by piece."""
 
     @property
     def num_shards(self) -> int:
-        """Number of tars."""
-        return len(self.tars)
+        """Number of pieces."""
 
-    def read_shard(self, number: int) -> Iterator[Found]:
-        """The tracks of a tar, and what it holds that is none.
+    def of_split(self, split: str) -> "Shards":
+        """The pieces that may hold tracks of a split."""
 
-        Raises:
-            BadTrackError: the tar cannot be read (on).
-        """
-        tar = self.tars[number]
-        samples = require("webdataset", "train").WebDataset(
-            [tar], shardshuffle=False, nodesplitter=None, workersplitter=None, empty_check=False
-        )
-        try:
-            for sample in samples:
-                sidecars = {f".{key}": sample[key] for key in ("json", "txt") if key in sample}
-                for key, data in sample.items():
-                    extension = PurePosixPath(f"x.{key}").suffix.lower()
-                    if not key.startswith("__") and extension in AUDIO_EXTENSIONS:
-                        name = Path(tar, f"{sample['__key__']}.{key}")
-                        record = Record(name, lambda sidecars=sidecars: parse_sidecars(sidecars), InMemory(data))
-                        yield from _of_split(record, self.split)
-        except (tarfile.TarError, OSError, ValueError, EOFError) as error:
-            raise BadTrackError(Path(tar), "broken", " ".join(str(error).split())) from error
+    def read_shard(self, number: int) -> Iterator[Recording]:
+        """The recordings of a piece in order; a BadTrackError says that it cannot be read (on)."""
 
 
-@dataclass(frozen=True)
-class DatasetStream:
-    """Splits of a Hugging Face `IterableDataset`, with its shards.
+class StreamedSource:
+    """A source that is read from start to end; `stable_longform.data.sources` says what all sources have in common.
 
-    `datasets` are pairs of a split's name and its dataset. A single one called "train" is divided by the tracks'
-    names; `split` is that of the tracks, None: all.
+    Args:
+        shards: hold the recordings.
+        split: of the tracks; None: all.
+        max_bad_fraction: share of the tracks, and of the shards, that may be unusable, in [0, 1].
+
+    Raises:
+        ValueError: `max_bad_fraction` is outside [0, 1].
     """
 
-    source: str
-    datasets: tuple
-    split: str | None = None
+    tracks = None  # they are not known before they are read
 
-    @property
-    def num_shards(self) -> int:
-        """Number of files, over all splits."""
-        return sum(dataset.num_shards for _, dataset in self.datasets)
+    def __init__(
+        self,
+        shards: Shards,
+        split: str | None = None,
+        max_bad_fraction: float = MAX_BAD_FRACTION,
+    ):
+        self.shards, self.split = shards, split
+        self.bad_tracks = BadTracks(None, max_bad_fraction)
+        self.bad_shards = BadTracks(shards.num_shards, max_bad_fraction, "shards")
+        self._items: StreamItems | None = None
 
-    def read_shard(self, number: int) -> Iterator[Found]:
-        """The tracks of a shard, and what it holds that is none.
+    def of_split(self, split: str) -> "StreamedSource":
+        """The part of one split, which counts what cannot be used together with this source.
 
         Raises:
-            BadTrackError: the shard cannot be read (on).
+            ValueError: the source says which splits it has, and this is not one of them.
         """
-        datasets = require("datasets", "train")
-        shards = [(name, dataset, i) for name, dataset in self.datasets for i in range(dataset.num_shards)]
-        name, dataset, index = shards[number]
-        column = audio_column(dataset, self.source)
-        if dataset.features is not None:
-            dataset = dataset.cast_column(column, datasets.Audio(decode=False))
-        given = {} if [name for name, _ in self.datasets] == ["train"] else {"split": name}
-        place = Path(self.source, name, f"shard {index}")
+        part = copy.copy(self)
+        part.shards, part.split = self.shards.of_split(split), split
+        return part
+
+    def with_prompts(self) -> "StreamedSource":
+        """The source itself: a track without metadata for a prompt shows when it is read, and then counts as bad."""
+        return self
+
+    def found(self) -> Iterator[Found]:
+        """All tracks, and what cannot be used, in the order of the shards."""
+        for number in range(self.shards.num_shards):
+            try:
+                yield from self._read(number)
+            except BadTrackError as error:
+                yield error
+
+    def items(
+        self,
+        make_item: MakeItem,
+        seed: int = 0,
+        process_index: int = 0,
+        num_processes: int = 1,
+        is_weighted_by_duration: bool = True,
+        batch_size: int | None = None,
+    ) -> "StreamItems":
+        """Items of all tracks, endlessly; this process's part, whose place this source saves.
+
+        Streams have no weights, and a batch that goes from one epoch into the next may hold a track twice:
+        `is_weighted_by_duration` and `batch_size` are for lists.
+        """
+        self._items = StreamItems(self, make_item, seed, process_index, num_processes, make_item.items_per_track)
+        return self._items
+
+    def sample(self, make_item: MakeItem, count: int, seed: int) -> list[dict]:
+        """Items of at most `count` different tracks: the first ones, in random order."""
+        return StreamItems(self, make_item, seed, num_epochs=1).take(count)
+
+    def share(
+        self,
+        process_index: int = 0,
+        num_processes: int = 1,
+        max_tracks: int | None = None,
+        is_wanted: Callable[[Track], bool] = lambda track: True,
+    ) -> Iterator[Track]:
+        """This process's share of the tracks, each once: see `ListedSource.share`. `max_tracks` are the first."""
+        place = {"process_index": process_index, "num_processes": num_processes}
+        tracks = StreamItems(self, lambda track, rng: track, **place, shuffle_tracks=1, num_epochs=1)
+        limit = None if max_tracks is None else -(-max_tracks // num_processes)
+        return filter(is_wanted, itertools.islice(tracks, limit))
+
+    def state_dict(self) -> dict:
+        """The place of the items last given, of every process: each of them must call this."""
+        if self._items is None:
+            return {}
+        place = self._items.loader_state()
+        places = [place] * self._items.num_processes
+        if self._items.num_processes > 1:
+            torch.distributed.all_gather_object(places, place)
+        return {"places": places}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Has the items last given go on from the place that `state_dict` told.
+
+        Raises:
+            ValueError: it was told by another number of processes, or of a source of another kind.
+        """
+        if "places" not in state:
+            raise ValueError("The checkpoint has no place in a stream: it is of another source.")
+        places = state["places"]
+        if len(places) != self._items.num_processes:
+            raise ValueError(
+                f"A stream can only be resumed with the same num_processes: {len(places)}, "
+                f"not {self._items.num_processes}."
+            )
+        self._items.resume_from(places[self._items.process_index])
+
+    def read_shard(self, number: int) -> Iterator[Found]:
+        """A shard's tracks; if it cannot be read (on), that is counted.
+
+        Raises:
+            TooManyBadTracks: too many shards cannot.
+        """
         try:
-            for row, values in enumerate(dataset.shard(dataset.num_shards, index)):
-                audio = values.pop(column)
-                record = Record(place / str(row), lambda values=values: given | values, InMemory(_audio_bytes(audio)))
-                yield from _of_split(record, self.split)
-        except (OSError, ValueError) as error:
-            raise BadTrackError(place, "broken", " ".join(str(error).split())) from error
+            yield from self._read(number)
+        except BadTrackError as error:
+            self.bad_shards.note(error)
 
-
-TrackStream = TarStream | DatasetStream
+    def _read(self, number: int) -> Iterator[Found]:
+        """A shard's tracks of the split, and what it holds that is none."""
+        for recording in self.shards.read_shard(number):
+            result = examine(recording)
+            if isinstance(result, BadTrackError):
+                yield result
+            elif self.split in (None, result[0].split):
+                yield result[0]
 
 
 class StreamItems(torch.utils.data.IterableDataset):
     """Items made of the tracks of a stream, endlessly; this process's part.
 
-    Tracks that cannot be used are left out and counted. Weights are not used.
+    Tracks that cannot be used are left out and counted.
 
     Args:
-        stream: the tracks.
-        make_item: `make_item(track, rng)` gives the item and draws all that is random from `rng`: a `CropMaker` or a
-            `PairMaker`. A `BadTrackError` leaves the track out.
+        source: of the tracks.
+        make_item: makes an item of a track.
         seed: of order and items.
         process_index: of this process, in [0, num_processes).
         num_processes: how many read the stream together.
         items_per_track: made of a track each time it is read; more of them read less, but are less varied.
         shuffle_tracks: tracks in memory at a time, for each worker.
-        max_bad_fraction: share of the tracks, and of the shards, that may be unusable, in [0, 1].
         num_epochs: None: no end.
 
     Raises:
-        ValueError: a count below 1, or `max_bad_fraction` outside [0, 1].
-        TooManyBadTracks: (while iterating) more tracks or shards than `max_bad_fraction` cannot be used.
+        ValueError: a count below 1.
+        TooManyBadTracks: (while iterating) more tracks or shards than the source allows cannot be used.
         DataError: (while iterating) there is no track for this worker.
     """
 
     def __init__(
         self,
-        stream: TrackStream,
-        make_item: Callable[[Track, np.random.Generator], dict],
+        source: StreamedSource,
+        make_item: MakeItem,
         seed: int = 0,
         process_index: int = 0,
         num_processes: int = 1,
         items_per_track: int = 1,
         shuffle_tracks: int = 16,
-        max_bad_fraction: float = MAX_BAD_FRACTION,
         num_epochs: int | None = None,
     ):
         if items_per_track < 1 or shuffle_tracks < 1:
             raise ValueError(
                 f"items_per_track and shuffle_tracks must be at least 1, got {items_per_track} and {shuffle_tracks}."
             )
-        self.stream, self.make_item, self.seed = stream, make_item, seed
+        self.source, self.make_item, self.seed = source, make_item, seed
         self.process_index, self.num_processes = process_index, num_processes
         self.items_per_track, self.shuffle_tracks, self.num_epochs = items_per_track, shuffle_tracks, num_epochs
-        self.bad_tracks = BadTracks(None, max_bad_fraction)
-        self.bad_shards = BadTracks(stream.num_shards, max_bad_fraction, "shards")
         self._num_empty_epochs = 0
         self._loader, self._loader_state = None, None
         self._state = {"epoch": 0, "shard": 0, "track": 0, "item": 0}
+
+    def take(self, count: int, first: int = 0) -> list[dict]:
+        """The first `count` items, for a look; the place stays. Streams have no item number `first`."""
+        return list(itertools.islice(copy.copy(self), count))
 
     def state_dict(self) -> dict:
         """The place behind the last item: epoch, shard and track with which its block begins, item of the block."""
@@ -179,14 +234,17 @@ class StreamItems(torch.utils.data.IterableDataset):
             )
         self._state = {key: state[key] for key in self._state}
 
-    def make_loader(self, batch_size: int, num_workers: int, collate_fn: Callable | None = None):
-        """A loader of this process's batches, from the place on that a checkpoint brought, if one was loaded.
-
-        Returns:
-            torchdata's StatefulDataLoader; one for each `StreamItems`.
+    def make_loader(
+        self,
+        batches: torch.utils.data.Sampler,
+        batch_size: int,
+        num_workers: int,
+        collate_fn: Callable[[list[dict]], dict] | None = None,
+    ) -> Iterator:
+        """This process's batches, `len(batches)` of them, from the place on that a checkpoint brought, if one did.
 
         Raises:
-            ValueError: the checkpoint is of another number of processes or workers.
+            ValueError: the checkpoint is of another number of workers.
         """
         self._loader = require("torchdata.stateful_dataloader", "train").StatefulDataLoader(
             self,
@@ -196,32 +254,24 @@ class StreamItems(torch.utils.data.IterableDataset):
             pin_memory=torch.cuda.is_available(),
         )
         if self._loader_state is not None:
-            saved, own = self._loader_state, {"num_processes": self.num_processes, "num_workers": num_workers}
-            for name, number in own.items():
-                if saved[name] != number:
-                    raise ValueError(
-                        f"A stream can only be resumed with the same {name}: {saved[name]}, not {number}."
-                    )
+            saved = self._loader_state
+            if saved["num_workers"] != num_workers:
+                raise ValueError(
+                    f"A stream can only be resumed with the same num_workers: {saved['num_workers']}, "
+                    f"not {num_workers}."
+                )
             self._loader.load_state_dict(saved["loader"])
-        return self._loader
+        return itertools.islice(self._loader, len(batches))
 
-    def register(self, accelerator: Accelerator) -> None:
-        """Has the place of the loader saved in `stream-<process>.json` of every checkpoint, and read from it."""
-        name = f"stream-{accelerator.process_index}.json"
+    def loader_state(self) -> dict | None:
+        """The place of this process's loader, None before there is one."""
+        if self._loader is None:
+            return None
+        return {"num_workers": self._loader.num_workers, "loader": self._loader.state_dict()}
 
-        def save(models: list, weights: list, folder: str) -> None:
-            if self._loader is not None:
-                own = {"num_processes": self.num_processes, "num_workers": self._loader.num_workers}
-                (Path(folder) / name).write_text(json.dumps(own | {"loader": self._loader.state_dict()}))
-
-        def load(models: list, folder: str) -> None:
-            file = Path(folder) / name
-            if not file.is_file():
-                raise ValueError(f"{folder} has no {name}: it is no checkpoint of a stream on so many processes.")
-            self._loader_state = json.loads(file.read_text())
-
-        accelerator.register_save_state_pre_hook(save)
-        accelerator.register_load_state_pre_hook(load)
+    def resume_from(self, loader_state: dict | None) -> None:
+        """Has the next loader go on from what `loader_state` told."""
+        self._loader_state = loader_state
 
     def __getstate__(self) -> dict:
         """What goes to a worker: all but the loader that started it."""
@@ -247,11 +297,12 @@ class StreamItems(torch.utils.data.IterableDataset):
                 position, draw = divmod(int(order[item]), self.items_per_track)
                 _, number, shard, found = block[position]
                 self._state = {**start, "item": item + 1}
-                made = self._make(found, [self.seed, epoch, shard, number, draw])
-                if made is not None:
-                    yield made
+                try:
+                    yield self._make(found, [self.seed, epoch, shard, number, draw])
+                except BadTrackError as error:
+                    self.source.bad_tracks.note(error)
             first_item = 0
-        are_enough = self.stream.num_shards >= self._consumers()[1] > 1
+        are_enough = self.source.shards.num_shards >= self._consumers()[1] > 1
         if self._num_empty_epochs >= (MAX_EMPTY_EPOCHS if are_enough else 1):
             raise DataError("The stream has no track for one of its workers: use fewer workers or processes.")
 
@@ -261,92 +312,28 @@ class StreamItems(torch.utils.data.IterableDataset):
         Each with the position of its shard in this worker's list, its own in the shard, and the shard's number.
         """
         consumer, num_consumers = self._consumers()
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.stream.num_shards)
-        are_enough = self.stream.num_shards >= num_consumers
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.source.shards.num_shards)
+        are_enough = len(order) >= num_consumers
         shards = order[consumer::num_consumers] if are_enough else order
         for position in range(first, len(shards)):
-            found = enumerate(self._read_shard(int(shards[position])))
-            for number, track in found:
+            for number, track in enumerate(self.source.read_shard(int(shards[position]))):
                 is_mine = are_enough or (number * len(shards) + position) % num_consumers == consumer
                 if is_mine and (position > first or number >= first_track):
                     yield position, number, int(shards[position]), track
 
-    def _read_shard(self, number: int) -> Iterator[Found]:
-        """A shard's tracks; one that cannot be read (on) is counted."""
-        try:
-            yield from self.stream.read_shard(number)
-        except BadTrackError as error:
-            self.bad_shards.note(error)
+    def _make(self, found: Found, seeds: list[int]) -> dict:
+        """The item of a track.
 
-    def _make(self, found: Found, seeds: list[int]) -> dict | None:
-        """The item of a track, or None when it cannot be used."""
-        self.bad_tracks.num_tried += 1
+        Raises:
+            BadTrackError: it cannot be used.
+        """
+        self.source.bad_tracks.num_tried += 1
         if isinstance(found, BadTrackError):
-            self.bad_tracks.note(found)
-            return None
-        try:
-            return self.make_item(found, np.random.default_rng(seeds))
-        except BadTrackError as error:
-            self.bad_tracks.note(error)
-            return None
+            raise found
+        return self.make_item(found, np.random.default_rng(seeds))
 
     def _consumers(self) -> tuple[int, int]:
         """Number of this worker among those of all processes, and how many they are."""
         worker = torch.utils.data.get_worker_info()
         index, count = (0, 1) if worker is None else (worker.id, worker.num_workers)
         return self.process_index * count + index, self.num_processes * count
-
-
-def open_items(
-    stream: TrackStream,
-    make_item: Callable[[Track, np.random.Generator], dict],
-    seed: int,
-    accelerator: Accelerator | None,
-    items_per_track: int,
-    max_bad_fraction: float,
-) -> StreamItems:
-    """`StreamItems` of one of accelerate's processes, registered with its checkpoints; of this one alone for None."""
-    place = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
-    items = StreamItems(stream, make_item, seed, *place, items_per_track, max_bad_fraction=max_bad_fraction)
-    if accelerator is not None:
-        items.register(accelerator)
-    return items
-
-
-def first_items(dataset: torch.utils.data.Dataset, count: int, first: int = 0) -> list[dict]:
-    """Items `first` to `first + count - 1` of a dataset with numbered items; of a stream, its first ones."""
-    if isinstance(dataset, torch.utils.data.IterableDataset):
-        return list(itertools.islice(copy.copy(dataset), count))  # a copy, whose place is another one
-    return [dataset[first + i] for i in range(count)]
-
-
-def audio_column(dataset, source: str) -> str:
-    """The column of a Hugging Face dataset that holds audio: of the type `Audio`, or called "audio".
-
-    Raises:
-        ValueError: there is none, or more than one.
-    """
-    datasets = require("datasets", "train")
-    features = dataset.features or {"audio": None}
-    columns = [name for name, feature in features.items() if isinstance(feature, datasets.Audio)]
-    columns = columns or [name for name in features if name == "audio"]
-    if len(columns) != 1:
-        raise ValueError(f"{source} must have one column of audio, got {columns or list(features)}.")
-    return columns[0]
-
-
-def _of_split(record: Record, split: str | None) -> Iterator[Found]:
-    """What a record holds, unless it is of another split."""
-    result = examine(record)
-    if isinstance(result, BadTrackError):
-        yield result
-    elif split in (None, result[0].split):
-        yield result[0]
-
-
-def _audio_bytes(audio: dict) -> bytes:
-    """The encoded audio of a row, fetched when the row holds its address only."""
-    if audio["bytes"] is not None:
-        return audio["bytes"]
-    with require("fsspec", "train").open(audio["path"], "rb") as file:
-        return file.read()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from accelerate.utils import set_seed
 
+from stable_longform.data.numbered_items import NumberedItems
 from stable_longform.data.streams import StreamItems
 
 VALIDATION_SEED = 2**30  # of the items of the valid split; far from any training seed
@@ -67,7 +68,7 @@ class _NumberBatches(torch.utils.data.Sampler):
 
 
 def make_loader(
-    dataset: torch.utils.data.Dataset,
+    items: NumberedItems | StreamItems,
     order: ItemOrder,
     max_steps: int,
     num_workers: int,
@@ -78,17 +79,8 @@ def make_loader(
     Each has the numbers of its items as `item_numbers`.
     """
     numbers = _NumberBatches(order, max_steps)
-    if isinstance(dataset, StreamItems):
-        loader = dataset.make_loader(order.batch_size, num_workers, collate_fn)
-    else:
-        loader = torch.utils.data.DataLoader(
-            dataset,
-            batch_sampler=numbers,
-            num_workers=num_workers,
-            collate_fn=collate_fn,
-            pin_memory=torch.cuda.is_available(),
-        )
-    for item_numbers, batch in zip(numbers, loader, strict=False):  # a stream has no end
+    loader = items.make_loader(numbers, order.batch_size, num_workers, collate_fn)
+    for item_numbers, batch in zip(numbers, loader, strict=True):
         yield batch | {"item_numbers": item_numbers}
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from stable_longform.data.bad_tracks import BadTrackError
-from stable_longform.data.manifest import SPLITS, Track, make_track
 from stable_longform.data.storage import Storage, open_audio
+from stable_longform.data.tracks import SPLITS, Track, make_track
 from stable_longform.utils.audio import read_info
 
 AUDIO_EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
@@ -34,8 +34,11 @@ MIN_DURATION_IN_S = 0.5
 VALID_SHARE = 0.05
 
 
+Found = Track | BadTrackError
+
+
 @dataclass(frozen=True)
-class Record:
+class Recording:
     """A recording as its source has it: a unique path or name, how to read its metadata, and where the audio is."""
 
     path: Path
@@ -43,31 +46,31 @@ class Record:
     storage: Storage | None = None
 
 
-def examine(record: Record) -> tuple[Track, bool] | BadTrackError:
+def examine(recording: Recording) -> tuple[Track, bool] | BadTrackError:
     """Makes a `Track`, and says whether its split was given; or tells why the recording cannot be used."""
     try:
-        row = rename_fields(record.read_row())
+        row = rename_fields(recording.read_row())
     except (ValueError, OSError) as error:
-        return BadTrackError(record.path, "mislabelled", str(error))
+        return BadTrackError(recording.path, "mislabelled", str(error))
     if row.get("duration_in_s") is None:
         try:
-            with open_audio(record.path, record.storage) as file:
+            with open_audio(recording.path, recording.storage) as file:
                 info = read_info(file)
         except (ValueError, OSError) as error:
-            return BadTrackError(record.path, "broken", str(error))
+            return BadTrackError(recording.path, "broken", str(error))
         if info.channels > 2:
-            return BadTrackError(record.path, "broken", f"it has {info.channels} channels, 1 or 2 can be used")
+            return BadTrackError(recording.path, "broken", f"it has {info.channels} channels, 1 or 2 can be used")
         row["duration_in_s"] = info.duration_in_s
     is_given = bool(row.get("split"))
-    row["split"] = to_split(row["split"]) if is_given else draw_split(record.path.name)
+    row["split"] = to_split(row["split"]) if is_given else draw_split(recording.path.name)
     try:
-        track = make_track(row, record.path, "its metadata", record.storage)
+        track = make_track(row, recording.path, "its metadata", recording.storage)
     except ValueError as error:
         kind = "too short" if row["duration_in_s"] == 0 else "mislabelled"
-        return BadTrackError(record.path, kind, str(error))
+        return BadTrackError(recording.path, kind, str(error))
     if track.duration_in_s < MIN_DURATION_IN_S:
         return BadTrackError(
-            record.path, "too short", f"{track.duration_in_s:.3f} s are less than {MIN_DURATION_IN_S} s"
+            recording.path, "too short", f"{track.duration_in_s:.3f} s are less than {MIN_DURATION_IN_S} s"
         )
     return track, is_given
 
@@ -124,8 +127,8 @@ def read_sidecars(audio: Path) -> dict:
     return parse_sidecars({extension: file.read_bytes() for extension, file in files.items() if file.is_file()})
 
 
-def read_csv(path: Path) -> Iterator[Record]:
-    """Records of a CSV file with the column `path` or `file_name`, relative to its folder, and metadata columns.
+def read_csv(path: Path) -> Iterator[Recording]:
+    """Recordings of a CSV file with the column `path` or `file_name`, relative to its folder, and metadata columns.
 
     Raises:
         ValueError: there is no such column, or the file is not UTF-8.
@@ -136,7 +139,7 @@ def read_csv(path: Path) -> Iterator[Record]:
         if column is None:
             raise ValueError(f"{path} must have a column path or file_name, got {reader.fieldnames}.")
         for row in reader:
-            yield Record(path.parent / row.pop(column), lambda row=row: _parse_cells(row))
+            yield Recording(path.parent / row.pop(column), lambda row=row: _parse_cells(row))
 
 
 def _parse_cells(row: dict) -> dict:

@@ -1,0 +1,133 @@
+"""Hugging Face datasets: of a folder or of the Hub, listed or read from start to end."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stable_longform.data.bad_tracks import BadTrackError, one_line
+from stable_longform.data.recordings import Recording, to_split
+from stable_longform.data.storage import InMemory, TableRow
+from stable_longform.data.tracks import SPLITS
+from stable_longform.utils.optional import require
+
+DATASET_ID = r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?"
+
+
+def load_datasets(source: str, is_streaming: bool) -> dict:
+    """The splits of a Hugging Face dataset by our names: of a folder, or of the Hub.
+
+    Raises:
+        ValueError: it cannot be loaded, or a split has a name that is not known.
+    """
+    datasets = require("datasets", "train")
+    path, (name, _, configuration) = Path(source), source.partition(":")
+    try:
+        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+            loaded = datasets.load_from_disk(source)
+            loaded = loaded if isinstance(loaded, dict) else {str(loaded.split or "train"): loaded}
+            if is_streaming:
+                loaded = {key: dataset.to_iterable_dataset(num_shards=1) for key, dataset in loaded.items()}
+        elif path.is_dir():
+            loaded = datasets.load_dataset(source, streaming=is_streaming)
+        else:
+            loaded = datasets.load_dataset(name, configuration or None, streaming=is_streaming)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(f"{source} cannot be opened as a dataset: {' '.join(str(error).split())}") from error
+    loaded = {to_split(key): dataset for key, dataset in loaded.items()}
+    if len(loaded) == 1 and not set(loaded) & set(SPLITS):
+        return {"train": next(iter(loaded.values()))}
+    unknown = sorted(set(loaded) - set(SPLITS))
+    if unknown:
+        raise ValueError(f"{source} has a split {unknown[0]!r}; known: {', '.join(SPLITS)}, validation, val, dev.")
+    return loaded
+
+
+def is_dataset_folder(folder: Path) -> bool:
+    """Whether a folder is a Hugging Face dataset: saved by `save_to_disk`, or parquet files."""
+    names = ("state.json", "dataset_dict.json", "*.parquet", "*/*.parquet")
+    return any(next(folder.glob(name), None) is not None for name in names)
+
+
+def list_dataset(source: str, split: str, dataset, given: dict) -> Iterator[Recording]:
+    """The rows of one split of a local dataset, with metadata that holds for all of them; audio is not read."""
+    column = audio_column(dataset, source)
+    others = [name for name in dataset.column_names if name != column]
+    rows = dataset.select_columns(others) if others else [{}] * len(dataset)
+    for row in range(len(dataset)):
+        name = Path(source, split, str(row))
+        yield Recording(name, lambda row=row: given | rows[row], TableRow(dataset, column, row))
+
+
+@dataclass(frozen=True)
+class DatasetShards:
+    """Splits of a Hugging Face `IterableDataset`, with its shards.
+
+    `datasets` are pairs of a split's name and its dataset. Unless they are `split_by_source`, their tracks are divided
+    by their names.
+    """
+
+    source: str
+    datasets: tuple
+    split_by_source: bool
+
+    @property
+    def num_shards(self) -> int:
+        """Number of files, over all splits."""
+        return sum(dataset.num_shards for _, dataset in self.datasets)
+
+    def of_split(self, split: str) -> "DatasetShards":
+        """The shards that may hold tracks of a split.
+
+        Raises:
+            ValueError: the dataset has other splits.
+        """
+        if not self.split_by_source:
+            return self
+        names = [name for name, _ in self.datasets]
+        if split not in names:
+            raise ValueError(f"{self.source} has no split {split!r}, only {', '.join(names)}.")
+        return replace(self, datasets=((split, self.datasets[names.index(split)][1]),))
+
+    def read_shard(self, number: int) -> Iterator[Recording]:
+        """The recordings in a shard.
+
+        Raises:
+            BadTrackError: the shard cannot be read (on).
+        """
+        datasets = require("datasets", "train")
+        shards = [(name, dataset, i) for name, dataset in self.datasets for i in range(dataset.num_shards)]
+        name, dataset, index = shards[number]
+        column = audio_column(dataset, self.source)
+        if dataset.features is not None:
+            dataset = dataset.cast_column(column, datasets.Audio(decode=False))
+        given = {"split": name} if self.split_by_source else {}
+        place = Path(self.source, name, f"shard {index}")
+        try:
+            for row, values in enumerate(dataset.shard(dataset.num_shards, index)):
+                audio = values.pop(column)
+                yield Recording(place / str(row), lambda values=values: given | values, InMemory(_audio_bytes(audio)))
+        except (OSError, ValueError) as error:
+            raise BadTrackError(place, "broken", one_line(error)) from error
+
+
+def audio_column(dataset, source: str) -> str:
+    """The column of a Hugging Face dataset that holds audio: of the type `Audio`, or called "audio".
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    datasets = require("datasets", "train")
+    features = dataset.features or {"audio": None}
+    columns = [name for name, feature in features.items() if isinstance(feature, datasets.Audio)]
+    columns = columns or [name for name in features if name == "audio"]
+    if len(columns) != 1:
+        raise ValueError(f"{source} must have one column of audio, got {columns or list(features)}.")
+    return columns[0]
+
+
+def _audio_bytes(audio: dict) -> bytes:
+    """The encoded audio of a row, fetched when the row holds its address only."""
+    if audio["bytes"] is not None:
+        return audio["bytes"]
+    with require("fsspec", "train").open(audio["path"], "rb") as file:
+        return file.read()
