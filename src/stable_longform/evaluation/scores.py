@@ -7,7 +7,7 @@ averaged over files (lower is better); `clap_score_*`, the cosine of a file with
 (higher is better); `tag_text_*`, the cosine of the tags heard in a file, as text, with its prompt, averaged over files
 (higher is better).
 
-Each has a 95 % interval for the choice of files, from draws of the files with repetition (`metrics/bootstrap.py`). It
+Each has a 95 % interval for the choice of files, from draws of the files with repetition (`utils/bootstrap.py`). It
 says nothing of the bias that Fréchet distances of few windows have.
 """
 
@@ -16,13 +16,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stable_longform.metrics.bootstrap import bootstrap_interval
 from stable_longform.metrics.clap_score import clap_scores
 from stable_longform.metrics.divergence import kl_divergence, mean_probabilities
 from stable_longform.metrics.embedders.features import AudioFeatures
 from stable_longform.metrics.frechet import GaussianStatistics, frechet_distance
 from stable_longform.metrics.kernel_distance import KernelSums, kernel_distance
 from stable_longform.metrics.tag_text import tag_probabilities, tag_text_scores, tag_weights
+from stable_longform.utils.bootstrap import bootstrap_interval
 
 NUM_RESAMPLES = 100
 Features = Mapping[str, Mapping[str, AudioFeatures]]  # by file, then by embedder

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stable_longform.metrics.bootstrap import bootstrap_interval
+from stable_longform.utils.bootstrap import bootstrap_interval
 
 
 def mean_interval(values, **kwargs):
