@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stable_longform.metrics.tag_text import tag_probabilities, tag_text_scores, tag_weights
+from stable_longform.metrics.tag_text import tag_probabilities, tag_text_matrix, tag_text_scores, tag_weights
 
 AXES = np.eye(3)  # three tags, three texts that are their names
 
@@ -29,6 +29,8 @@ def test_weights_are_shares_minus_the_references():
 def test_scores_in_closed_form():
     weights = np.array([[0.6, -0.6, 0.0], [0.2, 0.2, -0.4], [0.0, 0.0, 0.0]])
     np.testing.assert_allclose(tag_text_scores(weights, AXES, 7 * AXES), [np.sqrt(0.5), 1 / np.sqrt(6), 0], rtol=1e-12)
+    matrix = tag_text_matrix(weights, AXES, AXES[:2])
+    np.testing.assert_allclose(matrix, [[np.sqrt(0.5), -np.sqrt(0.5)], [1 / np.sqrt(6), 1 / np.sqrt(6)], [0, 0]])
     np.testing.assert_allclose(tag_text_scores(10 * weights, 3 * AXES, AXES), tag_text_scores(weights, AXES, AXES))
 
 
@@ -58,7 +60,8 @@ def test_a_common_tag_does_not_dominate():
         (lambda: tag_weights([[0.5, 0.5]], [0.5, 0.5]), "reference must be"),
         (lambda: tag_weights([[0.5, 0.5]], [[0.0, 0.0]]), "item of reference must have a tag"),
         (lambda: tag_weights([[0.5, 0.5]], [[0.5, 0.5, 0.5]]), "same tags, got 2 and 3"),
-        (lambda: tag_text_scores(np.zeros((2, 3)), AXES, AXES), "Shapes must be"),
+        (lambda: tag_text_scores(np.zeros((2, 3)), AXES, AXES), "a text for each item, got 2 and 3"),
+        (lambda: tag_text_matrix(AXES[:, :2], AXES, AXES), "Shapes must be"),
         (lambda: tag_text_scores(AXES, AXES, 0 * AXES), "finite and not zero"),
     ],
 )

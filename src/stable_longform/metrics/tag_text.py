@@ -62,13 +62,17 @@ def tag_text_scores(weights: np.ndarray, tag_embeddings: np.ndarray, text_embedd
     Raises:
         ValueError: shapes do not fit, or a text's embedding is zero or not finite.
     """
+    if len(weights) != len(text_embeddings):
+        raise ValueError(f"There must be a text for each item, got {len(weights)} and {len(text_embeddings)}.")
+    return tag_text_matrix(weights, tag_embeddings, text_embeddings).diagonal()
+
+
+def tag_text_matrix(weights: np.ndarray, tag_embeddings: np.ndarray, text_embeddings: np.ndarray) -> np.ndarray:
+    """The same of each item with each text `(num_texts, dim)`, `(num_items, num_texts)`."""
     weights, tags, texts = (np.asarray(v, dtype=np.float64) for v in (weights, tag_embeddings, text_embeddings))
-    if not weights.ndim == tags.ndim == texts.ndim == 2 or (len(weights), tags.shape) != (
-        len(texts),
-        (weights.shape[1], texts.shape[1]),
-    ):
+    if not weights.ndim == tags.ndim == texts.ndim == 2 or tags.shape != (weights.shape[1], texts.shape[1]):
         raise ValueError(
-            f"Shapes must be (num_items, num_tags), (num_tags, dim), (num_items, dim), "
+            f"Shapes must be (num_items, num_tags), (num_tags, dim), (num_texts, dim), "
             f"got {weights.shape}, {tags.shape}, {texts.shape}."
         )
     text_lengths = np.linalg.norm(texts, axis=1)
@@ -76,4 +80,4 @@ def tag_text_scores(weights: np.ndarray, tag_embeddings: np.ndarray, text_embedd
         raise ValueError("Every text's embedding must be finite and not zero.")
     sums = weights @ tags
     lengths = np.linalg.norm(sums, axis=1)
-    return (sums * texts).sum(axis=1) / (np.where(lengths > 0, lengths, 1.0) * text_lengths)
+    return sums @ texts.T / np.outer(np.where(lengths > 0, lengths, 1.0), text_lengths)

@@ -1,0 +1,102 @@
+"""What a prompt asks for: the inverse of `data/prompts.py`, which writes prompts from metadata.
+
+A typed prompt names its fields (`Genre: House|BPM: 122`) and is read back whole. An untyped one (`House, 122 BPM`)
+holds values alone: a tempo and a key are known by their form, the others by a vocabulary, the values that each field
+is known to take. What is in no field's vocabulary, or in that of several, goes to `description`, as does text outside
+of fields.
+
+Conventions: the case of a prompt is random, so a vocabulary's spelling is given back, or the prompt's own where the
+vocabulary doesn't have the value; keys are spelled as `data/composition/theory.py` does. Values that hold ", ", "|" or
+a field's name with a colon can't be told apart from several.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+
+from stable_longform.data.composition.theory import SCALES, TONICS
+from stable_longform.data.prompts import BAR, COMMA, FIELD_TYPES
+
+FIELD = re.compile(rf"(?:^|{COMMA})({'|'.join(name for name in FIELD_TYPES.values() if name)}): ", re.IGNORECASE)
+TEMPO = re.compile(r"(\d+(?:\.\d+)?) ?BPM", re.IGNORECASE)
+KEY = re.compile(rf"([A-G])(#|♯|b|♭| ?sharp| ?flat)? ({'|'.join(SCALES)})", re.IGNORECASE)
+TEMPO_IN_TEXT = re.compile(rf"(?<![\w.]){TEMPO.pattern}\b", re.IGNORECASE)
+KEY_IN_TEXT = re.compile(rf"\b(?i:in|key of|key:) ({KEY.pattern.replace('[A-G]', '(?-i:[A-G])')})\b", re.IGNORECASE)
+FIELD_NAMES = {name.casefold(): field for field, name in FIELD_TYPES.items() if name}
+
+
+def parse_prompt(prompt: str, vocabulary: Mapping[str, Collection[str]] | None = None) -> dict[str, list[str]]:
+    """Reads what a prompt asks for.
+
+    Args:
+        prompt: any text; `build_prompt` wrote it, or a person in the same form. In a sentence a tempo ("at 122 BPM")
+            and a key ("in A minor", with the capital) are found.
+        vocabulary: values of fields of `FIELD_TYPES`, for untyped prompts.
+
+    Returns:
+        The values of each field that the prompt names, in its order; `bpm` and `key` have one value at most. Fields
+        without a value are left out.
+    """
+    spellings = {field: {value.casefold(): value for value in values} for field, values in (vocabulary or {}).items()}
+    found: dict[str, list[str]] = {}
+    is_typed = any(FIELD.search(part) for part in prompt.split(BAR))
+    for part in prompt.split(BAR):
+        for field, text in _split_fields(part):
+            if field is None and is_typed:
+                found.setdefault("description", []).append(text)
+            else:
+                for value in text.split(COMMA):
+                    chosen, spelled = _place(value.strip(), field, spellings)
+                    found.setdefault(chosen, []).append(spelled)
+    for field, read in (("bpm", _tempo_in_text), ("key", _key_in_text)):
+        if field not in found and (value := read(" ".join(found.get("description", ())))):
+            found[field] = [value]
+    return {field: [value for value in values if value] for field, values in found.items() if any(values)}
+
+
+def read_key(text: str) -> str | None:
+    """The name of a key, "Eb minor" for "d# MINOR" and the like; None if the text is none.
+
+    Modes are those of `data/composition/theory.py`: major, minor, dorian.
+    """
+    match = KEY.fullmatch(text.strip())
+    if match is None:
+        return None
+    tonic, accidental, mode = match.groups()
+    shift = {"": 0, "#": 1, "♯": 1, "sharp": 1, "b": -1, "♭": -1, "flat": -1}[(accidental or "").strip().casefold()]
+    return f"{TONICS[(TONICS.index(tonic.upper()) + shift) % 12]} {mode.lower()}"
+
+
+def _split_fields(part: str) -> list[tuple[str | None, str]]:
+    """Pieces of a part between bars: text before any field (None), then each field with its text."""
+    names = list(FIELD.finditer(part))
+    bounds = [match.start() for match in names] + [len(part)]
+    pieces = [(None, part[: bounds[0]])]
+    for match, end in zip(names, bounds[1:], strict=True):
+        pieces.append((FIELD_NAMES[match.group(1).casefold()], part[match.end() : end]))
+    return [(field, text.strip()) for field, text in pieces if text.strip()]
+
+
+def _place(value: str, field: str | None, spellings: Mapping[str, Mapping[str, str]]) -> tuple[str, str]:
+    """The field of a value, and its spelling there; `field` is the one that the prompt names, None for none."""
+    if field in (None, "bpm") and (match := TEMPO.fullmatch(value)):
+        return "bpm", match.group(1)
+    if field in (None, "key") and (key := read_key(value)):
+        return "key", key
+    if field is not None:
+        return field, spellings.get(field, {}).get(value.casefold(), value)
+    fields = [name for name, spelling in spellings.items() if value.casefold() in spelling]
+    if len(fields) != 1:
+        return "description", value
+    return fields[0], spellings[fields[0]][value.casefold()]
+
+
+def _tempo_in_text(text: str) -> str | None:
+    """A tempo in a sentence."""
+    match = TEMPO_IN_TEXT.search(text)
+    return match.group(1) if match else None
+
+
+def _key_in_text(text: str) -> str | None:
+    """A key in a sentence. "In a minor mood" is none, for which the capital is asked."""
+    match = KEY_IN_TEXT.search(text)
+    return read_key(match.group(1)) if match else None

@@ -1,0 +1,271 @@
+"""What was asked for against what is heard, on a folder of generations with their prompts.
+
+What is asked for is read from the prompts (`data/prompt_parser.py`): tempo, key, genre, instruments. What is heard is
+estimated: tempo and key from the audio (`metrics/tempo.py`, `metrics/key.py`), genre and instruments by a forced
+choice between the own prompt and that of another generation, by two listeners: a probe fitted on music whose truth is
+known (`metrics/probe.py`), and MusiCNN's tags as texts (`metrics/tag_text.py`). Estimators err: the same ones on the
+music whose truth is known give the ceiling. Chance is what they would say of another generation's request.
+
+Whatever is not asked for, or can't be estimated, is not in a share; the counts stand beside each. Not in the paper.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from stable_longform.data.composition.theory import parse_key
+from stable_longform.data.manifest import Track
+from stable_longform.data.prompt_parser import parse_prompt, read_key
+from stable_longform.data.prompts import values_of
+from stable_longform.evaluation.audio_files import (
+    ReadingSettings,
+    UnusableAudioError,
+    audio_hash,
+    load_audio,
+    to_channels,
+)
+from stable_longform.metrics.embedders.features import AudioFeatures
+from stable_longform.metrics.endings import level_behind
+from stable_longform.metrics.key import estimate_key, key_relation
+from stable_longform.metrics.probe import Probe, cross_validated_scores
+from stable_longform.metrics.prompt_wins import mean_and_error, win_shares
+from stable_longform.metrics.tag_text import tag_probabilities, tag_text_matrix, tag_weights
+from stable_longform.metrics.tempo import SAMPLING_RATE, estimate_tempo, tempo_relation
+from stable_longform.utils.files import write_json
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1  # of what is kept for each file
+MIN_DURATION_IN_S = 5.0  # below which neither tempo nor key is estimated
+TAGGER = "musicnn_msd"
+WORD_FIELDS = ("genre", "instruments")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a prompt, or the truth, says; what it says nothing of is None or empty. Tempo in BPM, key (tonic, mode)."""
+
+    tempo: float | None = None
+    key: tuple[int, str] | None = None
+    genre: frozenset[str] = frozenset()
+    instruments: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What is estimated from a file; None where it can't be.
+
+    Args:
+        tempo: BPM.
+        key: (tonic, mode).
+        duration_in_s: of what was listened to.
+        level_behind_in_db: of what follows the end that was asked for, see `metrics/endings.py`.
+    """
+
+    tempo: float | None
+    key: tuple[int, str] | None
+    duration_in_s: float
+    level_behind_in_db: float | None
+
+
+@dataclass(frozen=True)
+class Share:
+    """How often what is heard is what was asked for, in a set of files.
+
+    Args:
+        value: mean over files, in [0, 1].
+        error: standard error over files; NaN for one.
+        num_files: files that are judged.
+        by_chance: the same for the requests of the other files; 0.5 for a choice between two.
+    """
+
+    value: float
+    error: float
+    num_files: int
+    by_chance: float
+
+
+def asked_by_prompt(prompt: str, vocabulary: Mapping[str, Sequence[str]]) -> Asked:
+    """What a prompt asks for; `vocabulary` as of `parse_prompt`."""
+    return _make_asked(parse_prompt(prompt, vocabulary))
+
+
+def asked_by_truth(metadata: Mapping) -> Asked:
+    """What the metadata of a composed piece says, which a prompt made of all of it would ask for."""
+    return _make_asked({field: values_of(metadata, field) for field in ("bpm", "key", *WORD_FIELDS)})
+
+
+def _make_asked(fields: Mapping[str, Sequence[str]]) -> Asked:
+    """Reads the values of fields; a tempo that is no number and a key that is none count as not asked for."""
+    tempo = next(iter(fields.get("bpm", ())), "")
+    key = read_key(next(iter(fields.get("key", ())), ""))
+    is_number = tempo.replace(".", "", 1).isdecimal() and float(tempo) > 0
+    parsed = None if key is None else parse_key(key)
+    words = {field: frozenset(word.casefold() for word in fields.get(field, ())) for field in WORD_FIELDS}
+    return Asked(float(tempo) if is_number else None, parsed and (parsed.tonic, parsed.mode), **words)
+
+
+def vocabulary_of(tracks: Sequence[Track]) -> dict[str, list[str]]:
+    """The words of each field in the truth, for reading untyped prompts."""
+    return {
+        field: sorted({word for track in tracks for word in values_of(track.metadata, field)})
+        for field in (*WORD_FIELDS, "moods")
+    }
+
+
+def listen(
+    files: Mapping[str, Path],
+    ends_in_s: Mapping[str, float | None],
+    excerpt_in_s: float | None,
+    cache: Path,
+    title: str,
+) -> tuple[dict[str, Heard], dict[str, str]]:
+    """Estimates everything that needs no network, once for each file.
+
+    Args:
+        files: by name.
+        ends_in_s: where each file's music shall end, None or missing: at the end of the file.
+        excerpt_in_s: what tempo and key are estimated from: the first seconds; None: all.
+        cache: folder that keeps the estimates.
+        title: of the progress bar.
+
+    Returns:
+        What is heard, by name, and reasons for the files that can't be used.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    heard, skipped = {}, {}
+    for name, path in tqdm(files.items(), desc=title, unit="file"):
+        end_in_s = ends_in_s.get(name)
+        try:
+            stored = cache / f"{audio_hash(path)}-{VERSION}-{excerpt_in_s}-{end_in_s}.json"
+            if not stored.is_file():
+                write_json(stored, asdict(_listen_to_file(path, end_in_s, excerpt_in_s)))
+            values = json.loads(stored.read_text(encoding="utf-8"))
+            heard[name] = Heard(**values | {"key": values["key"] and tuple(values["key"])})
+        except UnusableAudioError as error:
+            logger.warning("%s is left out: %s", path, error)
+            skipped[name] = str(error)
+    return heard, skipped
+
+
+def _listen_to_file(path: Path, end_in_s: float | None, excerpt_in_s: float | None) -> Heard:
+    """Estimates of one file."""
+    audio = load_audio(path, ReadingSettings())
+    behind = None if end_in_s is None else level_behind(audio.waveform, audio.sampling_rate, end_in_s)
+    mono = to_channels(audio, 1, SAMPLING_RATE)[0].numpy()
+    lengths = [round(seconds * SAMPLING_RATE) for seconds in (end_in_s, excerpt_in_s) if seconds is not None]
+    mono = mono[: min([len(mono), *lengths])]
+    is_long = len(mono) >= MIN_DURATION_IN_S * SAMPLING_RATE
+    tempo, key = (estimate_tempo(mono), estimate_key(mono)) if is_long else (None, None)
+    return Heard(tempo, key, len(mono) / SAMPLING_RATE, behind)
+
+
+def tempo_and_key_shares(asked: Mapping[str, Asked], heard: Mapping[str, Heard]) -> dict[str, Share | None]:
+    """Shares of files whose tempo and key are the ones asked for; None where nothing is asked for.
+
+    A file that is not in both, asked and heard, is left out.
+    """
+    names = [name for name in asked if name in heard]
+    tempos = [(asked[name].tempo, heard[name].tempo) for name in names if asked[name].tempo is not None]
+    keys = [(asked[name].key, heard[name].key) for name in names if asked[name].key is not None]
+    return {
+        "tempo within 4 %": _relation_share(tempos, tempo_relation, {"exact"}),
+        "tempo, or an octave apart": _relation_share(tempos, tempo_relation, {"exact", "octave"}),
+        "key": _relation_share(keys, key_relation, {"exact"}),
+        "key, or its relative": _relation_share(keys, key_relation, {"exact", "relative"}),
+        "key, its relative, or a fifth apart": _relation_share(keys, key_relation, {"exact", "relative", "fifth"}),
+    }
+
+
+def _relation_share(pairs: Sequence[tuple], relation: Callable, accepted: set[str]) -> Share | None:
+    """Share of pairs of asked and heard in an accepted relation, and of what is heard with all others' requests."""
+    if not pairs:
+        return None
+    is_right = np.array(
+        [[relation(heard, asked) in accepted for asked, _ in pairs] for _, heard in pairs], dtype=float
+    )
+    others = is_right[~np.eye(len(pairs), dtype=bool)]
+    own = is_right.diagonal()
+    value, error = mean_and_error(own)
+    return Share(value, error, len(pairs), float(others.mean()) if others.size else float("nan"))
+
+
+class WordListeners:
+    """The two listeners for genre and instruments, and what each says of the truth itself.
+
+    Args:
+        truth: features of composed pieces by name, then by embedder.
+        asked: what is known of them.
+        tags: names of the tagger's classes.
+        text_embedder: has `embed_text(texts) -> (num_texts, dim)`.
+        seed: of the folds.
+
+    Raises:
+        ValueError: see `Probe`.
+    """
+
+    def __init__(
+        self,
+        truth: Mapping[str, Mapping[str, AudioFeatures]],
+        asked: Mapping[str, Asked],
+        tags: Sequence[str],
+        text_embedder,
+        seed: int = 0,
+    ):
+        self.text_embedder, self.tag_embeddings = text_embedder, text_embedder.embed_text(tags)
+        self.usual_tags = self._heard_tags(truth)
+        self.probes, self.ceilings = {}, {}
+        for field in WORD_FIELDS:
+            known = {name: getattr(asked[name], field) for name in truth if getattr(asked[name], field)}
+            features, words = probe_features({name: truth[name] for name in known}), list(known.values())
+            self.probes[field] = Probe(features, words)
+            scores = cross_validated_scores(features, words, seed)
+            self.ceilings[f"{field}, probe"] = _win_share(scores, words)
+            self.ceilings[f"{field}, tags"] = _win_share(self._tag_scores({n: truth[n] for n in known}, words), words)
+
+    def shares(
+        self, features: Mapping[str, Mapping[str, AudioFeatures]], asked: Mapping[str, Asked]
+    ) -> dict[str, Share | None]:
+        """How often each file fits its own prompt better than another's, by field and listener."""
+        shares = {}
+        for field in WORD_FIELDS:
+            known = {name: getattr(asked[name], field) for name in features if getattr(asked[name], field)}
+            words, found = list(known.values()), {name: features[name] for name in known}
+            for listener in ("probe", "tags"):
+                scores = np.zeros((0, 0))
+                if known and listener == "probe":
+                    scores = self.probes[field].scores(probe_features(found), words)
+                elif known:
+                    scores = self._tag_scores(found, words)
+                shares[f"{field}, {listener}"] = _win_share(scores, words)
+        return shares
+
+    def _tag_scores(self, features: Mapping[str, Mapping[str, AudioFeatures]], words: Sequence) -> np.ndarray:
+        """Cosines of the tags heard in each file with the words of each prompt, `(num_items, num_items)`."""
+        texts = self.text_embedder.embed_text([", ".join(sorted(found)) for found in words])
+        return tag_text_matrix(tag_weights(self._heard_tags(features), self.usual_tags), self.tag_embeddings, texts)
+
+    def _heard_tags(self, features: Mapping[str, Mapping[str, AudioFeatures]]) -> np.ndarray:
+        """Tag probabilities of each file, `(num_items, num_tags)`."""
+        return np.stack([tag_probabilities(found[TAGGER].logits) for found in features.values()])
+
+
+def probe_features(features: Mapping[str, Mapping[str, AudioFeatures]]) -> np.ndarray:
+    """What a probe hears of each file: mean and standard deviation over windows of all embeddings."""
+    rows = []
+    for found in features.values():
+        windows = [item.embeddings for item in found.values()]
+        rows.append(np.concatenate([part(values, axis=0) for values in windows for part in (np.mean, np.std)]))
+    return np.stack(rows)
+
+
+def _win_share(scores: np.ndarray, words: Sequence[frozenset[str]]) -> Share | None:
+    """Mean share of other prompts that the own one beats."""
+    shares = win_shares(scores, words)
+    found = mean_and_error(shares)
+    return found and Share(*found, int((~np.isnan(shares)).sum()), 0.5)

@@ -1,0 +1,29 @@
+"""Whether music ends where it was asked to: the level behind that.
+
+Conventions: waveforms are `(channels, num_samples)`; levels are those of the power of blocks of 0.1 s, averaged over
+channels, in dB of full scale, at least −120.
+"""
+
+import torch
+
+GRACE_IN_S = 2.0  # for reverberation and the last tone's decay
+BLOCK_IN_S = 0.1
+SILENCE_IN_DB = -60.0  # what counts as silence
+FLOOR_IN_DB = -120.0
+
+
+def level_behind(waveform: torch.Tensor, sampling_rate: int, end_in_s: float) -> float | None:
+    """Level of the loudest block that begins 2 s or more behind the end asked for; None if the file has no such.
+
+    Args:
+        waveform: `(channels, num_samples)`.
+        sampling_rate: Hz.
+        end_in_s: where the music shall end.
+    """
+    length = round(BLOCK_IN_S * sampling_rate)
+    rest = waveform[:, round((end_in_s + GRACE_IN_S) * sampling_rate) :]
+    num_blocks = rest.shape[1] // length
+    if num_blocks == 0:
+        return None
+    power = rest[:, : num_blocks * length].double().square().reshape(len(rest), num_blocks, length).mean(dim=(0, 2))
+    return max(float(10 * power.max().clamp(min=1e-30).log10()), FLOOR_IN_DB)

@@ -1,0 +1,46 @@
+"""How often a recording fits its own prompt better than the prompt of another.
+
+Conventions: `scores[i, j]` says how well recording i fits prompt j, NaN where that is not known. Prompts that ask for
+the same are not compared; half of a tie is a win. Chance gives 0.5.
+
+Metrics: `win_shares`, and `mean_and_error` of them.
+
+References: none; the measure is that of a forced choice between two. Not in the paper.
+"""
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+
+def win_shares(scores: np.ndarray, prompts: Sequence[Hashable]) -> np.ndarray:
+    """For each recording the share of other prompts that its own beats, `(num_items,)` in [0, 1].
+
+    It is NaN for an item without a score for its own prompt or for any other.
+
+    Args:
+        scores: `(num_items, num_items)`; a row belongs to a recording, a column to a prompt, in the same order.
+        prompts: what each prompt asks for; items with equal ones are not compared.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    scores = np.asarray(scores, dtype=np.float64)
+    if scores.shape != (len(prompts), len(prompts)):
+        raise ValueError(f"scores must be ({len(prompts)}, {len(prompts)}), got shape {scores.shape}.")
+    shares = np.full(len(prompts), np.nan)
+    for item, prompt in enumerate(prompts):
+        own, others = scores[item, item], scores[item, [other != prompt for other in prompts]]
+        others = others[~np.isnan(others)]
+        if len(others) and not np.isnan(own):
+            shares[item] = (own > others).mean() + 0.5 * (own == others).mean()
+    return shares
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float] | None:
+    """Mean of the values that are not NaN, and its standard error over items; None without any, error NaN for one."""
+    values = np.asarray(values, dtype=np.float64)
+    values = values[~np.isnan(values)]
+    if len(values) == 0:
+        return None
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
