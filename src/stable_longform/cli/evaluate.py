@@ -1,6 +1,7 @@
 """The commands `stable-longform evaluate ...`: the paper's Tables 1, 2, 3 and 5, on any model and folder of audio."""
 
 import math
+import random
 from pathlib import Path
 from typing import Annotated
 
@@ -17,8 +18,11 @@ from stable_longform.cli.common import (
     load_pipeline,
     resolve_checkpoint,
 )
+from stable_longform.data.manifest import read_manifest
 from stable_longform.evaluation import codecs, measurements, reports
 from stable_longform.evaluation.audio_files import ReadingSettings
+from stable_longform.evaluation.control import Asked, asked_by_truth
+from stable_longform.evaluation.control_report import evaluate_control
 from stable_longform.evaluation.embedders import NAMES, load_embedder
 from stable_longform.evaluation.folders import score_folder
 from stable_longform.evaluation.generation import generate_folder
@@ -39,6 +43,8 @@ TABLE_5 = {
     "AudioGen 50 Hz": (1.17, 0.64, 9.27),
     "Encodec 32 kHz": (1.82, 1.12, 5.33),
 }
+
+PROBE_EMBEDDERS = ("musicnn_msd", "mel44")  # of `evaluate control`
 
 app = typer.Typer(help="The paper's Tables 1, 2, 3 and 5.", rich_markup_mode=None, add_completion=False)
 
@@ -68,6 +74,12 @@ def generate(
     steps: Annotated[int, typer.Option(min=1, help="Sampling steps; the paper's 100.")] = 100,
     guidance_scale: Annotated[float, typer.Option(help="The paper's 7.")] = 7.0,
     guidance_rescale: Annotated[float, typer.Option(min=0, max=1)] = 0.0,
+    tail: Annotated[
+        float,
+        typer.Option(
+            min=0, max=60, help="Seconds written beyond those asked of the model, to hear whether it ends in time."
+        ),
+    ] = 0.0,
     seed: Seed = 0,
     checkpoint: Checkpoint = "tiny",
     musicgen: Annotated[
@@ -89,7 +101,11 @@ def generate(
     rows = read_prompt_list(prompts, no_singing)[:limit]
     state = PartialState()
     chosen = check_device(device) if device or state.num_processes == 1 else state.device
-    synthesize, settings = _load_model(checkpoint, musicgen, chosen, steps, guidance_scale, guidance_rescale)
+    synthesize, settings = _load_model(checkpoint, musicgen, chosen, steps, guidance_scale, guidance_rescale, tail)
+    longest = settings.get("max_duration_in_s", math.inf) - tail
+    for row in rows:
+        if (row.duration or duration) > longest:
+            raise ValueError(f"{row.id}: the model makes {longest:g} s at most, got {row.duration or duration:g} s.")
     with state.main_process_first():
         folder.mkdir(parents=True, exist_ok=True)
     generate_folder(synthesize, rows, folder, duration, settings, seed, state.process_index, state.num_processes)
@@ -143,6 +159,44 @@ def score(
         text_embedder,
         num_resamples,
     )
+    typer.echo((output / "table.md").read_text(encoding="utf-8"), nl=False)
+
+
+@app.command()
+def control(
+    generated: Annotated[Path, typer.Argument(help="Folder of generated audio.")],
+    output: Output,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Prompts, as for `score`. [default: the titles in the files' tags]")
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(
+            help="Manifest of composed pieces: for the ceiling of the estimators, and for genre and instruments."
+        ),
+    ] = None,
+    num_truth: Annotated[int, typer.Option(min=20, help="Pieces drawn from it, at most.")] = 400,
+    trim: Annotated[
+        float | None,
+        typer.Option(help="Only the first seconds of each file. [default: the median length of the generations]"),
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder that keeps features. [default: OUTPUT/features]")] = None,
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Asked for and heard: tempo, key, genre and instruments of a folder, and whether the music ends in time."""
+    if trim is not None and not 0 < trim < math.inf:
+        raise ValueError(f"--trim must be greater than 0 seconds and finite, got {trim}.")
+    rows = None if prompts is None else read_prompt_list(prompts)
+    pieces, embedders, text_embedder, protocol = [], [], None, {"prompts_sha256": prompts and file_sha256(prompts)}
+    if truth is not None:
+        pieces = [track for track in read_manifest(truth) if asked_by_truth(track.metadata) != Asked()]
+        random.Random(seed).shuffle(pieces)
+        pieces = pieces[:num_truth]
+        protocol |= {"truth": str(truth), "truth_sha256": file_sha256(truth), "num_truth": len(pieces)}
+        embedders = [load_embedder(name, check_device(device)) for name in PROBE_EMBEDDERS]
+        text_embedder = minilm.MinilmEmbedder.from_cache(check_device(device))
+    evaluate_control(generated, output, rows, pieces, embedders, text_embedder, trim, cache, seed, protocol)
     typer.echo((output / "table.md").read_text(encoding="utf-8"), nl=False)
 
 
@@ -230,9 +284,12 @@ def _load_model(
     steps: int,
     guidance_scale: float,
     guidance_rescale: float,
+    tail_in_s: float = 0.0,
 ):
     """A function of prompt, seconds and seed that gives a waveform and its rate, and what it depends on."""
     if musicgen is not None:
+        if tail_in_s:
+            raise ValueError("--tail needs a model that is told the duration, which MusicGen isn't.")
         try:
             model = MusicGen.from_pretrained(musicgen, device)
         except OSError as error:
@@ -244,6 +301,7 @@ def _load_model(
     pipe.set_progress_bar_config(leave=False)
     settings = {"model": checkpoint, "num_inference_steps": steps, "guidance_scale": guidance_scale}
     settings |= {"guidance_rescale": guidance_rescale, "scheduler": type(pipe.scheduler).__name__}
+    settings |= {"tail_in_s": tail_in_s, "max_duration_in_s": pipe.max_duration_in_s}
     settings |= {
         f"{name}_sha256": weights_sha256(getattr(pipe, name)) for name in ("transformer", "vae", "text_encoder")
     }
@@ -251,7 +309,8 @@ def _load_model(
     def synthesize(prompt: str, duration: float, seed: int) -> tuple[torch.Tensor, int]:
         output = pipe(
             prompt,
-            duration=duration,
+            duration=duration + tail_in_s,
+            seconds_total=duration,
             num_inference_steps=steps,
             guidance_scale=guidance_scale,
             guidance_rescale=guidance_rescale,

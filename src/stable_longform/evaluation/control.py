@@ -19,9 +19,9 @@ import numpy as np
 from tqdm import tqdm
 
 from stable_longform.data.composition.theory import parse_key
-from stable_longform.data.manifest import Track
 from stable_longform.data.prompt_parser import parse_prompt, read_key
-from stable_longform.data.prompts import values_of
+from stable_longform.data.prompts import prompt_fields, values_of
+from stable_longform.data.tracks import Track
 from stable_longform.evaluation.audio_files import (
     ReadingSettings,
     UnusableAudioError,
@@ -97,7 +97,7 @@ def asked_by_prompt(prompt: str, vocabulary: Mapping[str, Sequence[str]]) -> Ask
 
 def asked_by_truth(metadata: Mapping) -> Asked:
     """What the metadata of a composed piece says, which a prompt made of all of it would ask for."""
-    return _make_asked({field: values_of(metadata, field) for field in ("bpm", "key", *WORD_FIELDS)})
+    return _make_asked(prompt_fields(metadata))
 
 
 def _make_asked(fields: Mapping[str, Sequence[str]]) -> Asked:
@@ -155,7 +155,7 @@ def listen(
 
 def _listen_to_file(path: Path, end_in_s: float | None, excerpt_in_s: float | None) -> Heard:
     """Estimates of one file."""
-    audio = load_audio(path, ReadingSettings())
+    audio = load_audio(path, ReadingSettings(trim_in_s=excerpt_in_s if end_in_s is None else None))
     behind = None if end_in_s is None else level_behind(audio.waveform, audio.sampling_rate, end_in_s)
     mono = to_channels(audio, 1, SAMPLING_RATE)[0].numpy()
     lengths = [round(seconds * SAMPLING_RATE) for seconds in (end_in_s, excerpt_in_s) if seconds is not None]

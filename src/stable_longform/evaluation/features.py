@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,17 +85,28 @@ def folder_features(
         ValueError: see `list_audio`.
     """
     files = list_audio(folder)
-    result = FolderFeatures(other_files=count_other_files(folder))
+    missing, not_asked_for = {}, []
     if names is not None:
-        result.skipped |= {name: "missing" for name in names if name not in files}
-        result.not_asked_for = sorted(files.keys() - set(names))
+        missing = {name: "missing" for name in names if name not in files}
+        not_asked_for = sorted(files.keys() - set(names))
         files = {name: files[name] for name in names if name in files}
+    result = file_features(files, embedders, settings, cache, str(folder))
+    result.skipped = missing | result.skipped
+    result.other_files, result.not_asked_for = count_other_files(folder), not_asked_for
+    return result
+
+
+def file_features(
+    files: Mapping[str, Path], embedders: Sequence, settings: ReadingSettings, cache: Path, title: str
+) -> FolderFeatures:
+    """The same of files that are known, by name; `title` is that of the progress bar."""
+    result = FolderFeatures()
     stores = {embedder.name: cache / _store_name(embedder, settings) for embedder in embedders}
     for store in stores.values():
         store.mkdir(parents=True, exist_ok=True)
-    for name, path in tqdm(files.items(), desc=str(folder), unit="file"):
+    for name, path in tqdm(files.items(), desc=title, unit="file"):
         try:
-            features, notes = _file_features(path, embedders, settings, stores)
+            features, notes = _features_of_file(path, embedders, settings, stores)
         except UnusableAudioError as error:
             logger.warning("%s is left out: %s", path, error)
             result.skipped[name] = str(error)
@@ -106,7 +117,7 @@ def folder_features(
     return result
 
 
-def _file_features(
+def _features_of_file(
     path: Path, embedders: Sequence, settings: ReadingSettings, stores: dict[str, Path]
 ) -> tuple[dict[str, AudioFeatures], list[str]]:
     """Features of one file and the notes about it; the audio is read only if something is missing in the cache."""

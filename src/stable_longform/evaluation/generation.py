@@ -59,7 +59,8 @@ def generate_folder(
     if not duration > 0:
         raise ValueError(f"duration must be greater than 0 seconds, got {duration}.")
     prompts = [[row.id, row.prompt, row.duration or duration] for row in rows]
-    protocol = {"seed": seed, **settings, "prompts_sha256": hashlib.sha256(json.dumps(prompts).encode()).hexdigest()}
+    prompts_sha256 = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
+    protocol = {"seed": seed, "duration_in_s": duration, **settings, "prompts_sha256": prompts_sha256}
     folder.mkdir(parents=True, exist_ok=True)
     _check_protocol(folder / PROTOCOL_FILE, protocol)
     share = list(rows)[process_index::num_processes]

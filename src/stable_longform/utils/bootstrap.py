@@ -1,7 +1,7 @@
 """Intervals of numbers that are computed from files or listeners, by drawing the files or listeners again.
 
-The windows of one file are alike, and so are the ratings of one listener. So files and listeners are drawn, not windows
-and ratings.
+The windows of one file are alike, and so are the ratings of one listener. So files and listeners are drawn, not
+windows and ratings.
 
 References: Efron and Tibshirani, "An introduction to the bootstrap" (1993), chapter 13.
 """

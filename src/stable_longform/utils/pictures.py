@@ -14,7 +14,7 @@ FFT_SIZE = 2048
 RANGE_IN_DB = 90.0
 
 
-def _new_figure(width_in_inch: float, height_in_inch: float):
+def new_figure(width_in_inch: float, height_in_inch: float):
     """An empty figure that no window shows."""
     try:
         from matplotlib.figure import Figure  # optional, and slow to import
@@ -23,7 +23,7 @@ def _new_figure(width_in_inch: float, height_in_inch: float):
     return Figure(figsize=(width_in_inch, height_in_inch), layout="constrained")
 
 
-def _save(figure, path: Path) -> None:
+def save_figure(figure, path: Path) -> None:
     """Writes a figure atomically."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
@@ -47,7 +47,7 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path, title: str = ""
     for name in names:
         panels.setdefault(name.removeprefix("valid/"), []).append(name)
     num_rows = math.ceil(len(panels) / NUM_COLUMNS)
-    figure = _new_figure(4.2 * NUM_COLUMNS, 2.6 * num_rows)
+    figure = new_figure(4.2 * NUM_COLUMNS, 2.6 * num_rows)
     axes = figure.subplots(num_rows, NUM_COLUMNS, squeeze=False).flatten()
     for axis, (panel, members) in zip(axes, panels.items(), strict=False):
         for name in members:
@@ -62,7 +62,7 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path, title: str = ""
     for axis in axes[len(panels) :]:
         axis.axis("off")
     figure.suptitle(title, fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_spectrograms(waveforms: Mapping[str, torch.Tensor], sampling_rate: int, path: Path) -> None:
@@ -81,7 +81,7 @@ def draw_spectrograms(waveforms: Mapping[str, torch.Tensor], sampling_rate: int,
         )
         levels[name] = 20 * spectrum.abs().clamp(min=1e-6).log10()
     top = max(float(level.max()) for level in levels.values())
-    figure = _new_figure(8, 2.4 * len(levels))
+    figure = new_figure(8, 2.4 * len(levels))
     axes = figure.subplots(len(levels), 1, squeeze=False, sharex=True)[:, 0]
     for axis, (name, level) in zip(axes, levels.items(), strict=True):
         extent = (0, waveforms[name].shape[-1] / sampling_rate, 0, sampling_rate / 2000)
@@ -89,4 +89,4 @@ def draw_spectrograms(waveforms: Mapping[str, torch.Tensor], sampling_rate: int,
         axis.set_ylabel("kHz", fontsize=8)
         axis.set_title(name, fontsize=9)
     axes[-1].set_xlabel("s", fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)

@@ -1,0 +1,319 @@
+"""The report of `stable-longform evaluate control`: one table and one picture, and everything as JSON.
+
+The table's columns: the share of files in which what is heard is what was asked for, by chance, on the truth (the
+ceiling of the estimators), and the first as part of the last.
+"""
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from stable_longform.data.tracks import Track
+from stable_longform.evaluation.audio_files import ReadingSettings, list_audio
+from stable_longform.evaluation.control import (
+    TAGGER,
+    Asked,
+    Heard,
+    Share,
+    WordListeners,
+    asked_by_prompt,
+    asked_by_truth,
+    listen,
+    tempo_and_key_shares,
+    vocabulary_of,
+)
+from stable_longform.evaluation.features import file_features
+from stable_longform.evaluation.generation import PROTOCOL_FILE
+from stable_longform.evaluation.prompt_lists import PromptRow
+from stable_longform.evaluation.reports import markdown_table, versions
+from stable_longform.metrics.endings import SILENCE_IN_DB
+from stable_longform.metrics.key import key_relation
+from stable_longform.utils.audio import read_info, read_tags
+from stable_longform.utils.files import write_json, write_text
+from stable_longform.utils.pictures import new_figure, save_figure
+
+RELATIONS = ("exact", "relative", "fifth", "other")
+
+
+@dataclass
+class Evidence:
+    """What is asked for and what is heard in a set of files, by name; `skipped` holds reasons."""
+
+    asked: dict[str, Asked] = field(default_factory=dict)
+    heard: dict[str, Heard] = field(default_factory=dict)
+    shares: dict[str, Share | None] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def evaluate_control(
+    folder: Path,
+    output: Path,
+    rows: Sequence[PromptRow] | None = None,
+    truth: Sequence[Track] = (),
+    embedders: Sequence = (),
+    text_embedder=None,
+    excerpt_in_s: float | None = None,
+    cache: Path | None = None,
+    seed: int = 0,
+    protocol: Mapping | None = None,
+) -> dict:
+    """Compares what was asked for with what is heard, and writes the report.
+
+    Args:
+        folder: the generations; with `rows` those that are named after their ids.
+        output: folder of the report; made if it is not there.
+        rows: the prompts; None takes them from the titles in the files' tags, where `evaluate generate` puts them.
+        truth: composed pieces with metadata, for the ceiling and for the listeners of genre and instruments.
+        embedders: what the probe listens through, MusiCNN's "musicnn_msd" among them; none without truth.
+        text_embedder: for the tags as texts.
+        excerpt_in_s: how much of each file is listened to, from its start; None: the median length of the generations.
+        cache: folder that keeps features and estimates; None: `features` in the output folder.
+        seed: of the folds in which the probe is checked.
+        protocol: what else to note in the report.
+
+    Returns:
+        What `control.json` holds.
+
+    Raises:
+        ValueError: a folder without a usable file, no prompts, nothing that is asked for, or truth that can't be read.
+    """
+    files, rows, skipped = _find_files(folder, rows)
+    cache, ends = cache or output / "features", _ends(folder, rows)
+    vocabulary = vocabulary_of(truth)
+    generated = Evidence({row.id: asked_by_prompt(row.prompt, vocabulary) for row in rows}, skipped=skipped)
+    if not any(asked != Asked() for asked in generated.asked.values()):
+        raise ValueError("The prompts ask for no tempo, key, genre or instrument that is known.")
+    output.mkdir(parents=True, exist_ok=True)
+    excerpt_in_s = excerpt_in_s or _median_length(files, ends)
+    generated.heard, unusable = listen(files, ends, excerpt_in_s, cache / "control", str(folder))
+    generated.skipped |= unusable
+    if not generated.heard:
+        raise ValueError(
+            f"{folder} has no file that can be used: {'; '.join(sorted(generated.skipped.values())[:3])}."
+        )
+    generated.shares = tempo_and_key_shares(generated.asked, generated.heard)
+    known = Evidence()
+    if truth:
+        known = _hear_truth(truth, excerpt_in_s, cache)
+        usable = {name: files[name] for name in generated.heard}
+        _judge_words(generated, known, usable, truth, embedders, text_embedder, excerpt_in_s, cache, seed)
+    report = {
+        "shares": _rows_of_shares(generated, known),
+        "endings": _endings(generated.heard.values()),
+        "generated": _describe(generated),
+        "truth": _describe(known),
+        "protocol": {
+            "folder": str(folder),
+            "excerpt_in_s": excerpt_in_s,
+            "seed": seed,
+            "embedders": {embedder.name: embedder.protocol for embedder in embedders},
+            "text_embedder": text_embedder and text_embedder.protocol,
+            "generation": _read_protocol(folder),
+            "versions": versions(),
+            **(protocol or {}),
+        },
+    }
+    write_json(output / "control.json", report)
+    write_text(output / "table.md", _table(report))
+    _draw(output / "figure.png", generated, known, folder.name)
+    return report
+
+
+def _find_files(
+    folder: Path, rows: Sequence[PromptRow] | None
+) -> tuple[dict[str, Path], list[PromptRow], dict[str, str]]:
+    """The files, their prompts, and reasons for those that have none of either."""
+    files, skipped = list_audio(folder), {}
+    if rows is None:
+        rows = []
+        for name, path in files.items():
+            try:
+                title = read_tags(path).get("title", "")
+            except ValueError as error:
+                skipped[name] = f"unreadable: {error}"
+                continue
+            if title:
+                rows.append(PromptRow(name, title))
+            else:
+                skipped[name] = "no prompt in its tags"
+        if not rows:
+            raise ValueError(f"No file of {folder} has its prompt as title in its tags: give a list with --prompts.")
+    skipped |= {row.id: "missing" for row in rows if row.id not in files}
+    rows = [row for row in rows if row.id in files]
+    skipped |= {name: "no prompt" for name in files.keys() - {row.id for row in rows} - skipped.keys()}
+    if not rows:
+        raise ValueError(f"{folder} has no file that is named after a prompt's id.")
+    return {row.id: files[row.id] for row in rows}, rows, skipped
+
+
+def _read_protocol(folder: Path) -> dict | None:
+    """How `evaluate generate` made the folder; None if it didn't."""
+    path = folder / PROTOCOL_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _ends(folder: Path, rows: Sequence[PromptRow]) -> dict[str, float | None]:
+    """Seconds that each file was asked to have, where that is known."""
+    default = (_read_protocol(folder) or {}).get("duration_in_s")
+    return {row.id: row.duration or default for row in rows}
+
+
+def _median_length(files: Mapping[str, Path], ends_in_s: Mapping[str, float | None]) -> float | None:
+    """Median of the lengths asked for, or of the files where that is not known, in s; None if none can be read."""
+    lengths = []
+    for name, path in files.items():
+        with contextlib.suppress(ValueError):  # named when it is listened to
+            lengths.append(ends_in_s[name] or read_info(path).duration_in_s)
+    return round(float(np.median(lengths)), 3) if lengths else None
+
+
+def _hear_truth(truth: Sequence[Track], excerpt_in_s: float | None, cache: Path) -> Evidence:
+    """What is known of composed pieces, and what is heard in them."""
+    if any(track.storage is not None for track in truth):
+        raise ValueError("The truth must be files, not members of tars or rows of a dataset.")
+    files = {str(track.path): track.path for track in truth}
+    known = Evidence({str(track.path): asked_by_truth(track.metadata) for track in truth})
+    known.heard, known.skipped = listen(files, {}, excerpt_in_s, cache / "control", "truth")
+    if not known.heard:
+        raise ValueError(f"No piece of the truth can be used: {'; '.join(sorted(known.skipped.values())[:3])}.")
+    known.shares = tempo_and_key_shares(known.asked, known.heard)
+    return known
+
+
+def _judge_words(
+    generated: Evidence,
+    known: Evidence,
+    files: Mapping[str, Path],
+    truth: Sequence[Track],
+    embedders: Sequence,
+    text_embedder,
+    excerpt_in_s: float | None,
+    cache: Path,
+    seed: int,
+) -> None:
+    """Adds what the two listeners say of genre and instruments to both sets."""
+    settings = ReadingSettings(trim_in_s=excerpt_in_s)
+    pieces = {str(track.path): track.path for track in truth if str(track.path) in known.heard}
+    found = [
+        file_features(paths, embedders, settings, cache, title)
+        for paths, title in ((pieces, "truth, features"), (files, "generations, features"))
+    ]
+    for evidence, features in zip((known, generated), found, strict=True):
+        evidence.skipped |= features.skipped
+    tags = next(embedder.tags for embedder in embedders if embedder.name == TAGGER)
+    listeners = WordListeners(found[0].features, known.asked, tags, text_embedder, seed)
+    known.shares |= listeners.ceilings
+    generated.shares |= listeners.shares(found[1].features, generated.asked)
+
+
+def _rows_of_shares(generated: Evidence, known: Evidence) -> list[dict]:
+    """A row for each thing that can be asked for."""
+    rows = []
+    for name, share in generated.shares.items():
+        ceiling = known.shares.get(name)
+        ratio = share.value / ceiling.value if share and ceiling and ceiling.value > 0 else None
+        rows.append({"what": name, "generated": _finite(share), "truth": _finite(ceiling), "of_ceiling": ratio})
+    return rows
+
+
+def _finite(share: Share | None) -> dict | None:
+    """A share for JSON, where NaN is null."""
+    values = share and asdict(share)
+    return values and {key: None if value != value else value for key, value in values.items()}
+
+
+def _endings(heard: Sequence[Heard]) -> dict | None:
+    """How many files are silent behind the end that was asked for; None if no file reaches that far."""
+    levels = [item.level_behind_in_db for item in heard if item.level_behind_in_db is not None]
+    if not levels:
+        return None
+    is_silent = np.array(levels) <= SILENCE_IN_DB
+    return {"num_files": len(levels), "silent": float(is_silent.mean()), "median_in_db": float(np.median(levels))}
+
+
+def _describe(evidence: Evidence) -> dict:
+    """A set's part of the report."""
+    items = {
+        name: {
+            "asked": {key: sorted(v) if isinstance(v, frozenset) else v for key, v in asdict(asked).items()},
+            "heard": asdict(evidence.heard[name]) if name in evidence.heard else None,
+        }
+        for name, asked in evidence.asked.items()
+    }
+    return {"num_files": len(evidence.heard), "skipped": evidence.skipped, "items": items}
+
+
+def _table(report: Mapping) -> str:
+    """The table, and under it the endings and what is left out."""
+    rows = []
+    for row in report["shares"]:
+        generated, truth = row["generated"], row["truth"]
+        ratio = None if row["of_ceiling"] is None else f"{row['of_ceiling']:.2f}"
+        chance = None if generated is None or generated["by_chance"] is None else f"{generated['by_chance']:.0%}"
+        rows.append([row["what"], _percent(generated), chance, _percent(truth), ratio])
+    text = markdown_table(("heard as asked for", "generated", "by chance", "truth (ceiling)", "of the ceiling"), rows)
+    if endings := report["endings"]:
+        text += (
+            f"\nSilent (≤ {SILENCE_IN_DB:g} dBFS) from 2 s behind the end asked for: {endings['silent']:.0%} of "
+            f"{endings['num_files']} files, median {endings['median_in_db']:.0f} dBFS.\n"
+        )
+    for title in ("generated", "truth"):
+        skipped = report[title]["skipped"]
+        text += f"\n{report[title]['num_files']} files of {title}, {len(skipped)} left out.\n"
+        text += "".join(f"- {name}: {reason}\n" for name, reason in sorted(skipped.items()))
+    return text
+
+
+def _percent(share: Mapping | None) -> str | None:
+    """A share with its standard error and the number of files."""
+    if share is None:
+        return None
+    error = "" if share["error"] is None else f" ± {100 * share['error']:.0f}"
+    return f"{100 * share['value']:.0f}{error} % of {share['num_files']}"
+
+
+def _draw(path: Path, generated: Evidence, known: Evidence, title: str) -> None:
+    """Draws tempos asked and heard, relations of keys, and all shares beside their ceilings and chance."""
+    figure = new_figure(14, 4.4)
+    tempo_axis, key_axis, share_axis = figure.subplots(1, 3, width_ratios=(1, 1, 1.6))
+    for evidence, color, label in ((known, "0.75", "truth"), (generated, "C0", "generated")):
+        names = [name for name in evidence.heard if evidence.asked[name].tempo and evidence.heard[name].tempo]
+        points = [(evidence.asked[name].tempo, evidence.heard[name].tempo) for name in names]
+        tempo_axis.plot(*(np.array(points).reshape(-1, 2).T), "o", color=color, markersize=4, label=label)
+    for factor, style in ((1, "-"), (2, ":"), (0.5, ":")):
+        tempo_axis.plot([40, 240], [40 * factor, 240 * factor], style, color="0.3", linewidth=0.8)
+    tempo_axis.set(xlabel="asked (BPM)", ylabel="heard (BPM)", title="tempo", xlim=(50, 200), ylim=(40, 250))
+    tempo_axis.legend(fontsize=8)
+    _draw_keys(key_axis, generated, known)
+    _draw_shares(share_axis, generated.shares, known.shares)
+    figure.suptitle(f"{title}: asked for and heard", fontsize=10)
+    save_figure(figure, path)
+
+
+def _draw_keys(axis, generated: Evidence, known: Evidence) -> None:
+    """Bars of the relations of the keys heard to the keys asked for."""
+    for offset, evidence, color, label in ((0.2, known, "0.75", "truth"), (-0.2, generated, "C0", "generated")):
+        names = [name for name in evidence.heard if evidence.asked[name].key]
+        relations = [key_relation(evidence.heard[name].key, evidence.asked[name].key) for name in names]
+        shares = [relations.count(relation) / max(len(relations), 1) for relation in RELATIONS]
+        axis.bar(np.arange(len(RELATIONS)) + offset, shares, 0.4, color=color, label=label)
+    axis.set_xticks(range(len(RELATIONS)), RELATIONS, fontsize=8)
+    axis.set(title="key heard, to the key asked for", ylim=(0, 1))
+    axis.legend(fontsize=8)
+
+
+def _draw_shares(axis, generated: Mapping[str, Share | None], known: Mapping[str, Share | None]) -> None:
+    """Horizontal bars with standard errors; a line for the ceiling and one for chance."""
+    names = [name for name, share in generated.items() if share]
+    for position, name in enumerate(reversed(names)):
+        share, ceiling = generated[name], known.get(name)
+        axis.barh(position, share.value, 0.6, color="C0", xerr=np.nan_to_num(share.error), ecolor="0.2")
+        lines = [(share.by_chance, "C3", ":")] + ([(ceiling.value, "0.3", "-")] if ceiling else [])
+        for value, color, style in lines:
+            axis.plot([value, value], [position - 0.4, position + 0.4], style, color=color, linewidth=2)
+    axis.set_yticks(range(len(names)), list(reversed(names)), fontsize=8)
+    axis.set(xlim=(0, 1), title="share heard as asked for; truth: dark line, chance: dots")
