@@ -48,6 +48,7 @@ from stable_longform.losses.contrastive import clap_loss
 from stable_longform.training_utils.config import load_config
 from stable_longform.training_utils.ema import EMAModel
 from stable_longform.training_utils.pretrained import load_text_encoder
+from stable_longform.training_utils.v_objective import VelocityLoss
 from stable_longform.utils.scripts import run_main
 
 ROOT = Path(__file__).parents[1]
@@ -314,16 +315,16 @@ def plain_dit(config, options: argparse.Namespace) -> Callable[[int], None]:
     timing = train_dit.TimingConditioner(**config.timing)
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
-    denoiser = train_dit.Denoiser(transformer, timing).to(device)
-    optimizer = torch.optim.AdamW(denoiser.parameters(), config.learning_rate)
+    velocity_loss = VelocityLoss(transformer, timing).to(device)
+    optimizer = torch.optim.AdamW(velocity_loss.parameters(), config.learning_rate)
     ema = EMAModel(transformer.parameters())
     batch, encode = dit_batch(config, transformer.config.sample_size, options.batch_size)
 
     def step(number: int) -> None:
         noise = torch.randn(batch["latents"].shape)
-        t = torch.rand(len(noise), device=device)
+        draws = {"noise": noise, "timestep": torch.rand(len(noise)), "is_dropped": torch.zeros(len(noise)).bool()}
         with autocast():
-            loss = denoiser(batch | {"text": encode(batch["prompt"])}, noise, t, torch.ones_like(t).bool()).mean()
+            loss = velocity_loss(batch | draws | {"prompt_embeds": encode(batch["prompt"])}).mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -11,6 +11,8 @@ import pytest
 import soundfile
 import torch
 
+pytest_plugins = ["model_folders"]
+
 torch.set_num_threads(1)  # the networks are tiny and the suite runs in several processes
 
 # name, rate in Hz, channels, seconds, split, album, genre, moods, instruments, bpm

@@ -1,7 +1,7 @@
 """Launches training scripts as a user would, each in a process of its own.
 
-The processes are forks of a server that has imported the scripts and their libraries once, which is most of the work
-of a short run. They share nothing else: each has its own arguments, environment, memory and output, and can be killed.
+The processes are forks of a server that has imported the package and its libraries once, which is most of the work of
+a short run. They share nothing else: each has its own arguments, environment, memory and output, and can be killed.
 """
 
 import multiprocessing
@@ -20,22 +20,15 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_IN_S = 240
-SCRIPTS = (
-    *(
-        "train_linear_start",
-        "train_autoencoder",
-        "train_clap",
-        "train_dit",
-        "encode_latents",
-        "normalize_latents",
-        "silence_decoder",
-    ),
-    "make_checkpoint",
-)
+TRAINING_UTILS = [
+    f"stable_longform.training_utils.{file.stem}"
+    for file in (ROOT / "src" / "stable_longform" / "training_utils").glob("[a-z]*.py")
+]
+PRELOADED = ("pytest", "stable_longform.pipelines.pipeline_longform_music", "transformers.models.clap", "peft")
 
-os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT / "src", ROOT / "training", ROOT / "tests")))
+os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT / "src", ROOT / "tests")))
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["pytest", *SCRIPTS])
+_context.set_forkserver_preload([*PRELOADED, *TRAINING_UTILS])
 
 
 class RunningScript:
@@ -90,7 +83,6 @@ def _run(arguments: list[str], environment: dict, max_file_size: int | None, fol
     os.environ.update(environment)
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # torch has read the variable long ago
     sys.argv = arguments
-    sys.path.insert(0, str(Path(arguments[0]).parent))
     if max_file_size is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_size, max_file_size))
     runpy.run_path(arguments[0], run_name="__main__")

@@ -11,38 +11,42 @@ only. To resume, run the same command again. The result is `output_dir/dit`: the
 and the timing conditioner; `training/make_checkpoint.py` puts a pipeline together.
 """
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
-from demos import assemble, make_demos
-from torch.quasirandom import SobolEngine
-from windows import VALIDATION_SEED, check_latents, open_windows
 
-from stable_longform import noise_schedule
-from stable_longform.data.latents import collate_windows
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.clap_text_encoder import encode_texts
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
+from stable_longform.noise_schedule import make_scheduler
+from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
 from stable_longform.training_utils.accelerator import make_accelerator
 from stable_longform.training_utils.checkpointing import latest_checkpoint, resume, save_checkpoint
 from stable_longform.training_utils.config import build_model, launch
+from stable_longform.training_utils.demos import make_demos
+from stable_longform.training_utils.diffusion_validation import validate
 from stable_longform.training_utils.ema import EMAModel, full_tensor
-from stable_longform.training_utils.items import ItemOrder, item_generator, make_loader, seed_generators
-from stable_longform.training_utils.learning_rate import inverse_lr
+from stable_longform.training_utils.items import make_loader, seed_generators
+from stable_longform.training_utils.latent_windows import (
+    WindowSource,
+    check_encoder,
+    check_scale,
+    open_latent_windows,
+    open_music_windows,
+)
+from stable_longform.training_utils.learning_rate import inverse_lr, set_learning_rate
 from stable_longform.training_utils.loop import TimeLimit, is_due, progress_bar
 from stable_longform.training_utils.metric_log import log_metrics, report
+from stable_longform.training_utils.noise_and_times import draw_noise_and_times
 from stable_longform.training_utils.pretrained import load_text_encoder, load_weights
 from stable_longform.training_utils.runs import start_run, write_stage
-from stable_longform.training_utils.train_step import check_finite, gradient_norm, mean_losses
+from stable_longform.training_utils.train_step import train_step
+from stable_longform.training_utils.v_objective import VelocityLoss, balance_silence
 from stable_longform.utils.files import atomic_folder
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Config:
     excerpt_probability: float = 0.0  # share of items for which a part of the track stands for all of it
     timestep_shift: float = 1.0  # above 1 more items are near t = 1, see `shift_times`; the paper: none
     terminal_probability: float = 0.01  # share of items at t = 1, pure noise
-    balance_silence: bool = False  # music and the silence behind it weigh the same, see `balance`; the paper: no
+    balance_silence: bool = False  # music and the silence behind it get half of the loss each; the paper: no
     mixed_precision: str = "no"
     gradient_checkpointing: bool = False
     num_workers: int = 2
@@ -91,97 +95,103 @@ class Config:
     trackers: tuple = ()  # "tensorboard", "wandb", "trackio"
 
 
-class Denoiser(torch.nn.Module):
-    """What is trained, as one module, which FSDP and DeepSpeed ask for; gives `velocity_loss`."""
-
-    def __init__(self, transformer: DiTTransformer1D, timing_conditioner: TimingConditioner):
-        super().__init__()
-        self.transformer, self.timing_conditioner = transformer, timing_conditioner
-
-    def forward(self, *arguments) -> torch.Tensor:
-        return velocity_loss(self.transformer, self.timing_conditioner, *arguments)
-
-
 def main(config: Config) -> None:
     """Builds, resumes, loops, saves."""
     time_limit = TimeLimit(config.max_minutes)
+    check_config(config)
     accelerator = make_accelerator(
         config.mixed_precision, config.gradient_accumulation_steps, config.trackers, config.output_dir, can_shard=True
     )
     seed_generators(config.seed, 0)
     transformer = build_model(DiTTransformer1D, config.model, "model")
     timing_conditioner = build_model(TimingConditioner, config.timing, "timing")
-    shape = transformer.config.sample_size, timing_conditioner.config.max_value
-    vae = load_autoencoder(config)
-    windows = open_windows(config, vae, *shape, accelerator)
+    vae = None if config.autoencoder is None else AutoencoderOobleck.from_pretrained(config.autoencoder)
+    windows = open_windows(config, vae, transformer, timing_conditioner, accelerator)
     text_encoder, tokenizer = load_text_encoder(config.clap)
     text_encoder.requires_grad_(False).eval().to(accelerator.device)
-
-    def encode(prompts: list[str]) -> dict:
-        return {"text": encode_texts(text_encoder, tokenizer, prompts)[0]}
-
     sources = {"init_from": config.init_from, "clap": config.clap}
     sources |= {"latents": config.latents} if config.latents else {"autoencoder": config.autoencoder}
     output_dir = start_run(config.output_dir, config, accelerator, sources)
-    describe_latents(windows.inspected, accelerator)
-    denoiser = Denoiser(transformer, timing_conditioner)
+    check_scale(windows.inspected, accelerator)
+    velocity_loss = VelocityLoss(transformer, timing_conditioner)
     if config.init_from is not None and latest_checkpoint(output_dir) is None:
-        for name, model in denoiser.named_children():
+        for name, model in velocity_loss.named_children():
             load_weights(model, type(model).from_pretrained(config.init_from, subfolder=name))
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     optimizer = torch.optim.AdamW(
-        denoiser.parameters(), config.learning_rate, tuple(config.betas), weight_decay=config.weight_decay
+        velocity_loss.parameters(), config.learning_rate, tuple(config.betas), weight_decay=config.weight_decay
     )
-    denoiser, optimizer = accelerator.prepare(denoiser, optimizer)
-    averaged = list(accelerator.unwrap_model(denoiser).transformer.parameters())
+    velocity_loss, optimizer = accelerator.prepare(velocity_loss, optimizer)
+    averaged = list(accelerator.unwrap_model(velocity_loss).transformer.parameters())
     ema = EMAModel(averaged, config.ema_decay)
     accelerator.register_for_checkpointing(ema)
+
+    def embed_prompts(prompts: list[str]) -> dict:
+        return {"prompt_embeds": encode_texts(text_encoder, tokenizer, prompts)[0]}
+
+    def compute_losses(batch: dict) -> dict:
+        batch = windows.add_latents(batch)
+        batch |= draw_noise_and_times(
+            batch["latents"].shape,
+            batch["item_numbers"],
+            config.seed,
+            config.condition_dropout,
+            config.terminal_probability,
+            config.timestep_shift,
+        )
+        if config.balance_silence:
+            batch["frame_weights"] = balance_silence(batch["latent_mask"])
+        with accelerator.autocast():
+            return {"loss": velocity_loss(batch | embed_prompts(batch["prompt"])).mean()}
+
     order = resume(accelerator, output_dir, config.batch_size)
-    batches = iter(make_loader(windows.train, order, config.max_steps, config.num_workers, windows.collate))
-    times = uniform_times(config.seed, order)
+    batches = make_loader(windows.train, order, config.max_steps, config.num_workers, windows.collate)
     progress = progress_bar(accelerator, order.start_step, config.max_steps)
     for step in progress:
         rate = config.learning_rate * inverse_lr(step, config.inv_gamma, warmup=config.warmup)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad()
-        losses = []
-        for micro_batch in range(order.accumulation):
-            numbers = order.numbers(step, micro_batch)
-            batch = windows.with_latents(next(batches), numbers)
-            noise, t, keep = draw(batch["latents"].shape, numbers, next(times), config)
-            t, keep = t.to(accelerator.device), keep.to(accelerator.device)
-            if config.balance_silence:
-                batch["frame_weights"] = balance(batch["latent_mask"])
-            with accelerator.accumulate(denoiser):
-                with accelerator.autocast():
-                    loss = denoiser(batch | encode(batch["prompt"]), noise, t, keep).mean()
-                losses.append({"loss": loss})
-                check_finite(losses[-1], step, batch)
-                accelerator.backward(loss)
-        norm = gradient_norm(accelerator, denoiser.parameters(), config.max_grad_norm)
-        check_finite(norm, step, batch)
-        optimizer.step()
+        set_learning_rate(optimizer, rate)
+        metrics = train_step(
+            accelerator,
+            optimizer,
+            [velocity_loss],
+            itertools.islice(batches, order.accumulation),
+            compute_losses,
+            step,
+            max_grad_norm=config.max_grad_norm,
+        )
         ema.step(averaged)
         done = step + 1
         is_last = done == config.max_steps or time_limit.is_reached(accelerator)
         if is_due(done, config.log_every, is_last):
-            metrics = mean_losses(accelerator, losses) | norm | {"learning_rate": rate}
             report(accelerator, output_dir, done, metrics, progress)
         if is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
             with ema.swapped(averaged):
-                metrics = validate(denoiser, windows.valid, encode, config, accelerator)
-            whole = whole_models(accelerator, denoiser, ema)
+                metrics = validate(
+                    velocity_loss,
+                    windows.valid,
+                    embed_prompts,
+                    config.num_validation_windows,
+                    config.num_validation_buckets,
+                    accelerator,
+                )
+            averages = average_models(accelerator, velocity_loss, ema)
             if accelerator.is_main_process:
                 log_metrics(output_dir, done, metrics, accelerator)
-                export(*whole, output_dir, done)
+                export(*averages, output_dir, done)
             accelerator.wait_for_everyone()
         if is_due(done, config.demo_every, is_last):
-            whole = whole_models(accelerator, denoiser, ema)
+            averages = average_models(accelerator, velocity_loss, ema)
             if accelerator.is_main_process:
-                pipe = assemble(*whole, vae, text_encoder, tokenizer)
-                metrics = demonstrate(pipe, windows.valid, config, output_dir / "demos" / f"step-{done:08d}")
+                metrics = make_demos(
+                    assemble_pipeline(*averages, vae, text_encoder, tokenizer),
+                    windows.valid,
+                    output_dir / "demos" / f"step-{done:08d}",
+                    config.num_demos,
+                    config.demo_duration_in_s,
+                    config.demo_steps,
+                    config.demo_guidance_scales,
+                )
                 log_metrics(output_dir, done, metrics, accelerator)
             accelerator.wait_for_everyone()
         if is_due(done, config.save_every, is_last):
@@ -191,156 +201,53 @@ def main(config: Config) -> None:
     accelerator.end_training()
 
 
-def load_autoencoder(config: Config) -> AutoencoderOobleck | None:
-    """The autoencoder that encodes the music or decodes the demos, if any.
+def check_config(config: Config) -> None:
+    """Checks which settings go together, before any work.
 
     Raises:
-        ValueError: demos are wanted and it is missing, or it is not the one that made the latents.
+        ValueError: naming the value.
     """
-    if config.autoencoder is None:
-        if config.demo_every:
-            raise ValueError("demo_every needs --autoencoder, the one that made the latents.")
-        return None
-    vae = AutoencoderOobleck.from_pretrained(config.autoencoder)
+    if (config.latents is None) == (config.manifest is None):
+        raise ValueError("Give either --latents, or --manifest with --autoencoder, to train on.")
+    if config.autoencoder is None and config.manifest is not None:
+        raise ValueError("--manifest needs --autoencoder, which encodes the music.")
+    if config.autoencoder is None and config.demo_every:
+        raise ValueError("demo_every needs --autoencoder, the one that made the latents.")
+    if config.num_validation_windows < 1:
+        raise ValueError(f"num_validation_windows must be at least 1, got {config.num_validation_windows}.")
+    for name in ("excerpt_probability", "balance_silence"):
+        if config.manifest is not None and getattr(config, name):
+            raise ValueError(f"{name}={getattr(config, name)} needs --latents.")
+
+
+def open_windows(
+    config: Config,
+    vae: AutoencoderOobleck | None,
+    transformer: DiTTransformer1D,
+    timing_conditioner: TimingConditioner,
+    accelerator: Accelerator,
+) -> WindowSource:
+    """The windows of the configuration's `latents`, or of its `manifest` through the autoencoder.
+
+    Raises:
+        ValueError: the latents are not this autoencoder's, or what is named cannot be used.
+    """
+    shape = transformer.config.sample_size, timing_conditioner.config.max_value
+    options = {"seed": config.seed, "max_bad_fraction": config.max_bad_fraction}
     if config.latents is not None:
-        check_latents(config.latents, vae)
-    return vae
-
-
-def describe_latents(latents: torch.Tensor, accelerator: Accelerator) -> None:
-    """Logs mean and deviation of some latents, which the noise's deviation of 1 should be comparable to.
-
-    Raises:
-        ValueError: they are all the same.
-    """
-    mean, std = float(latents.mean()), float(latents.std())
-    if not std > 0:  # also if it is not a number
-        raise ValueError(f"The latents have deviation {std}: is the autoencoder trained?")
-    if accelerator.is_main_process:
-        far = "" if 1 / 3 < std < 3 else "; far from the noise's 1: see training/normalize_latents.py"
-        logger.info("Latents: mean %.3f, deviation %.3f%s.", mean, std, far)
-
-
-def velocity_loss(
-    transformer, timing_conditioner, batch: dict, noise: torch.Tensor, t: torch.Tensor, keep: torch.Tensor
-) -> torch.Tensor:
-    """Squared error of the predicted velocity, averaged over each item, padding included. Paper: §3.
-
-    Args:
-        batch: `latents (B, C, L)`, `seconds_start (B,)`, `seconds_total (B,)`, `text (B, S, D)` and, if padding is to
-            be hidden, boolean `text_mask (B, S)`; if frames don't weigh the same, `frame_weights (B, L)` of mean 1.
-        noise: `(B, C, L)`.
-        t: `(B,)` in [0, 1].
-        keep: boolean `(B,)`; where False, all text and timing tokens are zero (the global timing token stays).
-
-    Returns:
-        `(B,)`.
-    """
-    latents, noise = batch["latents"].to(t.device), noise.to(t.device)
-    timing = timing_conditioner(batch["seconds_start"].to(t.device), batch["seconds_total"].to(t.device))
-    text = batch["text"]
-    condition = torch.cat([text, timing.encoder_hidden_states.to(text)], dim=1) * keep[:, None, None]
-    mask = batch.get("text_mask")
-    if mask is not None:
-        mask = torch.cat([mask, mask.new_ones(timing.encoder_hidden_states.shape[:2])], dim=1)
-    prediction = transformer(
-        noise_schedule.add_noise(latents, noise, t),
-        t,
-        encoder_hidden_states=condition,
-        global_hidden_states=timing.global_hidden_states.to(text),
-        encoder_attention_mask=mask,
-    ).sample
-    target = noise_schedule.velocity(latents, noise, t)
-    errors = F.mse_loss(prediction.float(), target, reduction="none").mean(dim=1)
-    if "frame_weights" in batch:
-        errors = errors * batch["frame_weights"].to(errors)
-    return errors.mean(dim=1)
-
-
-def balance(mask: torch.Tensor) -> torch.Tensor:
-    """Weights `(B, L)` of mean 1 with which the frames of music and those of silence get half of the loss each.
-
-    The mask `(B, L)` is True for music. In a window of 4m45s the 10 s of a short piece are 3 % of the loss, so that it
-    hardly says where such a piece ends. As the weights depend only on what the model is told, the duration and the
-    place, they leave the best prediction as it is. Windows without silence, or of nothing else, have weights of 1.
-    """
-    share = mask.float().mean(dim=1, keepdim=True)
-    weights = torch.where(mask, 0.5 / share, 0.5 / (1 - share))
-    return torch.where((share == 0) | (share == 1), 1.0, weights)
-
-
-def uniform_times(seed: int, order: ItemOrder) -> Iterator[torch.Tensor]:
-    """Yields each micro-batch's times `(batch_size,)`: a scrambled Sobol sequence shared out to the processes."""
-    engine = SobolEngine(1, scramble=True, seed=seed)
-    engine.fast_forward(order.first_item)
-    own = slice(order.process_index * order.batch_size, (order.process_index + 1) * order.batch_size)
-    while True:
-        yield engine.draw(order.num_processes * order.batch_size)[own, 0]
-
-
-def shift_times(t: torch.Tensor, shift: float) -> torch.Tensor:
-    """Moves times in [0, 1] towards 1: `shift·t / (1 + (shift − 1)·t)` multiplies the odds t/(1 − t) by `shift`.
-
-    Near t = 1 is decided what the whole is like, such as where it ends; short trainings see little of it. The same
-    shift as in Esser et al., "Scaling rectified flow transformers", arXiv 2403.03206, §5.3.2.
-    """
-    return shift * t / (1 + (shift - 1) * t)
-
-
-def draw(shape: Sequence[int], numbers: range, times: torch.Tensor, config) -> tuple[torch.Tensor, ...]:
-    """Noise `shape`, times `(B,)` and which conditions are kept `(B,)`, each item's as a function of its number.
-
-    Args:
-        shape: `(B, C, L)` of the latents.
-        numbers: of the items.
-        times: `(B,)` in [0, 1]; a share of `config.terminal_probability` is set to 1, pure noise.
-        config: also has `seed`, `condition_dropout` and `timestep_shift`.
-    """
-    generators = [item_generator(config.seed, number) for number in numbers]
-    chances = torch.stack([torch.rand(2, generator=generator) for generator in generators])
-    noise = torch.stack([torch.randn(shape[1:], generator=generator) for generator in generators])
-    times = shift_times(times, config.timestep_shift)
-    t = torch.where(chances[:, 0] < config.terminal_probability, 1.0, times)
-    return noise, t, chances[:, 1] >= config.condition_dropout
+        if vae is not None:
+            check_encoder(config.latents, vae)
+        return open_latent_windows(config.latents, *shape, excerpt_probability=config.excerpt_probability, **options)
+    num_valid = max(config.num_validation_windows, config.num_demos)
+    return open_music_windows(config.manifest, vae, *shape, num_valid=num_valid, accelerator=accelerator, **options)
 
 
 @torch.no_grad()
-def validate(
-    denoiser: Callable, windows: Sequence[dict], encode: Callable[[list[str]], dict], config, accelerator: Accelerator
-) -> dict[str, float]:
-    """Velocity loss on fixed windows with fixed noise and equally spaced times, also for each bucket of times.
-
-    Args:
-        denoiser: gives the losses `(B,)` of a batch, noise, times and `keep`, as `Denoiser` does.
-        windows: of the valid split, shared out to the processes, each of which must call this.
-        encode: gives the `text`, and perhaps the `text_mask`, of prompts.
-        config: has `num_validation_windows` and perhaps `num_validation_buckets`.
-    """
-    count = config.num_validation_windows
-    losses = torch.zeros(count, device=accelerator.device)
-    for first in range(0, count, accelerator.num_processes):
-        i = min(first + accelerator.process_index, count - 1)  # with FSDP all must compute equally often
-        batch = collate_windows([windows[i]])
-        noise = torch.randn(batch["latents"].shape, generator=item_generator(VALIDATION_SEED, i))
-        t = torch.tensor([(i + 0.5) / count], device=accelerator.device)
-        keep = torch.ones(1, dtype=torch.bool, device=accelerator.device)
-        with accelerator.autocast():
-            loss = denoiser(batch | encode(batch["prompt"]), noise, t, keep)
-        if i == first + accelerator.process_index:
-            losses[i] = loss.float().sum()
-    losses = accelerator.reduce(losses, reduction="sum").cpu()
-    metrics = {"valid/loss": float(losses.mean())}
-    num_buckets = min(getattr(config, "num_validation_buckets", 1), count)
-    for bucket, part in enumerate(losses.tensor_split(num_buckets) if num_buckets > 1 else ()):
-        low, high = bucket / num_buckets, (bucket + 1) / num_buckets
-        metrics[f"valid/loss_t{low:.2f}-{high:.2f}"] = float(part.mean())
-    return metrics
-
-
-@torch.no_grad()
-def whole_models(accelerator: Accelerator, denoiser, ema: EMAModel) -> tuple[DiTTransformer1D, TimingConditioner]:
+def average_models(
+    accelerator: Accelerator, velocity_loss, ema: EMAModel
+) -> tuple[DiTTransformer1D, TimingConditioner]:
     """The averaged transformer and the timing conditioner on the CPU; every process must call this, sharded or not."""
-    raw = accelerator.unwrap_model(denoiser)
+    raw = accelerator.unwrap_model(velocity_loss)
     transformer = DiTTransformer1D.from_config(raw.transformer.config)
     timing_conditioner = TimingConditioner.from_config(raw.timing_conditioner.config)
     ema.copy_whole_to(list(transformer.parameters()))
@@ -357,17 +264,24 @@ def export(transformer, timing_conditioner, output_dir: Path, step: int) -> None
         write_stage(folder, output_dir, "dit", step, window_length=transformer.config.sample_size)
 
 
-def demonstrate(pipe, windows: Sequence[dict], config: Config, folder: Path) -> dict[str, float]:
-    """The demos that the configuration asks for."""
-    return make_demos(
-        pipe,
-        windows,
-        folder,
-        config.num_demos,
-        config.demo_duration_in_s,
-        config.demo_steps,
-        config.demo_guidance_scales,
+def assemble_pipeline(
+    transformer: DiTTransformer1D,
+    timing_conditioner: TimingConditioner,
+    vae: AutoencoderOobleck,
+    text_encoder,
+    tokenizer,
+) -> LongFormMusicPipeline:
+    """The pipeline of the models, on the text encoder's device."""
+    pipe = LongFormMusicPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        timing_conditioner=timing_conditioner,
+        transformer=transformer,
+        scheduler=make_scheduler(),
     )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(text_encoder.device)
 
 
 if __name__ == "__main__":

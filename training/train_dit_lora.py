@@ -8,25 +8,28 @@ To resume, run the same command again. The result is `output_dir/lora/pytorch_lo
 paper. Hu et al., "LoRA", arXiv 2106.09685.
 """
 
+import itertools
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
-from train_dit import draw, uniform_times, validate, velocity_loss
-from windows import VALIDATION_SEED, check_latents
 
 from stable_longform.data.latents import LatentWindows, collate_windows
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
 from stable_longform.training_utils.accelerator import make_accelerator
 from stable_longform.training_utils.checkpointing import resume, save_checkpoint
 from stable_longform.training_utils.config import launch
-from stable_longform.training_utils.items import make_loader, seed_generators
+from stable_longform.training_utils.diffusion_validation import validate
+from stable_longform.training_utils.items import VALIDATION_SEED, make_loader, seed_generators
+from stable_longform.training_utils.latent_windows import check_encoder
+from stable_longform.training_utils.learning_rate import linear_warmup, set_learning_rate
 from stable_longform.training_utils.loop import TimeLimit, is_due, progress_bar
 from stable_longform.training_utils.metric_log import log_metrics, report
+from stable_longform.training_utils.noise_and_times import draw_noise_and_times
 from stable_longform.training_utils.runs import start_run
-from stable_longform.training_utils.train_step import check_finite, gradient_norm, mean_losses
+from stable_longform.training_utils.train_step import train_step
+from stable_longform.training_utils.v_objective import VelocityLoss
 from stable_longform.utils.files import atomic_path
 
 WEIGHT_NAME = "pytorch_lora_weights.safetensors"
@@ -87,9 +90,9 @@ def main(config: Config) -> None:
     )
     seed_generators(config.seed, 0)
     pipe = LongFormMusicPipeline.from_pretrained(config.checkpoint)
-    adapter, timing_conditioner = pipe.transformer, pipe.timing_conditioner
-    check_latents(config.latents, pipe.vae)
-    shape = adapter.config.sample_size, timing_conditioner.config.max_value
+    adapter = pipe.transformer
+    check_encoder(config.latents, pipe.vae)
+    shape = adapter.config.sample_size, pipe.timing_conditioner.config.max_value
     windows = LatentWindows(config.latents, "train", *shape, config.seed, config.max_bad_fraction)
     valid_windows = None
     if config.num_validation_windows:
@@ -104,47 +107,45 @@ def main(config: Config) -> None:
         adapter.enable_gradient_checkpointing()
     trained = [parameter for parameter in adapter.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
-    transformer, optimizer = accelerator.prepare(adapter.train(), optimizer)
+    velocity_loss, optimizer = accelerator.prepare(VelocityLoss(adapter.train(), pipe.timing_conditioner), optimizer)
     accelerator.register_for_checkpointing(AdapterState(adapter))
     accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
     accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
-    order = resume(accelerator, output_dir, config.batch_size)
-    batches = iter(make_loader(windows, order, config.max_steps, config.num_workers, collate_windows))
-    compute_losses = partial(velocity_loss, transformer, timing_conditioner)
 
     @torch.no_grad()
-    def encode(prompts: list[str]) -> dict:
-        text, mask = pipe.encode_prompt(prompts)
-        return {"text": text, "text_mask": mask}
+    def embed_prompts(prompts: list[str]) -> dict:
+        return dict(zip(("prompt_embeds", "prompt_attention_mask"), pipe.encode_prompt(prompts), strict=True))
 
-    times = uniform_times(config.seed, order)
+    def compute_losses(batch: dict) -> dict:
+        batch |= draw_noise_and_times(
+            batch["latents"].shape,
+            batch["item_numbers"],
+            config.seed,
+            config.condition_dropout,
+            config.terminal_probability,
+            config.timestep_shift,
+        )
+        with accelerator.autocast():
+            return {"loss": velocity_loss(batch | embed_prompts(batch["prompt"])).mean()}
+
+    order = resume(accelerator, output_dir, config.batch_size)
+    batches = make_loader(windows, order, config.max_steps, config.num_workers, collate_windows)
     progress = progress_bar(accelerator, order.start_step, config.max_steps)
     for step in progress:
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * min((step + 1) / max(config.warmup_steps, 1), 1.0)
-        optimizer.zero_grad()
-        losses = []
-        for micro_batch in range(order.accumulation):
-            batch = next(batches)
-            noise, t, keep = draw(batch["latents"].shape, order.numbers(step, micro_batch), next(times), config)
-            t, keep = t.to(accelerator.device), keep.to(accelerator.device)
-            with accelerator.accumulate(transformer):
-                with accelerator.autocast():
-                    loss = compute_losses(batch | encode(batch["prompt"]), noise, t, keep).mean()
-                losses.append({"loss": loss})
-                check_finite(losses[-1], step, batch)
-                accelerator.backward(loss)
-        check_finite(gradient_norm(accelerator, trained), step, batch)
-        optimizer.step()
+        set_learning_rate(optimizer, config.learning_rate * linear_warmup(step, config.warmup_steps))
+        micro_batches = itertools.islice(batches, order.accumulation)
+        metrics = train_step(accelerator, optimizer, [velocity_loss], micro_batches, compute_losses, step)
         done = step + 1
         is_last = done == config.max_steps or time_limit.is_reached(accelerator)
         if is_due(done, config.log_every, is_last):
-            report(accelerator, output_dir, done, mean_losses(accelerator, losses), progress)
+            report(accelerator, output_dir, done, metrics, progress)
         if is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
             if accelerator.is_main_process:
                 export(adapter, output_dir / "lora")
             if valid_windows is not None:
-                metrics = validate(compute_losses, valid_windows, encode, config, accelerator)
+                metrics = validate(
+                    velocity_loss, valid_windows, embed_prompts, config.num_validation_windows, 1, accelerator
+                )
                 if accelerator.is_main_process:
                     log_metrics(output_dir, done, metrics, accelerator)
             accelerator.wait_for_everyone()

@@ -32,11 +32,12 @@ from stable_longform.metrics.frechet import GaussianStatistics, frechet_distance
 from stable_longform.metrics.reconstruction import si_sdr, stft_distance
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.clap_text_encoder import encode_texts
+from stable_longform.noise_schedule import velocity
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+from stable_longform.training_utils.v_objective import VelocityLoss
 
 sys.path.insert(0, str(ROOT / "training"))
 import train_clap  # noqa: E402
-import train_dit  # noqa: E402
 
 CORPUS = os.environ.get("STABLE_LONGFORM_CORPUS")
 SHARE = float(os.environ.get("STABLE_LONGFORM_SHARE", "1"))
@@ -281,18 +282,18 @@ def test_retrieval_is_above_chance(folder, clap):
 @expects_results
 @torch.no_grad()
 def test_velocity_beats_zero_and_the_unconditional_prediction(pipe, latents):
-    transformer, timing = pipe.transformer, pipe.timing_conditioner
-    windows = LatentWindows(latents, "valid", transformer.config.sample_size, seed=SEED)
+    velocity_loss = VelocityLoss(pipe.transformer, pipe.timing_conditioner)
+    windows = LatentWindows(latents, "valid", pipe.transformer.config.sample_size, seed=SEED)
     names, count = ("conditional", "unconditional", "zero"), 192  # the condition explains little of the loss
     losses = torch.zeros(count, len(names))
     for i in range(count):
         batch = collate_windows([windows[i]])
-        batch["text"] = encode_texts(pipe.text_encoder, pipe.tokenizer, batch["prompt"])[0]
-        noise = torch.randn(batch["latents"].shape, generator=torch.Generator().manual_seed(i))
-        t = torch.tensor([(i + 0.5) / count])
-        for column, keep in enumerate((True, False)):
-            losses[i, column] = train_dit.velocity_loss(transformer, timing, batch, noise, t, torch.tensor([keep]))
-        losses[i, 2] = train_dit.noise_schedule.velocity(batch["latents"], noise, t).square().mean()
+        batch["prompt_embeds"] = encode_texts(pipe.text_encoder, pipe.tokenizer, batch["prompt"])[0]
+        batch["noise"] = torch.randn(batch["latents"].shape, generator=torch.Generator().manual_seed(i))
+        batch["timestep"] = torch.tensor([(i + 0.5) / count])
+        for column, is_dropped in enumerate((False, True)):
+            losses[i, column] = velocity_loss(batch | {"is_dropped": torch.tensor([is_dropped])})
+        losses[i, 2] = velocity(batch["latents"], batch["noise"], batch["timestep"]).square().mean()
     gain = losses[:, 1] - losses[:, 0]
     print(dict(zip(names, losses.mean(dim=0).tolist(), strict=True)))
     print(f"the condition gains {gain.mean():.4f} ± {gain.std() / count**0.5:.4f}")

@@ -1,34 +1,20 @@
 """From latents to a pipeline by the real scripts: encode_latents, train_dit (two stages, resumed), make_checkpoint."""
 
 import json
-import sys
 
 import pytest
 import torch
 import yaml
-from launch import ROOT, check_script, run_script
+from launch import check_script, run_script
 from safetensors.torch import load_file
 from tiny_training import DIT
 
 from stable_longform.data.latents import LatentWindows, read_latent_index
 from stable_longform.data.manifest import read_manifest
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
-from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
-from stable_longform.training_utils.items import ItemOrder
 from stable_longform.utils.audio import read_audio, to_stereo
-
-sys.path.insert(0, str(ROOT / "training"))
-from train_dit import (  # noqa: E402
-    Config,
-    balance,
-    draw,
-    load_autoencoder,
-    shift_times,
-    uniform_times,
-    velocity_loss,
-)
 
 MODEL, SETTINGS = DIT["model"], DIT
 
@@ -85,10 +71,9 @@ def test_latents_of_another_autoencoder_are_refused(latents, tiny_manifest, fold
     finished = run_script("encode_latents.py", "--manifest", tiny_manifest, "--autoencoder", folder / "other",
                           "--output_dir", latents)  # fmt: skip
     assert finished.returncode == 2 and "another autoencoder" in finished.stderr
-    with pytest.raises(ValueError, match="latents of another autoencoder than the one given"):
-        load_autoencoder(Config("clap", "run", str(latents), autoencoder=str(folder / "other")))
-    with pytest.raises(ValueError, match="demo_every needs --autoencoder"):
-        load_autoencoder(Config("clap", "run", str(latents), demo_every=5))
+    finished = run_script("train_dit.py", "--latents", latents, "--autoencoder", folder / "other", "--clap", "clap",
+                          "--output_dir", folder / "wrong")  # fmt: skip
+    assert finished.returncode == 2 and "latents of another autoencoder than the one given" in finished.stderr
 
 
 def test_windows_are_functions_of_seed_and_index(latents):
@@ -173,108 +158,3 @@ def test_short_window_carries_over_to_a_long_one_and_to_a_pipeline(train, traine
     assert list(pipe.config.guidance_interval) == [0.0, 0.9]
     result = pipe("Genre: Rock", duration=1.5, num_inference_steps=2, generator=torch.Generator().manual_seed(0))
     assert result.audios[0].shape == (2, round(1.5 * 44100)) and torch.isfinite(result.audios[0]).all()
-
-
-def test_a_fresh_model_has_the_loss_of_its_output():
-    """The zero-initialised model predicts proj_out(proj_in(x)); its loss is that prediction's distance from v."""
-    torch.manual_seed(0)
-    transformer, timing = DiTTransformer1D(**MODEL), TimingConditioner(16, internal_dim=8)
-    batch = {
-        "latents": torch.randn(2, 4, 16),
-        "seconds_start": torch.zeros(2),
-        "seconds_total": torch.full((2,), 30.0),
-        "text": torch.randn(2, 3, 16),
-    }
-    noise, t, keep = torch.randn(2, 4, 16), torch.tensor([0.0, 1.0]), torch.tensor([True, False])
-    loss = velocity_loss(transformer, timing, batch, noise, t, keep)
-    noisy = torch.stack([batch["latents"][0], noise[1]])
-    target = torch.stack([noise[0], -batch["latents"][1]])
-    tokens = noisy.unflatten(-1, (-1, 2)).transpose(1, 2).flatten(2)
-    output = transformer.proj_out(transformer.proj_in(tokens))
-    output = output.unflatten(-1, (-1, 2)).transpose(1, 2).flatten(2)
-    errors = (output - target).square().mean(dim=1)
-    assert torch.allclose(loss, errors.mean(dim=1), rtol=1e-4)
-    music = torch.arange(16) < torch.tensor([[4], [16]])
-    loss = velocity_loss(transformer, timing, batch | {"frame_weights": balance(music)}, noise, t, keep)
-    halves = errors[0, :4].mean() / 2 + errors[0, 4:].mean() / 2
-    assert torch.allclose(loss, torch.stack([halves, errors[1].mean()]), rtol=1e-4)
-
-
-def test_balanced_weights_have_mean_1_and_are_finite():
-    weights = balance(torch.arange(8) < torch.tensor([[0], [1], [4], [8]]))
-    assert torch.allclose(weights.mean(dim=1), torch.ones(4))
-    assert weights[1].tolist() == pytest.approx([4.0] + [4 / 7] * 7)
-    assert torch.equal(weights[[0, 2, 3]], torch.ones(3, 8))
-
-
-def test_a_masked_text_is_a_shorter_one():
-    torch.manual_seed(0)
-    transformer, timing = DiTTransformer1D(**MODEL), TimingConditioner(16, internal_dim=8)
-    for parameter in transformer.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    batch = {"latents": torch.randn(1, 4, 16), "seconds_start": torch.zeros(1), "seconds_total": torch.ones(1)}
-    noise, t, keep = torch.randn(1, 4, 16), torch.tensor([0.5]), torch.tensor([True])
-    text = torch.randn(1, 3, 16)
-    losses = [
-        velocity_loss(transformer, timing, batch | part, noise, t, keep).item()
-        for part in (
-            {"text": text, "text_mask": torch.tensor([[True, True, False]])},
-            {"text": text[:, :2]},
-            {"text": text},
-        )
-    ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5) and losses[0] != pytest.approx(losses[2], rel=1e-3)
-
-
-def test_dropped_items_do_not_see_their_text():
-    torch.manual_seed(0)
-    transformer, timing = DiTTransformer1D(**MODEL), TimingConditioner(16, internal_dim=8)
-    for parameter in transformer.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    batch = {"latents": torch.randn(1, 4, 16), "seconds_start": torch.zeros(1), "seconds_total": torch.full((1,), 9.0)}
-    noise, t = torch.randn(1, 4, 16), torch.tensor([0.5])
-    losses = {}
-    for seed in (1, 2):
-        text = torch.randn(1, 3, 16, generator=torch.Generator().manual_seed(seed))
-        for keep in (True, False):
-            losses[seed, keep] = velocity_loss(
-                transformer, timing, batch | {"text": text}, noise, t, torch.tensor([keep])
-            ).item()
-    assert losses[1, False] == losses[2, False]
-    assert losses[1, True] != losses[2, True]
-
-
-def test_times_are_shared_out_and_resumed():
-    whole = uniform_times(7, ItemOrder(4))
-    parts = [uniform_times(7, ItemOrder(2, 1, 2, index)) for index in range(2)]
-    micro = uniform_times(7, ItemOrder(1, 4))
-    steps = [next(whole) for _ in range(8)]
-    for step in steps[:3]:
-        assert torch.equal(step, torch.cat([next(part) for part in parts]))
-        assert torch.equal(step, torch.cat([next(micro) for _ in range(4)]))
-    resumed = uniform_times(7, ItemOrder(4, start_step=5, first_item=20))
-    assert torch.equal(next(resumed), steps[5])
-    values = torch.cat(steps)
-    assert (values >= 0).all() and (values < 1).all()
-    assert torch.histc(values, 8, 0, 1).tolist() == [4] * 8  # a Sobol sequence fills equal bins equally
-
-
-def test_a_shift_multiplies_the_odds():
-    t = torch.linspace(0, 1, 101)
-    assert torch.equal(shift_times(t, 1.0), t)
-    shifted = shift_times(t, 4.0)
-    assert shifted[0] == 0 and shifted[-1] == 1
-    odds, expected = (value[1:-1] / (1 - value[1:-1]) for value in (shifted, t))
-    assert torch.allclose(odds, 4 * expected, rtol=1e-4)
-    assert torch.allclose(shift_times(shifted, 0.25), t, atol=1e-6)
-
-
-def test_draws_are_functions_of_the_items_number():
-    config = Config("clap", "run", terminal_probability=0.3, condition_dropout=0.4, seed=5)
-    times = torch.linspace(0, 0.9, 200)
-    noise, t, keep = draw((200, 2, 3), range(200), times, config)
-    part = draw((50, 2, 3), range(100, 150), times[100:150], config)
-    assert all(torch.equal(one[100:150], other) for one, other in zip((noise, t, keep), part, strict=True))
-    assert (t == 1).float().mean() == pytest.approx(0.3, abs=0.1) and torch.equal(t[t < 1], times[t < 1])
-    assert keep.float().mean() == pytest.approx(0.6, abs=0.1)
-    assert noise.std() == pytest.approx(1, abs=0.1)

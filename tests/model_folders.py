@@ -1,4 +1,4 @@
-"""What the tests of the training scripts share: random parts of a checkpoint and latents, on disk."""
+"""Fixtures of the tests of the training: random parts of a checkpoint, and latents, on disk."""
 
 import pytest
 import torch

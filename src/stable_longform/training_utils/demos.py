@@ -1,6 +1,6 @@
 """Demos of a training in progress: music from prompts of the valid split, to hear and to measure.
 
-Used by `train_dit.py`. Level and flatness tell apart what goes wrong most often: silence and noise.
+Level and flatness tell apart what goes wrong most often: silence and noise.
 """
 
 import math
@@ -9,31 +9,15 @@ from pathlib import Path
 
 import torch
 
-from stable_longform import noise_schedule
 from stable_longform.losses.stft import stft_magnitude
-from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
 from stable_longform.utils.audio import write_audio
 
 FFT_SIZE = 2048
 
 
-def assemble(transformer, timing_conditioner, vae, text_encoder, tokenizer) -> LongFormMusicPipeline:
-    """The pipeline of the models, on the text encoder's device."""
-    pipe = LongFormMusicPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        timing_conditioner=timing_conditioner,
-        transformer=transformer,
-        scheduler=noise_schedule.make_scheduler(),
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to(text_encoder.device)
-
-
 @torch.no_grad()
 def make_demos(
-    pipe: LongFormMusicPipeline,
+    pipe,
     windows: Sequence[dict],
     folder: Path,
     num_demos: int,
@@ -44,7 +28,7 @@ def make_demos(
     """Generates from the prompts of some windows, with fixed seeds, and decodes their own latents to compare with.
 
     Args:
-        pipe: of the weights to hear.
+        pipe: `LongFormMusicPipeline` of the weights to hear.
         windows: items of the valid split with `latents` and `prompt`.
         folder: where the audio files go.
         num_demos: how many windows.

@@ -1,0 +1,142 @@
+"""The transformer's windows: cut from latents on disk, or from music that is encoded while it trains.
+
+Encoding once is cheaper from the second pass on. Encoding while training needs no disk, never sees the same crop
+twice, and trains on streams.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from stable_longform.data.audio_crops import CropMaker, collate_crops
+from stable_longform.data.latents import INFO_FILE, LatentWindows, collate_windows
+from stable_longform.data.numbered_items import NumberedItems
+from stable_longform.data.sources import open_source
+from stable_longform.data.streams import StreamItems
+from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+from stable_longform.training_utils.items import VALIDATION_SEED, item_generator
+from stable_longform.utils.files import weights_sha256
+
+POSTERIOR_SEED = 2**29  # of the samples of the posteriors; far from any training seed
+NUM_INSPECTED = 8  # items whose latents are looked at before the first step
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WindowSource:
+    """What a training needs of its data.
+
+    Args:
+        train: items of the train split for `make_loader`, stacked by `collate`.
+        collate: see `train`.
+        valid: by number, items of the valid split with `latents (C, L)`, `seconds_start`, `seconds_total`, `prompt`.
+        add_latents: gives a batch of `make_loader` with `latents (B, C, L)`.
+        inspected: some latents `(N, C, L)`.
+    """
+
+    train: NumberedItems | StreamItems
+    collate: Callable[[Sequence[dict]], dict]
+    valid: Sequence[dict]
+    add_latents: Callable[[dict], dict]
+    inspected: torch.Tensor
+
+
+def open_latent_windows(
+    latents: str | os.PathLike,
+    window_length: int,
+    max_seconds: float,
+    seed: int,
+    max_bad_fraction: float,
+    excerpt_probability: float = 0.0,
+) -> WindowSource:
+    """Windows of a folder of latents; the arguments are those of `LatentWindows`."""
+    train = LatentWindows(latents, "train", window_length, max_seconds, seed, max_bad_fraction, excerpt_probability)
+    valid = LatentWindows(latents, "valid", window_length, max_seconds, VALIDATION_SEED, max_bad_fraction)
+    inspected = torch.stack([train[VALIDATION_SEED + i]["latents"] for i in range(NUM_INSPECTED)])
+    return WindowSource(train, collate_windows, valid, lambda batch: batch, inspected)
+
+
+def open_music_windows(
+    manifest: str,
+    vae: AutoencoderOobleck,
+    window_length: int,
+    max_seconds: float,
+    seed: int,
+    max_bad_fraction: float,
+    num_valid: int,
+    accelerator: Accelerator,
+) -> WindowSource:
+    """Crops of music, encoded in the process that trains on them; a short track is completed with silence.
+
+    Args:
+        manifest: any source of music, see `data.sources`.
+        vae: the autoencoder, which is put on the accelerator's device.
+        window_length: frames of an item.
+        max_seconds: largest `seconds_start` and `seconds_total`.
+        seed: of the whole sequence.
+        max_bad_fraction: share of the tracks that may turn out to be unusable, in [0, 1].
+        num_valid: items of the valid split, which are encoded at once; at least 1.
+        accelerator: of the run; the source's place is kept in its checkpoints.
+    """
+    vae.requires_grad_(False).eval().to(accelerator.device)
+    make_item = CropMaker(
+        window_length * vae.hop_length, vae.config.sampling_rate, max_seconds=max_seconds, needs_prompt=True
+    )
+
+    source = open_source(manifest, max_bad_fraction=max_bad_fraction)
+    source, valid_source = source.of_split("train"), source.of_split("valid")
+    place = accelerator.process_index, accelerator.num_processes
+    train = source.items(make_item, seed, *place, is_weighted_by_duration=False)
+    accelerator.register_for_checkpointing(source)
+
+    def add_latents(batch: dict) -> dict:
+        return batch | {"latents": sample_latents(vae, batch["waveform"], batch["item_numbers"])}
+
+    valid_items = valid_source.items(make_item, VALIDATION_SEED, is_weighted_by_duration=False).take(num_valid)
+    valid = [
+        {name: item[name] for name in ("seconds_start", "seconds_total", "prompt")}
+        | {"latents": sample_latents(vae, item["waveform"][None], [VALIDATION_SEED + number])[0].cpu()}
+        for number, item in enumerate(valid_items)
+    ]
+    inspected = torch.stack([item["latents"] for item in valid[:NUM_INSPECTED]])
+    return WindowSource(train, collate_crops, valid, add_latents, inspected)
+
+
+@torch.no_grad()
+def sample_latents(vae: AutoencoderOobleck, waveforms: torch.Tensor, item_numbers: Sequence[int]) -> torch.Tensor:
+    """Samples of the posteriors of `(B, 2, N)`, each drawn as a function of its item's number; `(B, C, L)`."""
+    latents = []
+    for waveform, number in zip(waveforms, item_numbers, strict=True):
+        posterior = vae.encode(waveform[None].to(vae.device, vae.dtype)).latent_dist
+        latents.append(posterior.sample(generator=item_generator(POSTERIOR_SEED, number))[0])
+    return torch.stack(latents).float()
+
+
+def check_scale(latents: torch.Tensor, accelerator: Accelerator) -> None:
+    """Logs mean and deviation of some latents, which the noise's deviation of 1 should be comparable to.
+
+    Raises:
+        ValueError: they are all the same.
+    """
+    mean, std = float(latents.mean()), float(latents.std())
+    if not std > 0:  # also if it is not a number
+        raise ValueError(f"The latents have deviation {std}: is the autoencoder trained?")
+    if accelerator.is_main_process:
+        far = "" if 1 / 3 < std < 3 else "; far from the noise's 1: see training/normalize_latents.py"
+        logger.info("Latents: mean %.3f, deviation %.3f%s.", mean, std, far)
+
+
+def check_encoder(latents: str | os.PathLike, vae: AutoencoderOobleck) -> None:
+    """Raises a ValueError unless the latents were encoded by this autoencoder's encoder."""
+    file = Path(latents) / INFO_FILE
+    if not file.is_file():
+        raise ValueError(f"{latents} is not a folder of latents: it has no {INFO_FILE}.")
+    if json.loads(file.read_text(encoding="utf-8"))["encoder_sha256"] != weights_sha256(vae.encoder):
+        raise ValueError(f"{latents} holds latents of another autoencoder than the one given.")

@@ -1,0 +1,65 @@
+"""What the training of the transformer draws for each item: noise, a time, and whether its condition is dropped.
+
+All of it is a function of the seed and the item's number.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from stable_longform.training_utils.items import item_generator
+
+NUM_BITS = 32
+
+
+def draw_noise_and_times(
+    shape: Sequence[int],
+    item_numbers: Sequence[int],
+    seed: int,
+    condition_dropout: float,
+    terminal_probability: float = 0.01,
+    timestep_shift: float = 1.0,
+) -> dict[str, torch.Tensor]:
+    """Draws for a batch what `VelocityLoss` needs besides the data. Paper: §3.
+
+    Args:
+        shape: `(B, C, L)` of the latents.
+        item_numbers: B of them.
+        seed: of the whole training.
+        condition_dropout: share of the items whose condition is dropped, in [0, 1].
+        terminal_probability: share of the items at t = 1, pure noise, in [0, 1].
+        timestep_shift: see `shift_times`.
+
+    Returns:
+        `noise (B, C, L)` of deviation 1, `timestep (B,)` in [0, 1] and boolean `is_dropped (B,)`.
+    """
+    generators = [item_generator(seed, number) for number in item_numbers]
+    chances = torch.stack([torch.rand(2, generator=generator) for generator in generators])
+    noise = torch.stack([torch.randn(tuple(shape[1:]), generator=generator) for generator in generators])
+    times = shift_times(uniform_times(item_numbers, seed), timestep_shift)
+    return {
+        "noise": noise,
+        "timestep": torch.where(chances[:, 0] < terminal_probability, 1.0, times),
+        "is_dropped": chances[:, 1] < condition_dropout,
+    }
+
+
+def uniform_times(item_numbers: Sequence[int], seed: int) -> torch.Tensor:
+    """Times `(B,)` in [0, 1] that fill the interval evenly: any 2^k consecutive items do so.
+
+    They are the van der Corput sequence in base 2, which is the first dimension of Sobol's, with a random digital
+    shift. The paper's code draws a scrambled Sobol sequence.
+    """
+    shift = int(np.random.SeedSequence([seed, 2]).generate_state(1)[0])  # NUM_BITS random bits
+    reversed_bits = [int(f"{number % 2**NUM_BITS:0{NUM_BITS}b}"[::-1], 2) for number in item_numbers]
+    return torch.tensor([(bits ^ shift) / 2**NUM_BITS for bits in reversed_bits], dtype=torch.float32)
+
+
+def shift_times(t: torch.Tensor, shift: float) -> torch.Tensor:
+    """Moves times in [0, 1] towards 1: `shift·t / (1 + (shift − 1)·t)` multiplies the odds t/(1 − t) by `shift`.
+
+    Near t = 1 is decided what the whole is like, such as where it ends; short trainings see little of it. The same
+    shift as in Esser et al., "Scaling rectified flow transformers", arXiv 2403.03206, §5.3.2. Not in the paper.
+    """
+    return shift * t / (1 + (shift - 1) * t)

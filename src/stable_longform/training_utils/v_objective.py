@@ -1,0 +1,69 @@
+"""The v-objective of the diffusion transformer, with classifier-free guidance's condition dropout. Paper: §2.2, §3.
+
+References: Salimans and Ho, "Progressive distillation", arXiv 2202.00512 (v). Ho and Salimans, "Classifier-free
+diffusion guidance", arXiv 2207.12598 (condition dropout).
+"""
+
+import torch
+
+from stable_longform import noise_schedule
+from stable_longform.models.timing_conditioner import TimingConditioner
+from stable_longform.models.transformer_dit_1d import DiTTransformer1D
+
+
+class VelocityLoss(torch.nn.Module):
+    """Squared error of the predicted velocity, averaged over each item, padding included. Paper: §3.
+
+    Networks and loss are one module, because FSDP and DeepSpeed ask for one.
+
+    Args:
+        transformer: predicts the velocity.
+        timing_conditioner: embeds start and total seconds.
+    """
+
+    def __init__(self, transformer: DiTTransformer1D, timing_conditioner: TimingConditioner):
+        super().__init__()
+        self.transformer, self.timing_conditioner = transformer, timing_conditioner
+
+    def forward(self, batch: dict) -> torch.Tensor:
+        """Computes the loss `(B,)` of each item of a batch, on the device of its `prompt_embeds`.
+
+        Args:
+            batch: `latents (B, C, L)`, `noise (B, C, L)`, `timestep (B,)` in [0, 1]; `seconds_start (B,)`,
+                `seconds_total (B,)`, `prompt_embeds (B, S, D)` and, if padding is to be hidden, boolean
+                `prompt_attention_mask (B, S)`; boolean `is_dropped (B,)`: where True, all text and timing tokens are
+                zero, which is guidance's unconditional branch (the global timing token stays); if frames don't weigh
+                the same, `frame_weights (B, L)` of mean 1.
+        """
+        prompt_embeds = batch["prompt_embeds"]
+        names = ("latents", "noise", "timestep", "seconds_start", "seconds_total", "is_dropped")
+        latents, noise, t, start, total, is_dropped = (batch[name].to(prompt_embeds.device) for name in names)
+        timing = self.timing_conditioner(start, total)
+        tokens = torch.cat([prompt_embeds, timing.encoder_hidden_states.to(prompt_embeds)], dim=1)
+        mask = batch.get("prompt_attention_mask")
+        if mask is not None:
+            mask = torch.cat([mask, mask.new_ones(timing.encoder_hidden_states.shape[:2])], dim=1)
+        prediction = self.transformer(
+            noise_schedule.add_noise(latents, noise, t),
+            t,
+            encoder_hidden_states=tokens.masked_fill(is_dropped[:, None, None], 0),
+            global_hidden_states=timing.global_hidden_states.to(prompt_embeds),
+            encoder_attention_mask=mask,
+        ).sample
+        errors = (prediction.float() - noise_schedule.velocity(latents, noise, t)).square().mean(dim=1)
+        if "frame_weights" in batch:
+            errors = errors * batch["frame_weights"].to(errors)
+        return errors.mean(dim=1)
+
+
+def balance_silence(latent_mask: torch.Tensor) -> torch.Tensor:
+    """Weights `(B, L)` of mean 1 with which the frames of music and those of silence get half of the loss each.
+
+    The mask `(B, L)` is True for music. In a window of 4m45s the 10 s of a short piece are 3 % of the loss, so that it
+    hardly says where such a piece ends. As the weights depend only on what the model is told, the duration and the
+    place, they leave the best prediction as it is. Windows without silence, or of nothing else, have weights of 1.
+    Not in the paper.
+    """
+    share = latent_mask.float().mean(dim=1, keepdim=True)
+    weights = torch.where(latent_mask, 0.5 / share, 0.5 / (1 - share))
+    return torch.where((share == 0) | (share == 1), 1.0, weights)
