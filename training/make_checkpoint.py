@@ -40,6 +40,7 @@ class Config:
     sigma_min: float = SIGMA_MIN
     sigma_max: float = SIGMA_MAX
     guidance_interval: tuple = (0.0, 1.0)  # of calls that don't give one
+    window_in_s: tuple = ()  # the windows of all stages of the transformer, in seconds; empty: only the longest
     description: str = ""  # what kind of model it is
     data: str = ""  # what it learned from, and under which licences that is
     license: str = ""  # of the weights, for example "cc-by-4.0"
@@ -65,6 +66,7 @@ def main(config: Config) -> None:
         transformer=transformer,
         scheduler=make_scheduler(config.sigma_min, config.sigma_max),
         guidance_interval=config.guidance_interval,
+        window_in_s=config.window_in_s or None,
     ).to(dtype)
     export_model(pipe, config.output_dir, keep=(CARD_FILE, "ATTRIBUTION.md"))
     runs = {"autoencoder": config.autoencoder, "CLAP": config.clap, "transformer": config.dit}

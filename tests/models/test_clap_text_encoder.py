@@ -8,9 +8,10 @@ from common import (
     randomize_weights,
 )
 from diffusers import DiffusionPipeline
+from tiny_pipeline import PROMPTS, tiny_text_encoder, tiny_tokenizer
 from transformers import ClapAudioConfig, ClapConfig, ClapModel, ClapTextConfig
 
-from stable_longform.models.clap_text_encoder import ClapTextEncoder
+from stable_longform.models.clap_text_encoder import ClapTextEncoder, encode_texts, tokenize_texts
 
 TINY = {
     "vocab_size": 50,
@@ -173,3 +174,22 @@ def test_model_checks(encoder, prompts, tmp_path):
     check_determinism(encoder, prompts)
     check_half_precision(encoder, prompts, tolerance=0.03)
     check_gradient_checkpointing(encoder, prompts)
+
+
+@pytest.mark.parametrize("max_length", [3, 12, 40])
+def test_tokens_are_the_tokenizers_own(max_length):
+    """Padded or cut as `padding="max_length", truncation=True` does it, whatever the tokenizer was used for before."""
+    texts, tokenizer = ["", "piano", *PROMPTS], tiny_tokenizer()
+    expected = tokenizer(texts, padding="max_length", truncation=True, max_length=max_length, return_tensors="pt")
+    input_ids, mask, num_tokens = tokenize_texts(tokenizer, texts, max_length)
+    assert torch.equal(input_ids, expected.input_ids) and torch.equal(mask, expected.attention_mask.bool())
+    assert num_tokens == [len(tokenizer(text).input_ids) for text in texts]
+
+
+def test_texts_are_encoded_with_the_mask_of_their_tokens():
+    encoder, tokenizer = tiny_text_encoder().eval(), tiny_tokenizer()
+    features, mask = encode_texts(encoder, tokenizer, PROMPTS[1:3])
+    input_ids, expected_mask, _ = tokenize_texts(tokenizer, PROMPTS[1:3], encoder.config.max_length)
+    assert torch.equal(mask, expected_mask) and not mask.all()
+    with torch.no_grad():
+        assert torch.equal(features, encoder(input_ids, attention_mask=mask).last_hidden_state)

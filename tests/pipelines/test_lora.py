@@ -206,6 +206,77 @@ def test_refuses_what_would_be_ignored(pipe, adapter, tmp_path):
     assert not hasattr(pipe.transformer, "peft_config")
 
 
+def test_an_incomplete_adapter_is_refused(pipe, adapter, tmp_path):
+    """peft would fill the gap with a random matrix."""
+    tensors = load_file(adapter / WEIGHTS)
+    base, name = sound(pipe), "transformer.transformer_blocks.1.attn2.to_v.lora_"
+    for letter in "AB":
+        part = {key: tensor for key, tensor in tensors.items() if not key.startswith(name + letter)}
+        with pytest.raises(ValueError, match=rf"incomplete: it has no transformer_blocks\.1.*lora_{letter}\.weight"):
+            pipe.load_lora_weights(part)
+    changes = {"must have shape": lambda tensor: tensor[:, 1:], "not finite": lambda tensor: tensor / 0}
+    for message, change in changes.items():
+        with pytest.raises(ValueError, match=rf"{message}"):
+            pipe.load_lora_weights(tensors | {name + "A.weight": change(tensors[name + "A.weight"])})
+    assert torch.equal(sound(pipe), base) and not hasattr(pipe.transformer, "peft_config")
+
+
+@pytest.mark.parametrize("separator", [".lora_", ".lora."])
+def test_other_names_of_the_matrices_and_a_scale_for_each_module(pipe, adapter, separator):
+    """Alpha over rank scales a module, here 6 / 2 everywhere, as in the metadata of the same adapter."""
+    names = {".lora_A.": f"{separator}down.", ".lora_B.": f"{separator}up."}
+    renamed = {}
+    for key, tensor in load_file(adapter / WEIGHTS).items():
+        module, _, matrix = key.removesuffix(".weight").partition(".lora_")
+        renamed[f"{module}{names[f'.lora_{matrix}.']}weight"] = tensor
+        renamed[f"{module}.alpha"] = torch.tensor(6.0)
+    pipe.load_lora_weights(renamed)
+    assert relative_error(sound(pipe), sound(merged(adapter))) < 1e-4
+    pipe.unload_lora_weights()
+    del renamed["transformer.transformer_blocks.0.attn1.to_q" + names[".lora_B."] + "weight"]
+    with pytest.raises(ValueError, match=r"incomplete: transformer\.transformer_blocks\.0\.attn1\.to_q\.alpha has no"):
+        pipe.load_lora_weights(renamed)
+
+
+def test_two_scales_are_refused(pipe, adapter, tmp_path):
+    with safe_open(adapter / WEIGHTS, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(adapter / WEIGHTS) | {"transformer.transformer_blocks.0.attn1.to_q.alpha": torch.tensor(1.0)}
+    save_file(tensors, tmp_path / "both.safetensors", metadata)
+    with pytest.raises(ValueError, match="two scales: `.alpha` of its modules, and that of its metadata"):
+        pipe.load_lora_weights(tmp_path / "both.safetensors")
+
+
+def test_what_was_unloaded_while_fused_cannot_be_taken_out_and_says_so(pipe, adapter, tmp_path):
+    pipe.load_lora_weights(adapter, adapter_name="first")
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    fused = sound(pipe)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="cannot be taken out of the weights: first. Open the model anew"):
+            pipe.unfuse_lora()
+    pipe.load_lora_weights(save_adapter(tmp_path / "second", seed=1), adapter_name="second")
+    pipe.fuse_lora()
+    with pytest.raises(ValueError, match="cannot be taken out of the weights: first"):
+        pipe.unfuse_lora()
+    pipe.unload_lora_weights()
+    assert relative_error(sound(pipe), fused) < 1e-4  # the second is out
+
+
+def test_fused_adapters_are_not_scaled_or_deleted_in_vain(pipe, adapter):
+    pipe.load_lora_weights(adapter, adapter_name="mine")
+    loaded = sound(pipe)
+    pipe.fuse_lora(lora_scale=0.5)
+    for change in (lambda: pipe.set_adapters("mine", 0.1), lambda: pipe.delete_adapters("mine")):
+        with pytest.raises(ValueError, match=r"call unfuse_lora\(\) before, mine"):
+            change()
+    pipe.unfuse_lora()
+    assert relative_error(sound(pipe), loaded) < 1e-4  # with the scale that it had before
+    pipe.set_adapters("mine", 0.1)
+    pipe.delete_adapters("mine")
+    assert relative_error(sound(pipe), sound(tiny_pipeline())) < 1e-4
+
+
 def test_pickled_adapters_are_read_only_on_request(pipe, adapter, tmp_path):
     torch.save(load_file(adapter / WEIGHTS), tmp_path / "pytorch_lora_weights.bin")
     with pytest.raises(OSError):

@@ -21,6 +21,7 @@ from tiny_pipeline import (
 from torch._dynamo.testing import CompileCounter
 
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
+from stable_longform.noise_schedule import make_scheduler, set_timesteps
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
 
 
@@ -43,7 +44,7 @@ def test_a_callback_sees_every_step_and_may_replace_tensors(pipe):
     )
     assert not latents.any()
     assert [step for step, _, _ in seen] == [0, 1, 2, 3]
-    assert [t for _, t, _ in seen] == pipe.scheduler.timesteps.tolist()
+    assert [t for _, t, _ in seen] == set_timesteps(make_scheduler(), 4).tolist()
     assert all(given == sorted(names) for _, _, given in seen)
 
 
@@ -187,10 +188,6 @@ def test_saved_and_loaded_it_sounds_the_same(tmp_path, mask_text_padding):
     assert loaded.config.mask_text_padding == mask_text_padding
     arguments = {"negative_prompt": "rock", "num_waveforms_per_prompt": 2, "duration": 0.1}
     assert_all_equal(generate(loaded, **arguments), generate(pipe, **arguments))
-    half = LongFormMusicPipeline.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
-    half.set_progress_bar_config(disable=True)
-    assert half.transformer.dtype == half.vae.dtype == half.text_encoder.dtype == torch.bfloat16
-    assert generate(half, **arguments)[0].isfinite().all()
 
 
 def test_shards_and_variant(pipe, tmp_path):

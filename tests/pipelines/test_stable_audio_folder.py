@@ -96,7 +96,7 @@ def test_components_and_dtype_can_be_given(folders):
     )
     assert pipe.scheduler is scheduler and isinstance(scheduler, StockScheduler)
     assert pipe.timing_conditioner is ours.timing_conditioner
-    assert pipe.vae.dtype == pipe.transformer.dtype == torch.bfloat16
+    assert (pipe.transformer.dtype, pipe.vae.dtype) == (torch.bfloat16, torch.float32)
     dtypes = {"timing_conditioner": torch.float16, "default": torch.float32}
     pipe = LongFormMusicPipeline.from_pretrained(folder, torch_dtype=dtypes)
     assert (pipe.timing_conditioner.dtype, pipe.vae.dtype) == (torch.float16, torch.float32)

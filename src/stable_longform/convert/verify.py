@@ -18,7 +18,8 @@ from stable_longform.convert.stable_audio_tools import CONDITIONER_PREFIX
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
-from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline, guide
+from stable_longform.pipelines.guidance import guide
+from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
 
 TIMES = (0.05, 0.5, 0.95)
 GUIDANCE_SCALE = 7.0

@@ -7,6 +7,7 @@ References: Evans et al., "Long-form music generation with latent diffusion", ar
 """
 
 import os
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -15,6 +16,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from transformers import ClapModel, ClapTextConfig, ClapTextModel
 from transformers.modeling_outputs import BaseModelOutput
 
+TOKENIZER_LOCK = threading.Lock()
 # The fields of our configuration that describe the RoBERTa model, named as in transformers' ClapTextConfig.
 TEXT_CONFIG_FIELDS = (
     "vocab_size",
@@ -165,31 +167,51 @@ class ClapTextEncoder(ModelMixin, ConfigMixin):
 
 @torch.no_grad()
 def encode_texts(
-    text_encoder: torch.nn.Module,
-    tokenizer,
-    texts: Sequence[str],
-    max_length: int | None = None,
-    device: torch.device | str | None = None,
+    text_encoder: torch.nn.Module, tokenizer, texts: Sequence[str], max_length: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features of texts and the boolean mask of their real tokens; the pipeline and the training both use it.
+    """Features of texts and the boolean mask of their real tokens.
 
     Args:
         text_encoder: `ClapTextEncoder`, or a transformers text encoder.
         tokenizer: of the text encoder.
         texts: B of them.
         max_length: number of tokens to which each is padded or cut; None: `text_encoder.config.max_length`.
-        device: where the text encoder runs; None: where it is.
 
     Returns:
         `(features (B, max_length, dim), mask (B, max_length))`. Features of padding tokens are not zeroed.
     """
     if max_length is None:
         max_length = text_encoder.config.max_length
-    tokens = tokenizer(
-        list(texts), padding="max_length", max_length=max_length, truncation=True, return_tensors="pt"
-    ).to(text_encoder.device if device is None else device)
-    mask = tokens.attention_mask.bool()
-    return text_encoder(tokens.input_ids, attention_mask=mask).last_hidden_state, mask
+    input_ids, mask, _ = tokenize_texts(tokenizer, texts, max_length)
+    input_ids, mask = input_ids.to(text_encoder.device), mask.to(text_encoder.device)
+    return text_encoder(input_ids, attention_mask=mask).last_hidden_state, mask
+
+
+def tokenize_texts(tokenizer, texts: Sequence[str], max_length: int) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """Token ids of texts, padded at the end or cut to one length; special tokens at the end of a text are kept.
+
+    One thread at a time: tokenizers of transformers change their own settings when they are called.
+
+    Args:
+        tokenizer: of transformers, fast or not.
+        texts: B of them.
+        max_length: number of tokens of each row.
+
+    Returns:
+        `(input_ids (B, max_length), mask (B, max_length), num_tokens)`: int64, boolean with True for real tokens, and
+        how many tokens each text has when it is not cut.
+    """
+    with TOKENIZER_LOCK:
+        tokens = tokenizer(list(texts), return_special_tokens_mask=True, verbose=False)
+    input_ids = torch.full((len(texts), max_length), tokenizer.pad_token_id)
+    mask = torch.zeros(input_ids.shape, dtype=torch.bool)
+    for row, (ids, is_special) in enumerate(zip(tokens.input_ids, tokens.special_tokens_mask, strict=True)):
+        num_last = next((i for i, special in enumerate(reversed(is_special)) if not special), len(ids))
+        if len(ids) > max_length:
+            ids = ids[: max_length - num_last] + ids[len(ids) - num_last :]
+        input_ids[row, : len(ids)] = torch.tensor(ids)
+        mask[row, : len(ids)] = True
+    return input_ids, mask, [len(ids) for ids in tokens.input_ids]
 
 
 def _check_attention_mask(mask: torch.Tensor, shape: tuple[int, int]) -> None:

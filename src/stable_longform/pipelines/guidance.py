@@ -5,7 +5,7 @@ noise schedules and sample steps are flawed", arXiv 2305.08891 (rescaling).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -16,6 +16,43 @@ from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 
 MIN_TOKENS_IN_TURN = 512  # of an item, from which on a CPU is no slower with one branch after the other
 WIDTHS_A_TOKEN = 16  # numbers held for a token in a block, in units of the inner width
+
+
+@dataclass
+class Guidance:
+    """How strongly, and at which times, a generation follows its prompt; see the arguments of the pipelines."""
+
+    scale: float
+    rescale: float = 0.0
+    interval: tuple[float, float] = (0.0, 1.0)
+
+    def is_on(self, time: float) -> bool:
+        """Whether the unconditional branch is needed at this time t in [0, 1]."""
+        return self.scale != 1 and self.interval[0] <= time <= self.interval[1]
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What each of B items should sound like.
+
+    Args:
+        prompt_embeds: `(B, S, D)`; all zero for items without a prompt.
+        attention_mask: boolean `(B, S)` for `prompt_embeds`, or None.
+        negative_prompt_embeds: `(B, S, D)`; all zero for items without a negative prompt.
+        timing_tokens: `(B, 2, D)`.
+        global_states: `(B, 1, G)`.
+    """
+
+    prompt_embeds: torch.Tensor
+    attention_mask: torch.Tensor | None
+    negative_prompt_embeds: torch.Tensor
+    timing_tokens: torch.Tensor
+    global_states: torch.Tensor
+
+    def select(self, items: Sequence[int]) -> "Conditioning":
+        """Those of some items, in this order; an item may be named more than once."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: None if value is None else value[items] for name, value in tensors.items()})
 
 
 @dataclass(frozen=True)
@@ -43,12 +80,12 @@ def make_conditions(
 ) -> list[Condition]:
     """Puts together, in the transformer's dtype, what does not change from step to step.
 
-    An unconditional item without a negative prompt has no text and no timing tokens; a negative prompt keeps its
-    timing tokens. The global timing is never dropped.
+    An item without a prompt, or an unconditional item without a negative prompt, has no text and no timing tokens, as
+    in training; a negative prompt keeps its timing tokens. The global timing is never dropped.
 
     Args:
         transformer: that will be given the result.
-        prompt_embeds: `(B, S, D)`.
+        prompt_embeds: `(B, S, D)`, all zero for items without a prompt.
         negative_prompt_embeds: `(B, S, D)`, all zero for items without a negative prompt; None: no guidance.
         timing_tokens: `(B, 2, D)`.
         global_states: `(B, 1, G)`.
@@ -58,22 +95,19 @@ def make_conditions(
     Returns:
         One condition, or two, the unconditional one first.
     """
-    timing_tokens, global_states = timing_tokens.to(prompt_embeds), global_states.to(transformer.dtype)
-    tokens = torch.cat([prompt_embeds, timing_tokens], dim=1)
+    global_states = global_states.to(transformer.dtype)
+    tokens = _join_tokens(prompt_embeds, timing_tokens)
     if attention_mask is not None:
         attention_mask = torch.cat([attention_mask, attention_mask.new_ones(timing_tokens.shape[:2])], dim=1)
     if negative_prompt_embeds is None:
         return [_condition(transformer, tokens, global_states, attention_mask)]
-    is_null = ~negative_prompt_embeds.flatten(1).any(dim=1)[:, None, None]
-    negative, negative_mask = None, None
-    if not is_null.all():
-        negative = torch.cat([negative_prompt_embeds, timing_tokens.masked_fill(is_null, 0)], dim=1)
-        negative_mask = None if attention_mask is None else torch.ones_like(attention_mask)
+    negative = _join_tokens(negative_prompt_embeds, timing_tokens)
+    negative_mask = None if attention_mask is None else torch.ones_like(attention_mask)
     if in_turn:
         unconditional = _condition(transformer, negative, global_states, negative_mask)
         return [unconditional, _condition(transformer, tokens, global_states, attention_mask)]
     if negative is not None:
-        tokens = torch.cat([negative, tokens])
+        tokens = torch.cat([negative, torch.zeros_like(negative) if tokens is None else tokens])
         attention_mask = None if attention_mask is None else torch.cat([negative_mask, attention_mask])
     return [_condition(transformer, tokens, global_states.repeat(2, 1, 1), attention_mask)]
 
@@ -113,6 +147,17 @@ def branches_in_turn(transformer: DiTTransformer1D, latents: torch.Tensor) -> bo
         return num_tokens >= MIN_TOKENS_IN_TURN
     needed = 2 * len(latents) * num_tokens * WIDTHS_A_TOKEN * transformer.proj_in.out_features
     return needed * transformer.dtype.itemsize > torch.cuda.mem_get_info(latents.device)[0] / 2
+
+
+def _join_tokens(embeds: torch.Tensor, timing_tokens: torch.Tensor) -> torch.Tensor | None:
+    """Text, then timing `(B, S + 2, D)`, all zero for items without text; None if no item has any.
+
+    Zeros are as good as no tokens: keys and values have no bias, so the cross-attention of zeros is zero.
+    """
+    is_null = ~embeds.flatten(1).any(dim=1)[:, None, None]
+    if is_null.all():
+        return None
+    return torch.cat([embeds, timing_tokens.to(embeds).masked_fill(is_null, 0)], dim=1)
 
 
 def _condition(

@@ -4,20 +4,87 @@ Each raises a ValueError that names the value and what is accepted, and returns 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from numbers import Integral, Real
 
 import numpy as np
 import torch
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.configuration_utils import ConfigMixin
 
 MAX_TEXT_LENGTH = 4096
+MAX_STEPS = 1000
+MAX_GUIDANCE_SCALE = 100.0
+MAX_BATCH_SIZE = 1024
 OUTPUT_TYPES = ("pt", "np", "latent")
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
+@dataclass(frozen=True)
+class Prompts:
+    """Texts or their embeddings, checked, and those of the negative prompt, if there is one.
+
+    Args:
+        texts: one for each prompt, "" where there is none; or None, with `embeds`.
+        embeds: `(num_prompts, sequence_length, dim)`, or None, with `texts`.
+        mask: boolean `(num_prompts, sequence_length)` of `embeds`, or None.
+        negative_texts: one for each prompt, or None.
+        negative_embeds: as `embeds`, or None.
+        negative_mask: as `mask`, or None.
+    """
+
+    texts: list[str] | None
+    embeds: torch.Tensor | None
+    mask: torch.Tensor | None
+    negative_texts: list[str] | None
+    negative_embeds: torch.Tensor | None
+    negative_mask: torch.Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.embeds if self.texts is None else self.texts)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """For each prompt, in seconds: how much music is returned, where in the piece it starts, how long the piece is."""
+
+    durations: list[float]
+    starts: list[float]
+    totals: list[float]
+
+
+def check_prompts(
+    prompt: str | Sequence[str] | None,
+    negative_prompt: str | Sequence[str] | None,
+    prompt_embeds: torch.Tensor | None,
+    prompt_attention_mask: torch.Tensor | None,
+    negative_prompt_embeds: torch.Tensor | None,
+    negative_prompt_attention_mask: torch.Tensor | None,
+    dim: int,
+) -> Prompts:
+    """Texts or their embeddings, of width `dim`; arguments as in the pipelines."""
+    if (prompt is None) == (prompt_embeds is None):
+        raise ValueError("Give either prompt or prompt_embeds.")
+    if negative_prompt is not None and negative_prompt_embeds is not None:
+        raise ValueError("Give negative_prompt or negative_prompt_embeds, not both.")
+    check_embeddings("prompt_embeds", prompt_embeds, prompt_attention_mask, dim)
+    texts = None if prompt is None else check_texts("prompt", prompt)
+    num_prompts = len(prompt_embeds) if prompt is None else len(texts)
+    check_embeddings(
+        "negative_prompt_embeds", negative_prompt_embeds, negative_prompt_attention_mask, dim, num_prompts
+    )
+    negative_texts = None if negative_prompt is None else check_texts("negative_prompt", negative_prompt)
+    if negative_texts is not None:
+        if len(negative_texts) not in (1, num_prompts):
+            raise ValueError(f"negative_prompt must be one text or {num_prompts}, got {len(negative_texts)}.")
+        negative_texts = negative_texts * (num_prompts // len(negative_texts))
+    masks = prompt_attention_mask, negative_prompt_attention_mask
+    return Prompts(texts, prompt_embeds, masks[0], negative_texts, negative_prompt_embeds, masks[1])
+
+
 def check_texts(name: str, texts: str | Sequence[str]) -> list[str]:
-    """One text or several, none of them blank, as a list."""
+    """One text or several as a list. Blank ones, which mean that there is none, come back as ""."""
     if isinstance(texts, str):
         texts = [texts]
     elif not isinstance(texts, (list, tuple, np.ndarray)):
@@ -25,9 +92,24 @@ def check_texts(name: str, texts: str | Sequence[str]) -> list[str]:
     if len(texts) == 0:
         raise ValueError(f"{name} must hold at least one text, got none.")
     for text in texts:
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{name} must be text that is not blank, got {text!r}.")
-    return [str(text) for text in texts]
+        if not isinstance(text, str):
+            raise ValueError(f"{name} must be text, got {text!r}.")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ValueError(f"{name} must be valid Unicode, without lone surrogates, got {text!r}.")
+    return [str(text) if text.strip() else "" for text in texts]
+
+
+def check_number(name: str, value: float, low: float = -math.inf, high: float = math.inf) -> float:
+    """A finite number, Python's, numpy's or torch's, in [`low`, `high`]."""
+    if isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim == 0:
+        value = value.item()
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise ValueError(f"{name} must be a number, got {value!r}.")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}.")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {value}.")
+    return float(value)
 
 
 def check_numbers(name: str, value: float | Sequence[float], num_prompts: int) -> list[float]:
@@ -55,6 +137,16 @@ def text_length(text_encoder: torch.nn.Module, tokenizer) -> int:
     return length
 
 
+def check_tensor(name: str, tensor: torch.Tensor) -> None:
+    """A tensor of real floating-point numbers, all of them finite."""
+    if not isinstance(tensor, torch.Tensor):
+        raise ValueError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}.")
+    if not tensor.is_floating_point():
+        raise ValueError(f"{name} must be a floating-point tensor, got dtype {tensor.dtype}.")
+    if not tensor.isfinite().all():
+        raise ValueError(f"{name} must be finite, got {int((~tensor.isfinite()).sum())} values that are not.")
+
+
 def check_embeddings(
     name: str, embeds: torch.Tensor | None, mask: torch.Tensor | None, dim: int, num_prompts: int | None = None
 ) -> None:
@@ -64,17 +156,26 @@ def check_embeddings(
         if mask is not None:
             raise ValueError(f"{mask_name} goes with {name}, which are missing.")
         return
-    sizes = f"({num_prompts or 'num_prompts'}, sequence_length, {dim})"
-    is_wrong = embeds.ndim != 3 or embeds.shape[2] != dim or 0 in embeds.shape or not embeds.is_floating_point()
+    check_tensor(name, embeds)
+    is_wrong = embeds.ndim != 3 or embeds.shape[2] != dim or 0 in embeds.shape
     if is_wrong or num_prompts not in (None, len(embeds)):
-        raise ValueError(
-            f"{name} must be a floating-point tensor {sizes}, got shape {tuple(embeds.shape)}, dtype {embeds.dtype}."
-        )
-    if mask is not None and (mask.dtype != torch.bool or mask.shape != embeds.shape[:2]):
-        raise ValueError(
-            f"{mask_name} must be a boolean tensor {tuple(embeds.shape[:2])}, True = attend, "
-            f"got shape {tuple(mask.shape)}, dtype {mask.dtype}."
-        )
+        sizes = f"({num_prompts or 'num_prompts'}, sequence_length, {dim})"
+        raise ValueError(f"{name} must have shape {sizes}, got {tuple(embeds.shape)}.")
+    if mask is None:
+        return
+    if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or mask.shape != embeds.shape[:2]:
+        got = f"shape {tuple(mask.shape)}, dtype {mask.dtype}" if isinstance(mask, torch.Tensor) else repr(mask)
+        raise ValueError(f"{mask_name} must be a boolean tensor {tuple(embeds.shape[:2])}, True = attend, got {got}.")
+
+
+def check_latents(latents: torch.Tensor, batch_size: int, channels: int, max_length: int, patch_size: int) -> None:
+    """Noise `(batch_size, channels, L)`, L a multiple of `patch_size` and at most `max_length`."""
+    check_tensor("latents", latents)
+    shape = tuple(latents.shape)
+    is_right = len(shape) == 3 and shape[:2] == (batch_size, channels)
+    if not is_right or not 0 < shape[2] <= max_length or shape[2] % patch_size:
+        lengths = f"L in [{patch_size}, {max_length}]" + (f", a multiple of {patch_size}" if patch_size > 1 else "")
+        raise ValueError(f"latents must have shape ({batch_size}, {channels}, L) with {lengths}, got {shape}.")
 
 
 def check_timing(
@@ -82,24 +183,24 @@ def check_timing(
     seconds_start: float | Sequence[float],
     seconds_total: float | Sequence[float] | None,
     num_prompts: int,
-    window: float,
+    window_in_s: float,
     latest: float,
-) -> tuple[list[float], list[float], list[float]]:
+) -> Timing:
     """Durations, starts and totals in seconds, one of each for each prompt.
 
     Args:
-        duration: in (0, `window`]; None is the window.
-        seconds_start: in [0, `latest`].
+        duration: in (0, `window_in_s`]; None is the window.
+        seconds_start: in [0, `latest`], before `seconds_total`.
         seconds_total: in (0, `latest`]; None is the start plus the duration.
         num_prompts: how many there are.
-        window: the longest duration, in seconds.
+        window_in_s: the longest duration.
         latest: the largest time that the model knows, in seconds.
     """
-    durations = check_numbers("duration", window if duration is None else duration, num_prompts)
+    durations = check_numbers("duration", window_in_s if duration is None else duration, num_prompts)
     starts = check_numbers("seconds_start", seconds_start, num_prompts)
     for value in durations:
-        if not 0 < value <= window:
-            raise ValueError(f"duration must be in (0, {window:.3f}] seconds, got {value}.")
+        if not 0 < value <= window_in_s:
+            raise ValueError(f"duration must be in (0, {window_in_s:.3f}] seconds, got {value}.")
     for value in starts:
         if not 0 <= value <= latest:
             raise ValueError(f"seconds_start must be in [0, {latest}] seconds, got {value}.")
@@ -107,30 +208,87 @@ def check_timing(
         totals = [start + length for start, length in zip(starts, durations, strict=True)]
     else:
         totals = check_numbers("seconds_total", seconds_total, num_prompts)
-    for value in totals:
-        if not 0 < value <= latest:
-            raise ValueError(f"seconds_total must be in (0, {latest}] seconds, got {value}.")
-    return durations, starts, totals
+    for start, total in zip(starts, totals, strict=True):
+        if not 0 < total <= latest:
+            raise ValueError(f"seconds_total must be in (0, {latest}] seconds, got {total}.")
+        if start >= total:
+            raise ValueError(f"seconds_start must be before seconds_total={total} seconds, got {start}.")
+    return Timing(durations, starts, totals)
 
 
-def check_count(name: str, value: int) -> None:
-    """An integer of at least 1."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+def check_start_and_end(
+    duration: float | Sequence[float] | None,
+    seconds_start: float | Sequence[float],
+    audio_start_in_s: float | Sequence[float] | None,
+    audio_end_in_s: float | Sequence[float] | None,
+) -> tuple[float | Sequence[float] | None, float | Sequence[float]]:
+    """Duration and start, from diffusers' names where those were given."""
+    if audio_start_in_s is not None:
+        if np.any(seconds_start):
+            raise ValueError("Give seconds_start or audio_start_in_s, not both.")
+        seconds_start = audio_start_in_s
+    if audio_end_in_s is None:
+        return duration, seconds_start
+    if duration is not None:
+        raise ValueError("Give duration or audio_end_in_s, not both.")
+    sizes = {np.size(value) for value in (seconds_start, audio_end_in_s)} - {1}
+    number = sizes.pop() if sizes else 1
+    starts, ends = (
+        check_numbers(name, value, number)
+        for name, value in (("audio_start_in_s", seconds_start), ("audio_end_in_s", audio_end_in_s))
+    )
+    for start, end in zip(starts, ends, strict=True):
+        if not start < end:
+            raise ValueError(f"audio_end_in_s must be after audio_start_in_s={start}, got {end}.")
+    durations = [end - start for start, end in zip(starts, ends, strict=True)]
+    return (durations if number > 1 else durations[0]), seconds_start
 
 
-def check_guidance(guidance_scale: float, guidance_rescale: float) -> None:
-    """A finite scale and a rescaling φ in [0, 1]."""
-    if not math.isfinite(guidance_scale):
-        raise ValueError(f"guidance_scale must be finite, got {guidance_scale}.")
-    if not 0 <= guidance_rescale <= 1:
-        raise ValueError(f"guidance_rescale must be in [0, 1], got {guidance_rescale}.")
+def check_windows(window_in_s: Sequence[float]) -> list[float]:
+    """Rising lengths of windows in seconds, each greater than 0, from one number or several."""
+    if not isinstance(window_in_s, (list, tuple, np.ndarray)):
+        window_in_s = [window_in_s]
+    windows = sorted(check_number("window_in_s", value) for value in window_in_s)
+    if windows and windows[0] <= 0:
+        raise ValueError(f"window_in_s must be greater than 0 seconds, got {windows[0]}.")
+    return windows
 
 
-def check_interval(guidance_interval: Sequence[float]) -> None:
+def check_count(name: str, value: int, high: int) -> int:
+    """An integer in [1, `high`]."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or not 1 <= value <= high:
+        raise ValueError(f"{name} must be an integer in [1, {high}], got {value!r}.")
+    return int(value)
+
+
+def check_batch_size(num_prompts: int, num_waveforms_per_prompt: int) -> int:
+    """The number of results, at most `MAX_BATCH_SIZE`."""
+    num_waveforms_per_prompt = check_count("num_waveforms_per_prompt", num_waveforms_per_prompt, MAX_BATCH_SIZE)
+    if num_prompts * num_waveforms_per_prompt > MAX_BATCH_SIZE:
+        raise ValueError(
+            f"There may be at most {MAX_BATCH_SIZE} results in one call, got {num_prompts} prompts times "
+            f"num_waveforms_per_prompt={num_waveforms_per_prompt}."
+        )
+    return num_prompts * num_waveforms_per_prompt
+
+
+def check_guidance_scale(guidance_scale: float) -> float:
+    """A number whose size is at most `MAX_GUIDANCE_SCALE`."""
+    return check_number("guidance_scale", guidance_scale, -MAX_GUIDANCE_SCALE, MAX_GUIDANCE_SCALE)
+
+
+def check_interval(guidance_interval: Sequence[float]) -> tuple[float, float]:
     """Two rising times in [0, 1]."""
-    if len(guidance_interval) != 2 or not 0 <= guidance_interval[0] <= guidance_interval[1] <= 1:
-        raise ValueError(f"guidance_interval must be two rising times in [0, 1], got {guidance_interval}.")
+    message = f"guidance_interval must be two rising times in [0, 1], got {guidance_interval!r}."
+    if isinstance(guidance_interval, (np.ndarray, torch.Tensor)):
+        guidance_interval = guidance_interval.tolist()
+    if not isinstance(guidance_interval, (list, tuple)) or len(guidance_interval) != 2:
+        raise ValueError(message)
+    if any(not isinstance(time, Real) or isinstance(time, bool) for time in guidance_interval):
+        raise ValueError(message)
+    if not 0 <= guidance_interval[0] <= guidance_interval[1] <= 1:
+        raise ValueError(message)
+    return float(guidance_interval[0]), float(guidance_interval[1])
 
 
 def check_output_type(output_type: str) -> None:
@@ -139,13 +297,39 @@ def check_output_type(output_type: str) -> None:
         raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
 
 
-def check_callback_inputs(names: Sequence[str], known: Sequence[str]) -> None:
-    """Names of tensors that the pipeline can show to a callback."""
-    unknown = [name for name in names if name not in known]
+def check_callback(callback: Callable | None, names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """A callback, or None, and the names of tensors it is shown, among `known`; diffusers' own bring their names."""
+    if callback is not None and not callable(callback):
+        raise ValueError(f"callback_on_step_end must be callable, got {callback!r}.")
+    if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
+        names = callback.tensor_inputs
+    if isinstance(names, str) or not isinstance(names, (list, tuple, set)):
+        raise ValueError(f"callback_on_step_end_tensor_inputs must be a list of names, got {names!r}.")
+    unknown = [str(name) for name in names if name not in known]
     if unknown:
         raise ValueError(
             f"callback_on_step_end_tensor_inputs must be among {', '.join(known)}, got {', '.join(unknown)}."
         )
+    return list(names)
+
+
+def check_callback_result(result: dict | None, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What a callback returned: tensors to go on with in place of some of `tensors`, of the same shapes."""
+    if result is None:
+        return {}
+    if not isinstance(result, dict):
+        raise ValueError(f"callback_on_step_end must return a dict or None, got {type(result).__name__}.")
+    unknown = [str(name) for name in result if name not in tensors]
+    if unknown:
+        raise ValueError(
+            f"callback_on_step_end may return {', '.join(tensors)}, got {', '.join(unknown)}, which would be ignored."
+        )
+    for name, tensor in result.items():
+        check_tensor(f"{name} from callback_on_step_end", tensor)
+        if tensor.shape != tensors[name].shape:
+            shape = tuple(tensors[name].shape)
+            raise ValueError(f"{name} from callback_on_step_end must have shape {shape}, got {tuple(tensor.shape)}.")
+    return {name: tensor.to(tensors[name]) for name, tensor in result.items()}
 
 
 def check_generator(generator: Generators, batch_size: int) -> torch.Generator | list[torch.Generator] | None:

@@ -1,7 +1,8 @@
 """LoRA adapters of the transformer, for `load_lora_weights` and its relatives.
 
 Formats: diffusers' `pytorch_lora_weights.safetensors`, written by `save_lora_weights` or by a model's
-`save_lora_adapter`, and the folder that peft's `save_pretrained` writes.
+`save_lora_adapter`, and the folder that peft's `save_pretrained` writes. Matrices may also be called `lora_down` and
+`lora_up`, with the scale of each module under `.alpha`, as other trainers write them.
 
 Reference: Hu et al., "LoRA: Low-rank adaptation of large language models", arXiv 2106.09685.
 """
@@ -14,6 +15,8 @@ from pathlib import Path
 import torch
 from diffusers.loaders.lora_pipeline import CogVideoXLoraLoaderMixin
 
+# Other names of the two matrices, B A x.
+MATRIX_NAMES = {re.compile(r"\.lora[._]down\."): ".lora_A.", re.compile(r"\.lora[._]up\."): ".lora_B."}
 PEFT_CONFIG, PEFT_WEIGHTS, PEFT_PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
 
 
@@ -22,6 +25,9 @@ class LongFormMusicLoraLoaderMixin(CogVideoXLoraLoaderMixin):
 
     diffusers has a mixin for each of its models; that of CogVideoX is the one whose keys need no conversion.
     """
+
+    _scales_before_fusing: dict[str, dict[str, float]] = {}  # layer -> adapter -> scale
+    _adapters_lost_in_weights: frozenset[str] = frozenset()  # unloaded while they were fused
 
     @classmethod
     def lora_state_dict(cls, pretrained_model_name_or_path_or_dict, **kwargs):
@@ -35,7 +41,8 @@ class LongFormMusicLoraLoaderMixin(CogVideoXLoraLoaderMixin):
             The state dict, or with `return_lora_metadata=True` the state dict and the adapter's configuration or None.
 
         Raises:
-            ValueError: weights written by peft without their `adapter_config.json`, which holds their scale.
+            ValueError: weights written by peft without their `adapter_config.json`, which holds their scale, or
+                weights with two scales.
         """
         source, wants_metadata = pretrained_model_name_or_path_or_dict, kwargs.pop("return_lora_metadata", False)
         peft_config = None if isinstance(source, dict) else _read_peft_config(source)
@@ -48,6 +55,11 @@ class LongFormMusicLoraLoaderMixin(CogVideoXLoraLoaderMixin):
             metadata = peft_config or metadata
             if metadata is None:
                 raise ValueError(f"{source} was written by peft, but there is no {PEFT_CONFIG} beside it.")
+        state_dict = _rename_matrices(state_dict)
+        if any(key.endswith(".alpha") for key in state_dict):
+            if metadata is not None:
+                raise ValueError(f"{source} has two scales: `.alpha` of its modules, and that of its metadata.")
+            state_dict = _apply_alphas(state_dict)
         prefix = f"{cls.transformer_name}."
         if is_of_peft or not any(key.startswith(prefix) for key in state_dict):
             state_dict = {prefix + key.removeprefix(PEFT_PREFIX): tensor for key, tensor in state_dict.items()}
@@ -59,16 +71,121 @@ class LongFormMusicLoraLoaderMixin(CogVideoXLoraLoaderMixin):
         """Adds an adapter to the transformer; arguments as in diffusers.
 
         Raises:
-            ValueError: the adapter is of another model, or the transformer's projections are fused.
+            ValueError: the adapter is of another model or incomplete, or the transformer's projections are fused.
         """
         if any(getattr(module, "fused_projections", False) for module in transformer.modules()):
             raise ValueError("An adapter would not reach fused projections: call unfuse_qkv_projections() before.")
-        known = {name for name, _ in transformer.named_modules()}
-        targets = {re.split(r"\.lora[._]", key.removeprefix(f"{cls.transformer_name}."))[0] for key in state_dict}
-        unknown = sorted(targets - known)
-        if unknown:
-            raise ValueError(f"The adapter is not one of this transformer, which has no {', '.join(unknown[:5])}.")
+        _check_weights(state_dict, transformer, f"{cls.transformer_name}.")
         super().load_lora_into_transformer(state_dict, transformer=transformer, **kwargs)
+
+    def fuse_lora(self, *args, **kwargs) -> None:
+        """Adds the adapters to the weights; arguments as in diffusers."""
+        before = self._scales_before_fusing
+        scales = {name: dict(layer.scaling) | before.get(name, {}) for name, layer in self._adapter_layers()}
+        super().fuse_lora(*args, **kwargs)
+        self._scales_before_fusing = scales
+
+    def unfuse_lora(self, *args, **kwargs) -> None:
+        """Takes fused adapters out of the weights again; each then has the scale that it had before it was fused.
+
+        Raises:
+            ValueError: an adapter was unloaded while it was fused. It stays in the weights; the others are out.
+        """
+        super().unfuse_lora(*args, **kwargs)
+        for name, layer in self._adapter_layers():
+            layer.scaling.update(self._scales_before_fusing.get(name, {}))
+        self._scales_before_fusing = {}
+        if self._adapters_lost_in_weights:
+            names = ", ".join(sorted(self._adapters_lost_in_weights))
+            raise ValueError(
+                f"Adapters that were unloaded while they were fused cannot be taken out of the weights: {names}. "
+                "Open the model anew, or call unfuse_lora before unload_lora_weights."
+            )
+
+    def unload_lora_weights(self) -> None:
+        """Removes all adapters. What is fused stays in the weights, for good."""
+        self._adapters_lost_in_weights = self._adapters_lost_in_weights | self._fused_adapters()
+        super().unload_lora_weights()
+
+    def delete_adapters(self, adapter_names: list[str] | str) -> None:
+        """Removes adapters by name.
+
+        Raises:
+            ValueError: one of them is fused.
+        """
+        names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
+        self._refuse_if_fused("delete_adapters", set(names))
+        super().delete_adapters(adapter_names)
+
+    def set_adapters(self, adapter_names: list[str] | str, adapter_weights=None) -> None:
+        """Chooses and scales adapters; arguments as in diffusers.
+
+        Raises:
+            ValueError: an adapter is fused: its scale in the weights would stay what it is.
+        """
+        self._refuse_if_fused("set_adapters", self._fused_adapters())
+        super().set_adapters(adapter_names, adapter_weights)
+
+    def _adapter_layers(self) -> list[tuple[str, torch.nn.Module]]:
+        """Layers of the transformer with adapters, by name."""
+        modules = [] if self.transformer is None else self.transformer.named_modules()
+        return [(name, module) for name, module in modules if hasattr(module, "lora_A")]
+
+    def _fused_adapters(self) -> frozenset[str]:
+        """Names of adapters that are in the weights and can be taken out."""
+        return frozenset(name for _, layer in self._adapter_layers() for name in layer.merged_adapters)
+
+    def _refuse_if_fused(self, method: str, names: set[str] | frozenset[str]) -> None:
+        """Raises a ValueError if one of these adapters is fused."""
+        fused = sorted(names & self._fused_adapters())
+        if fused:
+            raise ValueError(f"{method} would not change the weights: call unfuse_lora() before, {', '.join(fused)}.")
+
+
+def _rename_matrices(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The matrices under peft's names, `lora_A` and `lora_B`."""
+    renamed = {}
+    for key, tensor in state_dict.items():
+        for pattern, name in MATRIX_NAMES.items():
+            key = pattern.sub(name, key)
+        renamed[key] = tensor
+    return renamed
+
+
+def _apply_alphas(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Multiplies each module's B by its alpha / r, so that the scale is 1."""
+    alphas = {key.removesuffix(".alpha"): tensor for key, tensor in state_dict.items() if key.endswith(".alpha")}
+    scaled = {key: tensor for key, tensor in state_dict.items() if not key.endswith(".alpha")}
+    for module, alpha in alphas.items():
+        up = f"{module}.lora_B.weight"
+        if up not in scaled:
+            raise ValueError(f"The adapter is incomplete: {module}.alpha has no {up}.")
+        scaled[up] = scaled[up] * (alpha.item() / scaled[up].shape[1])
+    return scaled
+
+
+def _check_weights(state_dict: dict[str, torch.Tensor], transformer: torch.nn.Module, prefix: str) -> None:
+    """Raises a ValueError unless the adapter has both matrices, finite and of the right size, of layers it names."""
+    layers = dict(transformer.named_modules())
+    keys = {key.removeprefix(prefix): tensor for key, tensor in state_dict.items()}
+    unknown = sorted({re.split(r"\.lora[._]", key)[0] for key in keys} - layers.keys())
+    if unknown:
+        raise ValueError(f"The adapter is not one of this transformer, which has no {', '.join(unknown[:5])}.")
+    for target in {key.split(".lora_")[0] for key in keys if re.search(r"\.lora_[AB]\.", key)}:
+        names = f"{target}.lora_A.weight", f"{target}.lora_B.weight"
+        missing = [name for name in names if name not in keys]
+        if missing:
+            raise ValueError(f"The adapter is incomplete: it has no {missing[0]}.")
+        down, up = (keys[name] for name in names)
+        layer, rank = layers[target], down.shape[0]
+        if not isinstance(layer.get_base_layer() if hasattr(layer, "lora_A") else layer, torch.nn.Linear):
+            raise ValueError(f"The adapter changes {target}, which is no linear layer.")
+        expected = (rank, layer.in_features), (layer.out_features, rank)
+        for name, tensor, shape in zip(names, (down, up), expected, strict=True):
+            if tensor.shape != shape:
+                raise ValueError(f"{name} of the adapter must have shape {shape}, got {tuple(tensor.shape)}.")
+            if not tensor.isfinite().all():
+                raise ValueError(f"{name} of the adapter is not finite.")
 
 
 def _read_peft_config(source: str | os.PathLike) -> dict | None:

@@ -1,0 +1,512 @@
+"""What the pipelines share: components, opening them, text, timing, sampling, decoding.
+
+A pipeline adds the arguments of its `__call__`, and does three things there: check, sample, decode.
+"""
+
+import contextlib
+import copy
+import logging as standard_logging
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput, logging
+from transformers import PreTrainedModel
+
+from stable_longform import noise_schedule
+from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+from stable_longform.models.clap_text_encoder import ClapTextEncoder, tokenize_texts
+from stable_longform.models.timing_conditioner import TimingConditioner
+from stable_longform.models.transformer_dit_1d import DiTTransformer1D
+from stable_longform.pipelines import inputs
+from stable_longform.pipelines.guidance import Conditioning, Guidance
+from stable_longform.pipelines.inputs import Generators, Prompts, Timing
+from stable_longform.pipelines.lora import LongFormMusicLoraLoaderMixin
+from stable_longform.pipelines.sampling import GuidedVelocity, Run, sample
+from stable_longform.pipelines.stable_audio_folder import StableAudioFolderMixin
+from stable_longform.pipelines.windows import WindowSizes
+
+logger = logging.get_logger(__name__)
+
+MEMORY_ALIGNMENT = 64  # bytes, that of torch's own allocations on a CPU
+
+# When a model's dtype changes, diffusers warns of modules that should stay in float32 even if there are none.
+standard_logging.getLogger("diffusers.models.modeling_utils").addFilter(
+    lambda record: "should be kept in float32: []" not in record.getMessage()
+)
+
+
+@dataclass
+class LongFormMusicPipelineOutput(BaseOutput):
+    """What a pipeline returns.
+
+    Args:
+        audios: for each item a waveform `(audio_channels, num_samples)` trimmed to its own duration, as a tensor or
+            an array. With `output_type="latent"` one tensor `(batch_size, latent_channels, latent_length)`, or a list
+            of one for each item, without `batch_size`, if their windows differ.
+        sampling_rate: Hz; None if the pipeline has no autoencoder.
+    """
+
+    audios: list[torch.Tensor] | list[np.ndarray] | torch.Tensor
+    sampling_rate: int | None
+
+
+class LongFormMusicPipelineBase(StableAudioFolderMixin, DiffusionPipeline, LongFormMusicLoraLoaderMixin):
+    """Components and methods of every pipeline.
+
+    Any component but the timing conditioner may be None, for a pipeline that only does a part: without text encoder
+    and tokenizer it samples from embeddings, without autoencoder it ends with latents, without transformer it encodes
+    prompts or decodes.
+
+    Args:
+        vae: `AutoencoderOobleck`.
+        text_encoder: `ClapTextEncoder`; its next-to-last layer is the text condition. Paper: §2.4. A transformers
+            encoder such as `T5EncoderModel` works as well, with the tokenizer's `model_max_length` tokens.
+        tokenizer: of the text encoder.
+        timing_conditioner: `TimingConditioner` for the start and the total duration in seconds. Paper: §2.2.
+        transformer: `DiTTransformer1D`; its `sample_size` is the longest window in latent frames.
+        scheduler: from `noise_schedule.make_scheduler`, or a `CosineDPMSolverMultistepScheduler`. Each call works on
+            a copy.
+        mask_text_padding: hide padding tokens of the prompt from the transformer. The paper's code does not.
+        zero_text_padding: set the features of padding tokens to zero, as models with T5 (Stable Audio Open) are
+            trained. The paper's code, with CLAP, does not.
+        guidance_interval: that of calls which don't give one, two rising times in [0, 1]. The paper's: (0, 1).
+        window_in_s: the windows that the model was trained on, in seconds. A call uses the smallest that holds its
+            duration. None: only the longest, as in the paper.
+
+    Raises:
+        ValueError: `guidance_interval` is not such a pair, or a window not one that the transformer can have.
+    """
+
+    model_cpu_offload_seq = "text_encoder->timing_conditioner->transformer->vae"
+    _optional_components = ["vae", "text_encoder", "tokenizer", "transformer", "scheduler"]
+    _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]
+
+    def __init__(
+        self,
+        vae: AutoencoderOobleck,
+        text_encoder: ClapTextEncoder | PreTrainedModel,
+        tokenizer,
+        timing_conditioner: TimingConditioner,
+        transformer: DiTTransformer1D,
+        scheduler,
+        mask_text_padding: bool = False,
+        zero_text_padding: bool = False,
+        guidance_interval: list[float] | tuple[float, float] = (0.0, 1.0),
+        window_in_s: list[float] | tuple[float, ...] | None = None,
+    ):
+        super().__init__()
+        windows_in_s = None if window_in_s is None else inputs.check_windows(window_in_s)
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            timing_conditioner=timing_conditioner,
+            transformer=transformer,
+            scheduler=scheduler,
+        )
+        self.register_to_config(
+            mask_text_padding=mask_text_padding,
+            zero_text_padding=zero_text_padding,
+            guidance_interval=list(inputs.check_interval(guidance_interval)),
+            window_in_s=windows_in_s,
+        )
+        if vae is not None and transformer is not None:
+            for seconds in windows_in_s or ():
+                self._window_sizes.length(seconds)
+        for component in self.components.values():
+            _align(component)
+        self._runs: dict[int, Run] = {}  # the latest of each thread
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """Opens a folder or a Hub repository; arguments as in diffusers' `DiffusionPipeline.from_pretrained`.
+
+        It may also have been saved by diffusers' `StableAudioPipeline`: its components become ours.
+
+        With `dtype=torch.bfloat16` or `torch.float16` the autoencoder stays in float32: half precision is heard. To
+        have it in half precision, too, give `dtype={"default": torch.bfloat16}`.
+        """
+        if "torch_dtype" in kwargs:  # the older name
+            kwargs.setdefault("dtype", kwargs.pop("torch_dtype"))
+        if kwargs.get("dtype") in (torch.bfloat16, torch.float16):
+            kwargs["dtype"] = {"default": kwargs["dtype"], "vae": torch.float32}
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs):
+        """Makes a pipeline from the components and the configuration of another, which it shares.
+
+        Args:
+            pipeline: with the components of this class.
+            kwargs: components and settings of `__init__` that take the place of the other pipeline's, and `dtype`.
+                Without it nothing is cast; diffusers would cast the shared components to float32.
+        """
+        dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
+        components, settings = cls._get_signature_keys(cls)
+        config = {name: pipeline.config[name] for name in settings if name in pipeline.config}
+        shared = {name: part for name, part in pipeline.components.items() if name in components}
+        pipe = cls(**shared | config | kwargs)
+        return pipe if dtype is None else pipe.to(dtype)
+
+    @property
+    def sampling_rate(self) -> int | None:
+        """Of the generated audio, in Hz; None without an autoencoder."""
+        return None if self.vae is None else self.vae.config.sampling_rate
+
+    @property
+    def max_duration_in_s(self) -> float:
+        """The model's longest window in seconds: the longest duration it can generate."""
+        self._require("max_duration_in_s", "vae", "transformer")
+        return self._window_sizes.max_in_s
+
+    @property
+    def interrupt(self) -> bool:
+        """Set `_interrupt = True` to skip the steps that remain, in a callback or from another thread.
+
+        A callback stops its own generation; a thread that generates nothing stops all of them.
+        """
+        return self._interrupt
+
+    @property
+    def _interrupt(self) -> bool:
+        return self._run.is_interrupted
+
+    @_interrupt.setter
+    def _interrupt(self, value: bool) -> None:
+        runs = [self._run] if self._run.is_running else list(self._runs.values())
+        for run in runs:
+            run.is_interrupted = value
+
+    @property
+    def guidance_scale(self) -> float:
+        """That of the generation in this thread, running or last; a callback may set another for the next step on."""
+        return self._run.guidance.scale
+
+    @guidance_scale.setter
+    def guidance_scale(self, value: float) -> None:
+        """Takes effect in the next step of the generation in this thread."""
+        self._run.guidance.scale = inputs.check_guidance_scale(value)
+
+    _guidance_scale = guidance_scale  # the name that diffusers' callbacks set
+
+    @property
+    def num_timesteps(self) -> int:
+        """Sampling steps of the generation in this thread, running or last; 0 before the first."""
+        return self._run.num_timesteps
+
+    @property
+    def current_timestep(self) -> float | None:
+        """Time t in [0, 1] of the step that is being computed, for diffusers' caches; None between generations."""
+        return self._run.current_timestep
+
+    def enable_vae_tiling(self, tile_latent_length: int | None = None, memory_in_bytes: int | None = None) -> None:
+        """Decodes in chunks, with the same result as at once (the default); see `AutoencoderOobleck.enable_tiling`."""
+        self.vae.enable_tiling(tile_latent_length, memory_in_bytes)
+
+    def disable_vae_tiling(self) -> None:
+        """Decodes each item at once."""
+        self.vae.disable_tiling()
+
+    def enable_vae_slicing(self) -> None:
+        """Makes the autoencoder process batches one item at a time. Decoding here always does."""
+        self.vae.enable_slicing()
+
+    def disable_vae_slicing(self) -> None:
+        """Undoes `enable_vae_slicing`."""
+        self.vae.disable_slicing()
+
+    @torch.no_grad()
+    def encode_prompt(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        prompt_attention_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Turns prompts into the transformer's text condition.
+
+        Args:
+            prompt: one text or several; texts longer than the encoder's `max_length` are cut with a warning. "" means
+                no prompt, whose embeddings are zero.
+            prompt_embeds: `(num_prompts, sequence_length, dim)`, returned as they are instead of encoding `prompt`.
+            prompt_attention_mask: boolean mask of `prompt_embeds`.
+
+        Returns:
+            `(embeddings (num_prompts, sequence_length, dim), mask)`: the boolean mask `(num_prompts,
+            sequence_length)`, or None when all tokens are attended to, padding included, as in the paper's code.
+        """
+        if prompt_embeds is None:
+            embeddings, mask = self._encode_texts(inputs.check_texts("prompt", prompt))
+            return embeddings, mask if self.config.mask_text_padding else None
+        device = self._execution_device
+        return prompt_embeds.to(device), None if prompt_attention_mask is None else prompt_attention_mask.to(device)
+
+    @torch.no_grad()
+    def decode_latents(self, latents: torch.Tensor, duration: float) -> torch.Tensor:
+        """Decodes one item's latents `(latent_channels, latent_length)` to `(audio_channels, num_samples)`.
+
+        Only the frames that `duration` seconds need are computed, in chunks; `num_samples` is the duration times the
+        sampling rate, rounded.
+
+        Raises:
+            ValueError: the audio is not finite.
+        """
+        num_samples, num_frames = self._decoded_lengths(duration)
+        audio = self.vae.decode(latents[None].to(self.vae.dtype), num_frames).sample[0, :, :num_samples]
+        return _check_finite("audio that is", audio, self.vae)
+
+    @torch.no_grad()
+    def stream_latents(self, latents: torch.Tensor, duration: float) -> Iterator[torch.Tensor]:
+        """Decodes as `decode_latents`, but yields chunks `(audio_channels, n)` as they are computed."""
+        remaining, num_frames = self._decoded_lengths(duration)
+        for chunk in self.vae.decode_stream(latents[None].to(self.vae.dtype), num_frames):
+            yield _check_finite("audio that is", chunk[0, :, :remaining], self.vae)
+            remaining -= chunk.shape[-1]
+
+    @property
+    def _run(self) -> Run:
+        """The latest generation in this thread, or one that stands for none."""
+        return self._runs.get(threading.get_ident(), Run(Guidance(1.0), 0, is_running=False))
+
+    @property
+    def _window_sizes(self) -> WindowSizes:
+        """The windows of the model, whose rate the autoencoder knows."""
+        config = self.transformer.config
+        return WindowSizes(config.sample_size, config.patch_size, self.vae.latent_rate)
+
+    def _require(self, purpose: str, *names: str) -> None:
+        """Raises a ValueError unless the pipeline has these components."""
+        for name in names:
+            if getattr(self, name) is None:
+                raise ValueError(f"{purpose} needs a {name}, which this pipeline was opened without.")
+
+    def _decoded_lengths(self, duration: float) -> tuple[int, int]:
+        """Samples that a duration is returned as, and frames that they need."""
+        self._require("Decoding", "vae")
+        num_samples = max(round(duration * self.sampling_rate), 1)
+        return num_samples, math.ceil(num_samples / self.vae.hop_length)
+
+    # --- check
+
+    def _check_prompts(self, *arguments) -> Prompts:
+        """Checks prompts, see `inputs.check_prompts`, and that the two branches of guidance fit each other."""
+        prompts = inputs.check_prompts(*arguments, dim=self.transformer.config.cross_attention_input_dim)
+        if prompts.texts is not None or prompts.negative_texts is not None:
+            self._require("A prompt", "text_encoder", "tokenizer")
+        if prompts.negative_texts is not None or prompts.negative_embeds is not None:
+            lengths = [
+                inputs.text_length(self.text_encoder, self.tokenizer) if embeds is None else embeds.shape[1]
+                for embeds in (prompts.embeds, prompts.negative_embeds)
+            ]
+            if lengths[0] != lengths[1]:
+                raise ValueError(
+                    "The embeddings of the prompt and of the negative prompt must have the same sequence length, "
+                    f"got {lengths[0]} and {lengths[1]}."
+                )
+        return prompts
+
+    def _check_timing(
+        self,
+        duration: float | Sequence[float] | None,
+        seconds_start: float | Sequence[float],
+        seconds_total: float | Sequence[float] | None,
+        num_prompts: int,
+        window_in_s: float | None,
+        latent_length: int | None,
+    ) -> tuple[Timing, list[int]]:
+        """Checks the timing; returns it and the latent frames of the window of each prompt.
+
+        Args:
+            duration: see `inputs.check_timing`, as the two that follow.
+            seconds_start: see there.
+            seconds_total: see there.
+            num_prompts: how many there are.
+            window_in_s: the window that was asked for, or None.
+            latent_length: frames of the latents that were given, which are the window, or None.
+        """
+        timing = (duration, seconds_start, seconds_total, num_prompts)
+        latest = self.timing_conditioner.config.max_value
+        if self.vae is None:
+            if duration is None or window_in_s is not None:
+                raise ValueError(
+                    "Without a vae the pipeline does not know how many seconds its latents last: give duration, "
+                    "and not window_in_s."
+                )
+            length = latent_length or self.transformer.config.sample_size
+            return inputs.check_timing(*timing, latest, latest), [length] * num_prompts
+        sizes = self._window_sizes
+        if window_in_s is not None:
+            length = sizes.length(inputs.check_number("window_in_s", window_in_s))
+            if latent_length not in (None, length):
+                raise ValueError(f"window_in_s={window_in_s} has {length} frames, the latents have {latent_length}.")
+            latent_length = length
+        timing = inputs.check_timing(*timing, sizes.seconds(latent_length or sizes.max_length), latest)
+        if latent_length is not None:
+            return timing, [latent_length] * num_prompts
+        return timing, [sizes.smallest(seconds, self.config.window_in_s or ()) for seconds in timing.durations]
+
+    def _check_scheduler(self, num_inference_steps: int):
+        """A copy of the scheduler with its steps set, so that generations in several threads do not disturb it."""
+        self._require("Sampling", "transformer", "scheduler")
+        num_inference_steps = inputs.check_count("num_inference_steps", num_inference_steps, inputs.MAX_STEPS)
+        scheduler = copy.deepcopy(self.scheduler)
+        noise_schedule.set_timesteps(scheduler, num_inference_steps, self._execution_device)
+        return scheduler
+
+    # --- sample
+
+    @contextlib.contextmanager
+    def _running(self, guidance: Guidance, num_timesteps: int) -> Iterator[Run]:
+        """The state of a generation in this thread; what offloading moved goes back when it ends."""
+        run = self._runs[threading.get_ident()] = Run(guidance, num_timesteps)
+        try:
+            yield run
+        finally:
+            run.is_running, run.current_timestep = False, None
+            self.maybe_free_model_hooks()
+
+    def _make_conditioning(self, prompts: Prompts, timing: Timing) -> Conditioning:
+        """Encodes text and timing, one item for each prompt."""
+        device = self._execution_device
+        prompt_embeds, mask = self.encode_prompt(prompts.texts, prompts.embeds, prompts.mask)
+        negative_embeds, negative_mask = prompts.negative_embeds, prompts.negative_mask
+        if prompts.negative_texts is not None:
+            negative_embeds, negative_mask = self._encode_texts(prompts.negative_texts)
+        if negative_embeds is None:
+            negative_embeds = torch.zeros_like(prompt_embeds)
+        elif negative_mask is not None:  # the padding of a negative prompt is zero, as in the paper's code
+            negative_embeds = negative_embeds * negative_mask.to(negative_embeds)[..., None]
+        seconds = (
+            torch.tensor(values, dtype=torch.float32, device=device) for values in (timing.starts, timing.totals)
+        )
+        embedded = self.timing_conditioner(*seconds)
+        return Conditioning(
+            prompt_embeds,
+            mask,
+            negative_embeds.to(prompt_embeds),
+            embedded.encoder_hidden_states,
+            embedded.global_hidden_states,
+        )
+
+    def _encode_texts(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings `(num_texts, max_length, dim)`, zero for "", and the boolean mask of real tokens."""
+        self._require("A prompt", "text_encoder", "tokenizer")
+        max_length = inputs.text_length(self.text_encoder, self.tokenizer)
+        input_ids, mask, num_tokens = tokenize_texts(self.tokenizer, texts, max_length)
+        for text, number in zip(texts, num_tokens, strict=True):
+            if number > max_length:
+                logger.warning("The prompt has %d tokens, only %d are used: %r", number, max_length, text)
+        input_ids, mask = input_ids.to(self._execution_device), mask.to(self._execution_device)
+        features = self.text_encoder(input_ids, attention_mask=mask).last_hidden_state
+        features = self.timing_conditioner.project_text(features)
+        if self.config.zero_text_padding:
+            features = features * mask[..., None]
+        if "" in texts:
+            is_blank = torch.tensor([text == "" for text in texts], device=features.device)
+            features = features.masked_fill(is_blank[:, None, None], 0)
+        return features, mask
+
+    def _draw_noise(self, latent_lengths: Sequence[int], generator: Generators) -> list[torch.Tensor]:
+        """Unit Gaussian noise `(latent_channels, latent_length)` in float32 for each item, in their order.
+
+        An item's noise is one draw of its window's own size, from its own generator if there is a list, and on the
+        generator's own device, on the CPU when there is none.
+        """
+        channels = self.transformer.config.in_channels
+        generators = generator if isinstance(generator, list) else [generator] * len(latent_lengths)
+        return [
+            torch.randn(channels, length, generator=g, device="cpu" if g is None else g.device, dtype=torch.float32)
+            for length, g in zip(latent_lengths, generators, strict=True)
+        ]
+
+    def _sample(
+        self,
+        noise: Sequence[torch.Tensor],
+        conditioning: Conditioning,
+        scheduler,
+        run: Run,
+        generator: Generators,
+        callback: Callable | None,
+        callback_inputs: Sequence[str],
+    ) -> list[torch.Tensor]:
+        """Latents `(latent_channels, latent_length)` of each item; items of one window are sampled together."""
+        groups = {}
+        for item, latents in enumerate(noise):
+            groups.setdefault(latents.shape[-1], []).append(item)
+        results = list(noise)
+        with self.progress_bar(total=run.num_timesteps * len(groups)) as progress:
+            for _, items in sorted(groups.items()):
+                own_scheduler = copy.deepcopy(scheduler)  # without the memory of another window's steps
+                generators = [generator[item] for item in items] if isinstance(generator, list) else generator
+                latents = torch.stack([noise[item] for item in items]).to(self._execution_device)
+                velocity = GuidedVelocity(self.transformer, conditioning.select(items), run.guidance)
+                hook = self._step_hook(velocity, progress, callback, callback_inputs)
+                latents = latents * scheduler.init_noise_sigma
+                latents = sample(velocity, own_scheduler, latents, run, generators, after_step=hook)
+                _check_finite("latents that are", latents, self.transformer, run.guidance)
+                for item, result in zip(items, latents, strict=True):
+                    results[item] = result
+        return results
+
+    def _step_hook(self, velocity: GuidedVelocity, progress, callback: Callable | None, names: Sequence[str]):
+        """What happens after each step: the callback, and the progress bar."""
+
+        def after_step(step: int, t: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+            if callback is not None:
+                tensors = {
+                    "latents": latents,
+                    "prompt_embeds": velocity.conditioning.prompt_embeds,
+                    "negative_prompt_embeds": velocity.conditioning.negative_prompt_embeds,
+                }
+                result = callback(self, step, t, {name: tensors[name] for name in names})
+                changed = inputs.check_callback_result(result, tensors)
+                latents = changed.pop("latents", latents)
+                if changed:
+                    velocity.change(**changed)
+            progress.update()
+            return latents
+
+        return after_step
+
+    # --- decode
+
+    def _decode(
+        self, latents: list[torch.Tensor], durations: Sequence[float], output_type: str
+    ) -> list[torch.Tensor] | list[np.ndarray] | torch.Tensor:
+        """The results in the form that was asked for."""
+        if output_type == "latent":
+            return torch.stack(latents) if len({item.shape for item in latents}) == 1 else latents
+        audios = [self.decode_latents(item, seconds) for item, seconds in zip(latents, durations, strict=True)]
+        return [audio.cpu().float().numpy() for audio in audios] if output_type == "np" else audios
+
+
+def _align(component) -> None:
+    """Copies weights that lie at odd addresses of a mapped file to aligned memory.
+
+    Kernels take another path for them, and the same weights would give another last bit before and after saving.
+    """
+    for tensor in (*component.parameters(), *component.buffers()) if isinstance(component, torch.nn.Module) else ():
+        if tensor.device.type == "cpu" and tensor.data_ptr() % MEMORY_ALIGNMENT:
+            tensor.data = tensor.data.clone()
+
+
+def _check_finite(
+    what: str, tensor: torch.Tensor, model: torch.nn.Module, guidance: Guidance | None = None
+) -> torch.Tensor:
+    """Returns a result of `model`, or raises a ValueError that says why it is likely not finite."""
+    if tensor.isfinite().all():
+        return tensor
+    broken = next((key for key, weight in model.named_parameters() if not weight.isfinite().all()), None)
+    if broken is not None:
+        cause = f"the weights of its {type(model).__name__} are not: {broken}. Take another checkpoint."
+    elif model.dtype == torch.float16:
+        cause = "float16 overflows. Take bfloat16 or float32."
+    elif guidance is not None:
+        cause = f"guidance_scale={guidance.scale:g}, latents or embeddings are too large."
+    else:
+        cause = "the latents are too large."
+    raise ValueError(f"The model returned {what} not finite, most likely because {cause}")

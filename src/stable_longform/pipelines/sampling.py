@@ -1,0 +1,135 @@
+"""The sampling loop, which all pipelines share, and what it follows from step to step. Paper: §3.
+
+A pipeline gives `sample` a function for the velocity. `GuidedVelocity` is that of one prompt for the whole music; a
+mixture over frames of several of them would be that of music in sections. Starting from noisy music at a later step
+makes variations of it; a `before_step` that puts known music in its place, at the noise level of the step, makes what
+is missing around it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from stable_longform.models.transformer_dit_1d import DiTTransformer1D
+from stable_longform.pipelines.guidance import (
+    Condition,
+    Conditioning,
+    Guidance,
+    branches_in_turn,
+    guide,
+    make_conditions,
+    predict_velocity,
+)
+
+Velocity = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+StepHook = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass
+class Run:
+    """The state of one generation, which callbacks can read and change.
+
+    Args:
+        guidance: how the prompt is followed from the next step on.
+        num_timesteps: sampling steps in all.
+        current_timestep: time t in [0, 1] of the step that is being computed; None between generations.
+        is_interrupted: whether the steps that remain are skipped.
+        is_running: whether the generation has not ended yet.
+    """
+
+    guidance: Guidance
+    num_timesteps: int
+    current_timestep: float | None = None
+    is_interrupted: bool = False
+    is_running: bool = True
+
+
+class GuidedVelocity:
+    """The velocity of noisy latents under one conditioning, guided where the guidance is on.
+
+    What does not change from step to step is put together when it is first needed: see `make_conditions`.
+
+    Args:
+        transformer: predicts the velocity.
+        conditioning: of B items.
+        guidance: is read anew in each step.
+    """
+
+    def __init__(self, transformer: DiTTransformer1D, conditioning: Conditioning, guidance: Guidance):
+        self.transformer = transformer
+        self.guidance = guidance
+        self.conditioning = conditioning
+        self._conditions: dict[bool, list[Condition]] = {}  # with and without guidance
+        self._was_guided = None
+
+    def change(self, **tensors: torch.Tensor) -> None:
+        """Goes on with other tensors of the conditioning, of the same shapes."""
+        self.conditioning = replace(self.conditioning, **tensors)
+        self._conditions.clear()
+
+    def __call__(self, latents: torch.Tensor, t: torch.Tensor, time: float) -> torch.Tensor:
+        """The velocity `(B, C, L)` in float32.
+
+        Args:
+            latents: noisy latents `(B, C, L)`.
+            t: their time in [0, 1], a single number on the device.
+            time: the same number, not to wait for the device.
+        """
+        is_guided = self.guidance.is_on(time)
+        if is_guided != self._was_guided:
+            self.transformer._reset_stateful_cache()  # of enable_cache: the batch has another size now
+            self._was_guided = is_guided
+        if is_guided not in self._conditions:
+            self._conditions[is_guided] = make_conditions(
+                self.transformer,
+                self.conditioning.prompt_embeds,
+                self.conditioning.negative_prompt_embeds if is_guided else None,
+                self.conditioning.timing_tokens,
+                self.conditioning.global_states,
+                self.conditioning.attention_mask,
+                branches_in_turn(self.transformer, latents),
+            )
+        v = predict_velocity(self.transformer, latents, t, self._conditions[is_guided])
+        return guide(*v.chunk(2), self.guidance.scale, self.guidance.rescale) if is_guided else v
+
+
+def sample(
+    velocity: Velocity,
+    scheduler,
+    latents: torch.Tensor,
+    run: Run,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+    first_step: int = 0,
+    before_step: StepHook | None = None,
+    after_step: StepHook | None = None,
+) -> torch.Tensor:
+    """Goes from noisy latents to latents, step by step.
+
+    Args:
+        velocity: called as `velocity(latents, t, time)`, see `GuidedVelocity`.
+        scheduler: prepared by `noise_schedule.set_timesteps`. It is changed: give each generation its own.
+        latents: `(B, C, L)` in float32, at the noise level of `first_step` and in the scheduler's own scale.
+        run: is kept up to date, and may ask to stop.
+        generator: for a stochastic scheduler.
+        first_step: from which step on, in [0, number of steps).
+        before_step: called as `before_step(step, t, latents)` before the velocity is computed; returns the latents
+            that take the place of those given.
+        after_step: likewise, after the step.
+
+    Returns:
+        The latents `(B, C, L)` after the last step, or after the one in which `run` was interrupted.
+    """
+    times = scheduler.timesteps.tolist()  # read once, not to stall the device in each step
+    scheduler.set_begin_index(first_step)
+    for step in range(first_step, len(times)):
+        if run.is_interrupted:
+            break
+        t, run.current_timestep = scheduler.timesteps[step], times[step]
+        if before_step is not None:
+            latents = before_step(step, t, latents)
+        v = velocity(scheduler.scale_model_input(latents, t), t, times[step])
+        latents = scheduler.step(v, t, latents, generator=generator, return_dict=False)[0]
+        if after_step is not None:
+            latents = after_step(step, t, latents)
+    return latents

@@ -1,0 +1,124 @@
+"""The loop by itself: from any step, with hooks, with more than one conditioning."""
+
+import pytest
+import torch
+from common import relative_error
+from tiny_pipeline import LATENT_CHANNELS, PROMPTS, SHORT, generate, seed, tiny_pipeline
+
+from stable_longform import noise_schedule
+from stable_longform.noise_schedule import make_scheduler
+from stable_longform.pipelines.guidance import Guidance
+from stable_longform.pipelines.inputs import check_prompts, check_timing
+from stable_longform.pipelines.sampling import GuidedVelocity, Run, sample
+
+STEPS = 6
+
+
+@pytest.fixture
+def pipe():
+    return tiny_pipeline()
+
+
+@pytest.fixture
+def noise():
+    return torch.randn(1, LATENT_CHANNELS, 64, generator=seed(0))
+
+
+def guided_velocity(pipe, prompt: str, scale: float = 3.0) -> GuidedVelocity:
+    """The velocity that the pipeline follows for a prompt and the whole window."""
+    prompts = check_prompts(prompt, None, None, None, None, None, dim=16)
+    timing = check_timing(None, 0.0, None, 1, pipe.max_duration_in_s, 512)
+    with torch.no_grad():
+        return GuidedVelocity(pipe.transformer, pipe._make_conditioning(prompts, timing), Guidance(scale))
+
+
+def prepared(solver_order: int = 2):
+    scheduler = make_scheduler(solver_order=solver_order)
+    noise_schedule.set_timesteps(scheduler, STEPS)
+    return scheduler
+
+
+@torch.no_grad()
+def run_sampling(velocity, latents, solver_order: int = 2, **arguments):
+    return sample(velocity, prepared(solver_order), latents, Run(Guidance(3.0), STEPS), **arguments)
+
+
+def test_it_is_what_the_pipeline_samples(pipe, noise):
+    expected = generate(pipe, num_inference_steps=STEPS, guidance_scale=3.0, latents=noise, output_type="latent")
+    assert torch.equal(run_sampling(guided_velocity(pipe, SHORT), noise), expected)
+
+
+def test_a_sampling_in_two_parts_is_one_sampling(pipe, noise):
+    """First order has no memory of earlier steps, so it may stop anywhere and go on."""
+    kept = {}
+
+    def keep(step, t, latents):
+        kept[step] = latents
+        return latents
+
+    velocity = guided_velocity(pipe, SHORT)
+    expected = run_sampling(velocity, noise, solver_order=1, after_step=keep)
+    for first_step in range(1, STEPS):
+        later = run_sampling(velocity, kept[first_step - 1], solver_order=1, first_step=first_step)
+        assert relative_error(later, expected) < 1e-6
+
+
+def test_from_a_later_step_noisy_music_comes_back(pipe):
+    """Latents with the noise of the last step, sampled from there with their true velocity, are the latents again."""
+    latents, noise = torch.randn(2, 1, LATENT_CHANNELS, 64, generator=seed(0))
+
+    def true_velocity(noisy_latents, t, time):
+        return noise_schedule.velocity(latents, noise, t)
+
+    for first_step in range(STEPS):
+        noisy_latents = noise_schedule.add_noise(latents, noise, prepared().timesteps[first_step])
+        assert relative_error(run_sampling(true_velocity, noisy_latents, first_step=first_step), latents) < 1e-4
+
+
+def test_before_each_step_what_is_known_can_be_put_in_place(pipe, noise):
+    """Known frames at the level of the step: the model sees them, and at the end they are almost themselves."""
+    known, is_known = torch.randn(1, LATENT_CHANNELS, 64, generator=seed(1)), torch.arange(64) < 32
+    seen = []
+
+    def put(step, t, latents):
+        seen.append((step, t.item()))
+        return torch.where(is_known, noise_schedule.add_noise(known, noise, t), latents)
+
+    velocity = guided_velocity(pipe, SHORT)
+    inputs = []
+
+    def recording(latents, t, time):
+        inputs.append(latents)
+        return velocity(latents, t, time)
+
+    run_sampling(recording, noise, before_step=put)
+    times = prepared().timesteps
+    assert seen == list(enumerate(times.tolist()))
+    for latents, t in zip(inputs, times, strict=True):
+        expected = noise_schedule.add_noise(known, noise, t)
+        assert torch.equal(latents[..., :32], expected[..., :32])
+
+
+def test_sections_follow_their_own_prompts(pipe, noise):
+    """A mixture over frames of two velocities; of two equal ones it is the one."""
+    first, second = guided_velocity(pipe, SHORT), guided_velocity(pipe, PROMPTS[1])
+    share = torch.linspace(1, 0, 64)
+
+    def mixture_of(other):
+        return lambda latents, t, time: share * first(latents, t, time) + (1 - share) * other(latents, t, time)
+
+    alone = run_sampling(first, noise)
+    assert relative_error(run_sampling(mixture_of(first), noise), alone) < 1e-4
+    assert relative_error(run_sampling(mixture_of(second), noise), alone) > 1e-2
+
+
+def test_it_stops_when_it_is_told_to(noise):
+    run, steps = Run(Guidance(1.0), STEPS), []
+
+    def stop(step, t, latents):
+        steps.append((step, run.current_timestep))
+        run.is_interrupted = step == 2
+        return latents
+
+    sample(lambda latents, t, time: latents, prepared(), noise, run, after_step=stop)
+    assert steps == list(enumerate(prepared().timesteps.tolist()))[:3]
