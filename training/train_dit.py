@@ -38,7 +38,7 @@ from stable_longform.training_utils.latent_windows import (
     open_latent_windows,
     open_music_windows,
 )
-from stable_longform.training_utils.learning_rate import inverse_lr, set_learning_rate
+from stable_longform.training_utils.learning_rate import falling_rate, inverse_lr, set_learning_rate
 from stable_longform.training_utils.loop import TimeLimit, is_due, progress_bar
 from stable_longform.training_utils.metric_log import log_metrics, report
 from stable_longform.training_utils.noise_and_times import draw_noise_and_times
@@ -70,6 +70,8 @@ class Config:
     weight_decay: float = 1e-3
     inv_gamma: float = 1_000_000.0
     warmup: float = 0.99
+    decay_start: float = 1.0  # share of max_steps after which the rate also falls linearly, in [0, 1]
+    final_rate: float = 0.02  # to this share of it, in [0, 1]
     max_grad_norm: float | None = None  # the paper's code does not clip
     ema_decay: float = 0.9999
     condition_dropout: float = 0.1
@@ -79,6 +81,7 @@ class Config:
     balance_silence: bool = False  # music and the silence behind it get half of the loss each; the paper: no
     mixed_precision: str = "no"
     gradient_checkpointing: bool = False
+    attention_backend: str | None = None  # one of diffusers' attention backends; None: its default
     num_workers: int = 2
     seed: int = 0
     save_every: int = 1000
@@ -119,6 +122,8 @@ def main(config: Config) -> None:
             load_weights(model, type(model).from_pretrained(config.init_from, subfolder=name))
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
+    if config.attention_backend is not None:
+        transformer.set_attention_backend(config.attention_backend)
     optimizer = torch.optim.AdamW(
         velocity_loss.parameters(), config.learning_rate, tuple(config.betas), weight_decay=config.weight_decay
     )
@@ -150,6 +155,7 @@ def main(config: Config) -> None:
     progress = progress_bar(accelerator, order.start_step, config.max_steps)
     for step in progress:
         rate = config.learning_rate * inverse_lr(step, config.inv_gamma, warmup=config.warmup)
+        rate *= falling_rate(step, config.max_steps, config.decay_start, config.final_rate)
         set_learning_rate(optimizer, rate)
         metrics = train_step(
             accelerator,
@@ -215,6 +221,9 @@ def check_config(config: Config) -> None:
         raise ValueError("demo_every needs --autoencoder, the one that made the latents.")
     if config.num_validation_windows < 1:
         raise ValueError(f"num_validation_windows must be at least 1, got {config.num_validation_windows}.")
+    for name in ("decay_start", "final_rate"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{name} must be in [0, 1], got {getattr(config, name)}.")
     for name in ("excerpt_probability", "balance_silence"):
         if config.manifest is not None and getattr(config, name):
             raise ValueError(f"{name}={getattr(config, name)} needs --latents.")

@@ -115,6 +115,16 @@ def test_validation_is_also_told_by_time(trained):
     assert sum(buckets) / 2 == pytest.approx(row["valid/loss"]) and buckets[0] != buckets[1]
 
 
+def test_rate_falls_at_the_end_and_attention_has_a_choice(train, trained):
+    options = ["--decay_start", 0.5, "--final_rate", 0, "--attention_backend", "_native_math"]
+    falling = train("falling", "--max_steps", 4, *options)
+    logs = [(run / "metrics.jsonl").read_text().splitlines() for run in (trained, falling)]
+    paper, rows = ([row for row in map(json.loads, log) if "loss" in row] for log in logs)
+    factors = [row["learning_rate"] / other["learning_rate"] for row, other in zip(rows, paper, strict=True)]
+    assert factors == pytest.approx([1, 1, 1, 0.5])
+    assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in paper], rel=1e-5)
+
+
 def test_two_steps_and_two_more_equal_four(train, trained):
     resumed = train("resumed", "--max_steps", 2)
     train("resumed", "--max_steps", 4)
