@@ -2,15 +2,18 @@
 
 Usage: `python training/compose_music.py --output_dir DIR [--num_pieces 400] [--first_seed 0]`
 
-Genre, instruments, moods, tempo, key and sections of every piece are known exactly, because the pieces were made from
-them; the same seed gives the same piece. Needs a General MIDI soundfont, such as that of Debian's package
-fluid-soundfont-gm (MIT licence) or the small one of timgm6mb-soundfont (GPL-2). Writes, each only when complete:
+Genre, moods, instruments, tempo, key and sections of every piece are known exactly, because the piece was made from
+them. The same seed and soundfont give the same piece. Needs a General MIDI soundfont, such as that of Debian's package
+fluid-soundfont-gm (148 MB, MIT licence) or the small one of timgm6mb-soundfont (6 MB, GPL-2). Writes, each only when
+complete:
 
-- `DIR/audio/SEED.flac`, 44.1 kHz stereo;
+- `DIR/audio/piece-SEED.flac`, 44.1 kHz stereo, and likewise stems (one instrument alone) and one-shots (one sound);
+- `DIR/parts/piece-SEED/ROLE.flac`, with `--parts`: what each part of a piece plays; together they are the piece;
 - `DIR/manifest.jsonl`, the format of `stable_longform.data.manifest`, anew after every few pieces.
 
-Run the same command again after an interruption, or with more pieces: what is there is kept. Exit status: 0; 2 when an
-argument is wrong or there is no soundfont.
+Of 20 seeds in a row the last two are held out: one is "valid", one "test". Run the same command again after an
+interruption, or with more pieces: what is there is kept. Exit status: 0; 2 when an argument is wrong or there is no
+soundfont.
 """
 
 import argparse
@@ -19,80 +22,112 @@ import logging
 import multiprocessing
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from stable_longform.data.composition.compose import MAX_DURATION_IN_S, MIN_DURATION_IN_S
-from stable_longform.data.composition.corpus import draw_duration, render_piece
-from stable_longform.data.composition.rendering import SAMPLING_RATE, find_soundfont
-from stable_longform.utils.audio import atomic_path, write_audio
+from stable_longform.data.composition.compose import PIECE_DURATION_IN_S
+from stable_longform.data.composition.corpus import compose, metadata_of
+from stable_longform.data.composition.rendering import SAMPLING_RATE, find_soundfont, render, render_stems
+from stable_longform.utils.audio import write_audio
+from stable_longform.utils.files import write_text
 
 logger = logging.getLogger("compose_music")
 
-AUDIO_FORMATS = {"flac": "pcm16", "ogg": "vorbis"}
+SAMPLE_FORMATS = {"flac": "pcm16", "ogg": "vorbis"}
 PIECES_PER_WRITE = 10
 
 
-def write_piece(task: tuple[int, float, Path, Path, str]) -> dict:
-    """Composes, renders and writes the piece of a seed; gives its row of the manifest."""
-    seed, duration_in_s, soundfont, output_dir, audio_format = task
-    waveform, metadata = render_piece(seed, duration_in_s, soundfont)
-    path = output_dir / "audio" / f"{seed}.{audio_format}"
-    write_audio(path, waveform, SAMPLING_RATE, AUDIO_FORMATS[audio_format])
-    return {"path": path.relative_to(output_dir).as_posix()} | metadata
+@dataclass(frozen=True)
+class Job:
+    """One piece to make: what, from which seed, and how it is written."""
+
+    kind: str
+    seed: int
+    piece_duration_in_s: tuple[float, float]
+    soundfont: Path
+    output_dir: Path
+    audio_format: str
+    has_parts: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.seed}"
+
+    def write(self, name: str, waveform: torch.Tensor) -> str:
+        """Writes a waveform; gives its path from the output folder."""
+        path = self.output_dir / f"{name}.{self.audio_format}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_audio(path, waveform, SAMPLING_RATE, SAMPLE_FORMATS[self.audio_format])
+        return path.relative_to(self.output_dir).as_posix()
 
 
-def read_rows(manifest: Path) -> dict[int, dict]:
-    """The rows that a manifest has already, by seed; those whose file is gone are left out."""
+def run_job(job: Job) -> dict:
+    """Composes, renders and writes a piece; gives its row of the manifest."""
+    piece, duration_in_s = compose(job.kind, job.seed, job.piece_duration_in_s)
+    extra = {}
+    if job.has_parts and job.kind == "piece":
+        waveform, parts = render_stems(piece, job.soundfont, duration_in_s)
+        extra = {"parts": {role: job.write(f"parts/{job.name}/{role}", part) for role, part in parts.items()}}
+    else:
+        waveform = render(piece, job.soundfont, duration_in_s)
+    row = {"path": job.write(f"audio/{job.name}", waveform)} | metadata_of(piece, waveform.shape[1]) | extra
+    return row | {"soundfont": job.soundfont.name}
+
+
+def read_rows(manifest: Path) -> dict[str, dict]:
+    """The rows that a manifest has already, by path; those whose file is gone are left out."""
     if not manifest.is_file():
         return {}
     rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
-    return {row["seed"]: row for row in rows if (manifest.parent / row["path"]).is_file()}
+    return {row["path"]: row for row in rows if (manifest.parent / row["path"]).is_file()}
 
 
-def write_rows(manifest: Path, rows: dict[int, dict]) -> None:
-    """Writes the manifest in one step, in the order of the seeds."""
-    with atomic_path(manifest) as temporary:
-        lines = [json.dumps(rows[seed], ensure_ascii=False) + "\n" for seed in sorted(rows)]
-        temporary.write_text("".join(lines), encoding="utf-8")
+def write_rows(manifest: Path, rows: dict[str, dict]) -> None:
+    """Writes the manifest in one step, kind by kind in the order of the seeds."""
+    ordered = sorted(rows.values(), key=lambda row: (row["kind"], row["seed"]))
+    write_text(manifest, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ordered))
 
 
-def compose(options: argparse.Namespace, soundfont: Path) -> dict[int, dict]:
-    """Makes the pieces that are missing, in several processes; gives all rows of the manifest."""
+def make_corpus(options: argparse.Namespace, soundfont: Path) -> dict[str, dict]:
+    """Makes what is missing, in several processes; gives all rows of the manifest."""
     manifest = options.output_dir / "manifest.jsonl"
-    (options.output_dir / "audio").mkdir(parents=True, exist_ok=True)
+    options.output_dir.mkdir(parents=True, exist_ok=True)
     rows = read_rows(manifest)
-    tasks = [
-        (
-            seed,
-            draw_duration(seed, options.min_duration_in_s, options.max_duration_in_s),
-            soundfont,
-            options.output_dir,
-            options.format,
-        )
-        for seed in range(options.first_seed, options.first_seed + options.num_pieces)
-        if seed not in rows
+    durations = (options.min_duration_in_s, options.max_duration_in_s)
+    counts = {"piece": options.num_pieces, "stem": options.num_stems, "one-shot": options.num_one_shots}
+    jobs = [
+        Job(kind, seed, durations, soundfont, options.output_dir, options.format, options.parts)
+        for kind, count in counts.items()
+        for seed in range(options.first_seed, options.first_seed + count)
     ]
+    jobs = [job for job in jobs if f"audio/{job.name}.{job.audio_format}" not in rows]
     context = multiprocessing.get_context("spawn")
-    with context.Pool(min(options.num_processes, max(len(tasks), 1)), torch.set_num_threads, (1,)) as pool:
-        for count, row in enumerate(pool.imap_unordered(write_piece, tasks), 1):
-            rows[row["seed"]] = row
-            if count % PIECES_PER_WRITE == 0 or count == len(tasks):
+    with context.Pool(max(1, min(options.num_processes, len(jobs))), torch.set_num_threads, (1,)) as pool:
+        for count, row in enumerate(pool.imap_unordered(run_job, jobs), 1):
+            rows[row["path"]] = row
+            if count % PIECES_PER_WRITE == 0 or count == len(jobs):
                 write_rows(manifest, rows)
-                logger.info("%d of %d pieces", count, len(tasks))
+                logger.info("%d of %d", count, len(jobs))
     return rows
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Reads the command line."""
+    shortest, longest = PIECE_DURATION_IN_S
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the audio and the manifest")
-    parser.add_argument("--num_pieces", type=int, default=400, help="pieces, one for each seed (default: 400)")
-    parser.add_argument("--first_seed", type=int, default=0, help="seed of the first piece (default: 0)")
-    parser.add_argument("--min_duration_in_s", type=float, default=60.0, help="shortest piece (default: 60)")
-    parser.add_argument("--max_duration_in_s", type=float, default=MAX_DURATION_IN_S, help="longest (default: 285)")
-    parser.add_argument("--format", choices=AUDIO_FORMATS, default="flac", help="of the audio files (default: flac)")
+    parser.add_argument("--num_pieces", type=int, default=400, help="whole pieces, one for each seed (default: 400)")
+    parser.add_argument("--num_stems", type=int, default=0, help="instruments alone, 10 to 60 s (default: 0)")
+    parser.add_argument("--num_one_shots", type=int, default=0, help="single sounds (default: 0)")
+    parser.add_argument("--first_seed", type=int, default=0, help="the first seed of each (default: 0)")
+    parser.add_argument(
+        "--min_duration_in_s", type=float, default=60.0, help=f"of pieces, from {shortest:g} (default: 60)"
+    )
+    parser.add_argument("--max_duration_in_s", type=float, default=longest, help=f"up to {longest:g} (default: 285)")
+    parser.add_argument("--parts", action="store_true", help="write what each part of a piece plays, too")
+    parser.add_argument("--format", choices=SAMPLE_FORMATS, default="flac", help="of the audio files (default: flac)")
     parser.add_argument("--soundfont", type=Path, default=None, help="a General MIDI .sf2 file (default: Debian's)")
     parser.add_argument("--num_processes", type=int, default=os.cpu_count(), help="default: one for each core")
     return parser.parse_args(arguments)
@@ -104,11 +139,15 @@ def check_options(options: argparse.Namespace) -> None:
     Raises:
         ValueError: one is out of range.
     """
-    if options.num_pieces < 1 or options.num_processes < 1 or options.first_seed < 0:
-        raise ValueError("num_pieces and num_processes must be at least 1, first_seed at least 0.")
-    if not MIN_DURATION_IN_S <= options.min_duration_in_s <= options.max_duration_in_s <= MAX_DURATION_IN_S:
+    shortest, longest = PIECE_DURATION_IN_S
+    for name in ("num_pieces", "num_stems", "num_one_shots", "first_seed"):
+        if getattr(options, name) < 0:
+            raise ValueError(f"{name} must be at least 0, got {getattr(options, name)}.")
+    if options.num_processes < 1:
+        raise ValueError(f"num_processes must be at least 1, got {options.num_processes}.")
+    if not shortest <= options.min_duration_in_s <= options.max_duration_in_s <= longest:
         raise ValueError(
-            f"Durations must be in [{MIN_DURATION_IN_S:g}, {MAX_DURATION_IN_S:g}] s, the shortest first, "
+            f"min_duration_in_s and max_duration_in_s must be in [{shortest:g}, {longest:g}], in this order, "
             f"got {options.min_duration_in_s:g} and {options.max_duration_in_s:g}."
         )
 
@@ -119,12 +158,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         check_options(options)
-        rows = compose(options, find_soundfont(options.soundfont))
+        rows = make_corpus(options, find_soundfont(options.soundfont))
     except (ValueError, OSError) as error:
         print(f"compose_music.py: error: {error}", file=sys.stderr)
         return 2
     hours = sum(row["duration_in_s"] for row in rows.values()) / 3600
-    print(f"{len(rows)} pieces, {hours:.2f} h: {options.output_dir / 'manifest.jsonl'}")
+    print(f"{len(rows)} recordings, {hours:.2f} h: {options.output_dir / 'manifest.jsonl'}")
     return 0
 
 

@@ -109,8 +109,8 @@ def play_fill(groove: list[Event], is_swung: bool, rng: random.Random) -> list[E
 
 def play_roll(progress: float, has_kick: bool) -> list[Event]:
     """A bar of a build-up: a snare roll, faster and louder as `progress` goes from 0 to 1."""
-    steps = "x...x...x...x..." if progress < 0.5 else "x.x.x.x.x.x.x.x." if progress < 0.75 else "x" * 16
-    velocity = round(50 + 56 * progress)
+    steps = "x...x...x...x..." if progress <= 0.5 else "x.x.x.x.x.x.x.x." if progress < 0.9 else "x" * 16
+    velocity = round(44 + 46 * progress)
     events = [(onset, 0.2, SNARE, velocity) for onset, _, _, _ in _hits(SNARE, steps, 4)]
     if has_kick and progress < 0.9:
         events += [(float(beat), 0.2, KICK, 96) for beat in range(4)]

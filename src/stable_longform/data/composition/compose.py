@@ -1,65 +1,166 @@
-"""Composes whole pieces, deterministically from a seed."""
+"""Composes whole pieces and stems, deterministically from a seed."""
 
 import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from stable_longform.data.composition.arrangement import Arranger
 from stable_longform.data.composition.forms import plan_sections
-from stable_longform.data.composition.genres import GENRES
+from stable_longform.data.composition.genres import GENRES, Genre
 from stable_longform.data.composition.harmony import make_progression, theme_bars
+from stable_longform.data.composition.instruments import INSTRUMENTS, Instrument
 from stable_longform.data.composition.melody import make_melody
-from stable_longform.data.composition.moods import MOODS, blend
+from stable_longform.data.composition.moods import MOODS, Mood, blend
+from stable_longform.data.composition.orchestra import choose_players
 from stable_longform.data.composition.piece import Piece
 from stable_longform.data.composition.rhythms import MELODY_RHYTHMS
-from stable_longform.data.composition.theory import Key
+from stable_longform.data.composition.theory import Key, parse_key
 
-MIN_DURATION_IN_S, MAX_DURATION_IN_S = 20.0, 285.0
-TAIL_IN_S = 3.0  # kept free at the end, for the last notes to die away in
+PIECE_DURATION_IN_S = (20.0, 285.0)  # shortest and longest
+STEM_DURATION_IN_S = (10.0, 60.0)
+TAIL_IN_S = 3.5  # kept free at the end, for the last notes to die away in
+LEVEL_IN_DBFS, LEVEL_OF_INTENSITY_IN_DB = -16.0, 12.0  # root mean square of a piece, and what its moods add to it
+SOLO_DENSITY = 0.6  # how much busier solos are
 
 
-def compose_piece(seed: int, duration_in_s: float, genre: str | None = None) -> Piece:
-    """Composes a piece.
+@dataclass(frozen=True)
+class Plan:
+    """What is decided before a note is written."""
+
+    seed: int
+    genre: str
+    moods: tuple[str, ...]
+    bpm: int
+    key: Key
+
+    @property
+    def style(self) -> Genre:
+        return GENRES[self.genre]
+
+    @property
+    def mood(self) -> Mood:
+        return blend([MOODS[name] for name in self.moods])
+
+
+def compose_piece(
+    seed: int,
+    duration_in_s: float,
+    genre: str | None = None,
+    moods: Sequence[str] | None = None,
+    bpm: int | None = None,
+    key: str | None = None,
+) -> Piece:
+    """Composes a whole piece.
+
+    Args:
+        seed: decides on everything that is not given.
+        duration_in_s: room for the music and its last notes, 20 ... 285; the music ends less than a bar earlier.
+        genre: a key of `GENRES`.
+        moods: keys of `MOODS`, one or more, with a mode in common.
+        bpm: the tempo, 40 ... 240.
+        key: for instance "A minor".
+
+    Raises:
+        ValueError: a value is unknown or out of range.
+    """
+    _check_duration(duration_in_s, PIECE_DURATION_IN_S)
+    plan = _plan(seed, genre, moods, bpm, key)
+    players = choose_players(plan.style, random.Random(f"players {seed}"))
+    return _write(plan, "piece", duration_in_s, plan.style.form, players)
+
+
+def compose_stem(seed: int, duration_in_s: float) -> Piece:
+    """Composes what one instrument plays in a piece: a melody, chords, a bass or drums.
 
     Args:
         seed: decides on everything.
-        duration_in_s: room for the music and its last notes, 20 ... 285; the music ends less than a bar earlier.
-        genre: a key of `GENRES`; None: drawn.
+        duration_in_s: as for a piece, 10 ... 60.
     """
-    if not MIN_DURATION_IN_S <= duration_in_s <= MAX_DURATION_IN_S:
-        raise ValueError(f"duration_in_s must be in [20, 285], got {duration_in_s}.")
-    rng = random.Random(f"piece {seed}")
+    _check_duration(duration_in_s, STEM_DURATION_IN_S)
+    plan = _plan(seed, None, None, None, None)
+    rng = random.Random(f"players {seed}")
+    players = choose_players(plan.style, rng)
+    soloists = [instrument for instrument in INSTRUMENTS.values() if instrument.highest >= 72]
+    if rng.random() < 0.5:
+        solo = {"lead": rng.choice([instrument for instrument in soloists if not instrument.is_drum_kit])}
+    else:
+        role = rng.choice([role for role in players if role != "second"])
+        solo = {role: players[role]}
+    return _write(plan, "stem", duration_in_s, "stem", solo)
+
+
+def _check_duration(duration_in_s: float, bounds: tuple[float, float]) -> None:
+    if not bounds[0] <= duration_in_s <= bounds[1]:
+        raise ValueError(f"duration_in_s must be in [{bounds[0]:g}, {bounds[1]:g}], got {duration_in_s}.")
+
+
+def _plan(seed: int, genre: str | None, moods: Sequence[str] | None, bpm: int | None, key: str | None) -> Plan:
+    """Draws what is not given. What is given does not change the other draws."""
+    rng = random.Random(f"plan {seed}")
     drawn = rng.choice(list(GENRES))
-    genre = genre or drawn
+    genre = drawn if genre is None else genre
+    if genre not in GENRES:
+        raise ValueError(f"genre must be one of {', '.join(GENRES)}, got {genre!r}.")
     style = GENRES[genre]
-    moods = draw_moods(style.moods, style.modes, rng)
+    drawn_moods = _draw_moods(style, rng)
+    moods = drawn_moods if moods is None else tuple(moods)
+    unknown = [name for name in moods if name not in MOODS]
+    if unknown or not moods:
+        raise ValueError(f"moods must be among {', '.join(MOODS)}, got {', '.join(unknown) or 'none'}.")
     mood = blend([MOODS[name] for name in moods])
-    key = Key(rng.randrange(12), rng.choice([mode for mode in style.modes if mode in mood.modes]))
+    modes = [mode for mode in style.modes if mode in mood.modes] or mood.modes
+    if not modes:
+        raise ValueError(f"The moods {', '.join(moods)} have no mode in common.")
+    drawn_key = Key(rng.randrange(12), rng.choice(modes))
     slowest, fastest = style.bpm
-    bpm = round(slowest + (fastest - slowest) * rng.uniform(*mood.tempo))
-    num_bars = int((duration_in_s - TAIL_IN_S) * bpm / 60 // style.beats_per_bar)
-    length = theme_bars(style.harmony)
-    sections = plan_sections(style.form, num_bars, length, key, mood.intensity, random.Random(f"form {seed}"))
+    drawn_bpm = round(slowest + (fastest - slowest) * rng.uniform(*mood.tempo))
+    bpm = drawn_bpm if bpm is None else bpm
+    if not 40 <= bpm <= 240:
+        raise ValueError(f"bpm must be in [40, 240], got {bpm}.")
+    return Plan(seed, genre, moods, bpm, drawn_key if key is None else parse_key(key))
+
+
+def _draw_moods(style: Genre, rng: random.Random) -> tuple[str, ...]:
+    """Draws one or two moods that have one of the genre's modes in common and are about as intense."""
+    first = rng.choice(style.moods)
+    others = [
+        name
+        for name in style.moods
+        if name != first
+        and set(style.modes).intersection(MOODS[first].modes, MOODS[name].modes)
+        and abs(MOODS[name].intensity - MOODS[first].intensity) <= 0.2
+    ]
+    second = rng.choice(others) if others else None
+    return (first, second) if second and rng.random() < 0.5 else (first,)
+
+
+def _write(plan: Plan, kind: str, duration_in_s: float, form: str, players: Mapping[str, Instrument]) -> Piece:
+    """Writes a piece: its sections, the chords and the melody of each theme, then all parts."""
+    style, mood, seed = plan.style, plan.mood, plan.seed
+    num_bars = int((duration_in_s - TAIL_IN_S) * plan.bpm / 60 // style.beats_per_bar)
+    form_rng = random.Random(f"form {seed}")
+    sections = plan_sections(form, num_bars, theme_bars(style.harmony), plan.key, mood.intensity, form_rng)
     chords, melodies = {}, {}
     for section in sections:
         if section.theme not in chords:
-            theme_rng = random.Random(f"theme {section.theme} {seed}")
-            theme_key = section.key
-            bars = make_progression(style.harmony, theme_key, style.chord_steps, style.has_leading_tone, theme_rng)
-            density = mood.density + (0.6 if len(section.theme) > 1 else 0.1 if section.theme == "C" else 0)
-            chords[section.theme] = bars
+            rng = random.Random(f"theme {section.theme} {seed}")
+            steps, has_leading_tone = style.chord_steps, style.has_leading_tone
+            chords[section.theme] = make_progression(style.harmony, section.key, steps, has_leading_tone, rng)
+            density = mood.density + (SOLO_DENSITY if section.is_solo else 0)
             rhythms = MELODY_RHYTHMS[style.melody]
-            melodies[section.theme] = make_melody(bars, style.beats_per_bar, rhythms, density, theme_rng)
-    arranger = Arranger(style, mood.density, mood.register, random.Random(f"parts {seed}"))
+            melodies[section.theme] = make_melody(chords[section.theme], style.beats_per_bar, rhythms, density, rng)
+    arranger = Arranger(style, players, mood.density, mood.register, random.Random(f"parts {seed}"))
     parts = arranger.write(sections, chords, melodies)
-    return Piece(seed, "piece", genre, moods, bpm, key, style.beats_per_bar, tuple(sections), parts)
-
-
-def draw_moods(names: tuple[str, ...], modes: tuple[str, ...], rng: random.Random) -> tuple[str, ...]:
-    """Draws one or two moods that have one of the genre's modes in common."""
-    first = rng.choice(names)
-
-    def modes_of(*moods: str) -> set[str]:
-        return set(modes).intersection(*(MOODS[mood].modes for mood in moods))
-
-    others = [name for name in names if name != first and modes_of(first, name)]
-    others = [name for name in others if abs(MOODS[name].intensity - MOODS[first].intensity) <= 0.2]
-    return (first, rng.choice(others)) if others and rng.random() < 0.5 else (first,)
+    is_pitched = any(not part.instrument.is_drum_kit for part in parts)
+    return Piece(
+        seed=seed,
+        kind=kind,
+        genre=plan.genre,
+        moods=plan.moods,
+        bpm=plan.bpm,
+        key=plan.key if is_pitched else None,
+        beats_per_bar=style.beats_per_bar,
+        sections=tuple(sections),
+        parts=parts,
+        level_in_dbfs=LEVEL_IN_DBFS + LEVEL_OF_INTENSITY_IN_DB * mood.intensity,
+    )

@@ -1,14 +1,22 @@
-"""A corpus of composed music: which piece a seed stands for, its split, and its row in a manifest."""
+"""A corpus of composed music: which music a seed stands for, its split, and its row in a manifest."""
 
 import random
 from pathlib import Path
 
 import torch
 
-from stable_longform.data.composition.compose import MAX_DURATION_IN_S, MIN_DURATION_IN_S, compose_piece
+from stable_longform.data.composition.compose import (
+    PIECE_DURATION_IN_S,
+    STEM_DURATION_IN_S,
+    compose_piece,
+    compose_stem,
+)
+from stable_longform.data.composition.descriptions import describe_in_words
+from stable_longform.data.composition.one_shots import compose_one_shot
 from stable_longform.data.composition.piece import Piece
 from stable_longform.data.composition.rendering import SAMPLING_RATE, render
 
+KINDS = ("piece", "stem", "one-shot")
 # Of 20 seeds in a row, one is held out for validation and one for tests.
 SEEDS_PER_SPLIT_CYCLE, VALID_SEED, TEST_SEED = 20, 18, 19
 
@@ -18,50 +26,80 @@ def split_of(seed: int) -> str:
     return {VALID_SEED: "valid", TEST_SEED: "test"}.get(seed % SEEDS_PER_SPLIT_CYCLE, "train")
 
 
-def draw_duration(
-    seed: int, min_duration_in_s: float = MIN_DURATION_IN_S, max_duration_in_s: float = MAX_DURATION_IN_S
-) -> float:
+def draw_duration(seed: int, min_duration_in_s: float, max_duration_in_s: float) -> float:
     """The duration of a seed's piece in whole seconds, uniform between two bounds."""
     return float(round(random.Random(f"duration {seed}").uniform(min_duration_in_s, max_duration_in_s)))
 
 
-def render_piece(seed: int, duration_in_s: float, soundfont: Path) -> tuple[torch.Tensor, dict]:
-    """Composes and plays the piece of a seed, without touching the disk.
+def compose(
+    kind: str, seed: int, piece_duration_in_s: tuple[float, float] = PIECE_DURATION_IN_S
+) -> tuple[Piece, float | None]:
+    """Composes what a seed stands for, and gives the duration that it may have; None: as long as it sounds.
+
+    Args:
+        kind: one of `KINDS`.
+        seed: decides on everything.
+        piece_duration_in_s: shortest and longest piece, within `PIECE_DURATION_IN_S`.
+
+    Raises:
+        ValueError: `kind` is unknown, or the durations are out of range.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}.")
+    if kind == "one-shot":
+        return compose_one_shot(seed), None
+    if kind == "stem":
+        duration_in_s = draw_duration(seed, *STEM_DURATION_IN_S)
+        return compose_stem(seed, duration_in_s), duration_in_s
+    duration_in_s = draw_duration(seed, *piece_duration_in_s)
+    return compose_piece(seed, duration_in_s), duration_in_s
+
+
+def render_piece(
+    kind: str, seed: int, soundfont: Path, piece_duration_in_s: tuple[float, float] = PIECE_DURATION_IN_S
+) -> tuple[torch.Tensor, dict]:
+    """Composes and plays what a seed stands for, without touching the disk.
+
+    Args:
+        kind, seed, piece_duration_in_s: as for `compose`.
+        soundfont: a General MIDI .sf2 file, see `rendering.find_soundfont`.
 
     Returns:
-        The waveform, float32 `(2, num_samples)` at 44.1 kHz, and the metadata, see `describe`.
+        The waveform, float32 `(2, num_samples)` at 44.1 kHz, and the metadata, see `metadata_of`.
     """
-    piece = compose_piece(seed, duration_in_s)
-    waveform = render(piece, soundfont)
-    return waveform, describe(piece, waveform.shape[1] / SAMPLING_RATE)
+    piece, duration_in_s = compose(kind, seed, piece_duration_in_s)
+    waveform = render(piece, soundfont, duration_in_s)
+    return waveform, metadata_of(piece, waveform.shape[1])
 
 
-def describe(piece: Piece, duration_in_s: float) -> dict:
-    """What is known of a piece, as a manifest's row says it, all but the path.
+def metadata_of(piece: Piece, num_samples: int) -> dict:
+    """What is known of a piece that was played, as a manifest's row says it, all but the path.
 
-    `sections` lists names with start and end in seconds; the last ends where its last note is released, before the
-    sound has died away.
+    `sections` lists names, start and end in seconds, and keys; the last one ends where the last notes are released,
+    before the sound has died away. What a piece has not, such as the key of drums, has no field.
     """
-    starts = [section.start_bar * piece.beats_per_bar for section in piece.sections]
-    ends = starts[1:] + [piece.num_bars * piece.beats_per_bar]
+    bars = [(section, section.start_bar, section.start_bar + section.num_bars) for section in piece.sections]
     sections = [
         {
             "name": section.name,
-            "start_in_s": round(piece.time_in_s(start), 3),
-            "end_in_s": round(piece.time_in_s(end), 3),
-            "key": section.key.name,
+            "start_in_s": round(piece.time_in_s(start * piece.beats_per_bar), 3),
+            "end_in_s": round(piece.time_in_s(end * piece.beats_per_bar), 3),
+            **({"key": section.key.name} if piece.key else {}),
         }
-        for section, start, end in zip(piece.sections, starts, ends, strict=True)
+        for section, start, end in bars
     ]
-    return {
-        "duration_in_s": int(duration_in_s * 1000) / 1000,
+    metadata = {
+        # Rounded down, so that it is not longer than the file.
+        "duration_in_s": num_samples * 1000 // SAMPLING_RATE / 1000,
         "split": split_of(piece.seed),
         "kind": piece.kind,
         "seed": piece.seed,
-        "genre": [piece.genre],
+        "genre": [piece.genre] if piece.genre else [],
         "moods": list(piece.moods),
         "instruments": piece.instruments,
-        "bpm": piece.bpm,
-        "key": piece.key.name,
+        "bpm": piece.bpm if piece.sections else None,
+        "key": piece.key.name if piece.key else None,
+        "description": describe_in_words(piece),
         "sections": sections,
     }
+    return {name: value for name, value in metadata.items() if value not in (None, [])}

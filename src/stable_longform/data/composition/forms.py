@@ -15,6 +15,8 @@ NAMES = {
     "E": "Ending",
 }
 ENERGIES = {"I": 0.35, "V": 0.5, "C": 0.8, "B": 0.6, "K": 0.3, "U": 0.55, "E": 0.55}
+# Whose tune and chords a section plays; all others have their own.
+THEMES = {"I": "V", "K": "V", "U": "C", "E": "V"}
 # What lies between introduction and ending, by the number of sections.
 FORMS = {
     "song": ("V", "VC", "VVC", "VCBC", "VCVBC", "VCVCBC", "VCVCBCC", "VCVCKBCC", "VVCVVCBCC", "VVCVVCKBCC"),
@@ -23,10 +25,11 @@ FORMS = {
     "blues": ("V", "VV", "VCV", "VVCV", "VVCCV", "VVCKCV", "VVCCKVV", "VVCCKCVV", "VVCCKCCVV", "VVCCVKCCVV"),
     "free": ("V", "VC", "VCV", "VBCV", "VCBCV", "VCKBCV", "VCVKBCV", "VCVBKCVC", "VCVKBCVCV", "VCBVKCVBCV"),
     "club": ("C", "UC", "VUC", "VUCC", "VUCKC", "VUCKUC", "VUCKUCC", "VVUCKUCC", "VUCCKBUCC", "VVUCCKBUCC"),
+    "stem": ("V", "VC", "VCV", "VVCV", "VCVCV", "VCVCVC", "VVCVVCV", "VVCVVCVC", "VVCVVCVVC", "VVCVVCVVCV"),
 }
 MAX_SECTIONS = 10
-# Sections in which each form plays something new every time, as soloists do.
-SOLOS = {"aaba": "C", "blues": "C"}
+SOLO_FORMS = ("aaba", "blues")  # whose choruses are solos: each plays something new
+BRIDGE_MODULATES = 0.6  # how often a bridge is in another key
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Section:
         start_bar, num_bars: where it is.
         key: its key.
         energy: 0 (a whisper) ... 1 (everybody, loud).
-        repetition: how many sections before it had this theme.
+        repetition: how many sections of its kind came before it.
     """
 
     letter: str
@@ -55,8 +58,15 @@ class Section:
         """For instance "Verse"."""
         return NAMES[self.letter]
 
+    @property
+    def is_solo(self) -> bool:
+        """Whether it plays something new each time, as soloists do."""
+        return self.theme.startswith("solo")
 
-def plan_sections(form: str, num_bars: int, theme_bars: int, key: Key, intensity: float, rng: random.Random):
+
+def plan_sections(
+    form: str, num_bars: int, theme_bars: int, key: Key, intensity: float, rng: random.Random
+) -> list[Section]:
     """Plans the sections of a piece: together they cover its bars without a gap.
 
     Args:
@@ -66,46 +76,40 @@ def plan_sections(form: str, num_bars: int, theme_bars: int, key: Key, intensity
         key: the key of the piece; a bridge may be in a related one.
         intensity: added to the energy of all sections.
         rng: the source of all choices.
-
-    Returns:
-        The list of sections.
     """
     lengths = _section_lengths(form, num_bars, theme_bars)
-    bridge_key = rng.choice(key.related()) if form != "club" and rng.random() < 0.6 else key
-    sections, start_bar, seen = [], 0, {}
+    bridge_key = rng.choice(key.related()) if form != "club" and rng.random() < BRIDGE_MODULATES else key
     last_chorus = max((index for index, (letter, _) in enumerate(lengths) if letter == "C"), default=None)
+    sections, start_bar, counts = [], 0, dict.fromkeys(NAMES, 0)
     for index, (letter, length) in enumerate(lengths):
-        seen[letter] = seen.get(letter, -1) + 1
-        theme = {"I": "V", "K": "V", "U": "C", "E": "V"}.get(letter, letter)
-        if letter == SOLOS.get(form):
-            theme = f"C{seen[letter]}"
-        energy = ENERGIES[letter] + 0.05 * seen[letter] + (0.1 if index == last_chorus else 0) + intensity
+        count, theme = counts[letter], THEMES.get(letter, letter)
+        if letter == "C" and form in SOLO_FORMS:
+            theme = f"solo {count}"
+        energy = ENERGIES[letter] + 0.05 * count + (0.1 if index == last_chorus else 0) + intensity
         section_key = bridge_key if letter == "B" else key
-        energy = min(max(energy, 0.1), 1.0)
-        sections.append(Section(letter, theme, start_bar, length, section_key, energy, seen[letter]))
-        start_bar += length
+        sections.append(Section(letter, theme, start_bar, length, section_key, min(max(energy, 0.1), 1.0), count))
+        start_bar, counts[letter] = start_bar + length, count + 1
     return sections
 
 
 def _section_lengths(form: str, num_bars: int, theme_bars: int) -> list[tuple[str, int]]:
     """Letters and lengths in bars. What does not fill a section lengthens introduction and ending, or is a break."""
-    introduction = 4 if num_bars >= 5 * theme_bars else 2 if num_bars >= 2 * theme_bars else 0
-    ending = 4 if num_bars >= 5 * theme_bars else 2 if num_bars >= theme_bars + 2 else 1
+    introduction = 0 if form == "stem" else 4 if num_bars >= 5 * theme_bars else 2 if num_bars >= 2 * theme_bars else 0
+    ending = 1 if form == "stem" or num_bars < theme_bars + 2 else 4 if num_bars >= 5 * theme_bars else 2
     middle = num_bars - introduction - ending
     if middle < theme_bars:
         return [("V", num_bars - ending), ("E", ending)]
     unit = theme_bars * -(-middle // (theme_bars * (MAX_SECTIONS + 1)))
-    letters, rest = FORMS[form][min(middle // unit, MAX_SECTIONS) - 1], middle % unit
-    if middle // unit > MAX_SECTIONS:
-        rest = middle - unit * MAX_SECTIONS
-    lengths = [(letter, unit) for letter in letters]
-    if rest >= 4 and introduction:
+    letters = FORMS[form][min(middle // unit, MAX_SECTIONS) - 1]
+    lengths, rest = [(letter, unit) for letter in letters], middle - unit * len(letters)
+    if introduction:
         added = min(rest // 4 * 4, 8)
         introduction, rest = introduction + added, rest - added
-    if rest >= 4 and len(letters) > 2 and "K" not in letters[-2:]:
+    if len(letters) > 2 and rest >= 4 and "K" not in letters[-2:]:
         added = min(rest // 4 * 4, 8)
-        lengths.insert(len(lengths) - (2 if letters[-2:] == "UC" else 1), ("K", added))
+        lengths.insert(len(lengths) - (2 if letters.endswith("UC") else 1), ("K", added))
         rest -= added
-    lengths[-1] = (lengths[-1][0], lengths[-1][1] + rest // 4 * 4)
-    ending += rest % 4
+    is_ending_longer = form != "stem"
+    lengths[-1] = (lengths[-1][0], lengths[-1][1] + (rest // 4 * 4 if is_ending_longer else rest))
+    ending += rest % 4 if is_ending_longer else 0
     return [("I", introduction)] * (introduction > 0) + lengths + [("E", ending)]

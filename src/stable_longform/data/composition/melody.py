@@ -61,20 +61,20 @@ def make_melody(
         motifs[name] = (rhythm, _contour(len(rhythm), rng))
     plan = ("abac" * 3 if len(bars) != 12 else "abcabcabcabc")[: len(bars) - 1]
     tones, degree, can_leap = [], rng.choice((2, 4)), True
+    last_bar = len(plan) * beats_per_bar
     for bar, name in enumerate(plan):
         start = bar * beats_per_bar
-        if bar % 4 == 0:
-            degree = rng.choice((2, 4, 7)) if can_leap else degree
+        if bar % 4 == 0 and can_leap:
+            degree = rng.choice((0, 4, 7))
         for duration, step in zip(*motifs[name], strict=True):
             if duration > 0:
                 chord, chord_end = chord_at(bars, start, beats_per_bar)
                 position = start - bar * beats_per_bar
-                is_strong = duration >= 1 or position % 2 == 0
+                is_strong = duration >= 1 or position % 2 == 0 or start + duration >= last_bar
                 degree = _next_degree(degree, step, chord, is_strong, can_leap)
                 can_leap = degree % 7 in chord.degrees
                 tones.append(Tone(start, min(duration, chord_end - start), degree, chord))
             start += abs(duration)
-    last_bar = (len(bars) - 1) * beats_per_bar
     chord, chord_end = chord_at(bars, last_bar, beats_per_bar)
     final = min(range(MIN_DEGREE, MAX_DEGREE + 1), key=lambda other: (_finality(other, chord), abs(other - degree)))
     tones.append(Tone(last_bar, min(beats_per_bar - 1, chord_end - last_bar), final, chord))
@@ -98,17 +98,18 @@ def _next_degree(degree: int, step: int, chord: Chord, is_strong: bool, can_leap
     """Where the melody goes from a degree.
 
     By `step`, turned back at the edges; by one degree from a tone that is none of its chord's (`can_leap` is false);
-    on strong beats, and after leaps, to a tone of the chord, the next one in that direction.
+    on strong beats, after leaps and at the edges to a tone of the chord, the next one in that direction.
     """
     if not can_leap:
         step = max(-1, min(1, step)) or 1
     if not MIN_DEGREE <= degree + step <= MAX_DEGREE:
         step = -step
     target = degree + step
-    if is_strong or abs(step) > 1:
-        direction = 1 if step > 0 else -1 if step < 0 else 0
-        target = next((d for d in (target, target + direction, target - direction) if d % 7 in chord.degrees), None)
-        if target is None or not MIN_DEGREE <= target <= MAX_DEGREE:
+    if is_strong or abs(step) > 1 or target in (MIN_DEGREE, MAX_DEGREE):
+        direction = 1 if step > 0 else -1
+        choices = (target, target + direction, target - direction) if can_leap else (target, degree - step)
+        target = next((other for other in choices if other % 7 in chord.degrees), MAX_DEGREE + 1)
+        if not MIN_DEGREE <= target <= MAX_DEGREE:
             target = chord.nearest_tone(min(max(degree, MIN_DEGREE + 2), MAX_DEGREE - 2))
     return target
 
@@ -123,8 +124,9 @@ def vary(melody: Sequence[Tone], rng: random.Random) -> list[Tone]:
     varied = []
     for tone in melody[:-1]:
         if tone.duration >= 1 and rng.random() < 0.35:
-            half = tone.duration / 2
-            other = tone.degree + rng.choice((-1, 1)) if half <= 0.5 else tone.chord.nearest_tone(tone.degree + 2)
+            half, neighbour = tone.duration / 2, tone.degree + rng.choice((-1, 1))
+            is_passing = half <= 0.5 and tone.start % 1 == 0  # a short note off the beat
+            other = neighbour if is_passing else tone.chord.nearest_tone(tone.degree + 2)
             varied += [
                 replace(tone, duration=half),
                 replace(tone, start=tone.start + half, duration=half, degree=other),

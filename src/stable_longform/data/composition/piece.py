@@ -31,7 +31,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of music; `kind` is "piece", "stem" or "one-shot"."""
+    """A piece of music, or a single sound, which has neither genre, moods, key nor sections.
+
+    Attributes:
+        kind: "piece", "stem" (one instrument alone) or "one-shot".
+        key: None where nothing has a pitch, or for a single sound.
+        level_in_dbfs: the root mean square that it shall have when it is played; one-shots have a peak instead.
+        description: what it is, where the other fields don't say it.
+    """
 
     seed: int
     kind: str
@@ -42,6 +49,8 @@ class Piece:
     beats_per_bar: int
     sections: tuple[Section, ...]
     parts: tuple[Part, ...]
+    level_in_dbfs: float = -16.0
+    description: str | None = None
 
     @property
     def num_bars(self) -> int:
@@ -55,4 +64,5 @@ class Piece:
     @property
     def instruments(self) -> list[str]:
         """Names of the instruments that play, each once."""
-        return list(dict.fromkeys(part.instrument.name for part in self.parts if part.notes))
+        names = (part.instrument.name for part in self.parts if part.notes and part.instrument.name)
+        return list(dict.fromkeys(names))

@@ -2,12 +2,14 @@
 
 import io
 import os
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
+from torch.nn.functional import conv1d, interpolate, max_pool1d, pad
 
 from stable_longform.data.composition.midi import to_midi
 from stable_longform.data.composition.piece import Piece
@@ -20,10 +22,10 @@ SOUNDFONTS = {
     "fluid-soundfont-gm": Path("/usr/share/sounds/sf2/FluidR3_GM.sf2"),
     "timgm6mb-soundfont": Path("/usr/share/sounds/sf2/TimGM6mb.sf2"),
 }
-TARGET_RMS, MAX_PEAK = 0.16, 0.98  # -16 dBFS
+MAX_PEAK, ONE_SHOT_PEAK = 0.98, 0.7
 LIMITER_BLOCK, LIMITER_REACH = 64, 8  # samples, and blocks around a peak in which the gain goes down and up again
 SILENCE = 10 ** (-66 / 20)
-END_SILENCE_IN_S, FADE_IN_S = 0.5, 0.1
+END_SILENCE_IN_S, FADE_IN_S = 0.5, 0.2
 
 
 def find_soundfont(path: str | os.PathLike | None = None) -> Path:
@@ -40,9 +42,41 @@ def find_soundfont(path: str | os.PathLike | None = None) -> Path:
         if candidate.is_file():
             return candidate
     raise ValueError(
-        "No soundfont found: install one (`apt-get install fluid-soundfont-gm`, or the small `timgm6mb-soundfont`), "
-        "or name a .sf2 file."
+        "No soundfont found: install Debian's package fluid-soundfont-gm, or the small timgm6mb-soundfont, "
+        "or name a General MIDI .sf2 file."
     )
+
+
+def render(piece: Piece, soundfont: Path, max_duration_in_s: float | None = None) -> torch.Tensor:
+    """Plays a piece.
+
+    Args:
+        piece: what to play.
+        soundfont: a General MIDI .sf2 file.
+        max_duration_in_s: where the last notes are faded out if they have not died away half a second before.
+
+    Returns:
+        The waveform, float32 `(2, num_samples)` at 44.1 kHz, at the piece's level, with half a second of silence at
+        its end.
+    """
+    waveform = _play(piece, soundfont)
+    gain = _mastering_gain(piece, waveform, max_duration_in_s)
+    return _fit(waveform, len(gain)) * gain
+
+
+def render_stems(
+    piece: Piece, soundfont: Path, max_duration_in_s: float | None = None
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Plays a piece part by part; arguments as for `render`.
+
+    Returns:
+        The waveform, and that of each role: they add up to it.
+    """
+    parts = {part.role: _play(replace(piece, parts=(part,)), soundfont) for part in piece.parts}
+    num_samples = max(part.shape[1] for part in parts.values())
+    mix = sum(_fit(part, num_samples) for part in parts.values())
+    gain = _mastering_gain(piece, mix, max_duration_in_s)
+    return _fit(mix, len(gain)) * gain, {role: _fit(part, len(gain)) * gain for role, part in parts.items()}
 
 
 @lru_cache(maxsize=1)
@@ -51,41 +85,52 @@ def _read_soundfont(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def render(piece: Piece, soundfont: Path) -> torch.Tensor:
-    """Plays a piece: float32 `(2, num_samples)` at 44.1 kHz, -16 dBFS RMS, half a second of silence at its end."""
-    renderer = require("midirenderer", "train")
-    wave = renderer.render_wave_from(_read_soundfont(soundfont), to_midi(piece))
-    samples, rate = soundfile.read(io.BytesIO(wave), dtype="float32", always_2d=True)
-    waveform = resample(torch.from_numpy(np.ascontiguousarray(samples.T)), rate, SAMPLING_RATE)
-    return finish(waveform)
+def _play(piece: Piece, soundfont: Path) -> torch.Tensor:
+    """The sound of a piece, `(2, num_samples)`, as loud as the renderer makes it.
 
-
-def finish(waveform: torch.Tensor) -> torch.Tensor:
-    """Sets the level, and ends the waveform half a second after it has died away."""
-    waveform = limit(waveform * (TARGET_RMS / waveform.square().mean().sqrt().item()))
-    loud = (waveform.abs().amax(dim=0) > SILENCE).nonzero()
-    end = int(loud[-1]) + 1
-    fade = min(round(FADE_IN_S * SAMPLING_RATE), end)
-    waveform[:, end - fade : end] *= torch.linspace(1, 0, fade)
-    waveform[:, end:] = 0
-    needed = end + round(END_SILENCE_IN_S * SAMPLING_RATE)
-    return torch.nn.functional.pad(waveform, (0, max(0, needed - waveform.shape[1])))[:, :needed].contiguous()
-
-
-def limit(waveform: torch.Tensor) -> torch.Tensor:
-    """Holds peaks below `MAX_PEAK`: the gain falls and rises again over 12 ms around each, and is 1 elsewhere.
-
-    Of both channels alike, so that the stereo image stays.
+    Raises:
+        ValueError: the file is no soundfont.
     """
-    num_samples = waveform.shape[1]
-    padded = torch.nn.functional.pad(waveform, (0, -num_samples % LIMITER_BLOCK))
-    peaks = padded.abs().amax(dim=0).view(-1, LIMITER_BLOCK).amax(dim=1)
-    needed = (MAX_PEAK / peaks.clamp(min=MAX_PEAK))[None, None]
-    reach = LIMITER_REACH
-    lowest = -torch.nn.functional.max_pool1d(-needed, 2 * reach + 1, stride=1, padding=reach)
-    window = torch.ones(1, 1, 2 * reach - 1) / (2 * reach - 1)
-    gain = torch.nn.functional.conv1d(
-        torch.nn.functional.pad(lowest, (reach - 1, reach - 1), mode="replicate"), window
-    )
-    gain = torch.nn.functional.interpolate(gain, size=padded.shape[1], mode="linear", align_corners=False)
-    return waveform * gain[0, :, :num_samples]
+    renderer = require("midirenderer", "train")
+    try:
+        wave = renderer.render_wave_from(_read_soundfont(soundfont), to_midi(piece))
+    except RuntimeError as error:
+        raise ValueError(f"{soundfont} cannot be played: {error}") from error
+    samples, rate = soundfile.read(io.BytesIO(wave), dtype="float32", always_2d=True)
+    return resample(torch.from_numpy(np.ascontiguousarray(samples.T)), rate, SAMPLING_RATE)
+
+
+def _fit(waveform: torch.Tensor, num_samples: int) -> torch.Tensor:
+    """A waveform cut to a length, or completed with silence."""
+    return pad(waveform[:, :num_samples], (0, max(0, num_samples - waveform.shape[1])))
+
+
+def _mastering_gain(piece: Piece, waveform: torch.Tensor, max_duration_in_s: float | None) -> torch.Tensor:
+    """What each sample is multiplied with: sets the level, holds peaks, ends with a fade and silence.
+
+    Its length, `(num_samples,)`, is that of the finished waveform.
+    """
+    peaks = waveform.abs().amax(dim=0)
+    if piece.kind == "one-shot":
+        level = ONE_SHOT_PEAK / peaks.max()
+    else:
+        level = 10 ** (piece.level_in_dbfs / 20) / waveform.square().mean().sqrt()
+    gain = level * limiter_gain(peaks * level)
+    end = int((peaks * gain > SILENCE).nonzero()[-1]) + 1
+    if max_duration_in_s is not None:
+        end = min(end, int((max_duration_in_s - END_SILENCE_IN_S) * SAMPLING_RATE))
+    fade = min(round(FADE_IN_S * SAMPLING_RATE), end)
+    gain[end - fade : end] *= torch.linspace(1, 0, fade)
+    return pad(gain[:end], (0, round(END_SILENCE_IN_S * SAMPLING_RATE)))
+
+
+def limiter_gain(peaks: torch.Tensor) -> torch.Tensor:
+    """A gain that holds peaks, `(num_samples,)`, below `MAX_PEAK`: it falls and rises again over 12 ms around each."""
+    num_samples = len(peaks)
+    blocks = pad(peaks, (0, -num_samples % LIMITER_BLOCK)).view(-1, LIMITER_BLOCK).amax(dim=1)
+    needed = (MAX_PEAK / blocks.clamp(min=MAX_PEAK))[None, None]
+    lowest = -max_pool1d(-needed, 2 * LIMITER_REACH + 1, stride=1, padding=LIMITER_REACH)
+    reach = LIMITER_REACH - 1
+    smoothed = conv1d(pad(lowest, (reach, reach), mode="replicate"), torch.ones(1, 1, 2 * reach + 1) / (2 * reach + 1))
+    gain = interpolate(smoothed, size=len(blocks) * LIMITER_BLOCK, mode="linear", align_corners=False)
+    return gain[0, 0, :num_samples]

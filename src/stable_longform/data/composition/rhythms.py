@@ -63,7 +63,6 @@ CHORD_PATTERNS = {
     "quarters": tuple((beat, 0.9, ALL) for beat in range(4)),
     "eighths": tuple((step / 2, 0.45, ALL) for step in range(8)),
     "chugs": tuple((step / 2, 0.4 if step % 4 else 0.5, ALL) for step in range(8)),
-    "gallop": tuple((beat + step, 0.22, ALL) for beat in range(4) for step in (0, 0.5, 0.75)),
     "offbeats": tuple((beat + 0.5, 0.4, ALL) for beat in range(4)),
     "skank": ((1, 0.35, ALL), (3, 0.35, ALL)),
     "skank_double": ((0.5, 0.25, ALL), (1.5, 0.25, ALL), (2.5, 0.25, ALL), (3.5, 0.25, ALL)),
@@ -74,7 +73,6 @@ CHORD_PATTERNS = {
     "chip_arpeggio": tuple((step / 4, 0.22, (voice,)) for step, voice in enumerate((0, 1, 2) * 5 + (0,))),
     "alberti": tuple((step / 2, 0.5, (voice,)) for step, voice in enumerate((0, 2, 1, 2) * 2)),
     "broken": ((0, 1.9, (0,)), (0.5, 0.5, (1,)), (1, 1, (2, 1)), (2, 1.9, (0,)), (2.5, 0.5, (1,)), (3, 1, (2, 1))),
-    "ballad": ((0, 1, (0,)), (1, 1, (1, 2)), (2, 1, (0,)), (3, 1, (1, 2))),
     "boom_chick": ((0, 0.5, (0,)), (1, 0.4, (1, 2)), (2, 0.5, (0,)), (3, 0.4, (1, 2))),
     "train": (
         (0, 0.45, (0,)),
@@ -96,7 +94,6 @@ CHORD_PATTERNS = {
     "stabs": ((0, 0.3, ALL), (0.75, 0.3, ALL), (1.5, 0.3, ALL), (2.5, 0.3, ALL), (3.25, 0.3, ALL)),
     "gate": tuple((step / 4, 0.2, ALL) for step in range(16) if step % 4 != 0),
     "waltz": ((0, 0.9, (0,)), (1, 0.8, (1, 2)), (2, 0.8, (1, 2))),
-    "waltz_held": ((0, 3, ALL),),
     "waltz_arpeggio": tuple((step / 2, 0.5, (voice,)) for step, voice in enumerate((0, 1, 2, 3, 2, 1))),
 }
 
@@ -108,7 +105,6 @@ BASS_PATTERNS = {
     "roots": ((0, 1.9, "R"), (2, 1.9, "R")),
     "quarters": tuple((float(beat), 0.9, "R") for beat in range(4)),
     "eighths": tuple((step / 2, 0.45, "R") for step in range(8)),
-    "gallop": tuple((beat + step, 0.22, "R") for beat in range(4) for step in (0, 0.5, 0.75)),
     "offbeats": tuple((beat + 0.5, 0.45, "R") for beat in range(4)),
     "octaves": tuple((step / 2, 0.45, "RO"[step % 2]) for step in range(8)),
     "rolling": tuple((beat + step, 0.22, "R") for beat in range(4) for step in (0.25, 0.5, 0.75)),
@@ -150,8 +146,8 @@ GROOVES = {
         OPEN_HAT: "o...o...o...o...",
         CLOSED_HAT: "..o...o...o...o.",
     },
-    "metal": {KICK: "x.xxx.xxx.xxx.xx", SNARE: "....x.......x...", RIDE: "x...x...x...x..."},
-    "metal_half": {KICK: "x..x......xx....", SNARE: "........x.......", CYMBAL: "o...o...o...o..."},
+    "metal": {KICK: "x.x.x.x.x.x.x.x.", SNARE: "....x.......x...", RIDE: "x...x...x...x..."},
+    "metal_light": {KICK: "x.......x.x.....", SNARE: "....x.......x...", CLOSED_HAT: "x...x...x...x..."},
     "pop": {
         KICK: "x.....x.x.......",
         SNARE: "....x.......x...",
@@ -206,15 +202,8 @@ GROOVES = {
     "train": {KICK: "x...x...x...x...", SNARE: "-.o.-.o.-.o.-.o.", CLOSED_HAT: "..-...-...-...-."},
     "train_light": {KICK: "o.......o.......", RIM: "....o.......o..."},
     "folk": {KICK: "x.......x.......", TAMBOURINE: "....o.......o...", SHAKER: "-.-.-.-.-.-.-.-."},
-    "disco": {
-        KICK: "x...x...x...x...",
-        SNARE: "....x.......x...",
-        OPEN_HAT: "..x...x...x...x.",
-        COWBELL: "-...-...-...-...",
-    },
     "epic": {BASS_DRUM: "x.....x.x.......", LOW_TOM: "x.o.o.x.x.o.o.o.", CYMBAL: "o..............."},
     "epic_light": {BASS_DRUM: "x.......o......."},
-    "march": {BASS_DRUM: "x...x...x...x...", SNARE: "x.-xx.-xx.-xxxxx", CYMBAL: "....o.......o..."},
 }
 # The last bar before a new section: its second half is the fill.
 FILLS = (
