@@ -35,10 +35,12 @@ class Plan:
 
     @property
     def style(self) -> Genre:
+        """How music of the genre is made."""
         return GENRES[self.genre]
 
     @property
     def mood(self) -> Mood:
+        """What the moods ask for together."""
         return blend([MOODS[name] for name in self.moods])
 
 
