@@ -15,7 +15,7 @@ WITH_PEER = $(if $(STABLE_AUDIO_TOOLS),--stable_audio_tools $(STABLE_AUDIO_TOOLS
 .PHONY: music test test-slow lint format train-tiny benchmarks
 
 music: $(INSTALLED)
-	$(VENV)/bin/stable-longform generate "Genre: Ambient, Electronic|Instruments: Synth|Moods: Slow" --steps 40 --guidance-scale 4 --seed 1 -o music.wav
+	$(VENV)/bin/stable-longform generate "Genre: Ambient, Electronic|Instruments: Synth|Moods: Slow" --steps 40 --guidance-scale 4 --seed 1 --overwrite -o music.wav
 
 test: $(INSTALLED)
 	$(PYTHON) -m pytest -n 2
@@ -70,7 +70,7 @@ train-tiny: $(INSTALLED)
 	$(PYTHON) training/make_checkpoint.py --autoencoder $(RUN)/autoencoder/silent --clap $(RUN)/clap/clap \
 		--dit $(RUN)/dit_285s/dit --output_dir $(RUN)/checkpoint
 	$(VENV)/bin/stable-longform generate "Genre: Rock" --checkpoint $(RUN)/checkpoint --duration 10 --steps 5 \
-		--seed 1 -o $(RUN)/music.wav
+		--seed 1 --overwrite -o $(RUN)/music.wav
 
 $(INSTALLED): setup.py constraints.txt
 	python3 -m venv $(VENV)

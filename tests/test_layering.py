@@ -21,6 +21,7 @@ LAYERS = {
     "convert": 4,
     "": 5,  # the package's own __init__.py, which imports the public names when they are first used
     "cli": 6,
+    "__main__": 7,
     "app": 6,
 }
 

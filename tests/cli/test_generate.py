@@ -1,34 +1,23 @@
-"""The command line, run in this process on a tiny random checkpoint, and as a process of its own."""
+"""`stable-longform generate`, run in this process on a tiny random checkpoint."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import peft
 import pytest
 import soundfile
 import torch
-from tiny_pipeline import tiny_pipeline
+from tiny_pipeline import randomize_weights, tiny_transformer
 
 from stable_longform import AutoencoderOobleck, LongFormMusicPipeline, __version__
 from stable_longform.cli import main
-from stable_longform.cli.generate import DEFAULT_STEPS
+from stable_longform.cli.settings import DEFAULT_STEPS
+from stable_longform.noise_schedule import make_scheduler
 from stable_longform.utils.audio import read_audio, read_tags, write_audio
 
 RATE = 8000
 WINDOW_IN_S = 128 * 32 / RATE
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory) -> Path:
-    """Random weights; a window of 128 frames of 32 samples: 0.512 s."""
-    folder = tmp_path_factory.mktemp("checkpoint") / "random"
-    pipe = tiny_pipeline(sampling_rate=RATE, sample_size=128)
-    pipe.vae.decoder.conv2.weight_g.data *= 0.02  # well within full scale
-    pipe.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
@@ -38,7 +27,7 @@ def generate(checkpoint, tmp_path):
     def run(*arguments: str, output: str = "a.flac") -> Path:
         path = tmp_path / output
         options = ["--steps", "3", "--device", "cpu", "--checkpoint", str(checkpoint), "-o", str(path)]
-        assert main(["generate", *options, *arguments]) == 0
+        assert main(["generate", "--overwrite", *options, *arguments]) == 0
         return path
 
     return run
@@ -155,12 +144,128 @@ def test_defaults(checkpoint, tmp_path, monkeypatch):
     assert (settings["duration_in_s"], settings["num_inference_steps"]) == (WINDOW_IN_S, DEFAULT_STEPS)
 
 
-def test_prompt_file_is_the_prompt(generate, tmp_path):
-    file = tmp_path / "prompt.txt"
-    file.write_text("\ufeffambient,\n  piano\n", encoding="utf-8")
-    from_file = generate("--prompt-file", str(file), "--seed", "1", output="file.flac")
-    assert settings_of(from_file)["prompt"] == "ambient, piano"
-    assert from_file.read_bytes() == generate("ambient, piano", "--seed", "1").read_bytes()
+def test_each_line_of_a_file_is_a_prompt(generate, tmp_path, capsys):
+    """With or without a mark of the byte order, whatever ends the lines; a line separator of Unicode ends none."""
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("\ufeffambient,  piano\r\n\r\n rock\u2028drums \n".encode())
+    capsys.readouterr()
+    generate("--prompt-file", str(file), "--seed", "1", "--variations", "2")
+    paths = [tmp_path / f"a-{number}.flac" for number in range(1, 5)]
+    assert capsys.readouterr().out.splitlines() == [str(path) for path in paths]
+    made = [(settings_of(path)["prompt"], settings_of(path)["seed"]) for path in paths]
+    assert made == [("ambient,  piano", 1), ("ambient,  piano", 2), ("rock\u2028drums", 1), ("rock\u2028drums", 2)]
+    assert paths[1].read_bytes() == generate("ambient,  piano", "--seed", "2").read_bytes()
+    file.write_text("one prompt")
+    assert settings_of(generate("--prompt-file", str(file)))["prompt"] == "one prompt"
+
+
+def test_many_files_sort_by_their_numbers(generate, tmp_path):
+    generate("piano", "--duration", "0.05", "--steps", "1", "--seed", "1", "--variations", "10")
+    assert [path.name for path in sorted(tmp_path.glob("a*"))][::9] == ["a-01.flac", "a-10.flac"]
+
+
+def test_no_prompt_is_the_pipelines_none(generate, checkpoint):
+    path = generate("", "--seed", "5", "--negative-prompt", "", "--sample-format", "float", output="a.wav")
+    pipe = LongFormMusicPipeline.from_pretrained(checkpoint)
+    expected = pipe("", num_inference_steps=3, generator=torch.Generator().manual_seed(5)).audios[0]
+    assert torch.equal(read_audio(path)[0], expected)
+    assert read_tags(path)["title"] == "(no prompt)" and settings_of(path)["prompt"] == ""
+
+
+def test_interval_start_total_window_and_scheduler_are_the_pipelines(generate, checkpoint):
+    path = generate(
+        "piano", "--duration", "0:00.2", "--seed", "5", "--guidance-interval", "0.2", "0.9", "--start", "1:30",
+        "--total", "0:02:00", "--window", "0.3", "--scheduler", "sde-dpmsolver++", "--sample-format", "float",
+        output="a.wav",
+    )  # fmt: skip
+    pipe = LongFormMusicPipeline.from_pretrained(checkpoint)
+    pipe.scheduler = make_scheduler(algorithm_type="sde-dpmsolver++")
+    arguments = {"seconds_start": 90.0, "seconds_total": 120.0, "window_in_s": 0.3, "guidance_interval": (0.2, 0.9)}
+    generator = torch.Generator().manual_seed(5)
+    expected = pipe("piano", 0.2, num_inference_steps=3, generator=generator, **arguments).audios[0]
+    assert torch.equal(read_audio(path)[0], expected)
+    stored = settings_of(path)
+    assert stored["guidance_interval"] == [0.2, 0.9] and stored["scheduler"] == "sde-dpmsolver++"
+    assert {name: stored[name] for name in ("seconds_start", "seconds_total", "window_in_s")} == {
+        name: arguments[name] for name in ("seconds_start", "seconds_total", "window_in_s")
+    }
+
+
+def test_an_adapter_is_heard_at_its_scale(generate, checkpoint, tmp_path):
+    transformer = tiny_transformer(sample_size=128)
+    transformer.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q", "to_v"]))
+    randomize_weights(transformer, seed=9, std=0.3)
+    transformer.save_lora_adapter(tmp_path / "lora")
+    base = ["piano", "--seed", "1", "--sample-format", "float"]
+    plain, _ = read_audio(generate(*base, output="plain.wav"))
+    adapter = ["--lora", str(tmp_path / "lora")]
+    assert torch.equal(read_audio(generate(*base, *adapter, "--lora-scale", "0", output="none.wav"))[0], plain)
+    path = generate(*base, *adapter, "--lora-scale", "0.5", output="half.wav")
+    pipe = LongFormMusicPipeline.from_pretrained(checkpoint)
+    pipe.load_lora_weights(tmp_path / "lora", adapter_name="mine")
+    pipe.set_adapters("mine", 0.5)
+    expected = pipe("piano", num_inference_steps=3, generator=torch.Generator().manual_seed(1)).audios[0]
+    assert torch.equal(read_audio(path)[0], expected) and not torch.equal(expected, plain)
+    assert (settings_of(path)["lora"], settings_of(path)["lora_scale"]) == (str(tmp_path / "lora"), 0.5)
+
+
+@pytest.mark.parametrize("extension", [".wav", ".flac", ".ogg"])
+def test_a_file_can_be_made_again_or_changed_in_one_thing(generate, tmp_path, monkeypatch, extension):
+    monkeypatch.setenv("STABLE_LONGFORM_CHECKPOINT", "nowhere")  # the checkpoint of the file counts
+    first = generate(
+        "piano \u266b",
+        "--duration",
+        "0.2",
+        "--guidance-interval",
+        "0",
+        "0.9",
+        "--window",
+        "0.3",
+        output="a" + extension,
+    )
+    again, other = tmp_path / f"b{extension}", tmp_path / f"c{extension}"
+    assert main(["generate", "--from", str(first), "-o", str(again), "--device", "cpu"]) == 0
+    assert torch.equal(read_audio(again)[0], read_audio(first)[0])
+    assert settings_of(again) == settings_of(first)
+    assert main(["generate", "strings", "--from", str(first), "-o", str(other), "--steps", "2"]) == 0
+    changed = {"prompt": "strings", "num_inference_steps": 2}
+    assert settings_of(other) == settings_of(first) | changed
+    assert main(["generate", "--from", str(first), "-o", str(tmp_path / f"d{extension}"), "--variations", "2"]) == 0
+    seeds = [settings_of(tmp_path / f"d-{number}{extension}")["seed"] for number in (1, 2)]
+    assert seeds == [settings_of(first)["seed"], settings_of(first)["seed"] + 1]
+
+
+def test_quiet_and_json(generate, capsys):
+    path = generate("piano", "--duration", "0.2", "--quiet", "--json", "--variations", "2", output="a.wav")
+    stdout, stderr = capsys.readouterr()
+    assert stderr == ""
+    rows = [json.loads(line) for line in stdout.splitlines()]
+    files = [path.with_name(f"a-{number}.wav") for number in (1, 2)]
+    assert rows == [{"path": str(file), **settings_of(file)} for file in files]
+
+
+def test_files_are_replaced_only_when_told_to(fails, hollow, checkpoint, tmp_path):
+    path = tmp_path / "a-2.wav"
+    path.write_bytes(b"precious")
+    options = ["-o", str(tmp_path / "a.wav"), "--checkpoint", hollow, "--variations", "2"]
+    assert f"{path} exists: give --overwrite, or another name" in fails("generate", "piano", *options)
+    assert path.read_bytes() == b"precious"
+    source = tmp_path / "source.wav"
+    write_audio(source, torch.zeros(2, 100), RATE)
+    options = ["-o", str(path), "--checkpoint", str(checkpoint)]
+    assert "exists" in fails("reconstruct", str(source), *options)
+    assert main(["reconstruct", str(source), *options, "--overwrite", "--quiet"]) == 0
+    assert soundfile.info(path).frames == 100
+
+
+def test_checkpoint_and_device_from_the_environment(checkpoint, tmp_path, monkeypatch, fails):
+    monkeypatch.setenv("STABLE_LONGFORM_CHECKPOINT", str(checkpoint))
+    monkeypatch.setenv("STABLE_LONGFORM_DEVICE", "cpu")
+    path = tmp_path / "a.wav"
+    assert main(["generate", "piano", "--steps", "1", "-o", str(path)]) == 0
+    assert settings_of(path)["checkpoint"] == str(checkpoint)
+    monkeypatch.setenv("STABLE_LONGFORM_DEVICE", "abacus")
+    assert "'abacus' is not the name of a device" in fails("generate", "piano", "-o", str(tmp_path / "b.wav"))
 
 
 def test_loud_audio_is_turned_down_not_clipped(generate, checkpoint, tmp_path, capsys):
@@ -174,41 +279,31 @@ def test_loud_audio_is_turned_down_not_clipped(generate, checkpoint, tmp_path, c
     torch.testing.assert_close(waveform, quiet * factor / 4, rtol=0, atol=1e-4)
 
 
-@pytest.fixture
-def fails(tmp_path, capsys):
-    """Runs a command that must end with exit code 2, one line on stderr and no new file; returns the line."""
-
-    def run(*arguments: str) -> str:
-        before = sorted(tmp_path.rglob("*"))
-        capsys.readouterr()
-        assert main(list(arguments)) == 2
-        stdout, stderr = capsys.readouterr()
-        assert stdout == ""
-        assert stderr.startswith("error: ") and stderr.count("\n") == 1 and stderr.endswith("\n")
-        assert sorted(tmp_path.rglob("*")) == before
-        return stderr
-
-    return run
-
-
-@pytest.fixture
-def hollow(tmp_path) -> str:
-    """A checkpoint that cannot be loaded, for errors that come before that."""
-    (tmp_path / "hollow").mkdir()
-    (tmp_path / "hollow/model_index.json").write_text('{"_class_name": "LongFormMusicPipeline"}')
-    return str(tmp_path / "hollow")
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["piano", "--duration", "-3"], "--duration must be greater than 0"),
         (["piano", "--duration", "0"], "--duration must be greater than 0"),
         (["piano", "--duration", "nan"], "--duration must be greater than 0"),
-        (["piano", "--duration", "long"], "'--duration'"),
+        (["piano", "--duration", "long"], "'--duration': 'long' is neither a number of seconds nor"),
+        (["piano", "--duration", "4:75"], "'4:75' is neither"),
+        (["piano", "--duration", "inf"], "--duration must be greater than 0"),
+        (["piano", "--window", "0"], "--window must be greater than 0"),
+        (["piano", "--start", "-1"], "--start must be in [0, 1e+06], got -1.0"),
+        (["piano", "--total", "0"], "--total must be greater than 0"),
+        (["piano", "--guidance-interval", "0.5", "2"], "--guidance-interval must be in [0, 1], got 2.0"),
+        (
+            ["piano", "--guidance-interval", "0.5", "0.2"],
+            "--guidance-interval must be two rising times, got (0.5, 0.2)",
+        ),
+        (["piano", "--guidance-scale", "101"], "'--guidance-scale'"),
+        (["piano", "--scheduler", "euler"], "--scheduler must be one of dpmsolver++, sde-dpmsolver++, got 'euler'"),
+        (["piano", "--lora-scale", "11"], "'--lora-scale'"),
+        (["piano", "--variations", "0"], "'--variations'"),
+        (["piano", "--seed", str(2**63 - 1), "--variations", "2"], "--seed must be in [0, 9.22337e+18]"),
         (["piano", "--steps", "0"], "'--steps'"),
         (["piano", "--seed", "-1"], "'--seed'"),
-        (["piano", "--guidance-scale", "inf"], "--guidance-scale must be finite"),
+        (["piano", "--guidance-scale", "inf"], "'--guidance-scale'"),
         (["piano", "--guidance-rescale", "nan"], "--guidance-rescale"),
         (["piano", "--guidance-rescale", "2"], "'--guidance-rescale'"),
         (["piano", "--dtype", "int8"], "--dtype must be one of float32, bfloat16, float16, got 'int8'"),
@@ -219,9 +314,7 @@ def hollow(tmp_path) -> str:
         (["piano", "--unknown"], "--unknown"),
         (["piano", "strings"], "strings"),
         ([], "either PROMPT or --prompt-file"),
-        (["  "], "PROMPT must be text that is not blank"),
         (["\udcff"], "PROMPT must be valid text"),
-        (["piano", "--negative-prompt", ""], "--negative-prompt must be text that is not blank"),
     ],
 )
 def test_bad_settings(fails, hollow, tmp_path, arguments, message):
@@ -263,10 +356,55 @@ def test_unwritable_path(fails, hollow, tmp_path, name, message):
     assert message in fails("reconstruct", str(source), *options)
 
 
-@pytest.mark.parametrize("duration", ["900", "0.513"])
-def test_duration_beyond_the_window(fails, checkpoint, tmp_path, duration):
-    options = ["--duration", duration, "-o", str(tmp_path / "a.flac"), "--checkpoint", str(checkpoint)]
-    assert f"duration must be in (0, 0.512] seconds, got {float(duration)}" in fails("generate", "piano", *options)
+@pytest.fixture
+def weightless(checkpoint, tmp_path) -> str:
+    """A checkpoint with its configurations and without weights, for errors that come before these are read."""
+    ignored = shutil.ignore_patterns("*.safetensors")
+    return str(shutil.copytree(checkpoint, tmp_path / "weightless", ignore=ignored))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--duration", "900"], "--duration must be in (0, 0.512] seconds, got 900.0"),
+        (["--duration", "0.513"], "--duration must be in (0, 0.512] seconds, got 0.513"),
+        (["--window", "0.6"], "--window must be in (0, 0.512] seconds, got 0.6"),
+        (["--window", "0.1", "--duration", "0.2"], "--duration must be in (0, 0.100] seconds, got 0.2"),
+        (["--total", "8:33"], "--start plus --duration, or --total, must be at most 512 seconds, got 513.0"),
+        (["--start", "512"], "must be at most 512 seconds, got 512.512"),
+        (["--start", "20", "--total", "10"], "--start must be before --total=10.0 seconds, got 20.0"),
+    ],
+)
+def test_times_that_the_model_does_not_know(fails, weightless, tmp_path, arguments, message):
+    options = ["-o", str(tmp_path / "a.flac"), "--checkpoint", weightless]
+    assert message in fails("generate", "piano", *arguments, *options)
+
+
+def test_an_adapter_that_is_none(fails, checkpoint, tmp_path):
+    (tmp_path / "adapter").mkdir()
+    options = ["-o", str(tmp_path / "a.flac"), "--checkpoint", str(checkpoint), "--lora", str(tmp_path / "adapter")]
+    assert "pytorch_lora_weights.safetensors" in fails("generate", "piano", *options)
+
+
+@pytest.mark.parametrize(
+    ("comment", "message"),
+    [
+        (None, "has no settings in its tags: it was not made by `stable-longform generate`"),
+        ("a nice song", "has no settings in its tags"),
+        ('{"input": "a.wav", "version": "1"}', "has no settings in its tags"),
+        ('{"prompt": "a", "seed": -1, "version": "1"}', "cannot be used: --seed must be in [0, 9.22337e+18], got -1"),
+        ('{"prompt": 5, "version": "1"}', "cannot be used: PROMPT must be valid text, got 5"),
+        ('{"prompt": "a", "duration_in_s": "1", "version": "1"}', "cannot be used: --duration must be greater than 0"),
+        ('{"prompt": "a", "guidance_interval": 5, "version": "1"}', "cannot be used"),
+    ],
+)
+def test_a_file_that_cannot_be_made_again(fails, hollow, tmp_path, comment, message):
+    source = tmp_path / "source.flac"
+    write_audio(source, torch.zeros(2, 100), RATE, tags={} if comment is None else {"comment": comment})
+    line = fails("generate", "--from", str(source), "-o", str(tmp_path / "a.wav"), "--checkpoint", hollow)
+    assert message in line and str(source) in line
+    options = ["-o", str(tmp_path / "a.wav"), "--from", str(tmp_path / "none.wav")]
+    assert "cannot be read as audio" in fails("generate", *options)
 
 
 def make_bad_checkpoint(kind: str, checkpoint: Path, folder: Path) -> None:
@@ -322,89 +460,3 @@ def test_audio_that_is_not_finite_is_not_written(checkpoint, tmp_path, capsys):
     assert main(["generate", "piano", "--steps", "2", "-o", str(tmp_path / "a.wav"), "--checkpoint", str(broken)]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: The model returned audio that is not finite")
     assert not (tmp_path / "a.wav").exists()
-
-
-@pytest.mark.parametrize("num_samples", [1, 100, 10000])  # at most 4096 in a chunk
-def test_reconstruct_is_the_autoencoders_mean(checkpoint, tmp_path, capsys, num_samples):
-    source, path = tmp_path / "source.wav", tmp_path / "a.wav"
-    waveform = 0.1 * torch.randn(2, num_samples, generator=torch.Generator().manual_seed(0))
-    write_audio(source, waveform, RATE, "float")
-    options = ["--sample-format", "float", "--device", "cpu", "--checkpoint", str(checkpoint)]
-    assert main(["reconstruct", str(source), "-o", str(path), *options]) == 0
-    assert capsys.readouterr().out == f"{path}\n"
-    result, rate = read_audio(path)
-    assert (result.shape, rate) == (waveform.shape, RATE)
-    vae = AutoencoderOobleck.from_pretrained(checkpoint, subfolder="vae")
-    vae.disable_tiling()
-    with torch.no_grad():
-        expected = vae(waveform[None]).sample[0]
-    torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
-    assert expected.std() > 1e-4
-    assert settings_of(path)["input"] == "source.wav"
-
-
-def test_reconstruct_resamples_and_makes_stereo(checkpoint, tmp_path):
-    source, path = tmp_path / "source.flac", tmp_path / "a.ogg"
-    write_audio(source, 0.1 * torch.randn(1, 6000, generator=torch.Generator().manual_seed(0)), 2 * RATE)
-    assert main(["reconstruct", str(source), "-o", str(path), "--checkpoint", str(checkpoint)]) == 0
-    info = soundfile.info(path)
-    assert (info.frames, info.samplerate, info.channels) == (3000, RATE, 2)
-
-
-@pytest.mark.parametrize(
-    ("waveform", "message"),
-    [
-        (torch.zeros(3, 100), "1 or 2 channels"),
-        (torch.full((2, 100), float("nan")), "not finite"),
-        (None, "cannot be read as audio"),
-    ],
-)
-def test_bad_input_audio(fails, checkpoint, tmp_path, waveform, message):
-    source = tmp_path / "source.wav"
-    source.write_text("no audio")
-    if waveform is not None:
-        write_audio(source, waveform, RATE, "float")
-    options = ["--checkpoint", str(checkpoint)]
-    assert message in fails("reconstruct", str(source), "-o", str(tmp_path / "a.wav"), *options)
-    assert "is the input" in fails("reconstruct", str(source), "-o", str(source), *options)
-    assert "cannot be read" in fails(
-        "reconstruct", str(tmp_path / "none.wav"), "-o", str(tmp_path / "a.wav"), *options
-    )
-
-
-@pytest.mark.parametrize(
-    "arguments", [[], ["--help"], ["generate", "--help"], ["reconstruct", "--help"], ["--version"]]
-)
-def test_help_and_version(capsys, arguments):
-    assert main(arguments) == 0
-    stdout, stderr = capsys.readouterr()
-    assert stderr == ""
-    assert __version__ in stdout if "--version" in arguments else "Usage: stable-longform" in stdout
-
-
-def run_process(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
-
-
-def test_help_does_not_wait_for_the_models():
-    code = "import sys; from stable_longform.cli import main; main(['--help']); print('diffusers' in sys.modules)"
-    assert run_process("-c", code).stdout.splitlines()[-1] == "False"
-
-
-def test_process(checkpoint, tmp_path):
-    path = tmp_path / "a.flac"
-    options = ["--duration", "0.2", "--steps", "2", "--seed", "1", "-o", str(path), "--checkpoint", str(checkpoint)]
-    done = run_process("-m", "stable_longform.cli", "generate", "piano", *options)
-    assert (done.returncode, done.stdout) == (0, f"{path}\n")
-    assert "2/2" in done.stderr and "warn" not in done.stderr.lower()
-    assert soundfile.info(path).frames == 0.2 * RATE
-
-
-def test_hub_checkpoint_that_cannot_be_fetched(tmp_path):
-    options = ["-o", str(tmp_path / "a.flac"), "--checkpoint", "no-such-owner/no-such-model"]
-    done = run_process("-m", "stable_longform.cli", "generate", "piano", *options, HF_HUB_OFFLINE="1")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: 'no-such-owner/no-such-model' is no folder, and fetching it from the Hub")
-    assert done.stderr.count("\n") == 1
-    assert not list(tmp_path.iterdir())

@@ -1,13 +1,13 @@
-"""What the commands of the command line share: options, and opening checkpoints with errors of one line."""
+"""What commands share: opening checkpoints and checking outputs, with errors of one line, and progress."""
 
 import json
+import math
 import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
 
 import torch
 import typer
@@ -16,37 +16,9 @@ from tqdm import tqdm
 import stable_longform
 from stable_longform.utils.audio import check_output_path
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Checkpoints that are known by name, and that tags name without the machine's paths.
 NAMED_CHECKPOINTS = {"tiny": stable_longform.TINY_CHECKPOINT}
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-
-Checkpoint = Annotated[
-    str, typer.Option(help="Folder or Hugging Face Hub id of the model; 'tiny' is the one inside the package.")
-]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ... [default: the GPU if there is one]")]
-SampleFormat = Annotated[
-    str | None,
-    typer.Option(
-        help="pcm16, pcm24 or float for wav, pcm16 or pcm24 for flac, vorbis for ogg. "
-        "[default: pcm16 for wav, pcm24 for flac]"
-    ),
-]
-
-
-def check_device(name: str | None) -> torch.device:
-    """The device of that name, or the best one for None; raises a ValueError if the machine hasn't got it."""
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if name is None:
-        return accelerator or torch.device("cpu")
-    counts = {"cpu": 1} | ({accelerator.type: torch.accelerator.device_count()} if accelerator else {})
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"--device {name!r} is not the name of a device; here: {', '.join(counts)}.") from error
-    if (device.index or 0) >= counts.get(device.type, 0):
-        raise ValueError(f"--device {name!r} is not available; here: {', '.join(counts)}.")
-    return device
 
 
 def resolve_checkpoint(checkpoint: str) -> str:
@@ -112,34 +84,51 @@ def load_autoencoder(checkpoint: str, device: torch.device):
     return _load("AutoencoderOobleck", checkpoint, subfolder="vae").to(device)
 
 
-def check_output(path: Path, sample_format: str | None) -> None:
-    """Raises a ValueError unless the file can be written; permissions alone do not tell, so one is opened beside."""
-    check_output_path(path, sample_format)
+def read_limits(checkpoint: str) -> tuple[float, float] | None:
+    """The model's longest window and the largest time that it knows, in seconds, from the files in its folder.
+
+    None for a checkpoint of the Hub, or a folder without them: then the pipeline tells when it is loaded.
+    """
     try:
-        with tempfile.TemporaryFile(prefix=f".{path.name}", dir=path.absolute().parent):
+        transformer, vae = (_read_config(checkpoint, name) for name in ("transformer", "vae"))
+        timing = _read_config(checkpoint, "timing_conditioner")
+        hop_length = math.prod(vae["downsampling_ratios"])
+        return transformer["sample_size"] * hop_length / vae["sampling_rate"], timing["max_value"]
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        return None
+
+
+def _read_config(checkpoint: str, component: str) -> dict:
+    """The configuration of a component."""
+    return json.loads((Path(checkpoint) / component / "config.json").read_text(encoding="utf-8"))
+
+
+def check_outputs(paths: Sequence[Path], sample_format: str | None, overwrite: bool) -> None:
+    """Raises a ValueError unless the files can be written; permissions alone do not tell, so one is opened beside."""
+    check_output_path(paths[0], sample_format)
+    existing = [path for path in paths if path.exists()]
+    if existing and not overwrite:
+        raise ValueError(f"{existing[0]} exists: give --overwrite, or another name.")
+    try:
+        with tempfile.TemporaryFile(prefix=f".{paths[0].name}", dir=paths[0].absolute().parent):
             pass
     except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror}.") from error
+        raise ValueError(f"{paths[0]} cannot be written: {error.strerror}.") from error
 
 
-def show_progress(chunks: Iterator[torch.Tensor], duration_in_s: float, sampling_rate: int) -> Iterator[torch.Tensor]:
-    """Passes on decoded chunks, with a progress bar in seconds; raises a ValueError for audio that is not finite."""
-    with tqdm(total=round(duration_in_s), unit="s", desc="decoding") as progress:
+def note(text: str, quiet: bool) -> None:
+    """A remark for the person at the terminal."""
+    if not quiet:
+        typer.echo(text, err=True)
+
+
+def show_progress(
+    chunks: Iterator[torch.Tensor], duration_in_s: float, sampling_rate: int, quiet: bool = False
+) -> Iterator[torch.Tensor]:
+    """Passes on decoded chunks, with a progress bar in seconds."""
+    with tqdm(total=round(duration_in_s), unit="s", desc="decoding", disable=quiet) as progress:
         done = 0
         for chunk in chunks:
-            if not chunk.isfinite().all():
-                raise ValueError(
-                    "The model returned audio that is not finite: try --dtype float32, or another checkpoint."
-                )
             yield chunk
             done += chunk.shape[-1]
             progress.update(min(round(done / sampling_rate), progress.total) - progress.n)
-
-
-def make_tags(title: str, settings: dict) -> dict[str, str]:
-    """Tags of a file that was made with these settings."""
-    return {
-        "title": title,
-        "software": f"stable_longform {stable_longform.__version__}",
-        "comment": json.dumps(settings, ensure_ascii=False),
-    }

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 import stable_longform
-from stable_longform.cli.common import NAMED_CHECKPOINTS, Checkpoint, quiet_libraries
+from stable_longform.cli.common import NAMED_CHECKPOINTS, quiet_libraries
+from stable_longform.cli.options import Checkpoint
 
 Verify = Annotated[
     bool, typer.Option("--verify", help="Run the other tool on the same random inputs and print the differences.")

@@ -10,14 +10,8 @@ import typer
 from accelerate import PartialState
 from transformers import AutoModel
 
-from stable_longform.cli.common import (
-    Checkpoint,
-    Device,
-    check_device,
-    load_autoencoder,
-    load_pipeline,
-    resolve_checkpoint,
-)
+from stable_longform.cli.common import load_autoencoder, load_pipeline, resolve_checkpoint
+from stable_longform.cli.options import Checkpoint, Device, check_device
 from stable_longform.data.manifest import read_manifest
 from stable_longform.evaluation import codecs, measurements, reports
 from stable_longform.evaluation.audio_files import ReadingSettings
@@ -101,7 +95,7 @@ def generate(
 ) -> None:
     """Generates a file for each prompt. Run it again after an interruption; `accelerate launch` shares it among GPUs.
 
-    With several GPUs: accelerate launch -m stable_longform.cli evaluate generate ...
+    With several GPUs: accelerate launch -m stable_longform evaluate generate ...
     """
     if not 0 < duration < math.inf:
         raise ValueError(f"--duration must be greater than 0 seconds and finite, got {duration}.")

@@ -12,7 +12,9 @@ import typer
 
 import stable_longform
 from stable_longform.cli.convert import convert, export
+from stable_longform.cli.doctor import doctor
 from stable_longform.cli.generate import generate
+from stable_longform.cli.info import info
 from stable_longform.cli.reconstruct import reconstruct
 
 EXIT_BAD_INPUT = 2
@@ -48,6 +50,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(typer.Typer(), name="data", help="Sources of music: what they hold, and what prompts they give.")
 app.add_typer(
@@ -55,7 +58,7 @@ app.add_typer(
 )
 app.add_typer(typer.Typer(), name="runs", help="Training runs: how they are doing.")
 
-for command in (generate, reconstruct, convert, export):
+for command in (generate, info, reconstruct, convert, export, doctor):
     app.command()(command)
 
 
@@ -82,10 +85,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return app(args=argv, prog_name="stable-longform", standalone_mode=False) or 0
     except UsageError as error:
-        message = error.format_message()
+        message = describe(error)
     except (ValueError, OSError) as error:
         message = str(error)
     except (typer.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     typer.echo(f"error: {' '.join(message.split())}", err=True)
     return EXIT_BAD_INPUT
+
+
+def describe(error: UsageError) -> str:
+    """What is wrong with an option, its value and what is accepted, which versions of typer leave out."""
+    message, cause, parameter = error.format_message(), error.__cause__, getattr(error, "param", None)
+    if not hasattr(cause, "errors"):
+        return message
+    low, high = getattr(parameter, "min", None), getattr(parameter, "max", None)
+    if low is not None or high is not None:
+        if low is None:
+            accepted = f"at most {high}"
+        else:
+            accepted = f"at least {low}" if high is None else f"in [{low}, {high}]"
+        message = message.partition(": ")[0] + f": must be {accepted}"
+    return f"{message}, got {cause.errors()[0]['input']!r}."

@@ -8,17 +8,9 @@ import torch
 import typer
 
 import stable_longform
-from stable_longform.cli.common import (
-    Checkpoint,
-    Device,
-    SampleFormat,
-    check_device,
-    check_output,
-    load_autoencoder,
-    make_tags,
-    resolve_checkpoint,
-    show_progress,
-)
+from stable_longform.cli.common import check_outputs, load_autoencoder, resolve_checkpoint, show_progress
+from stable_longform.cli.options import Checkpoint, Device, Overwrite, Quiet, SampleFormat, check_device
+from stable_longform.cli.settings import make_tags
 from stable_longform.utils.audio import read_blocks, to_stereo, write_audio
 
 
@@ -28,6 +20,8 @@ def reconstruct(
     checkpoint: Checkpoint = "tiny",
     device: Device = None,
     sample_format: SampleFormat = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
     """Encodes INPUT with the model's autoencoder, decodes it and writes the result, to hear what latents keep.
 
@@ -35,20 +29,20 @@ def reconstruct(
     samples beyond full scale are clipped unless --sample-format is float.
     """
     device = check_device(device)
-    check_output(output, sample_format)
     if output.resolve() == input.resolve():
         raise ValueError(f"{output} is the input: choose another output.")
+    check_outputs([output], sample_format, overwrite)
     next(read_blocks(input), None)  # an input that is no audio is told before the model is loaded
 
     vae = load_autoencoder(resolve_checkpoint(checkpoint), device)
-    chunks = _reconstruct_chunks(vae, input)
+    chunks = _reconstruct_chunks(vae, input, quiet)
     settings = {"input": input.name, "checkpoint": checkpoint, "version": stable_longform.__version__}
     write_audio(output, chunks, vae.config.sampling_rate, sample_format, make_tags(input.name, settings))
     typer.echo(output)
 
 
 @torch.no_grad()
-def _reconstruct_chunks(vae, path: Path) -> Iterator[torch.Tensor]:
+def _reconstruct_chunks(vae, path: Path, quiet: bool) -> Iterator[torch.Tensor]:
     """Encodes a file, then yields the reconstruction, of the same length, chunk by chunk."""
     num_samples = 0
 
@@ -61,9 +55,9 @@ def _reconstruct_chunks(vae, path: Path) -> Iterator[torch.Tensor]:
             yield (to_stereo(block) if vae.config.audio_channels == 2 else block)[None]
 
     latents = torch.cat([posterior.mode() for posterior in vae.encode_stream(read())], dim=-1)
-    chunks = show_progress(
-        vae.decode_stream(latents), num_samples / vae.config.sampling_rate, vae.config.sampling_rate
-    )
-    for chunk in chunks:
+    rate = vae.config.sampling_rate
+    for chunk in show_progress(vae.decode_stream(latents), num_samples / rate, rate, quiet):
+        if not chunk.isfinite().all():
+            raise ValueError(f"The reconstruction of {path} is not finite: take another checkpoint.")
         yield chunk[0, :, :num_samples]
         num_samples -= chunk.shape[-1]

@@ -1,0 +1,7 @@
+"""`python -m stable_longform` is the command `stable-longform`."""
+
+import sys
+
+from stable_longform.cli.main import main
+
+sys.exit(main())

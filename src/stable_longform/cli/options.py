@@ -1,0 +1,106 @@
+"""Options that commands share, and checks of their values with one line that names the value and what is accepted."""
+
+import math
+from typing import Annotated
+
+import torch
+import typer
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CHECKPOINT_VARIABLE, DEVICE_VARIABLE = "STABLE_LONGFORM_CHECKPOINT", "STABLE_LONGFORM_DEVICE"
+
+
+def parse_seconds(text: str | float) -> float:
+    """Seconds as a number, `90`, or as on a clock, `1:30` or `1:02:30.5`.
+
+    Raises:
+        typer.BadParameter: it is neither.
+    """
+    try:
+        parts = [float(part) for part in str(text).split(":")]
+    except ValueError:
+        parts = []
+    if not 1 <= len(parts) <= 3 or any(not 0 <= part < 60 for part in parts[1:]):
+        raise typer.BadParameter(f"{text!r} is neither a number of seconds nor minutes and seconds as 4:45.")
+    seconds = 0.0
+    for part in parts:
+        seconds = 60 * seconds + part
+    return seconds
+
+
+def seconds_option(name: str, help: str) -> typer.models.OptionInfo:
+    """An option in seconds."""
+    return typer.Option(name, parser=parse_seconds, metavar="SECONDS", help=help)
+
+
+Checkpoint = Annotated[
+    str,
+    typer.Option(
+        envvar=CHECKPOINT_VARIABLE,
+        help="Folder or Hugging Face Hub id of the model; 'tiny' is the one inside the package.",
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(envvar=DEVICE_VARIABLE, help="cpu, cuda, cuda:1, mps ... [default: the GPU if there is one]"),
+]
+SampleFormat = Annotated[
+    str | None,
+    typer.Option(
+        help="pcm16, pcm24 or float for wav, pcm16 or pcm24 for flac, vorbis for ogg. "
+        "[default: pcm16 for wav, pcm24 for flac]"
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks; errors are still shown.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object on a line, instead of text.")]
+
+
+def check_device(name: str | None) -> torch.device:
+    """The device of that name, or the best one for None; raises a ValueError if the machine hasn't got it."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name is None:
+        return accelerator or torch.device("cpu")
+    counts = {"cpu": 1} | ({accelerator.type: torch.accelerator.device_count()} if accelerator else {})
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device {name!r} is not the name of a device; here: {', '.join(counts)}.") from error
+    if (device.index or 0) >= counts.get(device.type, 0):
+        raise ValueError(f"--device {name!r} is not available; here: {', '.join(counts)}.")
+    return device
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Raises a ValueError unless the value is a number in [`low`, `high`]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name} must be a number in [{low:g}, {high:g}], got {value!r}.")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite and in [{low:g}, {high:g}], got {value}.")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {value}.")
+
+
+def check_count(name: str, value: int, low: int, high: int) -> None:
+    """Raises a ValueError unless the value is a whole number in [`low`, `high`]."""
+    if not isinstance(value, int):
+        raise ValueError(f"{name} must be a whole number, got {value!r}.")
+    check_range(name, value, low, high)
+
+
+def check_seconds(name: str, value: float, low: float = 0.0) -> None:
+    """Raises a ValueError unless the value is finite and more than `low` seconds."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value < math.inf:
+        raise ValueError(f"{name} must be greater than {low:g} seconds and finite, got {value!r}.")
+
+
+def check_choice(name: str, value: str, choices) -> None:
+    """Raises a ValueError unless the value is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+
+
+def check_text(name: str, text: str) -> None:
+    """Raises a ValueError unless the text is valid Unicode that a tag can hold."""
+    if not isinstance(text, str) or "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError(f"{name} must be valid text, got {text!r}.")

@@ -1,0 +1,125 @@
+"""What makes a piece of music, and the tags of its file that hold it, so that it can be made again."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import stable_longform
+from stable_longform.cli.options import (
+    DTYPES,
+    check_choice,
+    check_count,
+    check_range,
+    check_seconds,
+    check_text,
+)
+from stable_longform.utils.audio import read_tags
+
+DEFAULT_STEPS, MAX_STEPS = 50, 1000
+DEFAULT_GUIDANCE_SCALE, MAX_GUIDANCE_SCALE = 7.0, 100.0
+MAX_SEED = 2**63 - 1
+MAX_LORA_SCALE = 10.0
+SCHEDULERS = ("dpmsolver++", "sde-dpmsolver++")
+# Left out of the tags where they are as here; what is always there is the rest.
+OPTIONAL = ("guidance_interval", "seconds_start", "seconds_total", "window_in_s", "scheduler", "lora", "lora_scale")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides how a generation sounds; the names are those in the file's tags."""
+
+    prompt: str = ""
+    negative_prompt: str | None = None
+    seed: int = 0
+    duration_in_s: float | None = None
+    num_inference_steps: int = DEFAULT_STEPS
+    guidance_scale: float = DEFAULT_GUIDANCE_SCALE
+    guidance_rescale: float = 0.0
+    guidance_interval: tuple[float, float] | None = None
+    seconds_start: float = 0.0
+    seconds_total: float | None = None
+    window_in_s: float | None = None
+    scheduler: str | None = None
+    lora: str | None = None
+    lora_scale: float = 1.0
+    checkpoint: str = "tiny"
+    dtype: str = "float32"
+
+    def check(self) -> None:
+        """Raises a ValueError for values outside what is accepted, whichever model they are for."""
+        check_text("PROMPT", self.prompt)
+        check_text("--negative-prompt", self.negative_prompt or "")
+        check_count("--seed", self.seed, 0, MAX_SEED)
+        for name in ("duration", "total", "window"):
+            value = {"duration": self.duration_in_s, "total": self.seconds_total, "window": self.window_in_s}[name]
+            if value is not None:
+                check_seconds(f"--{name}", value)
+        check_range("--start", self.seconds_start, 0, 1e6)
+        check_count("--steps", self.num_inference_steps, 1, MAX_STEPS)
+        check_range("--guidance-scale", self.guidance_scale, -MAX_GUIDANCE_SCALE, MAX_GUIDANCE_SCALE)
+        check_range("--guidance-rescale", self.guidance_rescale, 0, 1)
+        if self.guidance_interval is not None:
+            for time in self.guidance_interval:
+                check_range("--guidance-interval", time, 0, 1)
+            if len(self.guidance_interval) != 2 or self.guidance_interval[0] > self.guidance_interval[1]:
+                raise ValueError(f"--guidance-interval must be two rising times, got {self.guidance_interval}.")
+        if self.scheduler is not None:
+            check_choice("--scheduler", self.scheduler, SCHEDULERS)
+        if self.lora is not None:
+            check_text("--lora", self.lora)
+        check_range("--lora-scale", self.lora_scale, -MAX_LORA_SCALE, MAX_LORA_SCALE)
+        check_text("--checkpoint", self.checkpoint)
+        check_choice("--dtype", self.dtype, DTYPES)
+
+    def to_dict(self) -> dict:
+        """For tags and JSON, without what is not used."""
+        defaults = asdict(Settings())
+        return {name: value for name, value in asdict(self).items() if name not in OPTIONAL or value != defaults[name]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> "Settings":
+        """From tags, whose other entries say what came of it."""
+        names = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in names})
+
+
+def make_tags(title: str, values: Mapping) -> dict[str, str]:
+    """Tags of a file that was made as the values say."""
+    return {
+        "title": title or "(no prompt)",
+        "software": f"stable_longform {stable_longform.__version__}",
+        "comment": json.dumps(values, ensure_ascii=False),
+    }
+
+
+def read_values(path: Path) -> dict | None:
+    """What `make_tags` was given, from a file; None if the file has no such tag.
+
+    Raises:
+        ValueError: the file cannot be read as audio.
+    """
+    try:
+        values = json.loads(read_tags(path).get("comment", ""))
+    except json.JSONDecodeError:
+        return None
+    return values if isinstance(values, dict) and "version" in values else None
+
+
+def read_settings(path: Path) -> Settings:
+    """The settings of a file that `generate` made.
+
+    Raises:
+        ValueError: the file cannot be read, was not made by `generate`, or holds values that are not accepted.
+    """
+    values = read_values(path)
+    if values is None or "prompt" not in values:
+        raise ValueError(f"{path} has no settings in its tags: it was not made by `stable-longform generate`.")
+    settings = Settings.from_dict(values)
+    if isinstance(settings.guidance_interval, list):
+        settings = Settings.from_dict(asdict(settings) | {"guidance_interval": tuple(settings.guidance_interval)})
+    try:
+        settings.check()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The tags of {path} cannot be used: {error}") from error
+    return settings

@@ -1,0 +1,71 @@
+"""The program as a whole: help, version, how it ends."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import soundfile
+
+from stable_longform import __version__
+from stable_longform.cli import main
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--help"], ["-h"], ["generate", "--help"], ["reconstruct", "-h"], ["data", "-h"], ["--version"]],
+)
+def test_help_and_version(capsys, arguments):
+    assert main(arguments) == 0
+    stdout, stderr = capsys.readouterr()
+    assert stderr == ""
+    assert __version__ in stdout if "--version" in arguments else "Usage: stable-longform" in stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "--steps", "0"], "'--steps': must be in [1, 1000], got '0'."),
+        (["generate", "--steps", "many"], "'--steps': must be in [1, 1000], got 'many'."),
+        (["generate", "--guidance-rescale", "nan"], "'--guidance-rescale': must be in [0, 1], got 'nan'."),
+        (["generate", "--guidance-interval", "0", "x"], "got 'x'."),
+        (["generate", "--guidance-interval", "0"], "'--guidance-interval' requires 2 arguments"),
+        (["generate", "--steps"], "'--steps' requires an argument"),
+        (["evaluate", "score", "a", "b", "-o", "c", "--num-windows", "1"], "must be at least 2, got '1'."),
+        (["compose"], "No such command 'compose'"),
+        (["--what"], "No such option: --what"),
+    ],
+)
+def test_what_is_wrong_with_an_option_is_one_line_with_its_value_and_range(capsys, arguments, message):
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and message in line
+
+
+def run_process(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+
+
+def test_help_does_not_wait_for_the_models():
+    code = "import sys; from stable_longform.cli import main; main(['--help']); print('diffusers' in sys.modules)"
+    assert run_process("-c", code).stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize("module", ["stable_longform", "stable_longform.cli"])
+def test_process(checkpoint, tmp_path, module):
+    path = tmp_path / "a.flac"
+    options = ["--duration", "0.2", "--steps", "2", "--seed", "1", "-o", str(path), "--checkpoint", str(checkpoint)]
+    done = run_process("-m", module, "generate", "piano", *options)
+    assert (done.returncode, done.stdout) == (0, f"{path}\n")
+    assert "sampling: 100%" in done.stderr and "2/2" in done.stderr and "warn" not in done.stderr.lower()
+    assert soundfile.info(path).frames == 1600
+
+
+def test_hub_checkpoint_that_cannot_be_fetched(tmp_path):
+    options = ["-o", str(tmp_path / "a.flac"), "--checkpoint", "no-such-owner/no-such-model"]
+    done = run_process("-m", "stable_longform.cli", "generate", "piano", *options, HF_HUB_OFFLINE="1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: 'no-such-owner/no-such-model' is no folder, and fetching it from the Hub")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
