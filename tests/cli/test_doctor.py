@@ -38,5 +38,5 @@ def test_missing_parts_of_an_extra_are_named(capsys, monkeypatch):
     assert main(["doctor", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["extras"] == {
         "train": "missing torch>=99: pip install 'stable_longform[train]'",
-        "app": "missing none-such: pip install 'stable_longform[app]'",
+        "app": "missing no-such-package: pip install 'stable_longform[app]'",
     }
