@@ -16,9 +16,10 @@ process, all threads, without loader workers.
 
 import argparse
 import contextlib
-import dataclasses
+import functools
 import json
 import multiprocessing
+import runpy
 import sys
 import tempfile
 import time
@@ -31,10 +32,13 @@ import soundfile
 import torch
 import training_peer
 import yaml
+from safetensors.torch import save_file
+from script_config import ROOT, resolve, script_of
 from timing import machine, peak_resident_bytes, resident_bytes
 from tokenizers import Tokenizer
 from transformers import ClapAudioConfig, ClapConfig, ClapModel, ClapTextConfig, RobertaTokenizerFast
 
+from stable_longform.data.clap_pairs import PairMaker
 from stable_longform.data.latents import (
     INDEX_FILE,
     INFO_FILE,
@@ -43,22 +47,33 @@ from stable_longform.data.latents import (
     collate_windows,
     write_shard,
 )
+from stable_longform.data.sources import open_source
 from stable_longform.data.tokenizer import train_tokenizer
 from stable_longform.losses.contrastive import clap_loss
-from stable_longform.training_utils.config import load_config
+from stable_longform.losses.stft import stereo_stft_loss
+from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+from stable_longform.models.clap_text_encoder import encode_texts
+from stable_longform.models.discriminator_stft import MultiScaleSTFTDiscriminator
+from stable_longform.models.timing_conditioner import TimingConditioner
+from stable_longform.models.transformer_dit_1d import DiTTransformer1D
+from stable_longform.training_utils import metric_log
+from stable_longform.training_utils.adversarial_steps import (
+    choose_turn,
+    discriminator_step_losses,
+    generator_step_losses,
+)
+from stable_longform.training_utils.clap_networks import (
+    add_spec_augment,
+    build_clap,
+    build_feature_extractor,
+    embed_pairs,
+)
 from stable_longform.training_utils.ema import EMAModel
 from stable_longform.training_utils.pretrained import load_text_encoder
 from stable_longform.training_utils.v_objective import VelocityLoss
 from stable_longform.utils.scripts import run_main
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "training"))
-import train_autoencoder  # noqa: E402
-import train_clap  # noqa: E402
-import train_dit  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
-
-STAGES = {"autoencoder": train_autoencoder, "clap": train_clap, "dit": train_dit}
+STAGES = ("autoencoder", "clap", "dit")
 NUM_TRACKS, TRACK_IN_S, WARMUP_STEPS = 32, 20.0, 2
 PROMPT = {"genre": ["Rock", "Jazz"], "moods": ["Calm"], "bpm": 120}
 MEBIBYTE = 2**20
@@ -69,11 +84,13 @@ SMALL = {  # networks that a CPU trains and both packages can build
         "crop_num_samples": 16384,
     },
     "clap": {
-        "audio_config": {"patch_embeds_hidden_size": 32, "depths": [2, 2, 2, 2], "num_attention_heads": [2, 4, 8, 16]},
+        "audio_config": {"patch_embeds_hidden_size": 32, "depths": [2, 2, 2, 2], "num_attention_heads": [2, 4, 8, 16],
+                         "enable_fusion": False},
         "text_config": {"vocab_size": 2048, "hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4,
                         "intermediate_size": 1024, "max_position_embeddings": 80},
         "projection_dim": 256,
         "crop_duration_in_s": 10.0,
+        "num_workers": 0,
     },
     "dit": {
         "model": {"sample_size": 512, "num_layers": 4, "num_attention_heads": 4, "num_key_value_attention_heads": 2,
@@ -187,13 +204,7 @@ def make_music(folder: Path) -> None:
 
 def make_config(stage: str, options: argparse.Namespace, overrides: Sequence[str], folder: Path):
     """The script's configuration for the preset, with `overrides` from the command line, and the data it names."""
-    script, settings = STAGES[stage], SMALL[stage]
-    if stage == "clap" and options.preset == "small networks":
-        defaults = script.Config("", "")
-        settings = settings | {
-            "audio_config": defaults.audio_config | settings["audio_config"] | {"enable_fusion": False}
-        }
-        settings |= {"text_config": defaults.text_config | settings["text_config"], "num_workers": 0}
+    settings = SMALL[stage]
     if options.preset != "small networks":
         file = ROOT / "training" / "configs" / f"{stage}_{options.preset}.yaml"
         if not file.exists():  # the other stages of paper_285s are called paper
@@ -211,9 +222,9 @@ def make_config(stage: str, options: argparse.Namespace, overrides: Sequence[str
         settings |= {"tokenizer": None} if stage == "clap" else {"discriminator_start_step": 0}
     file = folder / f"{stage}.yaml"
     file.write_text(yaml.safe_dump(settings))
-    config = load_config(script.Config, ["--config", str(file), *overrides])
+    config = resolve(stage, "--config", str(file), *overrides)
     if stage == "dit":
-        network = training_peer.configuration(train_dit.DiTTransformer1D, config.model)
+        network = training_peer.configuration(DiTTransformer1D, config.model)
         make_latents(folder / "latents", network.in_channels, network.sample_size)
         make_clap(folder / "text", network.cross_attention_input_dim)
     return config
@@ -254,8 +265,7 @@ class _Done(Exception):
 
 def run_script(stage: str, config, options: argparse.Namespace) -> list[tuple[float, float]]:
     """Clock and processor time at the end of each step that the real script reports."""
-    times, script = [], STAGES[stage]
-    report = script.report
+    times, report = [], metric_log.report
 
     def note(*arguments) -> None:
         times.append(_now())
@@ -263,12 +273,16 @@ def run_script(stage: str, config, options: argparse.Namespace) -> list[tuple[fl
             raise _Done
         report(*arguments)
 
-    script.report = note
+    metric_log.report = note  # which the script then imports
+    arguments = sys.argv
     try:
         with contextlib.suppress(_Done), tempfile.TemporaryDirectory() as folder:
-            script.main(dataclasses.replace(config, output_dir=folder))
+            file = Path(folder) / "settings.yaml"
+            file.write_text(yaml.safe_dump(vars(config) | {"output_dir": f"{folder}/run"}))
+            sys.argv = [str(script_of(stage)), "--config", str(file)]
+            runpy.run_path(sys.argv[0], run_name="__main__")
     finally:
-        script.report = report
+        metric_log.report, sys.argv = report, arguments
     return times
 
 
@@ -284,7 +298,7 @@ def run_stable_audio_tools(stage: str, config, options: argparse.Namespace) -> l
     if stage == "autoencoder":
         step = training_peer.autoencoder_step(theirs, config, options.batch_size, device, autocast)
     else:
-        length = training_peer.configuration(train_dit.DiTTransformer1D, config.model).sample_size
+        length = training_peer.configuration(DiTTransformer1D, config.model).sample_size
         batch, encode = dit_batch(config, length, options.batch_size)
         step = training_peer.dit_step(theirs, config, batch, encode, device, autocast)
     return _run(step, config.max_steps)
@@ -305,14 +319,14 @@ def dit_batch(config, length: int, batch_size: int) -> tuple[dict, Callable[[lis
     text_encoder.requires_grad_(False).eval().to(_device())
     windows = LatentWindows(config.latents, "train", length)
     batch = collate_windows([windows[i] for i in range(batch_size)])
-    return batch, lambda prompts: train_dit.encode_texts(text_encoder, tokenizer, prompts)[0]
+    return batch, lambda prompts: encode_texts(text_encoder, tokenizer, prompts)[0]
 
 
 def plain_dit(config, options: argparse.Namespace) -> Callable[[int], None]:
     """Forward, backward, AdamW and average of the transformer."""
     device, autocast = _device(), _autocast(config)
-    transformer = train_dit.DiTTransformer1D(**config.model)
-    timing = train_dit.TimingConditioner(**config.timing)
+    transformer = DiTTransformer1D(**config.model)
+    timing = TimingConditioner(**config.timing)
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     velocity_loss = VelocityLoss(transformer, timing).to(device)
@@ -336,23 +350,31 @@ def plain_dit(config, options: argparse.Namespace) -> Callable[[int], None]:
 def plain_autoencoder(config, options: argparse.Namespace) -> Callable[[int], None]:
     """The two networks in turn."""
     device, autocast = _device(), _autocast(config)
-    model = train_autoencoder.AutoencoderOobleck(**config.model).to(device)
+    model = AutoencoderOobleck(**config.model).to(device)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
-    discriminator = train_autoencoder.MultiScaleSTFTDiscriminator(**config.discriminator).to(device)
+    discriminator = MultiScaleSTFTDiscriminator(**config.discriminator).to(device)
     optimizers = [torch.optim.AdamW(network.parameters(), 1e-4) for network in (model, discriminator)]
     ema = EMAModel(model.parameters())
     waveform = torch.rand(options.batch_size, 2, config.crop_num_samples, device=device) - 0.5
+    spectral_losses = functools.partial(
+        stereo_stft_loss,
+        sampling_rate=model.config.sampling_rate,
+        fft_sizes=config.fft_sizes,
+        complex_fft_sizes=config.complex_fft_sizes if config.loss_weights["complex_stft"] else (),
+        is_a_weighted=config.is_a_weighted,
+    )
+    weights = {"discriminator": 1.0} | config.loss_weights
 
     def step(number: int) -> None:
-        turn = train_autoencoder.choose_turn(number, config.discriminator_start_step)
+        turn = choose_turn(number, config.discriminator_start_step)
         with autocast():
             if turn.is_discriminators:
-                losses = train_autoencoder.discriminator_step_losses(model, discriminator, waveform)
+                losses = discriminator_step_losses(model, discriminator, waveform)
             else:
                 judge = discriminator if turn.is_adversarial else None
-                losses = train_autoencoder.generator_step_losses(model, judge, waveform, config)
-        train_autoencoder.weighted_sum(losses, config.loss_weights).backward()
+                losses = generator_step_losses(model, judge, waveform, spectral_losses)
+        sum(weights[name] * loss for name, loss in losses.items()).backward()
         optimizers[turn.is_discriminators].step()
         for optimizer in optimizers:
             optimizer.zero_grad()
@@ -365,19 +387,23 @@ def plain_autoencoder(config, options: argparse.Namespace) -> Callable[[int], No
 def plain_clap(config, options: argparse.Namespace) -> Callable[[int], None]:
     """Forward, backward and Adam of CLAP."""
     device, autocast = _device(), _autocast(config)
-    extractor = train_clap.build_feature_extractor(config)
-    source = train_clap.open_source(config.manifest, "train").with_prompts()
-    make_item = train_clap.PairMaker(extractor, config.crop_duration_in_s)
+    extractor = build_feature_extractor(config.audio_config, config.feature_extractor)
+    source = open_source(config.manifest, "train").with_prompts()
+    make_item = PairMaker(extractor, config.crop_duration_in_s)
     batch = torch.utils.data.default_collate(source.sample(make_item, options.batch_size, 0))
-    tokenizer = train_clap.load_tokenizer(config, Path(tempfile.mkdtemp()), source.tracks)
-    model = train_clap.build_model(config, len(tokenizer)).to(device).train()
+    tokenizer = RobertaTokenizerFast(
+        tokenizer_object=train_tokenizer(batch["prompt"], config.text_config["vocab_size"]), padding_side="right"
+    )
+    model = build_clap(config.audio_config, config.text_config, config.projection_dim, len(tokenizer))
+    add_spec_augment(model, config.time_drop_width, config.frequency_drop_width)
+    model = model.to(device).train()
     optimizer = torch.optim.Adam(
         [parameter for parameter in model.parameters() if parameter.requires_grad], config.learning_rate
     )
 
     def step(number: int) -> None:
         with autocast():
-            embeds = train_clap.embed_pairs(model, tokenizer, batch, device)
+            embeds = embed_pairs(model, tokenizer, batch, device)
         clap_loss(*embeds, model.logit_scale_a.exp()).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -11,23 +11,20 @@ them.
 
 import argparse
 import functools
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from script_config import resolve
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import ClapConfig, ClapModel
 
+from stable_longform.losses.stft import stereo_stft_loss
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.clap_text_encoder import ClapTextEncoder
 from stable_longform.models.discriminator_stft import MultiScaleSTFTDiscriminator
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
+from stable_longform.training_utils.adversarial_steps import generator_step_losses
 from stable_longform.utils.scripts import run_main
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-import train_autoencoder  # noqa: E402
-import train_clap  # noqa: E402
 
 GIB = 2**30
 CARDS_IN_GIB = (24, 40, 80)
@@ -145,13 +142,14 @@ def transformer_saved_bytes(length: int, num_layers: int) -> float:
 
 def autoencoder_bytes(is_frozen: bool) -> tuple[int, float, float]:
     """The same of the autoencoder's step, with the discriminator's states and activations."""
-    config = train_autoencoder.Config("", "")
+    config = resolve("autoencoder", "--manifest=none", "--output_dir=none")
     with FakeTensorMode(allow_non_fake_inputs=True), torch.autocast("cpu", torch.bfloat16):
         model, discriminator = AutoencoderOobleck(), MultiScaleSTFTDiscriminator()
         model.encoder.requires_grad_(not is_frozen)
         waveform = torch.randn(1, 2, config.crop_num_samples)
+        spectral_losses = functools.partial(stereo_stft_loss, sampling_rate=44100, fft_sizes=config.fft_sizes)
         item = saved_bytes(
-            lambda: sum(train_autoencoder.generator_step_losses(model, discriminator, waveform, config).values()),
+            lambda: sum(generator_step_losses(model, discriminator, waveform, spectral_losses).values()),
             storages_of(model, discriminator),
         )
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -163,7 +161,7 @@ def autoencoder_bytes(is_frozen: bool) -> tuple[int, float, float]:
 
 def clap_bytes() -> tuple[int, float, float]:
     """The same of CLAP's step, without the fusion's part (0.1 % of the parameters)."""
-    config = train_clap.Config("", "")
+    config = resolve("clap", "--manifest=none", "--output_dir=none")
     audio = config.audio_config | {"enable_fusion": False, "hidden_size": 1024}
     model = ClapModel(ClapConfig(audio_config=audio, text_config=config.text_config)).train()
     inputs = {

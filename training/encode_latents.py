@@ -7,28 +7,24 @@ Each process encodes its share of the tracks; tracks already encoded are kept, s
 stop, with any number of processes. `stable_longform.data.latents` describes what is written.
 """
 
-import hashlib
 import itertools
 import json
 import logging
-import math
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from accelerate import PartialState
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from stable_longform.data.bad_tracks import BadTracks
-from stable_longform.data.latents import INDEX_FILE, INFO_FILE, SILENCE_FILE, read_shards, write_shard
+from stable_longform.data.latents import INDEX_FILE, INFO_FILE, SILENCE_FILE, read_shards
 from stable_longform.data.sources import Source, open_source
-from stable_longform.data.tracks import SPLITS, Track, read_track
+from stable_longform.data.tracks import SPLITS
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.training_utils.config import launch
+from stable_longform.training_utils.latent_encoding import describe_track, encode_silence, encode_tracks, track_key
 from stable_longform.training_utils.loop import TimeLimit
 from stable_longform.training_utils.pretrained import float_dtype
 from stable_longform.utils.files import atomic_path, weights_sha256, write_json, write_text
@@ -68,10 +64,8 @@ def main(config: Config) -> None:
     _check_autoencoder(vae, output_dir / INFO_FILE, state)
     vae = vae.to(state.device, dtype).eval()
     if state.is_main_process:
-        silence = encode(vae, torch.zeros(2, vae.hop_length * (2 * vae.encoder_context + 1)))
-        middle = {name: value[:, vae.encoder_context, None].contiguous() for name, value in silence.items()}
         with atomic_path(output_dir / SILENCE_FILE) as temporary:
-            save_file(middle, temporary)
+            save_file(encode_silence(vae), temporary)
     source = open_source(config.manifest, max_bad_fraction=config.max_bad_fraction)
     parts = [source.of_split(split) for split in config.splits]
     done = read_shards(output_dir)
@@ -81,7 +75,7 @@ def main(config: Config) -> None:
     total = None if source.tracks is None else sum(map(len, shares))
     tracks = itertools.takewhile(lambda _: not time_limit.is_reached(), itertools.chain.from_iterable(shares))
     progress = tqdm(tracks, total=total, disable=not state.is_main_process, unit="track")
-    encode_tracks(progress, vae, output_dir, config, source.bad_tracks)
+    encode_tracks(progress, vae, output_dir, source.bad_tracks, config.tracks_per_shard, config.minutes_per_shard)
     state.wait_for_everyone()
     if state.is_main_process:
         rows = _index_rows(done | read_shards(output_dir), parts)
@@ -89,51 +83,12 @@ def main(config: Config) -> None:
         logger.info("%d tracks encoded in %s", len(rows), output_dir)
 
 
-def encode_tracks(
-    tracks: Iterable[Track], vae: AutoencoderOobleck, output_dir: Path, config: Config, bad_tracks: BadTracks
-) -> None:
-    """Encodes tracks into shards; those that cannot be read are left out and counted."""
-    rows, posteriors, started = [], [], time.monotonic()
-    try:
-        for track, waveform in bad_tracks.usable(
-            tracks, lambda track: read_track(track, 0.0, None, vae.config.sampling_rate)
-        ):
-            tail = vae.encoder_context * vae.hop_length  # silence, so that the end of the music is encoded as such
-            posteriors.append(encode(vae, F.pad(waveform, (0, tail))))
-            latent_length = math.ceil(waveform.shape[1] / vae.hop_length)
-            rows.append({"key": track_key(track), "latent_length": latent_length} | _describe(track))
-            if len(rows) >= config.tracks_per_shard or time.monotonic() - started > 60 * config.minutes_per_shard:
-                write_shard(output_dir, rows, posteriors)
-                rows, posteriors, started = [], [], time.monotonic()
-    finally:  # also when the run is stopped
-        if rows:
-            write_shard(output_dir, rows, posteriors)
-
-
-@torch.no_grad()
-def encode(vae: AutoencoderOobleck, waveform: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Posterior `mean` and `std` `(channels, frames)` in float16 of `(2, num_samples)`, in chunks."""
-    posterior = vae.encode(waveform[None].to(vae.device, vae.dtype)).latent_dist
-    return {"mean": posterior.mean[0].half().cpu(), "std": posterior.std[0].half().cpu()}
-
-
-def track_key(track: Track) -> str:
-    """A name that tells tracks of the same title apart."""
-    return hashlib.sha256(str(track.path).encode()).hexdigest()[:16]
-
-
-def _describe(track: Track) -> dict:
-    """What the index takes over from a track."""
-    names = ("duration_in_s", "split", "weight", "metadata")
-    return {name: getattr(track, name) for name in names}
-
-
 def _index_rows(done: dict[str, dict], parts: Sequence[Source]) -> list[dict]:
     """The rows of the index: of lists, their tracks with what they say now; of a stream, all that is encoded."""
     if parts[0].tracks is None:
         return list(done.values())
     tracks = [track for part in parts for track in part.tracks]
-    return [done[track_key(track)] | _describe(track) for track in tracks if track_key(track) in done]
+    return [done[track_key(track)] | describe_track(track) for track in tracks if track_key(track) in done]
 
 
 def _check_autoencoder(vae: AutoencoderOobleck, file: Path, state: PartialState) -> None:

@@ -9,36 +9,41 @@ short training keep the notes. To resume, run the same command again. The result
 exponential moving average of the weights, for `AutoencoderOobleck.from_pretrained`.
 """
 
+import functools
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from accelerate import DistributedDataParallelKwargs
 
 from stable_longform.data.audio_crops import CropMaker, collate_crops
 from stable_longform.data.sources import Source, open_source
-from stable_longform.losses.adversarial import adversarial_loss, discriminator_loss, feature_matching_loss
 from stable_longform.losses.stft import FFT_SIZES, stereo_stft_loss
 from stable_longform.metrics.reconstruction import mel_distance, si_sdr, stft_distance
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.discriminator_stft import MultiScaleSTFTDiscriminator
 from stable_longform.training_utils.accelerator import make_accelerator
+from stable_longform.training_utils.adversarial_steps import (
+    Turn,
+    choose_turn,
+    discriminator_step_losses,
+    generator_step_losses,
+)
 from stable_longform.training_utils.checkpointing import latest_checkpoint, resume, save_checkpoint
 from stable_longform.training_utils.config import build_model, launch
 from stable_longform.training_utils.ema import EMAModel
-from stable_longform.training_utils.items import item_generator, make_loader, seed_generators
-from stable_longform.training_utils.learning_rate import falling_rate, inverse_lr
+from stable_longform.training_utils.items import VALIDATION_SEED, item_generator, make_loader, seed_generators
+from stable_longform.training_utils.learning_rate import falling_rate, inverse_lr, set_learning_rate
 from stable_longform.training_utils.loop import TimeLimit, is_due, progress_bar
 from stable_longform.training_utils.metric_log import log_metrics, report
 from stable_longform.training_utils.pretrained import load_weights
 from stable_longform.training_utils.runs import start_run, write_stage
-from stable_longform.training_utils.train_step import check_finite, gradient_norm, mean_losses
+from stable_longform.training_utils.train_step import train_step
 from stable_longform.utils.audio import write_audio
 from stable_longform.utils.files import atomic_folder
 from stable_longform.utils.pictures import draw_spectrograms
-
-VALIDATION_SEED = 2**30  # far from any training seed
 
 
 def _paper_weights() -> dict:
@@ -135,43 +140,41 @@ def main(config: Config) -> None:
     raw_model = accelerator.unwrap_model(model)
     ema = EMAModel(model.parameters(), config.ema_decay)
     accelerator.register_for_checkpointing(ema)
+    spectral_losses = make_spectral_losses(config, raw_model.config.sampling_rate)
+
+    def compute_losses(turn: Turn, batch: dict) -> dict[str, torch.Tensor]:
+        waveform = batch["waveform"].to(accelerator.device)
+        draws = [item_generator(config.seed, number) for number in batch["item_numbers"]]
+        if turn.is_discriminators:
+            return discriminator_step_losses(model, discriminator, waveform, draws)
+        judge = accelerator.unwrap_model(discriminator) if turn.is_adversarial else None
+        return generator_step_losses(model, judge, waveform, spectral_losses, draws)
+
     order = resume(accelerator, output_dir, config.batch_size)
-    batches = iter(make_loader(crops, order, config.max_steps, config.num_workers, collate_crops))
+    batches = make_loader(crops, order, config.max_steps, config.num_workers, collate_crops)
     progress = progress_bar(accelerator, order.start_step, config.max_steps)
     for step in progress:
         turn = choose_turn(step, config.discriminator_start_step)
         active = optimizers[turn.is_discriminators]
-        rate = learning_rate(config, turn, step)
-        for group in active.param_groups:
-            group["lr"] = rate
+        set_learning_rate(active, learning_rate(config, turn, step))
         if config.encoder_freeze_step is not None:
             raw_model.encoder.requires_grad_(step < config.encoder_freeze_step)
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        losses = []
-        for micro_batch in range(order.accumulation):
-            batch = next(batches)
-            waveform = batch["waveform"].to(accelerator.device)
-            draws = [item_generator(config.seed, number) for number in order.numbers(step, micro_batch)]
-            with accelerator.accumulate(model, discriminator):
-                if turn.is_discriminators:
-                    losses.append(discriminator_step_losses(model, discriminator, waveform, draws))
-                else:
-                    judge = accelerator.unwrap_model(discriminator) if turn.is_adversarial else None
-                    losses.append(generator_step_losses(model, judge, waveform, config, draws))
-                check_finite(losses[-1], step, batch)
-                accelerator.backward(weighted_sum(losses[-1], config.loss_weights))
-        trained = [parameter for group in active.param_groups for parameter in group["params"]]
-        norm = gradient_norm(accelerator, trained, config.max_grad_norm)
-        check_finite(norm, step, batch)
-        active.step()
+        metrics = train_step(
+            accelerator,
+            active,
+            [model, discriminator],
+            itertools.islice(batches, order.accumulation),
+            functools.partial(compute_losses, turn),
+            step,
+            {"discriminator": 1.0} | config.loss_weights,
+            config.max_grad_norm,
+        )
         if not turn.is_discriminators:
             ema.step(model.parameters())
         done = step + 1
         is_last = done == config.max_steps or time_limit.is_reached(accelerator)
         if step % config.log_every < 2 or is_last:
-            values = mean_losses(accelerator, losses) | norm | {"learning_rate": rate}
-            report(accelerator, output_dir, done, values, progress)
+            report(accelerator, output_dir, done, metrics, progress)
         if is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
             if accelerator.is_main_process:
                 with ema.swapped(model.parameters()):
@@ -207,28 +210,6 @@ def check_config(config: Config, model: AutoencoderOobleck) -> None:
             raise ValueError(f"{name} must be in [0, 1], got {getattr(config, name)}.")
 
 
-class Turn(NamedTuple):
-    """Who is trained in a step: whether the discriminator takes part, whether it is its turn, its network's steps."""
-
-    is_adversarial: bool
-    is_discriminators: bool
-    own_step: int  # how many steps that step's network has had before
-
-
-def choose_turn(step: int, discriminator_start_step: int) -> Turn:
-    """Whose turn a step is.
-
-    From `discriminator_start_step` on the networks take turns, the autoencoder in even steps; each has a learning-rate
-    schedule of its own. Before it only the autoencoder is trained.
-    """
-    if step < discriminator_start_step:
-        return Turn(False, False, step)
-    turns_taken = (step + 1) // 2 - (discriminator_start_step + 1) // 2  # even steps so far, the autoencoder's
-    if step % 2:
-        return Turn(True, True, step // 2 - discriminator_start_step // 2)
-    return Turn(True, False, discriminator_start_step + turns_taken)
-
-
 def learning_rate(config: Config, turn: Turn, step: int) -> float:
     """The rate of the network whose turn a step is: the paper's law of its own steps, falling at the end if asked."""
     rate = config.discriminator_learning_rate if turn.is_discriminators else config.learning_rate
@@ -236,63 +217,15 @@ def learning_rate(config: Config, turn: Turn, step: int) -> float:
     return rate * law * falling_rate(step, config.max_steps, config.decay_start, config.final_rate)
 
 
-def generator_step_losses(
-    model, discriminator, waveform: torch.Tensor, config: Config, generator=None
-) -> dict[str, torch.Tensor]:
-    """Named losses of the autoencoder on `(B, 2, N)`; the adversarial ones only with a discriminator.
-
-    Networks may run in mixed precision; spectra, scores and feature distances are always in float32.
-    """
-    sampling_rate = getattr(model, "module", model).config.sampling_rate
-    output = model(waveform, sample_posterior=True, generator=generator)
-    decoded = output.sample.float()
-    with torch.autocast(waveform.device.type, enabled=False):
-        losses = spectral_losses(waveform, decoded, sampling_rate, config)
-        losses |= {"kl": output.posterior.kl(), "l1": (waveform - decoded).abs().mean()}
-    if discriminator is not None:
-        discriminator.requires_grad_(False)
-        fake_scores, fake_features = discriminator(decoded)
-        with torch.no_grad():
-            _, real_features = discriminator(waveform)
-        discriminator.requires_grad_(True)
-        with torch.autocast(waveform.device.type, enabled=False):
-            losses["adversarial"] = adversarial_loss([scores.float() for scores in fake_scores])
-            losses["feature_matching"] = feature_matching_loss(_in_float32(real_features), _in_float32(fake_features))
-    return losses
-
-
-def spectral_losses(
-    waveform: torch.Tensor, decoded: torch.Tensor, sampling_rate: int, config: Config
-) -> dict[str, torch.Tensor]:
-    """The spectral losses `(B, 2, N)` that the configuration asks for."""
-    complex_fft_sizes = config.complex_fft_sizes if config.loss_weights["complex_stft"] else ()
-    return stereo_stft_loss(
-        waveform, decoded, sampling_rate, config.fft_sizes, complex_fft_sizes, config.is_a_weighted
+def make_spectral_losses(config: Config, sampling_rate: int) -> Callable:
+    """A function of a waveform and its reconstruction: the spectral losses that the configuration asks for."""
+    return functools.partial(
+        stereo_stft_loss,
+        sampling_rate=sampling_rate,
+        fft_sizes=config.fft_sizes,
+        complex_fft_sizes=config.complex_fft_sizes if config.loss_weights["complex_stft"] else (),
+        is_a_weighted=config.is_a_weighted,
     )
-
-
-def _in_float32(features: list[list[torch.Tensor]]) -> list[list[torch.Tensor]]:
-    """The feature maps of all scales in float32."""
-    return [[feature_map.float() for feature_map in scale] for scale in features]
-
-
-def discriminator_step_losses(model, discriminator, waveform: torch.Tensor, generator=None) -> dict[str, torch.Tensor]:
-    """The hinge loss of the discriminator on real audio and its reconstruction, in float32."""
-    with torch.no_grad():
-        decoded = model(waveform, sample_posterior=True, generator=generator).sample.float()
-    scores, _ = discriminator(torch.cat([waveform, decoded]))
-    real_scores, fake_scores = zip(*(score.float().chunk(2) for score in scores), strict=True)
-    with torch.autocast(waveform.device.type, enabled=False):
-        return {"discriminator": discriminator_loss(real_scores, fake_scores)}
-
-
-def weighted_sum(losses: dict[str, torch.Tensor], weights: dict[str, float]) -> torch.Tensor:
-    """The number to minimise; the discriminator's loss stands alone and has weight 1.
-
-    Raises:
-        KeyError: a loss without a weight.
-    """
-    return sum(({"discriminator": 1.0} | weights)[name] * loss for name, loss in losses.items())
 
 
 @torch.no_grad()
@@ -306,7 +239,7 @@ def validate(model: AutoencoderOobleck, source: Source, config: Config, samples_
 
     batch = torch.stack(take_crops(config.crop_num_samples, config.num_validation_crops))
     decoded = torch.cat([model(item.to(model.device)).sample.float().cpu() for item in batch.split(1)])
-    metrics = spectral_losses(batch, decoded, rate, config) | {"l1": (batch - decoded).abs().mean()}
+    metrics = make_spectral_losses(config, rate)(batch, decoded) | {"l1": (batch - decoded).abs().mean()}
     pairs = list(zip(decoded, batch, strict=True))
     metrics["stft_distance"] = sum(stft_distance(*pair) for pair in pairs) / len(pairs)
     if rate <= 48_000:  # at higher rates its lowest bands would be empty

@@ -9,47 +9,44 @@ again. The result is `output_dir/clap`, a transformers `ClapModel` with its toke
 `ClapTextEncoder.from_clap`.
 """
 
-import contextlib
-import math
+import itertools
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from transformers import (
-    AutoTokenizer,
-    ClapAudioConfig,
-    ClapConfig,
-    ClapFeatureExtractor,
-    ClapModel,
-    ClapProcessor,
-    ClapTextConfig,
-    RobertaTokenizerFast,
-)
+from transformers import AutoTokenizer, ClapModel, ClapProcessor, RobertaTokenizerFast
 
 from stable_longform.data.clap_features import BlockwiseClapFeatureExtractor
-from stable_longform.data.clap_pairs import PairMaker, mark_longer
+from stable_longform.data.clap_pairs import PairMaker
 from stable_longform.data.prompts import build_prompt
 from stable_longform.data.sources import open_source
 from stable_longform.data.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from stable_longform.data.tracks import Track
-from stable_longform.losses.contrastive import clap_loss, gather_embeds, retrieval_recall
 from stable_longform.training_utils.accelerator import make_accelerator
 from stable_longform.training_utils.batch_norm import share_batch_norms
 from stable_longform.training_utils.checkpointing import resume, save_checkpoint
+from stable_longform.training_utils.clap_networks import (
+    MAX_LENGTH,
+    add_spec_augment,
+    build_clap,
+    build_feature_extractor,
+    clamp_logit_scale,
+    embed_pairs,
+)
 from stable_longform.training_utils.config import launch
-from stable_longform.training_utils.items import make_loader, seed_generators
+from stable_longform.training_utils.gradient_cache import contrastive_backward
+from stable_longform.training_utils.items import VALIDATION_SEED, make_loader, seed_generators
+from stable_longform.training_utils.learning_rate import set_learning_rate, warmup_cosine
 from stable_longform.training_utils.loop import TimeLimit, is_due, progress_bar
 from stable_longform.training_utils.metric_log import log_metrics, report
+from stable_longform.training_utils.retrieval_validation import validate_retrieval
 from stable_longform.training_utils.runs import start_run, write_stage
-from stable_longform.training_utils.train_step import check_finite, gradient_norm, mean_losses
+from stable_longform.training_utils.train_step import step_optimizer
 from stable_longform.utils.files import atomic_folder
 
-VALIDATION_SEED = 2**30  # far from any training seed
-MAX_LENGTH = 77  # tokens of a prompt, as in LAION's code
-MAX_LOGIT_SCALE = math.log(100)
 NUM_PROMPTS_PER_TRACK = 100  # from which the tokenizer is made
 
 
@@ -147,7 +144,12 @@ def main(config: Config) -> None:
         config.mixed_precision, config.gradient_accumulation_steps, config.trackers, config.output_dir
     )
     check_config(config)
-    extractor = build_feature_extractor(config)
+    if config.init_from is not None:
+        extractor = BlockwiseClapFeatureExtractor.from_pretrained(config.init_from)
+    else:
+        extractor = build_feature_extractor(config.audio_config, config.feature_extractor)
+    if extractor.truncation == "fusion" and config.batch_size < 2:
+        raise ValueError(f"batch_size must be at least 2 with enable_fusion, got {config.batch_size}.")
     num_pairs = config.batch_size * accelerator.gradient_accumulation_steps * accelerator.num_processes
     make_item = PairMaker(extractor, config.crop_duration_in_s)
     source = open_source(config.manifest, max_bad_fraction=config.max_bad_fraction).with_prompts()
@@ -162,7 +164,7 @@ def main(config: Config) -> None:
     with accelerator.main_process_first():
         tokenizer = load_tokenizer(config, output_dir, source.tracks)
     seed_generators(config.seed, 0)
-    model = build_model(config, len(tokenizer), accelerator)
+    model = load_networks(config, len(tokenizer), accelerator)
     optimizer = torch.optim.Adam(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=config.learning_rate,
@@ -172,36 +174,33 @@ def main(config: Config) -> None:
     model, optimizer = accelerator.prepare(model, optimizer)
     raw_model = accelerator.unwrap_model(model)
     order = resume(accelerator, output_dir, config.batch_size)
-    batches = iter(make_loader(pairs, order, config.max_steps, config.num_workers))
+    batches = make_loader(pairs, order, config.max_steps, config.num_workers)
     progress = progress_bar(accelerator, order.start_step, config.max_steps)
     for step in progress:
         model.train()
-        rate = config.learning_rate * schedule(step, config.warmup_steps, config.schedule_steps or config.max_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        factor = warmup_cosine(step, config.warmup_steps, config.schedule_steps or config.max_steps)
+        set_learning_rate(optimizer, config.learning_rate * factor)
         optimizer.zero_grad()
-        micro_batches = [next(batches) for _ in range(order.accumulation)]
+        micro_batches = list(itertools.islice(batches, order.accumulation))
 
-        def embed(micro_batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-            seed_generators(config.seed, order.numbers(step, micro_batch).start)  # noqa: B023
+        def embed(index: int) -> tuple[torch.Tensor, torch.Tensor]:
+            batch = micro_batches[index]  # noqa: B023
+            seed_generators(config.seed, batch["item_numbers"][0])
             with accelerator.autocast():
-                return embed_pairs(model, tokenizer, micro_batches[micro_batch], accelerator.device)  # noqa: B023
+                return embed_pairs(model, tokenizer, batch, accelerator.device)
 
-        losses = {"contrastive": backward(accelerator, model, embed, order.accumulation, step)}
-        norm = gradient_norm(accelerator, raw_model.parameters(), config.max_grad_norm)
-        check_finite(norm, step, micro_batches[-1])
-        optimizer.step()
+        loss = contrastive_backward(accelerator, model, embed, order.accumulation, step)
+        metrics = step_optimizer(accelerator, optimizer, step, config.max_grad_norm, micro_batches[-1])
         clamp_logit_scale(raw_model)
         done = step + 1
         is_last = done == config.max_steps or time_limit.is_reached(accelerator)
         if is_due(done, config.log_every, is_last):
-            metrics = mean_losses(accelerator, [losses]) | norm
-            metrics |= {"learning_rate": rate, "logit_scale": float(raw_model.logit_scale_a.exp())}
+            metrics = {"contrastive": loss} | metrics | {"logit_scale": raw_model.logit_scale_a.detach().exp()}
             report(accelerator, output_dir, done, metrics, progress)
         if is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
             if accelerator.is_main_process:
                 export(raw_model, ClapProcessor(extractor, tokenizer), output_dir, done)
-                metrics = validate(raw_model, tokenizer, validation, config.batch_size)
+                metrics = validate_retrieval(raw_model, tokenizer, validation, config.batch_size)
                 log_metrics(output_dir, done, metrics, accelerator)
             accelerator.wait_for_everyone()
         if is_due(done, config.save_every, is_last):
@@ -209,60 +208,6 @@ def main(config: Config) -> None:
         if is_last:
             break
     accelerator.end_training()
-
-
-def backward(
-    accelerator: Accelerator, model, embed: Callable[[int], tuple[torch.Tensor, torch.Tensor]], accumulation: int, step
-) -> torch.Tensor:
-    """Computes the gradient of the loss among the pairs of all micro-batches and processes; returns the loss.
-
-    With several micro-batches all embeddings are computed first, without their graphs; then, from the loss's gradient
-    with respect to them, that of each micro-batch by itself. Gao et al., "Scaling deep contrastive learning batch size
-    under memory limited setup" (2021), arXiv 2101.06983. The result is that of one large batch, except that batch
-    norms see a micro-batch at a time.
-
-    Args:
-        accelerator: of the run.
-        model: prepared.
-        embed: gives audio and text embeddings `(B, E)` of a micro-batch, the same at each call.
-        accumulation: number of micro-batches.
-        step: for the message of an error.
-    """
-    log_scale = accelerator.unwrap_model(model).logit_scale_a
-    if accumulation == 1:
-        with accelerator.accumulate(model):
-            loss = clap_loss(*map(gather_embeds, embed(0)), log_scale.exp())
-            check_finite({"contrastive": loss}, step)
-            accelerator.backward(loss)
-        return loss.detach()
-    with torch.no_grad(), untouched_statistics(model):
-        embeds = [torch.cat(parts) for parts in zip(*map(embed, range(accumulation)), strict=True)]
-    inputs = [tensor.detach().requires_grad_() for tensor in (*embeds, log_scale)]
-    loss = clap_loss(*map(gather_embeds, inputs[:2]), inputs[2].exp())
-    check_finite({"contrastive": loss}, step)
-    *gradients, scale_gradient = torch.autograd.grad(loss, inputs)
-    parts = zip(*(gradient.chunk(accumulation) for gradient in gradients), strict=True)
-    for micro_batch, part in enumerate(parts):
-        with accelerator.accumulate(model):
-            product = sum((own * gradient).sum() for own, gradient in zip(embed(micro_batch), part, strict=True))
-            if micro_batch == accumulation - 1:
-                product = product + log_scale * scale_gradient
-            accelerator.backward(product * accumulation)  # which divides by it
-    return loss.detach()
-
-
-@contextlib.contextmanager
-def untouched_statistics(model: torch.nn.Module) -> Iterator[None]:
-    """Inside the block batch norms in training mode use a batch's statistics without learning from them."""
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
 
 
 def check_config(config: Config) -> None:
@@ -285,102 +230,26 @@ def check_config(config: Config) -> None:
         )
 
 
-def schedule(step: int, warmup_steps: int, num_steps: int) -> float:
-    """Factor of the learning rate: linear from 1/warmup_steps to 1, then half a cosine to 0 at `num_steps`."""
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(num_steps - warmup_steps, 1)
-    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-
-
-def build_feature_extractor(config: Config) -> ClapFeatureExtractor:
-    """The feature extractor that belongs to the audio encoder.
-
-    Raises:
-        ValueError: fusion with a single item in a batch.
-    """
-    if config.init_from is not None:
-        extractor = BlockwiseClapFeatureExtractor.from_pretrained(config.init_from)
-    else:
-        extractor = BlockwiseClapFeatureExtractor(
-            feature_size=config.audio_config["num_mel_bins"],
-            truncation="fusion" if config.audio_config["enable_fusion"] else "rand_trunc",
-            **config.feature_extractor,
-        )
-    if extractor.truncation == "fusion" and config.batch_size < 2:
-        raise ValueError(f"batch_size must be at least 2 with enable_fusion, got {config.batch_size}.")
-    return extractor
-
-
-def build_model(config: Config, vocab_size: int, accelerator: Accelerator | None = None) -> ClapModel:
+def load_networks(config: Config, vocab_size: int, accelerator: Accelerator) -> ClapModel:
     """The two encoders, fresh or those of `init_from`, and one trained temperature, that of `logit_scale_a`.
 
     With several processes their batch norms see the items of all of them, as in LAION's code.
     """
-    audio = config.audio_config
-    hidden_size = audio["patch_embeds_hidden_size"] * 2 ** (len(audio["depths"]) - 1)
     if config.init_from is not None:
         model = ClapModel.from_pretrained(config.init_from)
     else:
-        model = ClapModel(
-            ClapConfig(
-                audio_config=ClapAudioConfig(**audio, hidden_size=hidden_size).to_dict(),
-                text_config=ClapTextConfig(**{**config.text_config, "vocab_size": vocab_size}).to_dict(),
-                projection_dim=config.projection_dim,
-            )
-        )
+        model = build_clap(config.audio_config, config.text_config, config.projection_dim, vocab_size)
     clamp_logit_scale(model)
     model.logit_scale_t.requires_grad_(False)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    if accelerator is not None and accelerator.num_processes > 1:
-        if accelerator.device.type == "cpu":  # torch's own is for GPUs only
-            share_batch_norms(model)
-        else:
-            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if accelerator.num_processes > 1 and accelerator.device.type == "cpu":  # torch's own is for GPUs only
+        share_batch_norms(model)
+    elif accelerator.num_processes > 1:
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if config.use_spec_augment:
-        widths = config.time_drop_width, config.frequency_drop_width
-
-        def augment(module, inputs, output):  # (B, num_mels, num_frames, views)
-            return spec_augment(output, *widths) if module.training else output
-
-        model.audio_model.audio_encoder.batch_norm.register_forward_hook(augment)
+        add_spec_augment(model, config.time_drop_width, config.frequency_drop_width)
     return model
-
-
-def spec_augment(features: torch.Tensor, time_width: int, frequency_width: int, num_stripes: int = 2) -> torch.Tensor:
-    """Zeroes random stripes of normalised features `(B, num_mels, num_frames, views)`. LAION's SpecAugmentation.
-
-    Each item loses `num_stripes` stripes of frames and as many of bands, each of a width uniform in [0, width).
-    """
-    mask = torch.ones(features.shape[:3], device=features.device, dtype=features.dtype)
-    for item in mask:
-        for stripes, width in ((item, frequency_width), (item.T, time_width)):
-            for _ in range(num_stripes):
-                size = int(torch.randint(min(width, len(stripes)), ()))
-                start = int(torch.randint(len(stripes) - size, ()))
-                stripes[start : start + size] = 0
-    return features * mask[..., None]
-
-
-@torch.no_grad()
-def clamp_logit_scale(model: ClapModel) -> None:
-    """Keeps the temperature's inverse in [1, 100] and both of transformers' parameters for it equal."""
-    model.logit_scale_a.clamp_(0, MAX_LOGIT_SCALE)
-    model.logit_scale_t.copy_(model.logit_scale_a)
-
-
-def embed_pairs(model, tokenizer, batch: dict, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Audio and text embeddings `(B, projection_dim)` of unit length, float32, of a collated batch."""
-    tokens = tokenizer(batch["prompt"], padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
-    is_longer = mark_longer(batch["is_longer"]) if model.training else batch["is_longer"]
-    output = model(
-        input_ids=tokens["input_ids"].to(device),
-        attention_mask=tokens["attention_mask"].to(device),
-        input_features=batch["input_features"].to(device),
-        is_longer=is_longer.to(device),
-    )
-    return output.audio_embeds.float(), output.text_embeds.float()
 
 
 def export(model: ClapModel, processor: ClapProcessor, output_dir: Path, step: int) -> None:
@@ -389,19 +258,6 @@ def export(model: ClapModel, processor: ClapProcessor, output_dir: Path, step: i
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         write_stage(folder, output_dir, "clap", step)
-
-
-@torch.no_grad()
-def validate(model: ClapModel, tokenizer, pairs: Sequence[dict], batch_size: int) -> dict[str, float]:
-    """Loss and retrieval among all pairs of the valid split: every other pair is a candidate."""
-    model.eval()
-    device = model.logit_scale_a.device
-    loader = torch.utils.data.DataLoader(pairs, batch_size=batch_size)
-    embeds = [embed_pairs(model, tokenizer, batch, device) for batch in loader]
-    audio_embeds, text_embeds = (torch.cat(part) for part in zip(*embeds, strict=True))
-    metrics = {"contrastive": clap_loss(audio_embeds, text_embeds, model.logit_scale_a.exp())}
-    metrics |= retrieval_recall(audio_embeds, text_embeds)
-    return {f"valid/{name}": float(value) for name, value in metrics.items()}
 
 
 def load_tokenizer(config: Config, output_dir: Path, tracks: Sequence[Track] | None):

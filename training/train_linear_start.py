@@ -13,7 +13,7 @@ step about five times as cheap. `train_autoencoder.py` goes on from there with t
 To resume, run the same command again. The result is `output_dir/autoencoder`.
 """
 
-import math
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,24 +21,20 @@ import torch
 
 from stable_longform.data.audio_crops import CropMaker, collate_crops
 from stable_longform.data.sources import open_source
-from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck, DiagonalGaussian
-from stable_longform.models.oobleck_layers import OobleckDecoder, OobleckEncoder, OobleckResidualUnit, Snake1d
+from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.training_utils.accelerator import make_accelerator
 from stable_longform.training_utils.checkpointing import latest_checkpoint, resume, save_checkpoint
 from stable_longform.training_utils.config import build_model, launch
-from stable_longform.training_utils.items import item_generator, make_loader, seed_generators
-from stable_longform.training_utils.learning_rate import falling_rate
+from stable_longform.training_utils.items import VALIDATION_SEED, item_generator, make_loader, seed_generators
+from stable_longform.training_utils.learning_rate import falling_rate, linear_warmup, set_learning_rate
+from stable_longform.training_utils.linear_start import LinearAutoencoder, initialize, relative_error
 from stable_longform.training_utils.loop import TimeLimit, is_due, progress_bar
 from stable_longform.training_utils.metric_log import log_metrics, report
 from stable_longform.training_utils.runs import start_run, write_stage
-from stable_longform.training_utils.train_step import check_finite, gradient_norm, mean_losses
+from stable_longform.training_utils.train_step import train_step
 from stable_longform.utils.files import atomic_folder
 
-VALIDATION_SEED = 2**30  # far from any training seed
-LOG_ALPHA = -2.0  # of each Snake, which then differs from x by less than e^(2 · LOG_ALPHA) x²
 NUM_SCALING_CROPS = 8
-POSTERIOR_STD = 0.1  # of the first step
-FLOOR = 1e-7  # mean square below which a batch counts as silent
 
 
 @dataclass(frozen=True)
@@ -100,33 +96,33 @@ def main(config: Config) -> None:
     optimizer = torch.optim.AdamW(parameters, config.learning_rate, tuple(config.betas), weight_decay=0.0)
     network, optimizer = accelerator.prepare(network, optimizer)
     raw_network = accelerator.unwrap_model(network)
+
+    def compute_losses(batch: dict) -> dict[str, torch.Tensor]:
+        waveform = batch["waveform"].to(accelerator.device)
+        draws = [item_generator(config.seed, number) for number in batch["item_numbers"]]
+        decoded, posterior = network(waveform, draws)
+        error = relative_error(decoded.float(), waveform, config.edge_num_samples)
+        return {"error": error, "kl": posterior.kl()}
+
     order = resume(accelerator, output_dir, config.batch_size)
-    batches = iter(make_loader(crops, order, config.max_steps, config.num_workers, collate_crops))
+    batches = make_loader(crops, order, config.max_steps, config.num_workers, collate_crops)
     progress = progress_bar(accelerator, order.start_step, config.max_steps)
     for step in progress:
-        rate = learning_rate(config, step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad()
-        losses = []
-        for micro_batch in range(order.accumulation):
-            batch = next(batches)
-            waveform = batch["waveform"].to(accelerator.device)
-            draws = [item_generator(config.seed, number) for number in order.numbers(step, micro_batch)]
-            with accelerator.accumulate(network):
-                decoded, posterior = network(waveform, draws)
-                error = relative_error(decoded.float(), waveform, config.edge_num_samples)
-                losses.append({"error": error, "kl": posterior.kl()})
-                check_finite(losses[-1], step, batch)
-                accelerator.backward(error + config.kl_weight * losses[-1]["kl"])
-        norm = gradient_norm(accelerator, parameters, config.max_grad_norm)
-        check_finite(norm, step, batch)
-        optimizer.step()
+        set_learning_rate(optimizer, learning_rate(config, step))
+        metrics = train_step(
+            accelerator,
+            optimizer,
+            [network],
+            itertools.islice(batches, order.accumulation),
+            compute_losses,
+            step,
+            {"error": 1.0, "kl": config.kl_weight},
+            config.max_grad_norm,
+        )
         done = step + 1
         is_last = done == config.max_steps or time_limit.is_reached(accelerator)
         if is_due(done, config.log_every, is_last):
-            values = mean_losses(accelerator, losses) | norm | {"learning_rate": rate}
-            report(accelerator, output_dir, done, values, progress)
+            report(accelerator, output_dir, done, metrics, progress)
         if is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
             if accelerator.is_main_process:
                 export(raw_network.vae, output_dir, done)
@@ -157,101 +153,10 @@ def check_config(config: Config, vae: AutoencoderOobleck) -> None:
             raise ValueError(f"{name} must be in [0, 1], got {getattr(config, name)}.")
 
 
-class LinearAutoencoder(torch.nn.Module):
-    """An autoencoder without its residual units and Snakes.
-
-    Args:
-        vae: shares its weights.
-    """
-
-    def __init__(self, vae: AutoencoderOobleck):
-        super().__init__()
-        self.vae = vae.requires_grad_(False)
-        for layer in self.layers():
-            layer.requires_grad_(True)
-
-    def layers(self) -> list[torch.nn.Module]:
-        """Its convolutions, in order."""
-        return [*encoder_layers(self.vae.encoder), *decoder_layers(self.vae.decoder)]
-
-    def trained_parameters(self) -> list[torch.nn.Parameter]:
-        """Those of its convolutions."""
-        return [parameter for layer in self.layers() for parameter in layer.parameters()]
-
-    def forward(
-        self, waveform: torch.Tensor, generator: list[torch.Generator] | None = None
-    ) -> tuple[torch.Tensor, DiagonalGaussian]:
-        """Encodes and decodes `(B, audio_channels, N)`, N a multiple of the hop length.
-
-        Args:
-            waveform: as in `AutoencoderOobleck.encode`.
-            generator: for a draw from the posterior, one for each item; None decodes the posterior's mean.
-        """
-        posterior = DiagonalGaussian(apply(encoder_layers(self.vae.encoder), waveform))
-        latents = posterior.mode() if generator is None else posterior.sample(generator)
-        return apply(decoder_layers(self.vae.decoder), latents), posterior
-
-
-def encoder_layers(encoder: OobleckEncoder) -> list[torch.nn.Module]:
-    """The encoder's convolutions outside residual units, in order."""
-    return [encoder.conv1, *(block.conv1 for block in encoder.block), encoder.conv2]
-
-
-def decoder_layers(decoder: OobleckDecoder) -> list[torch.nn.Module]:
-    """The decoder's convolutions outside residual units, in order."""
-    return [decoder.conv1, *(block.conv_t1 for block in decoder.block), decoder.conv2]
-
-
-def apply(layers: list[torch.nn.Module], hidden_states: torch.Tensor) -> torch.Tensor:
-    """Layers one after the other."""
-    for layer in layers:
-        hidden_states = layer(hidden_states)
-    return hidden_states
-
-
-@torch.no_grad()
-def initialize(network: LinearAutoencoder, waveform: torch.Tensor) -> None:
-    """Makes residual units the identity and Snakes nearly so, and scales the other convolutions.
-
-    Each convolution's output then has deviation 1 on the waveform, the last one's that of the waveform; biases are 0.
-    Salimans and Kingma, "Weight normalization" (2016), §3.
-
-    Args:
-        network: freshly made.
-        waveform: real audio `(B, audio_channels, N)`.
-    """
-    for module in network.vae.modules():
-        if isinstance(module, OobleckResidualUnit):
-            module.conv2.weight_g.zero_()
-            module.conv2.bias.zero_()
-        elif isinstance(module, Snake1d):
-            module.alpha.fill_(LOG_ALPHA)
-    to_latents, to_waveform = network.vae.encoder.conv2, network.vae.decoder.conv2
-    hidden_states = waveform
-    for layer in network.layers():
-        if layer.bias is not None:
-            layer.bias.zero_()
-        target = waveform.std() if layer is to_waveform else 1.0
-        layer.weight_g *= target / layer(hidden_states).std()
-        hidden_states = layer(hidden_states)
-        if layer is to_latents:
-            hidden_states, _ = hidden_states.chunk(2, dim=1)  # the means
-    scales = slice(network.vae.config.decoder_input_channels, None)
-    to_latents.weight_g[scales] *= 0.1
-    to_latents.bias[scales] = math.log(math.expm1(POSTERIOR_STD))  # the inverse of softplus
-
-
 def learning_rate(config: Config, step: int) -> float:
     """A linear warm-up, a plateau, and a linear fall at the end."""
-    warmup = min(1.0, (step + 1) / max(config.warmup_steps, 1))
-    return config.learning_rate * warmup * falling_rate(step, config.max_steps, config.decay_start, config.final_rate)
-
-
-def relative_error(decoded: torch.Tensor, waveform: torch.Tensor, edge_num_samples: int) -> torch.Tensor:
-    """Squared error over the energy of a whole batch `(B, C, N)`, without the ends; 1 for a silent reconstruction."""
-    inside = slice(edge_num_samples, waveform.shape[-1] - edge_num_samples)
-    error = (decoded - waveform)[..., inside].square().mean()
-    return error / waveform[..., inside].square().mean().clamp(min=FLOOR)
+    law = linear_warmup(step, config.warmup_steps)
+    return config.learning_rate * law * falling_rate(step, config.max_steps, config.decay_start, config.final_rate)
 
 
 @torch.no_grad()

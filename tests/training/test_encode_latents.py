@@ -1,22 +1,18 @@
 """Encoding by the real script: what is encoded is kept, whoever stops it; bad tracks, streams, two processes."""
 
+import functools
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from corpora import RATE, write_folder, write_tar
 from corpora import encode as encode_audio
-from launch import ROOT, RunningScript, process_environments
+from launch import check_processes, check_script, run_script
 from safetensors.torch import load_file
 
-from stable_longform.data.latents import read_latent_index, read_shards
+from stable_longform.data.latents import read_latent_index
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
-
-sys.path.insert(0, str(ROOT / "training"))
-import encode_latents  # noqa: E402
-from encode_latents import Config, main  # noqa: E402
 
 NUM_TRACKS = 5
 
@@ -45,30 +41,14 @@ def music(tmp_path, audio) -> Path:
 
 
 @pytest.fixture
-def config(tmp_path, music, autoencoder):
-    """A function that gives a configuration."""
-    fixed = {"manifest": str(music), "autoencoder": str(autoencoder), "output_dir": str(tmp_path / "latents")}
-    return lambda **options: Config(**fixed | {"tracks_per_shard": 2} | options)
+def encode(music, autoencoder, tmp_path):
+    """A function that encodes the folder of music, or another source, by the script."""
 
+    def run(name: str = "latents", *options: object, manifest: object = music, check=check_script):
+        arguments = ("--manifest", manifest, "--autoencoder", autoencoder, "--tracks_per_shard=2", *options)
+        return check("encode_latents.py", *arguments, "--output_dir", tmp_path / name)
 
-@pytest.fixture
-def encoded(monkeypatch) -> list[int]:
-    """Counts what the script encodes, without the frame of silence; stops it after `encoded.limit` tracks."""
-
-    class Calls(list):
-        limit = 1000
-
-    calls, encode = Calls(), encode_latents.encode
-
-    def counted(vae, waveform):
-        if waveform.any():
-            if len(calls) >= calls.limit:
-                raise KeyboardInterrupt
-            calls.append(waveform.shape[1])
-        return encode(vae, waveform)
-
-    monkeypatch.setattr(encode_latents, "encode", counted)
-    return calls
+    return run
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -77,46 +57,48 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
     return {track.metadata["genre"]: load_file(track.file)[track.tensor_name("mean")] for track in tracks}
 
 
-def test_a_stopped_run_goes_on_and_loses_nothing(config, encoded, tmp_path):
-    whole = tmp_path / "whole"
-    main(config(output_dir=str(whole)))
-    assert len(encoded) == NUM_TRACKS and len(list(whole.glob("shard-*"))) == 3
-    encoded.limit = NUM_TRACKS + 3
-    with pytest.raises(KeyboardInterrupt):
-        main(config())
+def shards(folder: Path) -> dict[Path, int]:
+    """The shards of a folder and when they were written."""
+    return {path: path.stat().st_mtime_ns for path in folder.glob("shard-*")}
+
+
+def test_what_is_there_is_kept(encode, tmp_path):
     folder = tmp_path / "latents"
-    shards = {path: path.stat().st_mtime_ns for path in folder.glob("shard-*")}
-    assert len(read_shards(folder)) == 3 and not (folder / "index.jsonl").exists()
-    encoded.limit = 1000
-    main(config())
-    assert len(encoded) == NUM_TRACKS + 5  # none twice
-    assert shards.items() <= {path: path.stat().st_mtime_ns for path in folder.glob("shard-*")}.items()
-    first, second = tensors(whole), tensors(folder)
-    assert first.keys() == second.keys() and len(first) == NUM_TRACKS
-    assert all(torch.equal(first[genre], second[genre]) for genre in first)
+    encode()
+    written = shards(folder)
+    assert len(written) == 3 and set(tensors(folder)) == {f"genre {number}" for number in range(NUM_TRACKS)}
+    removed = sorted(written)[1]
+    expected, lost = tensors(folder), load_file(removed)
+    removed.unlink()
+    encode()
+    assert {path: time for path, time in written.items() if path != removed}.items() <= shards(folder).items()
+    again = tensors(folder)
+    assert again.keys() == expected.keys() and all(torch.equal(again[genre], expected[genre]) for genre in expected)
+    assert sum(len(load_file(path)) for path in set(shards(folder)) - set(written) | {removed}) == len(lost)
 
 
-def test_the_index_has_what_the_source_says_now(config, encoded, music, tmp_path):
-    main(config())
+def test_the_index_has_what_the_source_says_now(encode, music, tmp_path):
+    encode()
+    written = shards(tmp_path / "latents")
     (music / "0.json").write_text('{"genre": "another", "split": "train", "weight": 3}')
-    main(config())
-    assert len(encoded) == NUM_TRACKS
+    encode()
+    assert shards(tmp_path / "latents") == written
     track = next(track for track in read_latent_index(tmp_path / "latents") if track.weight == 3)
     assert track.metadata == {"genre": "another"}
 
 
-def test_bad_tracks_are_left_out(config, encoded, music, caplog, tmp_path):
+def test_bad_tracks_are_left_out(encode, music, tmp_path):
     whole = (music / "1.wav").read_bytes()
     (music / "1.wav").write_bytes(whole[: len(whole) // 2])
     (music / "1.json").write_text('{"genre": "genre 1", "split": "train", "duration_in_s": 1.0}')
-    main(config(max_bad_fraction=0.2))
-    assert "1.wav: mislabelled" in caplog.text
+    finished = encode("latents", "--max_bad_fraction=0.2")
+    assert "1.wav: mislabelled" in finished.stderr.replace("\n", " ")
     assert set(tensors(tmp_path / "latents")) == {"genre 0", "genre 2", "genre 3", "genre 4"}
-    with pytest.raises(ValueError, match="1 of 5 tracks cannot be used"):
-        main(config(output_dir=str(tmp_path / "strict")))
+    refused = encode("strict", check=run_script)
+    assert refused.returncode == 2 and "1 of 5 tracks cannot be used" in refused.stderr
 
 
-def test_streams(config, encoded, audio, tmp_path):
+def test_streams(encode, audio, tmp_path):
     for shard in range(2):
         files = {}
         for number in range(shard, NUM_TRACKS, 2):
@@ -124,35 +106,31 @@ def test_streams(config, encoded, audio, tmp_path):
             files |= {f"{number}.wav": audio[f"{number}.wav"], f"{number}.json": json.dumps(row).encode()}
         write_tar(tmp_path / f"{shard}.tar", files)
     source = f"stream:{tmp_path}/{{0..1}}.tar"
-    main(config(manifest=source))
-    main(config(manifest=source))  # nothing is left to do
-    assert len(encoded) == NUM_TRACKS
-    streamed = tensors(tmp_path / "latents")
-    main(config(output_dir=str(tmp_path / "listed")))
-    listed = tensors(tmp_path / "listed")
+    encode("streamed", manifest=source)
+    written = shards(tmp_path / "streamed")
+    encode("streamed", manifest=source)
+    assert shards(tmp_path / "streamed") == written  # nothing was left to do
+    encode("listed")
+    streamed, listed = tensors(tmp_path / "streamed"), tensors(tmp_path / "listed")
     assert streamed.keys() == listed.keys() and all(torch.equal(streamed[genre], listed[genre]) for genre in listed)
 
 
-def test_wrong_configurations_are_told(config):
-    for options, message in (
-        ({"splits": ("dev",)}, "splits must be among"),
-        ({"tracks_per_shard": 0}, "tracks_per_shard must be at least 1, got 0"),
-        ({"splits": ("test",)}, "has no track in split 'test'"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            main(config(**options))
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--splits=[dev]", "splits must be among"),
+        ("--tracks_per_shard=0", "tracks_per_shard must be at least 1, got 0"),
+        ("--splits=[test]", "has no track in split 'test'"),
+    ],
+)
+def test_wrong_configurations_are_told(encode, option, message):
+    finished = encode("latents", option, check=run_script)
+    assert finished.returncode == 2 and message in finished.stderr.splitlines()[-1]
 
 
-def test_two_processes_share_the_tracks(config, encoded, music, autoencoder, tmp_path):
-    main(config(output_dir=str(tmp_path / "one")))
-    arguments = ("--manifest", music, "--autoencoder", autoencoder, "--tracks_per_shard", 2)
-    running = [
-        RunningScript("encode_latents.py", *arguments, "--output_dir", tmp_path / "two", environment=environment)
-        for environment in process_environments(2)
-    ]
-    for process in running:
-        finished = process.wait()
-        assert finished.returncode == 0, finished.stderr[-3000:]
+def test_two_processes_share_the_tracks(encode, tmp_path):
+    encode("one")
+    encode("two", check=functools.partial(check_processes, 2))
     one, two = tensors(tmp_path / "one"), tensors(tmp_path / "two")
     assert one.keys() == two.keys() and all(torch.equal(one[genre], two[genre]) for genre in one)
-    assert len(list((tmp_path / "two").glob("shard-*"))) == 3  # 2 and 1 of one process, 2 of the other
+    assert len(shards(tmp_path / "two")) == 3  # 2 and 1 of one process, 2 of the other

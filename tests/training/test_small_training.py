@@ -11,14 +11,13 @@ import contextlib
 import json
 import os
 import random
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from launch import ROOT, RunningScript, check_processes, check_script
+from launch import RunningScript, check_processes, check_script
 from transformers import ClapModel, ClapProcessor
 
 from stable_longform.data.audio_crops import CropMaker
@@ -34,10 +33,8 @@ from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.clap_text_encoder import encode_texts
 from stable_longform.noise_schedule import velocity
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+from stable_longform.training_utils.clap_networks import embed_pairs
 from stable_longform.training_utils.v_objective import VelocityLoss
-
-sys.path.insert(0, str(ROOT / "training"))
-import train_clap  # noqa: E402
 
 CORPUS = os.environ.get("STABLE_LONGFORM_CORPUS")
 SHARE = float(os.environ.get("STABLE_LONGFORM_SHARE", "1"))
@@ -269,7 +266,7 @@ def test_retrieval_is_above_chance(folder, clap):
         make_item = PairMaker(processor.feature_extractor, CLAP["crop_duration_in_s"])
         items = source.sample(make_item, len(tracks), seed)
         batch = torch.utils.data.default_collate(items)
-        audio, text = train_clap.embed_pairs(model, processor.tokenizer, batch, torch.device("cpu"))
+        audio, text = embed_pairs(model, processor.tokenizer, batch, torch.device("cpu"))
         similarity = audio @ text.T
         own = similarity.diagonal()[:, None]
         share = ((similarity < own).sum(dim=1) + (similarity.T < own).sum(dim=1)) / (2 * len(tracks) - 2)

@@ -1,35 +1,21 @@
 """The real script: 4 steps at once equal 2, a stop and 2 more; both networks train; wrong settings end in one line."""
 
-import dataclasses
 import json
 import math
-import sys
 
 import pytest
 import soundfile
 import torch
 import yaml
 from common import assert_all_equal, randomize_weights
-from launch import ROOT, check_script, run_script
+from launch import check_script, run_script
 from safetensors.torch import load_file
 from tiny_training import AUTOENCODER
 
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
-from stable_longform.models.discriminator_stft import MultiScaleSTFTDiscriminator
-
-sys.path.insert(0, str(ROOT / "training"))
-from train_autoencoder import (  # noqa: E402
-    Config,
-    choose_turn,
-    discriminator_step_losses,
-    generator_step_losses,
-    learning_rate,
-    weighted_sum,
-)
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SETTINGS = AUTOENCODER
-CONFIG = Config("manifest.jsonl", "run", fft_sizes=(512, 128))
 
 
 @pytest.fixture(scope="module")
@@ -131,17 +117,16 @@ def test_wrong_settings_end_in_one_line(folder):
 
 
 def test_defaults_are_the_paper():
-    config = Config("manifest.jsonl", "run")
-    assert (config.learning_rate, config.discriminator_learning_rate, config.betas) == (1.5e-4, 3e-4, (0.8, 0.99))
-    assert (config.weight_decay, config.inv_gamma, config.warmup) == (1e-3, 200_000, 0.999)
-    assert config.crop_num_samples == 65536
-    assert config.fft_sizes == (2048, 1024, 512, 256, 128, 64, 32)
+    printed = check_script("train_autoencoder.py", "--manifest=m", "--output_dir=o", "--print_config").stdout
+    config = yaml.safe_load(printed)
+    assert (config["learning_rate"], config["discriminator_learning_rate"]) == (1.5e-4, 3e-4)
+    assert (config["betas"], config["weight_decay"]) == ([0.8, 0.99], 1e-3)
+    assert (config["inv_gamma"], config["warmup"], config["decay_start"]) == (200_000, 0.999, 1.0)
+    assert config["crop_num_samples"] == 65536
+    assert config["fft_sizes"] == [2048, 1024, 512, 256, 128, 64, 32]
     weights = {"mid": 1, "side": 1, "left": 0.5, "right": 0.5, "kl": 1e-4, "adversarial": 0.1, "feature_matching": 5}
-    assert config.loss_weights == weights | {"l1": 0, "complex_stft": 0}
-    assert config.is_a_weighted and config.max_grad_norm is None
-    assert learning_rate(config, choose_turn(0, 0), 0) == pytest.approx(1.5e-4 * 1e-3)
-    last = config.max_steps - 1  # the discriminator's turn
-    assert learning_rate(config, choose_turn(last, 0), last) == pytest.approx(3e-4 / (1 + last // 2 / 200_000) ** 0.5)
+    assert config["loss_weights"] == weights | {"l1": 0, "complex_stft": 0}
+    assert config["is_a_weighted"] and config["max_grad_norm"] is None
 
 
 # What the settings do to the weights
@@ -188,90 +173,10 @@ def test_a_loss_of_weight_0_trains_nothing(changes):
         assert bool(change.any()) == name.startswith("encoder."), name
 
 
-def test_the_rate_falls_linearly_at_the_end():
-    config = Config("m", "o", max_steps=100, warmup=0.0, inv_gamma=1e9, decay_start=0.5, final_rate=0.02)
-    rates = [learning_rate(config, choose_turn(step, 10**6), step) / config.learning_rate for step in range(100)]
-    assert rates[:51] == pytest.approx([1.0] * 51)
-    assert rates[75] == pytest.approx(0.51) and rates[99] == pytest.approx(0.02 + 0.98 * 0.02)
-
-
-# The two steps
-
-
-@pytest.mark.parametrize("first", [0, 1, 2, 5])
-def test_each_network_counts_its_own_steps(first):
-    counts = {"autoencoder": 0, "discriminator": 0}
-    for step in range(20):
-        is_judged, _, own_step = choose_turn(step, first)
-        name = "discriminator" if is_judged and step % 2 else "autoencoder"
-        assert is_judged == (step >= first) and own_step == counts[name]
-        counts[name] += 1
-    assert abs(counts["autoencoder"] - first - counts["discriminator"]) <= 1
-
-
-@pytest.fixture
-def networks():
-    torch.manual_seed(0)
-    return AutoencoderOobleck(**SETTINGS["model"]), MultiScaleSTFTDiscriminator(**SETTINGS["discriminator"])
-
-
-def test_generator_step_trains_the_generator_only(networks, make_audio):
-    model, discriminator = networks
-    losses = generator_step_losses(model, discriminator, make_audio(4096)[None], CONFIG)
-    losses["adversarial"].backward(retain_graph=True)
-    decoder = model.decoder.conv2.weight_v.grad.clone()
-    losses["feature_matching"].backward()
-    assert decoder.abs().max() > 0 and not torch.equal(model.decoder.conv2.weight_v.grad, decoder)
-    assert all(parameter.grad is None and parameter.requires_grad for parameter in discriminator.parameters())
-
-
-def test_the_decoder_is_trained_on_draws_from_the_posterior(networks, make_audio):
-    """Its loss depends on the draw, and asks the encoder for another deviation."""
-    model, _ = networks
-    waveform = make_audio(4096)[None]
-    first, again, other = (
-        generator_step_losses(model, None, waveform, CONFIG, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
-    )
-    assert first["l1"] == again["l1"] != other["l1"]
-    first["l1"].backward()
-    _, of_scales = model.encoder.conv2.weight_v.grad.chunk(2)
-    assert of_scales.abs().max() > 0
-
-
-def test_each_loss_counts_by_its_weight():
-    losses = {name: torch.tensor(float(number)) for number, name in enumerate(CONFIG.loss_weights, 1)}
-    weights = {name: 10.0**number for number, name in enumerate(losses)}
-    assert float(weighted_sum(losses, weights)) == pytest.approx(987654321)
-    assert float(weighted_sum({"discriminator": torch.tensor(3.0)}, weights)) == 3
-    with pytest.raises(KeyError):
-        weighted_sum({"unknown": torch.tensor(1.0)}, weights)
-
-
-def test_the_complex_error_is_there_when_it_has_a_weight(networks, make_audio):
-    config = dataclasses.replace(CONFIG, loss_weights=CONFIG.loss_weights | {"complex_stft": 4.0})
-    model, _ = networks
-    waveform = make_audio(8192)[None]
-    assert "complex_stft" not in generator_step_losses(model, None, waveform, CONFIG)
-    assert generator_step_losses(model, None, waveform, config)["complex_stft"] > 0
-
-
-def test_discriminator_step_trains_the_discriminator_only(networks, make_audio):
-    model, discriminator = networks
-    losses = discriminator_step_losses(model, discriminator, make_audio(4096)[None])
-    assert set(losses) == {"discriminator"}
-    losses["discriminator"].backward()
-    assert all(parameter.grad is None for parameter in model.parameters())
-    assert all(parameter.grad is not None for parameter in discriminator.parameters())
-    assert 0 < losses["discriminator"].item() < 3 * len(SETTINGS["discriminator"]["fft_sizes"])
-
-
-def test_losses_are_in_float32_when_the_networks_are_not(networks, make_audio):
-    """Under autocast the outputs are in bfloat16, but every loss has the precision of float32."""
-    model, discriminator = networks
-    with torch.autocast("cpu", torch.bfloat16):
-        losses = generator_step_losses(model, discriminator, make_audio(4096)[None], CONFIG)
-        losses |= discriminator_step_losses(model, discriminator, make_audio(4096)[None])
-        assert discriminator(make_audio(4096)[None])[0][0].dtype == torch.bfloat16
-    assert {loss.dtype for loss in losses.values()} == {torch.float32}
-    rounded = {name: loss.bfloat16().float() for name, loss in losses.items()}
-    assert all(loss != rounded[name] for name, loss in losses.items())
+def test_the_rates_fall_at_the_end(folder):
+    """Each network's by its own law, both by the share of all steps."""
+    laws = ["--warmup=0", "--inv_gamma=1e9", "--decay_start=0.25", "--final_rate=0.1", "--discriminator_start_step=0"]
+    check_script("train_autoencoder.py", *arguments(folder, "falling", 4), *laws, "--validate_every=100")
+    rows = [row for row in map(json.loads, (folder / "falling" / "metrics.jsonl").open()) if "learning_rate" in row]
+    factors = [row["learning_rate"] / (3e-4 if row["step"] % 2 == 0 else 1e-3) for row in rows]
+    assert factors == pytest.approx([1.0, 1.0, 0.7, 0.4])

@@ -11,13 +11,9 @@ import soundfile
 import torch
 import yaml
 from common import relative_error
-from launch import ROOT, check_script
+from launch import ROOT, check_script, run_script
 from safetensors.torch import load_file
 from tiny_pipeline import generate, tiny_pipeline
-
-sys.path.insert(0, str(ROOT / "training"))
-import encode_latents  # noqa: E402
-import train_dit_lora  # noqa: E402
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 SETTINGS = {
@@ -40,24 +36,22 @@ def folder(tmp_path_factory, tiny_manifest):
     """Holds a checkpoint of random weights and latents of its autoencoder."""
     folder = tmp_path_factory.mktemp("lora")
     tiny_pipeline(mask_text_padding=True).save_pretrained(folder / "checkpoint")
-    paths = (str(tiny_manifest), str(folder / "checkpoint" / "vae"), str(folder / "latents"))
-    encode_latents.main(encode_latents.Config(*paths, dtype="bfloat16"))
+    check_script("encode_latents.py", "--manifest", tiny_manifest, "--autoencoder", folder / "checkpoint" / "vae",
+                 "--output_dir", folder / "latents", "--dtype=bfloat16")  # fmt: skip
+    (folder / "lora.yaml").write_text(yaml.safe_dump(SETTINGS))
     return folder
 
 
-def train(folder: Path, name: str, **changes) -> Path:
-    """Trains in this process."""
-    paths = {"checkpoint": folder / "checkpoint", "latents": folder / "latents", "output_dir": folder / name}
-    train_dit_lora.main(train_dit_lora.Config(**{**{k: str(v) for k, v in paths.items()}, **SETTINGS, **changes}))
-    return folder / name
+def command(folder: Path, name: str, *changes: object) -> list:
+    """The command of a training; later options win."""
+    paths = ("--checkpoint", folder / "checkpoint", "--latents", folder / "latents", "--output_dir", folder / name)
+    return ["train_dit_lora.py", "--config", folder / "lora.yaml", *paths, *changes]
 
 
 @pytest.fixture(scope="module")
 def trained(folder):
-    """Twelve steps at once, in a process of their own."""
-    (folder / "lora.yaml").write_text(yaml.safe_dump(SETTINGS))
-    check_script("train_dit_lora.py", "--config", folder / "lora.yaml", "--checkpoint", folder / "checkpoint",
-                 "--latents", folder / "latents", "--output_dir", folder / "whole")  # fmt: skip
+    """Twelve steps at once."""
+    check_script(*command(folder, "whole"))
     return folder / "whole"
 
 
@@ -68,8 +62,9 @@ def test_loss_falls(trained):
 
 
 def test_six_steps_and_six_more_equal_twelve(folder, trained):
-    train(folder, "parts", max_steps=6)
-    parts = train(folder, "parts")
+    parts = folder / "parts"
+    check_script(*command(folder, "parts", "--max_steps=6"))
+    check_script(*command(folder, "parts"))
     one, other = (load_file(run / "lora" / WEIGHTS) for run in (trained, parts))
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
     files = {file.name for file in (parts / "checkpoint-00000012").iterdir()}
@@ -100,16 +95,16 @@ def test_example_writes_before_and_after(folder, trained):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("change", "message"),
     [
-        ({"rank": 0}, "rank must be at least 1, got 0"),
-        ({"target_modules": ["to_x"]}, "no linear layer whose name ends in 'to_x'"),
-        ({"latents": "nowhere"}, "nowhere is not a folder of latents"),
+        ("--rank=0", "rank must be at least 1, got 0"),
+        ("--target_modules=[to_x]", "no linear layer whose name ends in 'to_x'"),
+        ("--latents=nowhere", "nowhere is not a folder of latents"),
     ],
 )
-def test_wrong_settings(folder, changes, message):
-    with pytest.raises(ValueError, match=message):
-        train(folder, "wrong", **changes)
+def test_wrong_settings(folder, change, message):
+    finished = run_script(*command(folder, "wrong", change))
+    assert finished.returncode == 2 and message in finished.stderr.splitlines()[-1]
     assert not (folder / "wrong").exists()
 
 
@@ -117,5 +112,5 @@ def test_latents_of_another_autoencoder_are_refused(folder):
     other = tiny_pipeline()
     other.vae.encoder.conv2.weight_g.data *= 2
     other.save_pretrained(folder / "other")
-    with pytest.raises(ValueError, match="latents of another autoencoder"):
-        train(folder, "wrong", checkpoint=str(folder / "other"))
+    finished = run_script(*command(folder, "wrong", "--checkpoint", folder / "other"))
+    assert finished.returncode == 2 and "latents of another autoencoder" in finished.stderr

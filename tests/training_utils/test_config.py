@@ -131,6 +131,13 @@ def test_launch_ends_with_one_line_and_exit_code_2(monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("error: Unknown configuration key 'steps'")
 
 
+def test_print_config_prints_what_can_be_given_again(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--manifest=m.jsonl", "--print_config", "--learning_rate=1e-5"])
+    launch(lambda config: pytest.fail("nothing may run"), Config)
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    assert load_config(Config, ["--config=printed.yaml"], tmp_path) == Config("m.jsonl", 1e-5)
+
+
 def test_a_missing_checkpoint_ends_in_one_line(capsys, monkeypatch):
     def open_checkpoint(config):
         raise OSError("there is\nno checkpoint")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import json
 import logging
 import os
 import sys
@@ -14,6 +15,7 @@ import yaml
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 EXIT_BAD_INPUT, EXIT_NOT_FINITE = 2, 3
+PRINT_CONFIG = "--print_config"
 
 
 def load_config(config_class: type, arguments: Sequence[str], directory: str | os.PathLike = "."):
@@ -53,18 +55,28 @@ def load_config(config_class: type, arguments: Sequence[str], directory: str | o
 
 
 def launch(main: Callable, config_class: type) -> None:
-    """Runs `main(config)` with the configuration of the command line.
+    """Runs `main(config)` with the configuration of the command line; with `--print_config` only prints it, as YAML.
 
     What the user can put right ends in one line on stderr: exit code 2 for wrong input or a file that cannot be read
     or written, 3 for a training that is no longer finite. Messages of the log do not break the progress bar.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:
+        arguments = [argument for argument in sys.argv[1:] if argument != PRINT_CONFIG]
+        config = load_config(config_class, arguments)
+        if len(arguments) < len(sys.argv) - 1:
+            sys.stdout.write(yaml.safe_dump(plain_values(dataclasses.asdict(config)), sort_keys=False))
+            return
         with logging_redirect_tqdm():
-            main(load_config(config_class, sys.argv[1:]))
+            main(config)
     except (ValueError, OSError, FloatingPointError) as error:  # OSError: also a checkpoint that is not there
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(EXIT_NOT_FINITE if isinstance(error, FloatingPointError) else EXIT_BAD_INPUT)
+
+
+def plain_values(values: Mapping) -> dict:
+    """The values of a configuration as YAML and JSON know them: tuples are lists."""
+    return json.loads(json.dumps(values))
 
 
 def _split_arguments(arguments: Sequence[str]) -> list[tuple[str, str]]:

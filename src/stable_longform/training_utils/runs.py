@@ -20,6 +20,7 @@ from accelerate import Accelerator
 
 from stable_longform.data.latents import INFO_FILE
 from stable_longform.training_utils.checkpointing import latest_checkpoint
+from stable_longform.training_utils.config import plain_values
 from stable_longform.utils.files import file_sha256, write_json, write_text
 
 RUN_FILE, STAGE_FILE = "run.json", "stage.json"
@@ -60,12 +61,12 @@ def start_run(
     """
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    resolved = _as_json(dataclasses.asdict(config))
+    resolved = plain_values(dataclasses.asdict(config))
     file = output_dir / "config.yaml"
     is_resumed = file.exists() and latest_checkpoint(output_dir) is not None
     if is_resumed:
         previous = yaml.safe_load(file.read_text(encoding="utf-8"))
-        previous = _as_json(_defaults(config)) | previous  # fields that did not exist when the run began
+        previous = plain_values(_defaults(config)) | previous  # fields that did not exist when the run began
         changed = [key for key in resolved if key not in RESUMABLE_KEYS and previous.get(key) != resolved[key]]
         if changed:
             raise ValueError(
@@ -112,19 +113,6 @@ def write_stage(folder: Path, output_dir: Path, stage: str, step: int, **facts) 
     write_json(folder / STAGE_FILE, described)
 
 
-def _as_json(value):
-    """The value as JSON knows it: tuples are lists."""
-    return json.loads(json.dumps(value))
-
-
-def _defaults(config) -> dict:
-    """Defaults of a dataclass's fields, where they have one."""
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    factories = {field.name: field.default_factory for field in dataclasses.fields(config)}
-    made = {name: make() for name, make in factories.items() if make is not dataclasses.MISSING}
-    return {name: value for name, value in defaults.items() if value is not dataclasses.MISSING} | made
-
-
 def describe_environment() -> dict:
     """Versions, git commit and machine, to be saved with a run."""
     packages = ("stable_longform", "torch", "diffusers", "transformers", "accelerate", "numpy")
@@ -139,3 +127,11 @@ def describe_environment() -> dict:
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def _defaults(config) -> dict:
+    """Defaults of a dataclass's fields, where they have one."""
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    factories = {field.name: field.default_factory for field in dataclasses.fields(config)}
+    made = {name: make() for name, make in factories.items() if make is not dataclasses.MISSING}
+    return {name: value for name, value in defaults.items() if value is not dataclasses.MISSING} | made

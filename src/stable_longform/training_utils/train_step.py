@@ -76,31 +76,12 @@ def step_optimizer(
         FloatingPointError: the gradient is not finite; the weights are as they were.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = gradient_norm(accelerator, parameters, max_grad_norm)
-    check_finite(norm, step, batch)
+    norm = accelerator.clip_grad_norm_(parameters, float("inf") if max_grad_norm is None else max_grad_norm)
+    is_known = norm is not None and accelerator.scaler is None
+    metrics = {"gradient_norm": full_tensor(torch.as_tensor(norm))} if is_known else {}
+    check_finite(metrics, step, batch)
     optimizer.step()
-    return norm | {"learning_rate": float(optimizer.param_groups[0]["lr"])}
-
-
-def gradient_norm(
-    accelerator: Accelerator, parameters: Iterable[torch.nn.Parameter], max_norm: float | None = None
-) -> dict[str, torch.Tensor]:
-    """Norm of the gradient, after which it is clipped to `max_norm`, if given.
-
-    Returns:
-        `{"gradient_norm": number}`, or nothing where it is not known (DeepSpeed) or may be infinite (the loss scaling
-        of fp16 then skips the step).
-    """
-    norm = accelerator.clip_grad_norm_(list(parameters), float("inf") if max_norm is None else max_norm)
-    if norm is None or accelerator.scaler is not None:
-        return {}
-    return {"gradient_norm": full_tensor(torch.as_tensor(norm))}
-
-
-def mean_losses(accelerator: Accelerator, losses: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:
-    """Means over the micro-batches of a step and over all processes, each of which must call this."""
-    means = {name: torch.stack([loss[name].detach().float() for loss in losses]).mean() for name in losses[0]}
-    return {name: float(value) for name, value in accelerator.reduce(means, reduction="mean").items()}
+    return metrics | {"learning_rate": float(optimizer.param_groups[0]["lr"])}
 
 
 def check_finite(values: Mapping[str, torch.Tensor], step: int, batch: Mapping | None = None) -> None:
@@ -109,7 +90,8 @@ def check_finite(values: Mapping[str, torch.Tensor], step: int, batch: Mapping |
     Args:
         values: by name.
         step: for the message.
-        batch: what the step was computed from; tensors in it that are not finite, and their items, are named too.
+        batch: what the step was computed from; tensors `(B, ...)` in it that are not finite, and their items, are
+            named too.
 
     Raises:
         FloatingPointError: naming the step and the values.
@@ -120,7 +102,7 @@ def check_finite(values: Mapping[str, torch.Tensor], step: int, batch: Mapping |
     culprits = []
     for name, tensor in (batch or {}).items():
         if isinstance(tensor, torch.Tensor) and not torch.isfinite(tensor).all():
-            items = (~torch.isfinite(tensor)).flatten(1).any(dim=1).nonzero().flatten().tolist()
+            items = (~torch.isfinite(tensor)).reshape(len(tensor), -1).any(dim=1).nonzero().flatten().tolist()
             culprits.append(f"{name} of its items {', '.join(map(str, items))}")
     cause = f"; so is {' and '.join(culprits)}" if culprits else "" if batch is None else "; its data are"
     raise FloatingPointError(
