@@ -24,12 +24,19 @@ EXTRAS = {
         "mido>=1.3",
         "midirenderer>=0.1.3",
     ],
-    "eval": ["auraloss>=0.4.0", "librosa>=0.10.2", "matplotlib>=3.8", "scipy>=1.10", "scikit-learn>=1.4"],
+    "eval": [
+        "auraloss>=0.4.0",
+        "librosa>=0.10.2",
+        "matplotlib>=3.8",
+        "mir_eval>=0.8",
+        "scipy>=1.10",
+        "scikit-learn>=1.4",
+    ],
     "visqol": ["visqol-python>=3.7"],
     "app": ["gradio>=5.0"],
     "quantization": ["torchao>=0.18"],
     "flash": ["flash-attn>=2.6; platform_system == 'Linux'"],
-    "dev": ["pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.14", "auraloss>=0.4.0", "torchsde>=0.2.6"],
+    "dev": ["pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.14", "auraloss>=0.4.0", "torchsde>=0.2.6", "mir_eval>=0.8"],
 }
 
 setup(

@@ -4,6 +4,7 @@ A check takes a model and its inputs, a dictionary of keyword arguments of `forw
 """
 
 import copy
+import struct
 
 import torch
 
@@ -116,3 +117,10 @@ def _gradients(model: torch.nn.Module, inputs: dict) -> dict[str, torch.Tensor |
     outputs = run(model, inputs)
     sum((output * torch.randn(output.shape, generator=generator)).sum() for output in outputs).backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def png_size(path) -> tuple[int, int]:
+    """Width and height of a PNG file."""
+    header = path.read_bytes()[:24]
+    assert header[:8] == b"\x89PNG\r\n\x1a\n"
+    return struct.unpack(">II", header[16:24])

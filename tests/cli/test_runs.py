@@ -1,18 +1,11 @@
 """`stable-longform runs show`: the last values and a picture of the curves, also of a run that was cut off."""
 
 import json
-import struct
 
 import pytest
+from common import png_size
 
 from stable_longform import cli
-
-
-def png_size(path) -> tuple[int, int]:
-    """Width and height of a PNG file."""
-    header = path.read_bytes()[:24]
-    assert header[:8] == b"\x89PNG\r\n\x1a\n"
-    return struct.unpack(">II", header[16:24])
 
 
 def test_show_prints_the_last_values_and_draws(tmp_path, capsys):

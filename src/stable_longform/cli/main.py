@@ -25,6 +25,7 @@ UsageError = typer.BadParameter.__base__
 
 # Groups of commands -> the module that defines them as `app`, imported when one of its commands is called.
 GROUPS = {
+    "analyze": "stable_longform.cli.analyze",
     "data": "stable_longform.cli.data",
     "evaluate": "stable_longform.cli.evaluate",
     "runs": "stable_longform.cli.runs",
@@ -52,6 +53,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(typer.Typer(), name="analyze", help="What music is like beyond its scores: its structure.")
 app.add_typer(typer.Typer(), name="data", help="Sources of music: what they hold, and what prompts they give.")
 app.add_typer(
     typer.Typer(), name="evaluate", help="Scores, timings and sizes of models, as in the tables of the paper."

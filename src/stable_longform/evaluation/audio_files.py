@@ -115,6 +115,29 @@ def load_audio(path: Path, settings: ReadingSettings) -> Audio:
         UnusableAudioError: it cannot be read, is empty or too long, has more than two channels or samples that are not
             finite.
     """
+    info = read_header(path, settings)
+    try:
+        waveform, sampling_rate = read_audio(path, duration_in_s=settings.trim_in_s)
+    except ValueError as error:
+        raise UnusableAudioError(f"unreadable: {error}") from error
+    if waveform.shape[1] == 0:
+        raise UnusableAudioError("empty: no samples")
+    if not waveform.isfinite().all():
+        raise UnusableAudioError("samples that are not finite")
+    notes = header_notes(info, settings)
+    if waveform.abs().max() == 0:
+        notes.append("silent")
+    elif (waveform.abs().amax(dim=1) == 0).any():
+        notes.append("one silent channel")
+    return Audio(waveform, sampling_rate, tuple(notes))
+
+
+def read_header(path: Path, settings: ReadingSettings):
+    """What soundfile says of a file.
+
+    Raises:
+        UnusableAudioError: it cannot be read, is empty or too long, or has more than two channels.
+    """
     try:
         info = soundfile.info(path)
     except (soundfile.LibsndfileError, OSError) as error:
@@ -126,14 +149,11 @@ def load_audio(path: Path, settings: ReadingSettings) -> Audio:
     duration = min(info.duration, settings.trim_in_s or info.duration)
     if duration > settings.max_duration_in_s:
         raise UnusableAudioError(f"too long: {info.duration:.0f} s, more than {settings.max_duration_in_s:.0f} s")
-    try:
-        waveform, sampling_rate = read_audio(path, duration_in_s=settings.trim_in_s)
-    except ValueError as error:
-        raise UnusableAudioError(f"unreadable: {error}") from error
-    if waveform.shape[1] == 0:
-        raise UnusableAudioError("empty: no samples")
-    if not waveform.isfinite().all():
-        raise UnusableAudioError("samples that are not finite")
+    return info
+
+
+def header_notes(info, settings: ReadingSettings) -> list[str]:
+    """Notes about a file that its header tells, as `read_header` returns it."""
     notes = []
     if info.channels == 1:
         notes.append("mono")
@@ -141,11 +161,7 @@ def load_audio(path: Path, settings: ReadingSettings) -> Audio:
         notes.append(f"sampling rate of {info.samplerate} Hz")
     if settings.trim_in_s and info.duration < settings.trim_in_s:
         notes.append(f"shorter than the trim: {info.duration:.2f} s")
-    if waveform.abs().max() == 0:
-        notes.append("silent")
-    elif (waveform.abs().amax(dim=1) == 0).any():
-        notes.append("one silent channel")
-    return Audio(waveform, sampling_rate, tuple(notes))
+    return notes
 
 
 def normalize_peak(waveform: torch.Tensor, peak_in_db: float | None) -> torch.Tensor:

@@ -1,9 +1,11 @@
-"""Pictures of a training run: curves of its metrics, and spectrograms. They need matplotlib, of the extra `train`."""
+"""Pictures: curves of a run, spectrograms, self-similarity matrices. They need matplotlib, of the extra `train`."""
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from stable_longform.utils.files import atomic_path
@@ -12,6 +14,7 @@ NUM_COLUMNS = 3
 MAX_POINTS = 2000  # of a curve; more are thinned out
 FFT_SIZE = 2048
 RANGE_IN_DB = 90.0
+MAX_CELLS = 320  # on a side of a matrix in a picture; larger ones are shrunk, and lines stay
 
 
 def new_figure(width_in_inch: float, height_in_inch: float):
@@ -90,3 +93,55 @@ def draw_spectrograms(waveforms: Mapping[str, torch.Tensor], sampling_rate: int,
         axis.set_title(name, fontsize=9)
     axes[-1].set_xlabel("s", fontsize=8)
     save_figure(figure, path)
+
+
+@dataclass(frozen=True)
+class MatrixPanel:
+    """A binary self-similarity matrix to draw.
+
+    Args:
+        matrix: `(N, N)`, True is black.
+        duration_in_s: that N frames last.
+        title: above it.
+        boundaries: where sections begin, in seconds.
+    """
+
+    matrix: np.ndarray
+    duration_in_s: float
+    title: str = ""
+    boundaries: Sequence[float] = ()
+
+
+def draw_matrices(rows: Mapping[str, Sequence[MatrixPanel | None]], path: Path, has_boundaries: bool = False) -> None:
+    """Draws rows of binary matrices, time in seconds on both axes, downward and to the right.
+
+    Args:
+        rows: panels of each row, by its name; None leaves a place empty.
+        path: `.png`, `.svg` or `.pdf`.
+        has_boundaries: whether boundaries are drawn too.
+    """
+    num_columns = max(len(panels) for panels in rows.values())
+    figure = new_figure(2.7 * num_columns + 0.3, 2.8 * len(rows))
+    axes = figure.subplots(len(rows), num_columns, squeeze=False)
+    for line, (name, panels) in zip(axes, rows.items(), strict=True):
+        for axis, panel in zip(line, [*panels, *[None] * (num_columns - len(panels))], strict=True):
+            if panel is None:
+                axis.axis("off")
+                continue
+            extent = (0, panel.duration_in_s, panel.duration_in_s, 0)
+            axis.imshow(_shrink(panel.matrix), cmap="gray_r", extent=extent, interpolation="nearest", vmin=0, vmax=1)
+            axis.set_title(panel.title, fontsize=7)
+            axis.tick_params(labelsize=6)
+            for boundary in panel.boundaries if has_boundaries else ():
+                axis.axvline(boundary, color="tab:red", linewidth=0.6)
+        line[0].set_ylabel(f"{name}\ns" if name else "s", fontsize=8)
+    axes[-1][0].set_xlabel("s", fontsize=8)
+    save_figure(figure, path)
+
+
+def _shrink(matrix: np.ndarray) -> np.ndarray:
+    """A binary matrix of at most `MAX_CELLS` on a side: a cell is black if one of those it stands for is."""
+    size = math.ceil(len(matrix) / MAX_CELLS)
+    padded = np.pad(matrix, (0, -len(matrix) % size))
+    side = len(padded) // size
+    return padded.reshape(side, size, side, size).any(axis=(1, 3))

@@ -1,0 +1,29 @@
+"""Figure 4 of the paper: self-similarity matrices of real music, of a model and of a baseline, genre by genre.
+
+    python examples/paper/figure_4.py --rows real=real ours=generated baseline=musicgen --output_dir figure_4
+
+Each folder has a subfolder for each genre (the paper: rock, pop, jazz, hip-hop, classical); the first file of each is
+drawn. Folders without such subfolders are drawn file by file. Running it again continues it.
+"""
+
+import argparse
+from pathlib import Path
+
+from stable_longform.cli.analyze import name_folders
+from stable_longform.evaluation.structure import analyze_folders
+from stable_longform.utils.scripts import run_main
+
+
+def main() -> None:
+    """Analyzes the folders, draws the figure and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", nargs="+", required=True, metavar="NAME=FOLDER", help="from top to bottom")
+    parser.add_argument("--output_dir", type=Path, required=True)
+    arguments = parser.parse_args()
+    analyze_folders(name_folders(arguments.rows), arguments.output_dir, has_pictures=False)
+    print((arguments.output_dir / "table.md").read_text(encoding="utf-8"), end="")
+    print(arguments.output_dir / "figure.png")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,323 @@
+"""The structure of whole folders of audio: numbers with intervals, Figure 4, and how well boundaries are found.
+
+A file's structure is kept under the hash of its content, so a run that was cut off goes on where it stopped. Paper:
+§4.4.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from tqdm import tqdm
+
+from stable_longform.analysis.boundaries import boundary_f_scores
+from stable_longform.analysis.features import FRAME_RATE, SAMPLING_RATE, extract_features
+from stable_longform.analysis.structure import DEFINITIONS, MIN_DURATION_IN_S, Structure, analyze_structure
+from stable_longform.evaluation.audio_files import (
+    ReadingSettings,
+    UnusableAudioError,
+    audio_hash,
+    count_other_files,
+    header_notes,
+    list_audio,
+    read_header,
+)
+from stable_longform.evaluation.reports import markdown_table, versions
+from stable_longform.utils.audio import read_blocks
+from stable_longform.utils.bootstrap import bootstrap_interval
+from stable_longform.utils.files import atomic_path, write_json, write_text
+from stable_longform.utils.pictures import MatrixPanel, draw_matrices
+
+logger = logging.getLogger(__name__)
+
+STRUCTURE_VERSION = 1  # of what is kept for each file; grows when the analysis changes
+NUM_RESAMPLES = 1000
+MAX_COLUMNS = 5  # of the figure, as many as the paper's
+BOUNDARY_DEFINITIONS = {
+    "boundary_f_0.5s": "boundaries found within 0.5 s of true ones, F-measure (mir_eval, ends trimmed)",
+    "boundary_f_3s": "the same within 3 s",
+    "boundary_precision_3s": "share of found boundaries that are within 3 s of a true one",
+    "boundary_recall_3s": "share of true boundaries that were found within 3 s",
+}
+
+
+@dataclass
+class FolderStructures:
+    """What is known of a folder's files, by name.
+
+    Args:
+        structures: of each usable file.
+        skipped: reason for each file that is in no number.
+        notes: properties of usable files that a reader of the numbers should know.
+        other_files: number of the folder's files that are not taken for audio, by extension.
+    """
+
+    structures: dict[str, Structure] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    other_files: dict[str, int] = field(default_factory=dict)
+
+
+def folder_structures(folder: Path, settings: ReadingSettings, cache: Path) -> FolderStructures:
+    """Analyzes a folder's audio files, or takes what is kept of them.
+
+    Args:
+        folder: searched with its subfolders.
+        settings: how files are read; the level has no influence.
+        cache: folder that keeps the structure of each file.
+
+    Raises:
+        ValueError: see `list_audio`.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    result = FolderStructures(other_files=count_other_files(folder))
+    for name, path in tqdm(list_audio(folder).items(), desc=str(folder), unit="file"):
+        try:
+            result.structures[name], notes = file_structure(path, settings, cache)
+        except UnusableAudioError as error:
+            logger.warning("%s is left out: %s", path, error)
+            result.skipped[name] = str(error)
+        else:
+            result.notes |= {name: notes} if notes else {}
+    return result
+
+
+def file_structure(path: Path, settings: ReadingSettings, cache: Path) -> tuple[Structure, list[str]]:
+    """The structure of one file, and the notes about it.
+
+    Raises:
+        UnusableAudioError: see `read_header`; also samples that are not finite, silence, or less than 10 s of music.
+    """
+    info = read_header(path, settings)
+    if min(info.duration, settings.trim_in_s or math.inf) < MIN_DURATION_IN_S:
+        raise UnusableAudioError(f"too short: {info.duration:.2f} s, less than {MIN_DURATION_IN_S:g} s")
+    stored = cache / f"{audio_hash(path)}-{STRUCTURE_VERSION}-{settings.trim_in_s}.safetensors"
+    if not stored.is_file():
+        try:
+            structure = analyze_structure(extract_features(_first_blocks(path, settings.trim_in_s)))
+        except ValueError as error:
+            raise UnusableAudioError(str(error)) from error
+        with atomic_path(stored) as temporary:
+            save_file(_to_arrays(structure), temporary)
+    structure, notes = _from_arrays(load_file(stored)), header_notes(info, settings)
+    if structure.frame_rate < FRAME_RATE:
+        notes.append(f"long: analyzed at {structure.frame_rate:.2f} frames a second")
+    return structure, notes
+
+
+def _first_blocks(path: Path, trim_in_s: float | None) -> Iterator[torch.Tensor]:
+    """Blocks of a file at the analysis's rate, up to the trim."""
+    left = math.inf if trim_in_s is None else round(trim_in_s * SAMPLING_RATE)
+    for block in read_blocks(path, SAMPLING_RATE):
+        if left > 0:
+            yield block[:, : int(min(left, block.shape[1]))]
+        left -= block.shape[1]
+
+
+def _to_arrays(structure: Structure) -> dict[str, np.ndarray]:
+    """A structure as arrays; the matrix eight cells a byte."""
+    rest = {"frame_rate": structure.frame_rate, "duration_in_s": structure.duration_in_s, "values": structure.values}
+    return {
+        "matrix": np.packbits(structure.matrix, axis=1),
+        "boundaries": np.array(structure.boundaries, dtype=np.float64),
+        "rest": np.frombuffer(json.dumps(rest).encode(), dtype=np.uint8).copy(),
+    }
+
+
+def _from_arrays(arrays: dict[str, np.ndarray]) -> Structure:
+    """What `_to_arrays` was given."""
+    rest = json.loads(arrays["rest"].tobytes())
+    packed = arrays["matrix"]
+    matrix = np.unpackbits(packed, axis=1, count=len(packed)).astype(bool)
+    return Structure(
+        matrix, rest["frame_rate"], rest["duration_in_s"], tuple(arrays["boundaries"].tolist()), rest["values"]
+    )
+
+
+def read_sections(manifest: Path) -> dict[Path, list[float]]:
+    """Where sections begin, by resolved path of the audio, from the `sections` of a manifest of composed pieces.
+
+    Raises:
+        ValueError: the file is no JSONL, or no line of it has sections.
+    """
+    truth = {}
+    for number, line in enumerate(manifest.read_text(encoding="utf-8").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            starts = [float(section["start_in_s"]) for section in row.get("sections") or ()]
+            if len(starts) > 1:
+                truth[(manifest.parent / row["path"]).resolve()] = starts
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{manifest}:{number} is not a line of a manifest: {error!r}") from error
+    if not truth:
+        raise ValueError(f"{manifest} has no track with sections.")
+    return truth
+
+
+def analyze_folders(
+    folders: Mapping[str, Path],
+    output: Path,
+    settings: ReadingSettings | None = None,
+    truth: Mapping[Path, Sequence[float]] | None = None,
+    has_pictures: bool = True,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> dict:
+    """Analyzes folders and writes `structure.json`, `table.md`, `figure.png` and a picture of each file.
+
+    Args:
+        folders: the folder of each system, such as real music, a model and a baseline.
+        output: folder of the report; made if it is not there.
+        settings: how files are read; None: the defaults.
+        truth: where sections begin, by resolved path of the audio.
+        has_pictures: whether each file has a picture of its own.
+        num_resamples: draws of files for the 95 % intervals.
+        seed: of those draws.
+
+    Returns:
+        What `structure.json` holds.
+
+    Raises:
+        ValueError: a folder without usable audio, or a truth that is of none of the files.
+    """
+    settings = settings or ReadingSettings()
+    output.mkdir(parents=True, exist_ok=True)
+    found = {name: folder_structures(folder, settings, output / "cache") for name, folder in folders.items()}
+    for name, structures in found.items():
+        if not structures.structures:
+            reasons = "; ".join(f"{file}: {reason}" for file, reason in sorted(structures.skipped.items())[:5])
+            raise ValueError(f"{folders[name]} has no file that can be used: {reasons}.")
+    values = {name: _all_values(folders[name], found[name], truth or {}) for name in folders}
+    if truth and not any("boundary_f_3s" in row for rows in values.values() for row in rows.values()):
+        raise ValueError("None of the files is among those whose sections are known.")
+    report = {
+        "systems": {
+            name: {
+                "folder": str(folders[name]),
+                "num_files": len(rows),
+                "means": summarize(rows, num_resamples, seed),
+                "per_file": rows,
+                "num_skipped": len(found[name].skipped),
+                "skipped": found[name].skipped,
+                "notes": found[name].notes,
+                "other_files": found[name].other_files,
+            }
+            for name, rows in values.items()
+        },
+        "definitions": DEFINITIONS | (BOUNDARY_DEFINITIONS if truth else {}),
+        "protocol": {
+            "trim_in_s": settings.trim_in_s,
+            "max_duration_in_s": settings.max_duration_in_s,
+            "structure_version": STRUCTURE_VERSION,
+            "num_resamples": num_resamples,
+            "seed": seed,
+            "versions": versions(),
+        },
+    }
+    write_json(output / "structure.json", report)
+    write_text(output / "table.md", make_table(report))
+    draw_figure({name: structures.structures for name, structures in found.items()}, output / "figure.png")
+    if has_pictures:
+        _draw_files(found, output / "matrices")
+    return report
+
+
+def _all_values(folder: Path, found: FolderStructures, truth: Mapping[Path, Sequence[float]]) -> dict[str, dict]:
+    """Numbers of each usable file, those of its boundaries among them where the truth is known."""
+    rows, files = {}, list_audio(folder)
+    for name, structure in found.structures.items():
+        rows[name] = dict(structure.values)
+        starts = truth.get(files[name].resolve(), ())
+        if any(0 < start < structure.duration_in_s for start in starts):
+            rows[name] |= boundary_f_scores(starts, structure.boundaries, structure.duration_in_s)
+    return rows
+
+
+def summarize(rows: Mapping[str, Mapping[str, float]], num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> dict:
+    """Mean over files of each number, its 95 % interval for the choice of files (None for one file), and how many."""
+    summary = {}
+    for metric in dict.fromkeys(metric for row in rows.values() for metric in row):
+        numbers = np.array([row[metric] for row in rows.values() if metric in row])
+        mean = float(numbers.mean())
+        interval = bootstrap_interval(
+            lambda drawn, numbers=numbers: numbers[drawn].mean(), mean, [len(numbers)], num_resamples, seed
+        )
+        summary[metric] = {"mean": mean, "interval": interval, "num_files": len(numbers)}
+    return summary
+
+
+def make_table(report: Mapping) -> str:
+    """The table of a report: a row for each number, a column for each system; and under it what is not in it."""
+    systems, definitions = report["systems"], report["definitions"]
+    rows = []
+    for metric in definitions:
+        cells = [_cell(system["means"].get(metric)) for system in systems.values()]
+        rows.append([metric, *cells, definitions[metric]])
+    header = [f"{name}, {system['num_files']} files" for name, system in systems.items()]
+    text = markdown_table(("number", *header, "what it is"), rows)
+    for name, system in systems.items():
+        text += f"\n{system['num_skipped']} files of {name} left out.\n"
+        text += "".join(f"- {file}: {reason}\n" for file, reason in sorted(system["skipped"].items()))
+        text += "".join(f"- {file}: {', '.join(notes)} (used)\n" for file, notes in sorted(system["notes"].items()))
+        if system["other_files"]:
+            counts = (f"{count} × {kind or 'without extension'}" for kind, count in system["other_files"].items())
+            text += f"\nNot taken for audio: {', '.join(counts)}.\n"
+    return text
+
+
+def _cell(summary: Mapping | None) -> str | None:
+    """Mean and interval."""
+    if summary is None:
+        return None
+    interval = "" if summary["interval"] is None else " ({:.2f} … {:.2f})".format(*summary["interval"])
+    return f"{summary['mean']:.2f}{interval}"
+
+
+def draw_figure(systems: Mapping[str, Mapping[str, Structure]], path: Path) -> None:
+    """Figure 4: a row for each system, a column for each genre. Genres are the folders that all systems share.
+
+    Without such folders the columns are the first files of each system.
+    """
+    columns = figure_columns(systems)
+    panels = {
+        system: [None if name is None else _panel(name, structures[name]) for name in columns[system]]
+        for system, structures in systems.items()
+    }
+    draw_matrices(panels, path)
+
+
+def figure_columns(systems: Mapping[str, Mapping[str, Structure]]) -> dict[str, list[str | None]]:
+    """Names of each system's files in the figure, at most five, None where it has no more."""
+    genres = [{name.split("/")[0] for name in structures if "/" in name} for structures in systems.values()]
+    if shared := sorted(set.intersection(*genres))[:MAX_COLUMNS]:
+        return {
+            system: [min(name for name in structures if name.startswith(f"{genre}/")) for genre in shared]
+            for system, structures in systems.items()
+        }
+    count = min(max(map(len, systems.values())), MAX_COLUMNS)
+    return {
+        system: [*sorted(structures)[:count], *[None] * (count - len(structures))]
+        for system, structures in systems.items()
+    }
+
+
+def _panel(name: str, structure: Structure) -> MatrixPanel:
+    """A file's matrix as a panel of a picture."""
+    return MatrixPanel(structure.matrix, structure.duration_in_s, name, structure.boundaries)
+
+
+def _draw_files(found: Mapping[str, FolderStructures], folder: Path) -> None:
+    """A picture of each file that has none yet, with the boundaries that were found."""
+    for system, structures in found.items():
+        for name, structure in structures.structures.items():
+            path = folder / system / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draw_matrices({"": [_panel(name, structure)]}, path, has_boundaries=True)
