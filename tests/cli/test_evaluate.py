@@ -73,6 +73,31 @@ def test_generate_then_score(capsys, tmp_path, checkpoint, prompts, real):
     assert len(report["protocol"]["prompts_sha256"]) == 64
 
 
+def test_a_tail_is_written_and_judged(capsys, tmp_path, checkpoint):
+    """Files are longer than what the model is asked for, and `control` knows by how much."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("BPM: 120\nGenre: Rock|BPM: 90|Key: A minor\n", encoding="utf-8")
+    options = "--checkpoint", checkpoint, "--steps", 1, "--duration", 5, "--device", "cpu"
+    assert run(capsys, "generate", prompts, tmp_path / "out", *options, "--tail", 3)[0] == 0
+    assert soundfile.info(tmp_path / "out" / "1.wav").duration == 8.0
+    code, out = run(capsys, "control", tmp_path / "out", "-o", tmp_path / "report")  # prompts from the files' tags
+    assert code == 0 and "| tempo within 4 % |" in out and " % of 2 |" in out and " % of 1 |" in out
+    report = json.loads((tmp_path / "report" / "control.json").read_text())
+    assert report["protocol"]["excerpt_in_s"] == 5.0 and report["protocol"]["generation"]["tail_in_s"] == 3.0
+    assert report["endings"]["num_files"] == 2 and report["generated"]["items"]["2"]["asked"]["key"] == [9, "minor"]
+
+
+def test_durations_beyond_the_model_are_told_before_any_work(capsys, tmp_path, checkpoint):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"id": "a", "prompt": "p"}\n{"id": "b", "prompt": "p", "duration": 9}', encoding="utf-8")
+    options = "--checkpoint", checkpoint, "--steps", "1", "--duration", "4", "--device", "cpu"
+    assert main(["evaluate", "generate", str(prompts), str(tmp_path / "out"), *options]) == 2
+    assert "b: the model makes 8.192 s at most, got 9 s" in capsys.readouterr().err
+    assert main(["evaluate", "generate", str(prompts), str(tmp_path / "out"), *options, "--tail", "6"]) == 2
+    assert "a: the model makes 2.192 s at most, got 4 s" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_tag_text(capsys, tmp_path, monkeypatch, prompts, real):
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     folder = tmp_path / "generated"
@@ -140,6 +165,9 @@ def test_time_and_params(capsys, tmp_path, checkpoint):
         (("score", ".", ".", "-o", "x", "--embedder", "passt"), "passt needs its weights"),
         (("score", ".", ".", "-o", "x", "--embedder", "mel44=x"), "mel44 takes no source"),
         (("generate", "missing.txt", "x"), "missing.txt cannot be read"),
+        (("control", "missing", "-o", "x"), "missing is not a folder"),
+        (("control", ".", "-o", "x", "--trim", "0"), "--trim must be greater than 0"),
+        (("control", ".", "-o", "x", "--truth", "missing.jsonl"), "missing.jsonl"),
         (("generate", "missing.txt", "x", "--duration", "nan"), "--duration must be greater than 0"),
         ((), "Missing command"),
     ],

@@ -37,7 +37,7 @@ def test_a_prompt_and_the_truth_that_it_was_made_of_say_the_same():
 
 
 def heard(tempo=None, key=None):
-    return Heard(tempo, key, 30.0, None)
+    return Heard(tempo, key, None, None, 30.0, None)
 
 
 def test_shares_of_tempo_and_key():
@@ -113,13 +113,14 @@ def test_estimates_are_kept_and_bad_files_named(tmp_path, make_audio, monkeypatc
     assert list(found) == ["0", "1"] and "unreadable" in skipped["bad"]
     assert found["0"].level_behind_in_db is not None and found["1"].level_behind_in_db is None
     assert (found["0"].duration_in_s, found["1"].duration_in_s) == (5.5, 6.0)
-    assert all(item.key is None or isinstance(item.key, tuple) for item in found.values())
+    assert all(isinstance(item.key, tuple) for item in found.values())
+    assert all(0 <= item.partial_share <= 1 and 1 / 3 <= item.note_share <= 1 for item in found.values())
     monkeypatch.setattr(control, "_listen_to_file", lambda *_: pytest.fail("listened again"))
     del files["bad"]
     assert listen(*arguments) == (found, {})
 
 
-def test_short_files_have_neither_tempo_nor_key(tmp_path, make_audio):
+def test_of_short_files_nothing_is_estimated(tmp_path, make_audio):
     soundfile.write(tmp_path / "a.wav", make_audio(4 * RATE, 2, RATE).T.numpy(), RATE)
     found, _ = listen({"a": tmp_path / "a.wav"}, {}, None, tmp_path / "cache", "title")
-    assert found["a"] == Heard(None, None, 4.0, None)
+    assert found["a"] == Heard(None, None, None, None, 4.0, None)

@@ -36,7 +36,8 @@ def estimates(monkeypatch):
 
     def listen_to_file(path, end_in_s, excerpt_in_s):
         duration_in_s = min(8.0, end_in_s or 8.0, excerpt_in_s or 8.0)
-        return Heard(100.0, (0, "major"), duration_in_s, -80.0 if end_in_s else None)
+        notes = (0.5, 0.8) if path.name == "0.wav" else (0.9, 0.8)
+        return Heard(100.0, (0, "major"), *notes, duration_in_s, -80.0 if end_in_s else None)
 
     monkeypatch.setattr(control, "_listen_to_file", listen_to_file)
 
@@ -47,12 +48,16 @@ def test_prompts_come_from_the_tags(folder, tmp_path):
     assert rows["tempo within 4 %"]["generated"]["value"] == 1.0  # 100 to 103
     assert rows["key"]["generated"] | {"error": 0.0} == {"value": 1.0, "error": 0.0, "num_files": 4, "by_chance": 1.0}
     assert rows["key"]["truth"] is None and rows["key"]["of_ceiling"] is None
+    assert report["notes"]["partial_share"] == {
+        "generated": {"median": 0.9, "nine_of_ten": pytest.approx(0.62)}, "truth": None
+    }  # fmt: skip
     assert report["generated"]["skipped"]["untitled"] == "no prompt in its tags"
     assert "unreadable" in report["generated"]["skipped"]["bad"]
     assert report["generated"]["items"]["1"]["asked"] == {
         "tempo": 101.0, "key": (0, "major"), "genre": ["house"], "instruments": []
     }  # fmt: skip
     table = (tmp_path / "report" / "table.md").read_text(encoding="utf-8")
+    assert "| share of four notes | 0.8 | 0.8 | – | – |" in table
     assert "| key | 100 ± 0 % of 4 | 100% | – | – |" in table and "- untitled: no prompt in its tags" in table
     assert json.loads((tmp_path / "report" / "control.json").read_text()) == json.loads(json.dumps(report))
     assert (tmp_path / "report" / "figure.png").read_bytes().startswith(b"\x89PNG")

@@ -4,7 +4,9 @@ What is asked for is read from the prompts (`data/prompt_parser.py`): tempo, key
 estimated: tempo and key from the audio (`metrics/tempo.py`, `metrics/key.py`), genre and instruments by a forced
 choice between the own prompt and that of another generation, by two listeners: a probe fitted on music whose truth is
 known (`metrics/probe.py`), and MusiCNN's tags as texts (`metrics/tag_text.py`). Estimators err: the same ones on the
-music whose truth is known give the ceiling. Chance is what they would say of another generation's request.
+music whose truth is known give the ceiling. Chance is what they would say of another generation's request. Beside that
+stand what no prompt asks for in words: that there are notes (`metrics/tonality.py`), and that the music ends in time
+(`metrics/endings.py`).
 
 Whatever is not asked for, or can't be estimated, is not in a share; the counts stand beside each. Not in the paper.
 """
@@ -23,6 +25,7 @@ from stable_longform.data.prompt_parser import parse_prompt, read_key
 from stable_longform.data.prompts import prompt_fields, values_of
 from stable_longform.data.tracks import Track
 from stable_longform.evaluation.audio_files import (
+    Audio,
     ReadingSettings,
     UnusableAudioError,
     audio_hash,
@@ -36,12 +39,14 @@ from stable_longform.metrics.probe import Probe, cross_validated_scores
 from stable_longform.metrics.prompt_wins import mean_and_error, win_shares
 from stable_longform.metrics.tag_text import tag_probabilities, tag_text_matrix, tag_weights
 from stable_longform.metrics.tempo import SAMPLING_RATE, estimate_tempo, tempo_relation
+from stable_longform.metrics.tonality import note_share, partial_share
 from stable_longform.utils.files import write_json
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # of what is kept for each file
-MIN_DURATION_IN_S = 5.0  # below which neither tempo nor key is estimated
+VERSION = 2  # of what is kept for each file
+MIN_DURATION_IN_S = 5.0  # below which nothing is estimated
+MIN_RATE = 8000  # Hz, below which there is too little of the band of notes
 TAGGER = "musicnn_msd"
 WORD_FIELDS = ("genre", "instruments")
 
@@ -63,12 +68,16 @@ class Heard:
     Args:
         tempo: BPM.
         key: (tonic, mode).
+        partial_share: how much of the power lies in partials, see `metrics/tonality.py`.
+        note_share: how much of it lies in the four strongest pitch classes, see there.
         duration_in_s: of what was listened to.
         level_behind_in_db: of what follows the end that was asked for, see `metrics/endings.py`.
     """
 
     tempo: float | None
     key: tuple[int, str] | None
+    partial_share: float | None
+    note_share: float | None
     duration_in_s: float
     level_behind_in_db: float | None
 
@@ -156,13 +165,16 @@ def listen(
 def _listen_to_file(path: Path, end_in_s: float | None, excerpt_in_s: float | None) -> Heard:
     """Estimates of one file."""
     audio = load_audio(path, ReadingSettings(trim_in_s=excerpt_in_s if end_in_s is None else None))
-    behind = None if end_in_s is None else level_behind(audio.waveform, audio.sampling_rate, end_in_s)
-    mono = to_channels(audio, 1, SAMPLING_RATE)[0].numpy()
-    lengths = [round(seconds * SAMPLING_RATE) for seconds in (end_in_s, excerpt_in_s) if seconds is not None]
-    mono = mono[: min([len(mono), *lengths])]
-    is_long = len(mono) >= MIN_DURATION_IN_S * SAMPLING_RATE
-    tempo, key = (estimate_tempo(mono), estimate_key(mono)) if is_long else (None, None)
-    return Heard(tempo, key, len(mono) / SAMPLING_RATE, behind)
+    rate = audio.sampling_rate
+    behind = None if end_in_s is None else level_behind(audio.waveform, rate, end_in_s)
+    lengths = [round(seconds * rate) for seconds in (end_in_s, excerpt_in_s) if seconds is not None]
+    waveform = audio.waveform[:, : min([audio.waveform.shape[1], *lengths])]
+    duration_in_s = waveform.shape[1] / rate
+    if duration_in_s < MIN_DURATION_IN_S:
+        return Heard(None, None, None, None, duration_in_s, behind)
+    mono = to_channels(Audio(waveform, rate), 1, SAMPLING_RATE)[0].numpy()
+    notes = (partial_share(waveform, rate), note_share(waveform, rate)) if rate >= MIN_RATE else (None, None)
+    return Heard(estimate_tempo(mono), estimate_key(mono), *notes, duration_in_s, behind)
 
 
 def tempo_and_key_shares(asked: Mapping[str, Asked], heard: Mapping[str, Heard]) -> dict[str, Share | None]:

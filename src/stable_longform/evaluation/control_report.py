@@ -36,6 +36,7 @@ from stable_longform.utils.audio import read_info, read_tags
 from stable_longform.utils.files import write_json, write_text
 from stable_longform.utils.pictures import new_figure, save_figure
 
+NOTE_MEASURES = {"partial_share": "share in partials", "note_share": "share of four notes"}
 RELATIONS = ("exact", "relative", "fifth", "other")
 
 
@@ -103,6 +104,7 @@ def evaluate_control(
         _judge_words(generated, known, usable, truth, embedders, text_embedder, excerpt_in_s, cache, seed)
     report = {
         "shares": _rows_of_shares(generated, known),
+        "notes": _notes(generated, known),
         "endings": _endings(generated.heard.values()),
         "generated": _describe(generated),
         "truth": _describe(known),
@@ -226,6 +228,22 @@ def _finite(share: Share | None) -> dict | None:
     return values and {key: None if value != value else value for key, value in values.items()}
 
 
+def _notes(generated: Evidence, known: Evidence) -> dict:
+    """Median over files, and what nine of ten files reach, of the two measures of notes, in both sets."""
+    found = {}
+    for measure in NOTE_MEASURES:
+        for title, evidence in (("generated", generated), ("truth", known)):
+            values = [getattr(item, measure) for item in evidence.heard.values()]
+            values = [value for value in values if value is not None]
+            summary = (
+                {"median": float(np.median(values)), "nine_of_ten": float(np.quantile(values, 0.1))}
+                if values
+                else None
+            )
+            found.setdefault(measure, {})[title] = summary
+    return found
+
+
 def _endings(heard: Sequence[Heard]) -> dict | None:
     """How many files are silent behind the end that was asked for; None if no file reaches that far."""
     levels = [item.level_behind_in_db for item in heard if item.level_behind_in_db is not None]
@@ -256,6 +274,12 @@ def _table(report: Mapping) -> str:
         chance = None if generated is None or generated["by_chance"] is None else f"{generated['by_chance']:.0%}"
         rows.append([row["what"], _percent(generated), chance, _percent(truth), ratio])
     text = markdown_table(("heard as asked for", "generated", "by chance", "truth (ceiling)", "of the ceiling"), rows)
+    rows = []
+    for measure, name in NOTE_MEASURES.items():
+        pairs = [report["notes"][measure][title] or {} for title in ("generated", "truth")]
+        rows.append([name, *(found.get(key) for found in pairs for key in ("median", "nine_of_ten"))])
+    header = ("notes", "generated, median", "nine of ten have", "truth, median", "nine of ten have")
+    text += "\n" + markdown_table(header, rows)
     if endings := report["endings"]:
         text += (
             f"\nSilent (≤ {SILENCE_IN_DB:g} dBFS) from 2 s behind the end asked for: {endings['silent']:.0%} of "
@@ -277,9 +301,9 @@ def _percent(share: Mapping | None) -> str | None:
 
 
 def _draw(path: Path, generated: Evidence, known: Evidence, title: str) -> None:
-    """Draws tempos asked and heard, relations of keys, and all shares beside their ceilings and chance."""
-    figure = new_figure(14, 4.4)
-    tempo_axis, key_axis, share_axis = figure.subplots(1, 3, width_ratios=(1, 1, 1.6))
+    """Draws tempos asked and heard, relations of keys, notes, and all shares beside their ceilings and chance."""
+    figure = new_figure(17, 4.4)
+    tempo_axis, key_axis, note_axis, share_axis = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.5))
     for evidence, color, label in ((known, "0.75", "truth"), (generated, "C0", "generated")):
         names = [name for name in evidence.heard if evidence.asked[name].tempo and evidence.heard[name].tempo]
         points = [(evidence.asked[name].tempo, evidence.heard[name].tempo) for name in names]
@@ -288,10 +312,19 @@ def _draw(path: Path, generated: Evidence, known: Evidence, title: str) -> None:
         tempo_axis.plot([40, 240], [40 * factor, 240 * factor], style, color="0.3", linewidth=0.8)
     tempo_axis.set(xlabel="asked (BPM)", ylabel="heard (BPM)", title="tempo", xlim=(50, 200), ylim=(40, 250))
     tempo_axis.legend(fontsize=8)
+    _draw_notes(note_axis, generated, known)
     _draw_keys(key_axis, generated, known)
     _draw_shares(share_axis, generated.shares, known.shares)
     figure.suptitle(f"{title}: asked for and heard", fontsize=10)
     save_figure(figure, path)
+
+
+def _draw_notes(axis, generated: Evidence, known: Evidence) -> None:
+    """A point for each file: its share in partials and that of four notes."""
+    for evidence, color in ((known, "0.75"), (generated, "C0")):
+        items = [item for item in evidence.heard.values() if item.partial_share is not None]
+        axis.plot([i.partial_share for i in items], [i.note_share for i in items], "o", color=color, markersize=4)
+    axis.set(title="notes", xlabel="share in partials", ylabel="share of four notes", xlim=(0, 1), ylim=(0.3, 1))
 
 
 def _draw_keys(axis, generated: Evidence, known: Evidence) -> None:
