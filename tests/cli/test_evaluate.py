@@ -157,6 +157,13 @@ def test_time_and_params(capsys, tmp_path, checkpoint):
     assert code == 0 and "| 1,056,828,544 | 1.1B |" in out
 
 
+def test_truth_that_says_nothing_is_told(capsys, tmp_path, real):
+    manifest = real / "manifest.jsonl"
+    manifest.write_text('{"path": "0.wav", "duration_in_s": 4, "split": "train", "title": "x"}\n', encoding="utf-8")
+    assert main(["evaluate", "control", str(real), "-o", str(tmp_path / "x"), "--truth", str(manifest)]) == 2
+    assert "has no piece whose tempo, key, genre or instruments are known" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -99,6 +99,9 @@ def test_both_listeners_hear_what_is_there_and_nothing_else():
     deaf = listeners.shares(*make_pieces(seed=2, is_heard=False))
     assert all(abs(share.value - 0.5) < 4 * share.error for share in deaf.values() if share.error > 0)
     features, asked = make_pieces(seed=3)
+    no_genre = {name: Asked(instruments=item.instruments) for name, item in asked.items()}
+    deaf_to_genre = WordListeners(features, no_genre, Texts.words, Texts()).shares(features, asked)
+    assert deaf_to_genre["genre, probe"] is None and deaf_to_genre["instruments, probe"].value > 0.85
     silent = listeners.shares(features, {name: Asked() for name in asked})
     assert all(share is None for share in silent.values())
 

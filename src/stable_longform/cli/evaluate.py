@@ -192,6 +192,8 @@ def control(
     pieces, embedders, text_embedder, protocol = [], [], None, {"prompts_sha256": prompts and file_sha256(prompts)}
     if truth is not None:
         pieces = [track for track in read_manifest(truth) if asked_by_truth(track.metadata) != Asked()]
+        if not pieces:
+            raise ValueError(f"{truth} has no piece whose tempo, key, genre or instruments are known.")
         random.Random(seed).shuffle(pieces)
         pieces = pieces[:num_truth]
         protocol |= {"truth": str(truth), "truth_sha256": file_sha256(truth), "num_truth": len(pieces)}

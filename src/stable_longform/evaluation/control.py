@@ -208,7 +208,7 @@ def _relation_share(pairs: Sequence[tuple], relation: Callable, accepted: set[st
 
 
 class WordListeners:
-    """The two listeners for genre and instruments, and what each says of the truth itself.
+    """The two listeners for genre and instruments, of which the truth must say something, and what they say of it.
 
     Args:
         truth: features of composed pieces by name, then by embedder.
@@ -234,6 +234,8 @@ class WordListeners:
         self.probes, self.ceilings = {}, {}
         for field in WORD_FIELDS:
             known = {name: getattr(asked[name], field) for name in truth if getattr(asked[name], field)}
+            if not known:
+                continue
             features, words = probe_features({name: truth[name] for name in known}), list(known.values())
             self.probes[field] = Probe(features, words)
             scores = cross_validated_scores(features, words, seed)
@@ -247,6 +249,7 @@ class WordListeners:
         shares = {}
         for field in WORD_FIELDS:
             known = {name: getattr(asked[name], field) for name in features if getattr(asked[name], field)}
+            known = known if field in self.probes else {}
             words, found = list(known.values()), {name: features[name] for name in known}
             for listener in ("probe", "tags"):
                 scores = np.zeros((0, 0))

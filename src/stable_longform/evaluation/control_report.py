@@ -30,6 +30,7 @@ from stable_longform.evaluation.features import file_features
 from stable_longform.evaluation.generation import PROTOCOL_FILE
 from stable_longform.evaluation.prompt_lists import PromptRow
 from stable_longform.evaluation.reports import markdown_table, versions
+from stable_longform.metrics.embedders.features import AudioFeatures
 from stable_longform.metrics.endings import SILENCE_IN_DB
 from stable_longform.metrics.key import key_relation
 from stable_longform.utils.audio import read_info, read_tags
@@ -83,6 +84,7 @@ def evaluate_control(
         ValueError: a folder without a usable file, no prompts, nothing that is asked for, or truth that can't be read.
     """
     files, rows, skipped = _find_files(folder, rows)
+    pieces = _truth_files(truth)
     cache, ends = cache or output / "features", _ends(folder, rows)
     vocabulary = vocabulary_of(truth)
     generated = Evidence({row.id: asked_by_prompt(row.prompt, vocabulary) for row in rows}, skipped=skipped)
@@ -99,9 +101,15 @@ def evaluate_control(
     generated.shares = tempo_and_key_shares(generated.asked, generated.heard)
     known = Evidence()
     if truth:
-        known = _hear_truth(truth, excerpt_in_s, cache)
-        usable = {name: files[name] for name in generated.heard}
-        _judge_words(generated, known, usable, truth, embedders, text_embedder, excerpt_in_s, cache, seed)
+        known = _hear_truth(pieces, truth, excerpt_in_s, cache)
+        features = [
+            _find_features(evidence, paths, embedders, excerpt_in_s, cache)
+            for evidence, paths in ((known, pieces), (generated, files))
+        ]
+        tags = next(embedder.tags for embedder in embedders if embedder.name == TAGGER)
+        listeners = WordListeners(features[0], known.asked, tags, text_embedder, seed)
+        known.shares |= listeners.ceilings
+        generated.shares |= listeners.shares(features[1], generated.asked)
     report = {
         "shares": _rows_of_shares(generated, known),
         "notes": _notes(generated, known),
@@ -173,43 +181,33 @@ def _median_length(files: Mapping[str, Path], ends_in_s: Mapping[str, float | No
     return round(float(np.median(lengths)), 3) if lengths else None
 
 
-def _hear_truth(truth: Sequence[Track], excerpt_in_s: float | None, cache: Path) -> Evidence:
-    """What is known of composed pieces, and what is heard in them."""
+def _truth_files(truth: Sequence[Track]) -> dict[str, Path]:
+    """The files of composed pieces."""
     if any(track.storage is not None for track in truth):
         raise ValueError("The truth must be files, not members of tars or rows of a dataset.")
-    files = {str(track.path): track.path for track in truth}
+    return {str(track.path): track.path for track in truth}
+
+
+def _hear_truth(
+    pieces: Mapping[str, Path], truth: Sequence[Track], excerpt_in_s: float | None, cache: Path
+) -> Evidence:
+    """What is known of composed pieces, and what is heard in them."""
     known = Evidence({str(track.path): asked_by_truth(track.metadata) for track in truth})
-    known.heard, known.skipped = listen(files, {}, excerpt_in_s, cache / "control", "truth")
+    known.heard, known.skipped = listen(pieces, {}, excerpt_in_s, cache / "control", "truth")
     if not known.heard:
         raise ValueError(f"No piece of the truth can be used: {'; '.join(sorted(known.skipped.values())[:3])}.")
     known.shares = tempo_and_key_shares(known.asked, known.heard)
     return known
 
 
-def _judge_words(
-    generated: Evidence,
-    known: Evidence,
-    files: Mapping[str, Path],
-    truth: Sequence[Track],
-    embedders: Sequence,
-    text_embedder,
-    excerpt_in_s: float | None,
-    cache: Path,
-    seed: int,
-) -> None:
-    """Adds what the two listeners say of genre and instruments to both sets."""
-    settings = ReadingSettings(trim_in_s=excerpt_in_s)
-    pieces = {str(track.path): track.path for track in truth if str(track.path) in known.heard}
-    found = [
-        file_features(paths, embedders, settings, cache, title)
-        for paths, title in ((pieces, "truth, features"), (files, "generations, features"))
-    ]
-    for evidence, features in zip((known, generated), found, strict=True):
-        evidence.skipped |= features.skipped
-    tags = next(embedder.tags for embedder in embedders if embedder.name == TAGGER)
-    listeners = WordListeners(found[0].features, known.asked, tags, text_embedder, seed)
-    known.shares |= listeners.ceilings
-    generated.shares |= listeners.shares(found[1].features, generated.asked)
+def _find_features(
+    evidence: Evidence, files: Mapping[str, Path], embedders: Sequence, excerpt_in_s: float | None, cache: Path
+) -> dict[str, dict[str, AudioFeatures]]:
+    """Features of the files that can be listened to; the others are noted as skipped."""
+    usable = {name: files[name] for name in evidence.heard}
+    found = file_features(usable, embedders, ReadingSettings(trim_in_s=excerpt_in_s), cache, "features")
+    evidence.skipped |= found.skipped
+    return found.features
 
 
 def _rows_of_shares(generated: Evidence, known: Evidence) -> list[dict]:
