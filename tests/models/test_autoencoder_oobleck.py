@@ -1,6 +1,4 @@
-import contextlib
 import math
-import threading
 
 import pytest
 import torch
@@ -13,11 +11,8 @@ from common import (
     relative_error,
 )
 from diffusers import AutoencoderOobleck as DiffusersAutoencoderOobleck
-from safetensors.torch import load_file
 
-from stable_longform.models import tiles
-from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck, DiagonalGaussian
-from stable_longform.models.oobleck_layers import is_weight_norm_fused
+from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 
 PAPER_STRIDES = (2, 4, 4, 8, 8)
 
@@ -39,7 +34,7 @@ def parameters_of(model, waveform):
 
 @pytest.fixture
 def inputs(make_audio):
-    return {"waveform": torch.stack([make_audio(320, seed=1), make_audio(320, seed=2)])}
+    return {"sample": torch.stack([make_audio(320, seed=1), make_audio(320, seed=2)])}
 
 
 # Size
@@ -183,39 +178,6 @@ def test_gradients_flow_through_the_whole_input():
     assert [chunk.requires_grad for chunk in model.decode_stream(latents)] == [False] * 4
 
 
-@contextlib.contextmanager
-def two_threads():
-    """Chunks are computed in two threads."""
-    torch.set_num_threads(2)
-    yield
-    assert torch.get_num_threads() == 2
-    torch.set_num_threads(1)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("size", [40, 1000])
-@pytest.mark.parametrize("strides", [(2, 2, 4), (3, 5)], ids=str)
-def test_tiles_of_any_size_equal_whole(strides, size, monkeypatch):
-    """Batches, odd strides, and lengths around the edges of chunks and of the tiles inside of them."""
-    monkeypatch.setattr(tiles, "tile_lengths", lambda steps, *limits: [size] * len(steps))
-    model = make_model(strides, torch.float64)
-    context = max(model.encoder_context, model.decoder_context)
-    for num_frames in (1, 2 * context + 3):
-        waveform = torch.randn(2, 2, num_frames * model.hop_length - num_frames % 3, dtype=torch.float64)
-        latents = torch.randn(2, 3, num_frames, dtype=torch.float64)
-        model.disable_tiling()
-        model.train()
-        encoded, decoded = parameters_of(model, waveform), model.decode(latents).sample
-        model.eval()
-        assert relative_error(parameters_of(model, waveform), encoded) < 1e-12
-        assert relative_error(model.decode(latents).sample, decoded) < 1e-12
-        for tile in (context + 1, num_frames - 1 or 1):
-            model.enable_tiling(tile)
-            with two_threads():
-                assert relative_error(parameters_of(model, waveform), encoded) < 1e-12
-                assert relative_error(model.decode(latents).sample, decoded) < 1e-12
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("sizes", [[1], [7, 1000, 3], [16 * 40 + 5], [16] * 20, [16 * 4 - 1, 1, 16 * 4 + 1]], ids=str)
 def test_encoding_a_stream_equals_encoding_it_whole(sizes):
@@ -224,8 +186,7 @@ def test_encoding_a_stream_equals_encoding_it_whole(sizes):
     expected = model.encode(torch.cat(blocks, dim=-1)).latent_dist
     for tile in (1, 4, 1000):
         model.enable_tiling(tile)
-        with two_threads():
-            posteriors = list(model.encode_stream(iter(blocks)))
+        posteriors = list(model.encode_stream(iter(blocks)))
         assert len(posteriors) == math.ceil(expected.mean.shape[-1] / tile)
         for name in ("mean", "std"):
             together = torch.cat([getattr(posterior, name) for posterior in posteriors], dim=-1)
@@ -260,45 +221,6 @@ def test_streams_of_wrong_blocks():
 
 
 @torch.no_grad()
-def test_threads_leave_no_trace():
-    """Results can be trained on, modes and thread counts stay, a stream may be left unfinished."""
-    model = make_model()
-    model.enable_tiling(3)
-    with two_threads():
-        for mode in (torch.no_grad, torch.inference_mode):
-            with mode():
-                latents = model.encode(torch.randn(1, 2, 160)).latent_dist.mean
-                waveform = model.decode(latents).sample
-                assert latents.is_inference() == waveform.is_inference() == torch.is_inference_mode_enabled()
-        stream = model.decode_stream(torch.randn(1, 3, 40))
-        next(stream)
-        assert is_weight_norm_fused(model)
-        stream.close()
-        assert not is_weight_norm_fused(model)
-        seen = []
-        thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
-        thread.start()
-        thread.join()
-        assert seen == [2]
-
-
-@torch.no_grad()
-def test_memory_decides_the_length_of_chunks():
-    model = make_model()
-    latents = torch.randn(1, 3, 1100)
-    assert next(model.decode_stream(latents)).shape[-1] == 512 * 16
-    whole = model.decode(latents).sample
-    lengths = []
-    for memory in (2**18, 2**16, 1):
-        model.enable_tiling(memory_in_bytes=memory)
-        lengths.append(next(model.decode_stream(latents)).shape[-1] // 16)
-        assert relative_error(model.decode(latents).sample, whole) < 1e-6
-    assert 512 > lengths[0] > lengths[1] > lengths[2] == 16
-    model.enable_tiling(7, memory_in_bytes=1)
-    assert next(model.decode_stream(latents)).shape[-1] == 7 * 16
-
-
-@torch.no_grad()
 def test_networks_with_hooks_are_called_as_such():
     """A hook may move, cast or replace anything, so it sees whole calls."""
     model = make_model()
@@ -325,38 +247,6 @@ def test_under_autocast_chunks_equal_whole():
         model.enable_tiling(7)
         assert relative_error(model.decode(latents).sample, expected) < 0.01
         assert model.decode(latents).sample.dtype == expected.dtype
-
-
-# Fused weights
-
-
-@torch.no_grad()
-def test_fused_weights_are_reversible_and_never_saved(tmp_path, inputs):
-    model = make_model()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    expected = model(**inputs).sample
-    model.fuse_weight_norm()
-    assert torch.equal(model(**inputs).sample, expected)
-    assert is_weight_norm_fused(model)
-    model.save_pretrained(tmp_path)
-    assert load_file(tmp_path / "diffusion_pytorch_model.safetensors").keys() == before.keys()
-    loaded = AutoencoderOobleck.from_pretrained(tmp_path)
-    assert not is_weight_norm_fused(loaded)
-    assert torch.equal(loaded(**inputs).sample, expected)
-    model.unfuse_weight_norm()
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-@torch.no_grad()
-def test_fused_weights_do_not_outlive_their_parameters(inputs):
-    model, other = make_model(), randomize_weights(make_model(), seed=5, std=0.1)
-    expected = other(**inputs).sample
-    model.fuse_weight_norm()
-    model.load_state_dict(other.state_dict())
-    assert torch.equal(model(**inputs).sample, expected)
-    model.fuse_weight_norm()
-    model.train()
-    assert not is_weight_norm_fused(model)
 
 
 # Lengths
@@ -400,43 +290,6 @@ def test_slicing_equals_batch():
 
 
 # Posterior
-
-
-def test_kl_closed_form():
-    """V3."""
-
-    def posterior(mean, std):
-        """Two channels, three frames, whose softplus scale gives exactly `std`."""
-        scale = torch.full((1, 2, 3), math.log(math.expm1(std - 1e-4)))
-        return DiagonalGaussian(torch.cat([torch.full((1, 2, 3), mean), scale], dim=1))
-
-    assert float(posterior(0.0, 1.0).kl()) == pytest.approx(0, abs=1e-6)
-    # twice the divergence, summed over two channels: 2 · (1.5² + 0.5² − ln 0.5² − 1)
-    assert float(posterior(1.5, 0.5).kl()) == pytest.approx(2 * (2.25 + 0.25 + 2 * math.log(2) - 1), rel=1e-6)
-
-
-def test_kl_averages_over_batch_and_frames_and_equals_torch():
-    parameters = torch.randn(3, 8, 5)
-    posterior = DiagonalGaussian(parameters)
-    normal = torch.distributions.Normal(posterior.mean, posterior.std)
-    divergence = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0))
-    torch.testing.assert_close(posterior.kl(), 2 * divergence.sum(dim=1).mean())
-
-
-def test_posterior_splits_channels_and_floors_the_deviation():
-    parameters = torch.cat([torch.full((1, 1, 2), 0.7), torch.full((1, 1, 2), -100.0)], dim=1)
-    posterior = DiagonalGaussian(parameters)
-    assert torch.equal(posterior.mode(), torch.full((1, 1, 2), 0.7))
-    torch.testing.assert_close(posterior.std, torch.full((1, 1, 2), 1e-4))
-
-
-def test_samples_have_the_mean_and_deviation():
-    parameters = torch.tensor([0.5, -2.0, 1.0, -1.0])[None, :, None].expand(1, 4, 40_000)
-    posterior = DiagonalGaussian(parameters)
-    samples = posterior.sample(torch.Generator().manual_seed(0))
-    error = samples.mean(dim=-1) - posterior.mean[..., 0]
-    assert (error.abs() < 4 * posterior.std[..., 0] / 200).all()
-    torch.testing.assert_close(samples.std(dim=-1), posterior.std[..., 0], rtol=0.02, atol=0)
 
 
 def test_generator_decides_the_sample():
@@ -526,12 +379,26 @@ def test_half_precision(inputs):
     check_half_precision(make_model(), inputs, tolerance=0.03)
 
 
+@torch.no_grad()
 def test_return_dict_and_tuple_agree(inputs):
     model = make_model()
-    sample, posterior = model(**inputs, return_dict=False)
+    (sample,) = model(inputs["sample"], return_dict=False)
     output = model(**inputs)
     assert torch.equal(output.sample, sample)
-    assert torch.equal(output.posterior.mean, posterior.mean)
-    (encoded,) = model.encode(**inputs, return_dict=False)
-    assert torch.equal(encoded.mean, posterior.mean)
+    (posterior,) = model.encode(inputs["sample"], return_dict=False)
+    assert torch.equal(posterior.parameters, output.posterior.parameters)
     assert torch.equal(model.decode(posterior.mode(), return_dict=False)[0], sample)
+
+
+def test_compiles_to_one_graph():
+    """In chunks without gradients, whole with them; what is compiled is the plain code."""
+    model = make_model((2,))
+    model.enable_tiling(20)
+    latents, waveform = torch.randn(1, 3, 30), torch.randn(1, 2, 59)
+    with torch.no_grad():
+        decode, encode = (torch.compile(f, fullgraph=True, backend="eager") for f in (model.decode, model.encode))
+        assert relative_error(decode(latents).sample, model.decode(latents).sample) < 1e-5
+        expected = model.encode(waveform).latent_dist
+        assert relative_error(encode(waveform).latent_dist.parameters, expected.parameters) < 1e-5
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    assert relative_error(compiled(sample=waveform).sample, model(waveform).sample) < 1e-5

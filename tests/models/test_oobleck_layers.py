@@ -2,29 +2,39 @@ import math
 
 import pytest
 import torch
-from common import relative_error
 
 from stable_longform.models.oobleck_layers import (
+    OobleckDecoder,
     OobleckDecoderBlock,
+    OobleckEncoder,
     OobleckEncoderBlock,
+    OobleckResidualUnit,
     Snake1d,
     WeightNormConv1d,
     WeightNormConvTranspose1d,
-    fuse_weight_norm,
-    is_weight_norm_fused,
-    unfuse_weight_norm,
-    weight_norm_fused,
 )
 
 
 def test_snake_closed_form():
     hidden_states = torch.linspace(-3, 3, 60).reshape(1, 3, 20)
+    kept = hidden_states.clone()
     snake = Snake1d(3)
     torch.testing.assert_close(snake(hidden_states), hidden_states + hidden_states.sin().square())
     with torch.no_grad():
         snake.alpha.fill_(math.log(2.0))
         snake.beta.fill_(math.log(4.0))
     torch.testing.assert_close(snake(hidden_states), hidden_states + (2 * hidden_states).sin().square() / 4)
+    assert torch.equal(hidden_states, kept)
+
+
+def test_snake_has_a_slope_and_a_size_for_each_channel():
+    snake = Snake1d(2)
+    with torch.no_grad():
+        snake.alpha.copy_(torch.tensor([0.0, math.log(3.0)])[None, :, None])
+        snake.beta.copy_(torch.tensor([math.log(5.0), 0.0])[None, :, None])
+    output = snake(torch.full((1, 2, 1), 0.7)).flatten()
+    expected = torch.tensor([0.7 + math.sin(0.7) ** 2 / 5, 0.7 + math.sin(2.1) ** 2])
+    torch.testing.assert_close(output, expected)
 
 
 @pytest.mark.parametrize("conv_class", [WeightNormConv1d, WeightNormConvTranspose1d])
@@ -45,84 +55,40 @@ def test_weight_norm(conv_class):
         torch.testing.assert_close(conv(hidden_states), 3 * output)
 
 
-def test_without_gradients_snake_needs_one_new_tensor_and_changes_no_input():
-    torch.manual_seed(0)
-    snake = Snake1d(4)
-    torch.nn.init.normal_(snake.alpha)
-    torch.nn.init.normal_(snake.beta)
-    hidden_states = torch.randn(2, 4, 50)
-    kept = hidden_states.clone()
-    expected = snake(hidden_states)
-    assert expected.requires_grad
-    with torch.no_grad(), torch.profiler.profile(profile_memory=True) as profile:
-        output = snake(hidden_states)
-    assert torch.equal(output, expected) and torch.equal(hidden_states, kept)
-    allocated = sum(event.self_device_memory_usage + event.self_cpu_memory_usage for event in profile.key_averages())
-    assert hidden_states.nbytes <= allocated < 2 * hidden_states.nbytes
-
-
-@pytest.mark.parametrize("make_block", [OobleckEncoderBlock, OobleckDecoderBlock])
-def test_blocks_are_the_same_with_and_without_gradients(make_block):
-    torch.manual_seed(0)
-    block = make_block(4, 6, 3)
-    hidden_states = torch.randn(2, 4, 33)
-    kept = hidden_states.clone()
-    expected = block(hidden_states)
+def test_residual_unit_adds_to_its_input():
+    unit = OobleckResidualUnit(4, dilation=3)
+    hidden_states = torch.randn(1, 4, 30)
     with torch.no_grad():
-        assert torch.equal(block(hidden_states), expected)
-        with weight_norm_fused(block):
-            assert torch.equal(block(hidden_states), expected)
-    assert torch.equal(hidden_states, kept)
+        unit.conv2.weight_g.zero_()
+        unit.conv2.bias.fill_(0.25)
+    assert torch.equal(unit(hidden_states), hidden_states + 0.25)
+
+
+def reached_inputs(layer, hidden_states, start, stop):
+    """The interval of inputs that the gradient of some outputs reaches."""
+    (gradient,) = torch.autograd.grad(layer(hidden_states)[..., start:stop].sum(), hidden_states)
+    positions = gradient.abs().sum(dim=(0, 1)).nonzero()
+    return int(positions[0]), int(positions[-1]) + 1
 
 
 @pytest.mark.parametrize("stride", [2, 3, 4, 7, 8])
-def test_blocks_know_their_inputs(stride):
-    """The inputs that a gradient reaches are those that the step names."""
-    for block in (OobleckEncoderBlock(2, 2, stride), OobleckDecoderBlock(2, 2, stride)):
-        block.double()
-        step = block.step()
-        length = 200 * stride if step.up == 1 else 200
+def test_blocks_know_their_receptive_field(stride):
+    for block, up in ((OobleckEncoderBlock(2, 2, stride), 1), (OobleckDecoderBlock(2, 2, stride), stride)):
+        length = 200 if up > 1 else 200 * stride
         hidden_states = torch.randn(1, 2, length, dtype=torch.float64, requires_grad=True)
-        output = block(hidden_states)
-        assert output.shape[-1] == length * step.up // step.down
-        middle = output.shape[-1] // 2
+        middle = 100 * up
         for start, stop in ((middle, middle + 1), (middle + 1, middle + 4), (middle - 5, middle + 2 * stride)):
-            (gradient,) = torch.autograd.grad(output[..., start:stop].sum(), hidden_states, retain_graph=True)
-            positions = gradient.abs().sum(dim=(0, 1)).nonzero()
-            assert (int(positions[0]), int(positions[-1]) + 1) == step.inputs(start, stop)
+            reached = reached_inputs(block.double(), hidden_states, start, stop)
+            assert reached == block.receptive_field(start, stop)
 
 
-def test_fused_weights_are_used_without_gradients_only():
-    torch.manual_seed(0)
-    block = OobleckDecoderBlock(4, 4, 2)
-    hidden_states = torch.randn(1, 4, 10)
-    expected = block(hidden_states).detach()
-    keys = list(block.state_dict())
-    fuse_weight_norm(block)
-    assert is_weight_norm_fused(block) and list(block.state_dict()) == keys
-    with torch.no_grad():
-        assert torch.equal(block(hidden_states), expected)
-        block.conv_t1.weight_g.mul_(2)
-        assert torch.equal(block(hidden_states), expected)
-    assert relative_error(block(hidden_states), expected) > 0.1
-    block(hidden_states).sum().backward()
-    assert block.conv_t1.weight_g.grad.abs().max() > 0
-    unfuse_weight_norm(block)
-    assert not is_weight_norm_fused(block)
-    with torch.no_grad():
-        assert relative_error(block(hidden_states), expected) > 0.1
-    block.double()
-    fuse_weight_norm(block)
-    block.float()
-    assert block.conv_t1.folded_weight.dtype == torch.float32
-
-
-def test_the_context_leaves_fused_weights_alone():
-    block = OobleckEncoderBlock(2, 2, 2)
-    with weight_norm_fused(block):
-        assert is_weight_norm_fused(block)
-    assert not is_weight_norm_fused(block)
-    fuse_weight_norm(block)
-    with weight_norm_fused(block):
-        pass
-    assert is_weight_norm_fused(block)
+@pytest.mark.parametrize("strides", [(2, 4), (3, 5)], ids=str)
+def test_networks_know_their_receptive_field(strides):
+    hop_length, frame = math.prod(strides), 30
+    encoder = OobleckEncoder(2, [2, 2, 2], strides, 2).double()
+    waveform = torch.randn(1, 2, 2 * frame * hop_length, dtype=torch.float64, requires_grad=True)
+    assert reached_inputs(encoder, waveform, frame, frame + 1) == encoder.receptive_field(frame, frame + 1)
+    decoder = OobleckDecoder(2, [2, 2, 2], strides, 2).double()
+    latents = torch.randn(1, 2, 2 * frame, dtype=torch.float64, requires_grad=True)
+    samples = frame * hop_length, (frame + 1) * hop_length
+    assert reached_inputs(decoder, latents, *samples) == decoder.receptive_field(*samples)

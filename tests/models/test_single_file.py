@@ -18,7 +18,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 def inputs_of(model) -> dict:
     generator = torch.Generator().manual_seed(0)
     if isinstance(model, AutoencoderOobleck):
-        return {"waveform": torch.randn(1, 2, 320, generator=generator)}
+        return {"sample": torch.randn(1, 2, 320, generator=generator)}
     return {
         "hidden_states": torch.randn(1, 4, 8, generator=generator),
         "timestep": torch.rand(1, generator=generator),

@@ -17,9 +17,7 @@ from diffusers import FirstBlockCacheConfig, StableAudioDiTModel
 from diffusers.models.attention_dispatch import attention_backend
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from diffusers.utils import is_flash_attn_available, is_sageattention_available
-from torch.nn.functional import scaled_dot_product_attention
 
-from stable_longform.models import dit_attention
 from stable_longform.models.dit_attention import DiTAttention, apply_rotary, rotary_table
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D, FourierFeatures
 
@@ -175,48 +173,6 @@ def test_what_does_not_change_may_be_computed_once(model, inputs, is_fused):
         part.register_forward_hook(lambda *_: calls.append(1))
     assert torch.equal(model(**inputs, projected_context=projected, projected_global=timing).sample, expected)
     assert not calls
-
-
-# Attention by rows
-
-
-@torch.no_grad()
-def test_attention_by_rows_is_attention(monkeypatch):
-    query, key, value = torch.randn(3, 2, 70, 6, 8, dtype=torch.float64)
-    expected = scaled_dot_product_attention(*(part.transpose(1, 2) for part in (query, key[:, :50], value[:, :50])))
-    for row_block, cached_scores in ((256, 2**22), (16, 1), (7, 7 * 50 * 4)):
-        monkeypatch.setattr(dit_attention, "ROW_BLOCK", row_block)
-        monkeypatch.setattr(dit_attention, "CACHED_SCORES", cached_scores)
-        output = dit_attention.attend_by_rows(query, key[:, :50], value[:, :50])
-        torch.testing.assert_close(output.transpose(1, 2), expected, rtol=1e-12, atol=1e-12)
-
-
-@torch.no_grad()
-def test_rows_serve_long_sequences_in_bfloat16_only(model, inputs, monkeypatch):
-    calls = []
-
-    def attend(*args):
-        calls.append(args[0].shape[1])
-        return attend_by_rows(*args)
-
-    attend_by_rows = dit_attention.attend_by_rows
-    monkeypatch.setattr(dit_attention, "attend_by_rows", attend)
-    monkeypatch.setattr(dit_attention, "MIN_ROW_KEYS", 13)
-    half = {name: value if name == "timestep" else value.bfloat16() for name, value in inputs.items()}
-    expected = model(**inputs).sample
-    assert not calls
-    model.bfloat16()
-    assert relative_error(model(**half).sample, expected) < 0.04
-    assert calls == [13] * 3  # one global token and twelve frames attend to themselves; the text is short
-    with torch.enable_grad():
-        model(**half)
-    with attention_backend("_native_math"):
-        model(**half)
-    model(**half, attention_mask=torch.ones(2, 12, dtype=torch.bool))
-    assert len(calls) == 3
-    monkeypatch.setattr(dit_attention, "MIN_ROW_KEYS", 14)
-    model(**half)
-    assert len(calls) == 3
 
 
 # Masks

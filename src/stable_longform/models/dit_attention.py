@@ -7,16 +7,13 @@ References: Su et al., "RoFormer", arXiv 2104.09864. Ainslie et al., "GQA", arXi
 
 import torch
 from diffusers.models.attention import AttentionModuleMixin
-from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry, dispatch_attention_fn
+from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import nn
 
 # What cross-attention attends to: `(B, S, D)`, or its keys and values, each `(B, S, H, head_dim)`.
 Context = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
 ROTARY_BASE = 10000.0
-MIN_ROW_KEYS = 1024  # from here on blocks of rows win
-ROW_BLOCK = 256
-CACHED_SCORES = 2**22  # values of a block of scores, for several heads
 
 
 def rotary_table(length: int, dim: int, device: torch.device | str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,34 +50,6 @@ def apply_rotary(hidden_states: torch.Tensor, table: tuple[torch.Tensor, torch.T
     return torch.cat([rotated.to(hidden_states.dtype), rest], dim=-1)
 
 
-def rows_are_faster(query: torch.Tensor, key: torch.Tensor) -> bool:
-    """Whether `attend_by_rows` beats diffusers' default: for long sequences in bfloat16 on a CPU."""
-    return (
-        query.device.type == "cpu"
-        and query.dtype == torch.bfloat16
-        and key.shape[1] >= MIN_ROW_KEYS
-        and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
-        and _AttentionBackendRegistry.get_active_backend()[0] == AttentionBackendName.NATIVE
-    )
-
-
-def attend_by_rows(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Softmax attention of `(B, S, H, head_dim)` in blocks of rows, whose scores stay in a CPU's cache.
-
-    Both products run in the dtype of the inputs, where torch's own kernel computes in float32.
-    """
-    output = torch.empty_like(query)
-    heads = max(CACHED_SCORES // (ROW_BLOCK * key.shape[1]), 1)
-    query = query * query.shape[-1] ** -0.5
-    for item in range(len(query)):
-        for head in range(0, query.shape[2], heads):
-            q, k, v = (part[item, :, head : head + heads].transpose(0, 1) for part in (query, key, value))
-            k, v = k.transpose(1, 2).contiguous(), v.contiguous()
-            attended = [torch.matmul(torch.softmax(rows @ k, dim=-1), v) for rows in q.split(ROW_BLOCK, dim=1)]
-            output[item, :, head : head + heads] = torch.cat(attended, dim=1).transpose(0, 1)
-    return output
-
-
 class DiTAttnProcessor:
     """The arithmetic of `DiTAttention`, through the attention backend that diffusers has been told to use."""
 
@@ -104,17 +73,14 @@ class DiTAttnProcessor:
             key, value = encoder_hidden_states if is_projected else attn.project_context(encoder_hidden_states)
         if rotary_embedding is not None:
             query, key = apply_rotary(query, rotary_embedding), apply_rotary(key, rotary_embedding)
-        if attention_mask is None and self._attention_backend is None and rows_are_faster(query, key):
-            attended = attend_by_rows(query, key, value)
-        else:
-            attended = dispatch_attention_fn(
-                query,
-                key,
-                value,
-                attn_mask=None if attention_mask is None else attention_mask[:, None, None, :],
-                backend=self._attention_backend,
-                parallel_config=self._parallel_config,
-            )
+        attended = dispatch_attention_fn(
+            query,
+            key,
+            value,
+            attn_mask=None if attention_mask is None else attention_mask[:, None, None, :],
+            backend=self._attention_backend,
+            parallel_config=self._parallel_config,
+        )
         return attn.to_out[0](attended.flatten(2, 3).to(query.dtype))
 
 

@@ -1,68 +1,21 @@
 """Layers of the Oobleck autoencoder: weight-normalised convolutions, Snake, residual units, blocks, both networks.
 
-Paper: §2.1 and figure 3. Conventions: hidden states are `(batch_size, channels, length)`. In training every layer is
-plain; without gradients Snake needs one new tensor, and folded weights are used where there are some
-(`fuse_weight_norm`). `steps` describes each network to `tiles`, which runs it piece by piece.
+Paper: §2.1 and figure 3. Conventions: hidden states are `(batch_size, channels, length)`. `receptive_field(start,
+stop)` of a layer is the interval of inputs that its outputs `start` to `stop - 1` depend on; it may reach beyond the
+ends of the sequence, where every layer sees zeros.
 """
 
-import contextlib
 import math
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stable_longform.models.tiles import Step
-
 DILATIONS = (1, 3, 9)
-LARGE_WEIGHT = 2**22  # values
-RESIDUAL_OVERHANG = 3 * sum(DILATIONS)  # samples on each side that three 7-tap residual units look at
+REACH_OF_RESIDUAL_UNITS = 3 * sum(DILATIONS)  # samples on each side that three 7-tap residual units look at
 
-
-class _FoldedWeight:
-    """Gives a weight-normalised convolution its weight: without gradients the folded one, if there is one."""
-
-    def normalized_weight(self) -> torch.Tensor:
-        """`weight_g · weight_v / ‖weight_v‖`, in the shape of `weight_v`."""
-        folded = self.folded_weight
-        if folded is None or torch.is_grad_enabled():
-            return torch._weight_norm(self.weight_v, self.weight_g)
-        return folded
-
-
-class WeightNormConv1d(nn.Conv1d, _FoldedWeight):
-    """`nn.Conv1d` with weight normalisation, one norm for each output channel."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        split_weight(self)
-        self.register_buffer("folded_weight", None, persistent=False)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self._conv_forward(hidden_states, self.normalized_weight(), self.bias)
-
-
-class WeightNormConvTranspose1d(nn.ConvTranspose1d, _FoldedWeight):
-    """`nn.ConvTranspose1d` with weight normalisation, one norm for each input channel.
-
-    On a CPU each call copies the weight into another layout, 134 MB in the paper's first block. That layer is a
-    hundredth of the work, so tiles that are computed in several threads wait for each other there.
-    """
-
-    _copying = threading.Lock()
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        split_weight(self)
-        self.register_buffer("folded_weight", None, persistent=False)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        weight = self.normalized_weight()
-        takes_turns = weight.numel() >= LARGE_WEIGHT and weight.device.type == "cpu" and not torch.is_grad_enabled()
-        with self._copying if takes_turns and not torch.compiler.is_compiling() else contextlib.nullcontext():
-            return F.conv_transpose1d(hidden_states, weight, self.bias, self.stride, self.padding, self.output_padding)
+Interval = tuple[int, int]
 
 
 def split_weight(module: nn.Module) -> None:
@@ -73,37 +26,32 @@ def split_weight(module: nn.Module) -> None:
     module.weight_v = nn.Parameter(weight.clone())
 
 
-@torch.no_grad()
-def fuse_weight_norm(module: nn.Module) -> None:
-    """Computes the weight of every convolution in `module` once, for use without gradients; parameters stay."""
-    for layer in module.modules():
-        if isinstance(layer, _FoldedWeight):
-            layer.folded_weight = torch._weight_norm(layer.weight_v, layer.weight_g)
+class WeightNormConv1d(nn.Conv1d):
+    """`nn.Conv1d` with weight normalisation, `g · v / ‖v‖`, one norm for each output channel."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        split_weight(self)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self._conv_forward(hidden_states, torch._weight_norm(self.weight_v, self.weight_g), self.bias)
+
+    def receptive_field(self, start: int, stop: int) -> Interval:
+        """Of a convolution of odd kernel size that keeps the length."""
+        reach = self.kernel_size[0] // 2 * self.dilation[0]
+        return start - reach, stop + reach
 
 
-def is_weight_norm_fused(module: nn.Module) -> bool:
-    """Whether any convolution in `module` has the weight that `fuse_weight_norm` computed."""
-    return any(isinstance(layer, _FoldedWeight) and layer.folded_weight is not None for layer in module.modules())
+class WeightNormConvTranspose1d(nn.ConvTranspose1d):
+    """`nn.ConvTranspose1d` with weight normalisation, one norm for each input channel."""
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        split_weight(self)
 
-def unfuse_weight_norm(module: nn.Module) -> None:
-    """Drops the weights that `fuse_weight_norm` computed."""
-    for layer in module.modules():
-        if isinstance(layer, _FoldedWeight):
-            layer.folded_weight = None
-
-
-@contextlib.contextmanager
-def weight_norm_fused(module: nn.Module) -> Iterator[None]:
-    """Weights are fused within the context, if they weren't already."""
-    if is_weight_norm_fused(module):
-        yield
-        return
-    fuse_weight_norm(module)
-    try:
-        yield
-    finally:
-        unfuse_weight_norm(module)
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        weight = torch._weight_norm(self.weight_v, self.weight_g)
+        return F.conv_transpose1d(hidden_states, weight, self.bias, self.stride, self.padding, self.output_padding)
 
 
 class Snake1d(nn.Module):
@@ -116,11 +64,7 @@ class Snake1d(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         inverse = 1.0 / (self.beta.exp() + 1e-9)
-        scaled = self.alpha.exp() * hidden_states
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return torch.addcmul(hidden_states, inverse, torch.sin(scaled).square())
-        scaled.sin_()  # in place, since fresh memory costs more than the arithmetic
-        return torch.addcmul(hidden_states, inverse, scaled.mul_(scaled), out=scaled)
+        return torch.addcmul(hidden_states, inverse, torch.sin(self.alpha.exp() * hidden_states).square())
 
 
 class OobleckResidualUnit(nn.Module):
@@ -134,10 +78,7 @@ class OobleckResidualUnit(nn.Module):
         self.conv2 = WeightNormConv1d(channels, channels, kernel_size=1)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        added = self.conv2(self.snake2(self.conv1(self.snake1(hidden_states))))
-        if torch.is_grad_enabled() or added.dtype != hidden_states.dtype:
-            return hidden_states + added
-        return added.add_(hidden_states)
+        return hidden_states + self.conv2(self.snake2(self.conv1(self.snake1(hidden_states))))
 
 
 class OobleckEncoderBlock(nn.Module):
@@ -156,15 +97,11 @@ class OobleckEncoderBlock(nn.Module):
         hidden_states = self.res_unit3(self.res_unit2(self.res_unit1(hidden_states)))
         return self.conv1(self.snake1(hidden_states))
 
-    def step(self) -> Step:
-        """This block for `tiles`."""
-        return Step(self, self._inputs, self.channels, down=self.stride)
-
-    def _inputs(self, start: int, stop: int) -> tuple[int, int]:
-        """Inputs that outputs `(start, stop)` depend on."""
+    def receptive_field(self, start: int, stop: int) -> Interval:
+        """See the module."""
         first, last = start * self.stride, (stop + 1) * self.stride  # a kernel of two strides
         padding = math.ceil(self.stride / 2)
-        return first - padding - RESIDUAL_OVERHANG, last - padding + RESIDUAL_OVERHANG
+        return first - padding - REACH_OF_RESIDUAL_UNITS, last - padding + REACH_OF_RESIDUAL_UNITS
 
 
 class OobleckDecoderBlock(nn.Module):
@@ -188,32 +125,35 @@ class OobleckDecoderBlock(nn.Module):
         hidden_states = self.conv_t1(self.snake1(hidden_states))
         return self.res_unit3(self.res_unit2(self.res_unit1(hidden_states)))
 
-    def step(self) -> Step:
-        """This block for `tiles`."""
-        return Step(self, self._inputs, self.channels, up=self.stride)
-
-    def _inputs(self, start: int, stop: int) -> tuple[int, int]:
-        """Inputs that outputs `(start, stop)` depend on."""
+    def receptive_field(self, start: int, stop: int) -> Interval:
+        """See the module."""
         padding = math.ceil(self.stride / 2)
-        first, last = start - RESIDUAL_OVERHANG + padding, stop - 1 + RESIDUAL_OVERHANG + padding
+        first, last = start - REACH_OF_RESIDUAL_UNITS + padding, stop - 1 + REACH_OF_RESIDUAL_UNITS + padding
         return math.ceil((first + 1) / self.stride) - 2, last // self.stride + 1
 
 
-class _BlockStack(nn.Module):
-    """Runs `self.block` in order, with gradient checkpointing when it is on."""
+class _OobleckNetwork(nn.Module):
+    """What encoder and decoder share: `conv1`, the blocks in order, `snake1`, `conv2`."""
 
     gradient_checkpointing = False
 
-    def _run_blocks(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.conv1(hidden_states)
         for block in self.block:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 hidden_states = self._gradient_checkpointing_func(block, hidden_states)
             else:
                 hidden_states = block(hidden_states)
-        return hidden_states
+        return self.conv2(self.snake1(hidden_states))
+
+    def receptive_field(self, start: int, stop: int) -> Interval:
+        """See the module."""
+        for layer in (self.conv2, *reversed(self.block), self.conv1):
+            start, stop = layer.receptive_field(start, stop)
+        return start, stop
 
 
-class OobleckEncoder(_BlockStack):
+class OobleckEncoder(_OobleckNetwork):
     """Waveform `(B, audio_channels, N)` to posterior parameters `(B, 2 * latent_channels, N / hop_length)`."""
 
     def __init__(self, audio_channels: int, widths: Sequence[int], strides: Sequence[int], out_channels: int):
@@ -225,15 +165,13 @@ class OobleckEncoder(_BlockStack):
         self.snake1 = Snake1d(widths[-1])
         self.conv2 = WeightNormConv1d(widths[-1], out_channels, kernel_size=3, padding=1)
 
-    def forward(self, waveform: torch.Tensor) -> torch.Tensor:
-        return self.conv2(self.snake1(self._run_blocks(self.conv1(waveform))))
-
-    def steps(self) -> list[Step]:
-        """The network for `tiles`."""
-        return [_conv_step(self.conv1), *(block.step() for block in self.block), _conv_step(self.conv2, self.snake1)]
+    def context(self, hop_length: int) -> int:
+        """Frames on each side of a frame of `hop_length` samples that its latent depends on."""
+        start, stop = self.receptive_field(0, 1)
+        return max(math.ceil(-start / hop_length), math.ceil((stop - hop_length) / hop_length))
 
 
-class OobleckDecoder(_BlockStack):
+class OobleckDecoder(_OobleckNetwork):
     """Latents `(B, latent_channels, L)` to a waveform `(B, audio_channels, L * hop_length)`."""
 
     def __init__(self, latent_channels: int, widths: Sequence[int], strides: Sequence[int], audio_channels: int):
@@ -245,16 +183,7 @@ class OobleckDecoder(_BlockStack):
         self.snake1 = Snake1d(widths[0])
         self.conv2 = WeightNormConv1d(widths[0], audio_channels, kernel_size=7, padding=3, bias=False)
 
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        return self.conv2(self.snake1(self._run_blocks(self.conv1(latents))))
-
-    def steps(self) -> list[Step]:
-        """The network for `tiles`."""
-        return [_conv_step(self.conv1), *(block.step() for block in self.block), _conv_step(self.conv2, self.snake1)]
-
-
-def _conv_step(conv: WeightNormConv1d, snake: Snake1d | None = None) -> Step:
-    """A convolution of odd kernel size that keeps the length, after Snake if given, for `tiles`."""
-    overhang = conv.kernel_size[0] // 2
-    run = conv if snake is None else lambda hidden: conv(snake(hidden))
-    return Step(run, lambda start, stop: (start - overhang, stop + overhang), max(conv.in_channels, conv.out_channels))
+    def context(self, hop_length: int) -> int:
+        """Latents on each side of a latent that its `hop_length` samples depend on."""
+        start, stop = self.receptive_field(0, hop_length)
+        return max(-start, stop - 1)

@@ -12,6 +12,7 @@ References: Evans et al., "Long-form music generation with latent diffusion", ar
 Shazeer, "GLU variants improve transformer", arXiv 2002.05202.
 """
 
+import contextlib
 import math
 from collections.abc import Sequence
 
@@ -26,6 +27,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
+from stable_longform.models.acceleration.engine import engine_for
 from stable_longform.models.dit_attention import Context, DiTAttention, rotary_table
 from stable_longform.models.single_file import SingleFileMixin
 from stable_longform.utils import key_maps
@@ -242,16 +244,31 @@ class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
             _check_mask("encoder_attention_mask", encoder_attention_mask, encoder_hidden_states.shape[:2])
         _check_mask("attention_mask", attention_mask, (hidden_states.shape[0], hidden_states.shape[-1]))
 
-        if attention_mask is not None:
-            hidden_states = hidden_states.masked_fill(~attention_mask[:, None], 0.0)
         if encoder_hidden_states is None or projected_context is None:
             context = None if encoder_hidden_states is None else self.cross_attention_proj(encoder_hidden_states)
             projected_context = [context] * len(self.transformer_blocks)
-        time_features = self.time_proj(timestep).to(global_hidden_states.dtype)
         if projected_global is None:
             projected_global = self.global_proj(global_hidden_states)
-        global_token = projected_global + self.timestep_proj(time_features)[:, None]
+        with engine_for(self, hidden_states.device) or contextlib.nullcontext():
+            sample = self._predict(
+                hidden_states, timestep, projected_context, projected_global, encoder_attention_mask, attention_mask
+            )
+        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
+    def _predict(
+        self,
+        hidden_states: torch.Tensor,
+        timestep: torch.Tensor,
+        projected_context: Sequence[Context | None],
+        projected_global: torch.Tensor,
+        encoder_attention_mask: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The velocity `(B, out_channels, L)`; arguments as in `forward`."""
+        if attention_mask is not None:
+            hidden_states = hidden_states.masked_fill(~attention_mask[:, None], 0.0)
+        time_features = self.time_proj(timestep).to(projected_global.dtype)
+        global_token = projected_global + self.timestep_proj(time_features)[:, None]
         tokens = self.proj_in(self._fold(self.preprocess_conv(hidden_states) + hidden_states))
         tokens = torch.cat([global_token, tokens], dim=1)  # (B, 1 + L / patch_size, inner_dim)
         attention_mask = self._token_mask(attention_mask)
@@ -262,10 +279,8 @@ class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
                 tokens = self._gradient_checkpointing_func(block, *inputs)
             else:
                 tokens = block(*inputs)
-
         sample = self._unfold(self.proj_out(tokens)[:, 1:])
-        sample = self.postprocess_conv(sample) + sample
-        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+        return self.postprocess_conv(sample) + sample
 
     @apply_forward_hook  # moves an offloaded model to its device
     def project_context(self, encoder_hidden_states: torch.Tensor) -> list[Context]:

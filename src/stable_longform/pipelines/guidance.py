@@ -9,9 +9,8 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
+from stable_longform.models.acceleration.hooks import has_hooks
 from stable_longform.models.dit_attention import Context
-from stable_longform.models.hooks import has_hooks
-from stable_longform.models.onednn import fast_linear
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 
 MIN_TOKENS_IN_TURN = 512  # of an item, from which on a CPU is no slower with one branch after the other
@@ -127,7 +126,7 @@ def predict_velocity(
     for branch, condition in enumerate(conditions):
         batch_size = len(condition.global_hidden_states)
         batch = latents if len(latents) == batch_size else latents.repeat(2, 1, 1)
-        with transformer.cache_context(f"velocity {branch}"), fast_linear(transformer, latents.device):
+        with transformer.cache_context(f"velocity {branch}"):
             prediction = transformer(
                 batch.to(transformer.dtype), t.float().expand(batch_size), **vars(condition), return_dict=False
             )[0]

@@ -1,0 +1,51 @@
+"""How many chunks are computed at a time, and how many frames each of them has."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+MIN_LENGTH, MAX_LENGTH = 16, 512  # frames of a chunk whose length follows from the memory
+MIN_LENGTH_OF_WORKER = 32  # of shorter chunks the context costs more than another worker gains
+MEMORY_IN_BYTES, MEMORY_OF_THREAD_IN_BYTES = 2**28, 96 * 2**20  # by default: the first, or the second for each thread
+
+
+class Plan(NamedTuple):
+    """Frames of a chunk, and how many chunks are computed at a time, each of them by one thread."""
+
+    chunk_length: int
+    num_workers: int
+
+
+def make_plan(
+    bytes_of_chunk: Callable[[int], float],
+    num_threads: int,
+    num_frames: int | None = None,
+    chunk_length: int | None = None,
+    memory_in_bytes: int | None = None,
+) -> Plan:
+    """Plans a decoding or an encoding.
+
+    Short chunks compute their context anew, which workers at rest do not. So where memory is short there are fewer
+    workers before there are shorter chunks.
+
+    Args:
+        bytes_of_chunk: memory that a chunk of so many frames takes while it is computed.
+        num_threads: that may work.
+        num_frames: of all chunks together; None: not known.
+        chunk_length: frames of a chunk, if the user has chosen.
+        memory_in_bytes: of all chunks that are computed at a time. Only a single chunk of the chosen length, or of
+            `MIN_LENGTH`, may take more. None: 256 MiB, or 96 MiB for each thread if that is more.
+    """
+    memory = memory_in_bytes or max(MEMORY_IN_BYTES, MEMORY_OF_THREAD_IN_BYTES * num_threads)
+    longest = MAX_LENGTH if chunk_length is None else chunk_length
+    most = num_threads
+    if num_frames is not None:
+        longest = min(longest, num_frames)
+        most = min(most, math.ceil(num_frames / longest) if chunk_length else num_frames // MIN_LENGTH_OF_WORKER)
+    num_workers = max(min(most, int(memory // bytes_of_chunk(longest))), 1)
+    if chunk_length is not None:
+        return Plan(chunk_length, num_workers)
+    length = MAX_LENGTH
+    while length > MIN_LENGTH and num_workers * bytes_of_chunk(length) > memory:
+        length //= 2
+    return Plan(length if num_frames is None else min(length, math.ceil(num_frames / num_workers)), num_workers)

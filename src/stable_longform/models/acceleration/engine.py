@@ -1,0 +1,45 @@
+"""Whether the CPU engine may compute a model's result in its stead."""
+
+import os
+
+import torch
+from torch import nn
+
+from stable_longform.models.acceleration.hooks import has_hooks
+from stable_longform.models.acceleration.oobleck_engine import OobleckEngine
+from stable_longform.models.acceleration.transformer_engine import TransformerEngine
+from stable_longform.models.oobleck_layers import OobleckDecoder, OobleckEncoder
+
+SWITCH = "STABLE_LONGFORM_ACCELERATION"  # environment variable: "0" turns the engine off
+
+
+def engine_for(module: nn.Module, device: torch.device) -> OobleckEngine | TransformerEngine | None:
+    """The engine for a module, or None where the module has to be called as it is.
+
+    It has to be in training, under autocast and `torch.compile`, on other devices than a CPU (or, the autoencoder, an
+    Apple GPU), when acceleration is turned off, and, the autoencoder, when its layers have hooks or were replaced.
+
+    Args:
+        module: `OobleckEncoder` or `OobleckDecoder`, which get an `OobleckEngine`; or a transformer, whose calls are
+            faster within the context of a `TransformerEngine`.
+        device: where its inputs are.
+
+    Raises:
+        ValueError: the environment variable holds something else than "0" or "1".
+    """
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or module.training or not _is_switched_on():
+        return None
+    is_compiled = any(part._compiled_call_impl is not None for part in module.modules())
+    if device.type not in ("cpu", "mps") or is_compiled or torch.is_autocast_enabled(device.type):
+        return None
+    if isinstance(module, (OobleckEncoder, OobleckDecoder)):
+        return OobleckEngine(module, device) if OobleckEngine.knows(module) and not has_hooks(module) else None
+    return TransformerEngine(module) if device.type == "cpu" else None
+
+
+def _is_switched_on() -> bool:
+    """What the environment variable says; without it, yes."""
+    value = os.environ.get(SWITCH, "1")
+    if value not in ("0", "1"):
+        raise ValueError(f"The environment variable {SWITCH} must be 0 or 1, got {value!r}.")
+    return value == "1"

@@ -1,0 +1,43 @@
+"""Jobs in threads that share the cores of a CPU."""
+
+import collections
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+Job, Result = TypeVar("Job"), TypeVar("Result")
+
+
+def ordered_map(function: Callable[[Job], Result], jobs: Iterable[Job], num_workers: int) -> Iterator[Result]:
+    """Yields `function(job)` in order, computed ahead by `num_workers` threads with an equal share of torch's threads.
+
+    Jobs do not wait for each other, as the threads inside of an operation do. They run without gradients, in the
+    caller's inference mode.
+    """
+    if num_workers == 1:
+        yield from map(function, jobs)
+        return
+
+    is_inference = torch.is_inference_mode_enabled()
+
+    def run(job: Job) -> Result:
+        with torch.inference_mode(is_inference), torch.no_grad():  # modes belong to a thread
+            return function(job)
+
+    num_threads = torch.get_num_threads()
+    share = max(num_threads // num_workers, 1)
+    with ThreadPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(share,)) as executor:
+        pending = collections.deque()
+        try:
+            for job in jobs:
+                pending.append(executor.submit(run, job))
+                if len(pending) > num_workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+            torch.set_num_threads(num_threads)  # the workers have set it for threads that are yet to start

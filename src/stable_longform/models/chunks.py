@@ -1,0 +1,152 @@
+"""Cuts long audio into chunks that a network of limited reach computes exactly.
+
+A chunk is a number of consecutive whole latent frames. The network is given a chunk together with its context: the
+frames on either side that the result depends on, as far as there are any. What comes out for the context is cut off.
+So the chunks side by side are the result for the whole, and the memory is that of one chunk.
+
+Conventions: waveforms and latents are `(batch_size, channels, length)`. A frame is a latent, or `hop_length` samples.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+DEFAULT_MEMORY_IN_BYTES = 2**28  # on devices whose free memory is not asked for
+MIN_LENGTH, MAX_LENGTH = 16, 512  # frames of a chunk whose length follows from the memory
+LIVE_ACTIVATIONS = 4  # tensors of the widest layer's size that exist at a time
+
+
+class Chunk(NamedTuple):
+    """What a network is given for one chunk.
+
+    Args:
+        inputs: latents or samples of the chunk and its context.
+        start: first frame of the chunk, counted from the first frame of `inputs`.
+        stop: the frame behind its last one.
+    """
+
+    inputs: torch.Tensor
+    start: int
+    stop: int
+
+
+def latent_chunks(latents: torch.Tensor, num_frames: int, length: int, context: int) -> Iterator[Chunk]:
+    """Cuts the first `num_frames` of latents into chunks of `length` frames, with `context` more on either side."""
+    for start in range(0, num_frames, length):
+        stop = min(start + length, num_frames)
+        first = max(start - context, 0)
+        yield Chunk(latents[..., first : stop + context], start - first, stop - first)
+
+
+def waveform_chunks(waveforms: Iterable[torch.Tensor], length: int, context: int, hop_length: int) -> Iterator[Chunk]:
+    """Cuts a waveform that comes block by block into chunks of `length` frames, with `context` more on either side.
+
+    The last frame is completed with silence. No more is held than a chunk, its context and the latest block.
+
+    Args:
+        waveforms: consecutive blocks `(batch_size, channels, n)` of any lengths.
+        length: frames of a chunk.
+        context: frames on either side.
+        hop_length: samples of a frame.
+
+    Raises:
+        ValueError: there is no block.
+    """
+    held, first, start = None, 0, 0  # samples from frame `first` on; the next chunk begins at frame `start`
+    for block in waveforms:
+        held = block if held is None else torch.cat([held, block], dim=-1)
+        while first + held.shape[-1] // hop_length >= start + length + context:
+            stop = start + length
+            yield Chunk(held[..., : (stop + context - first) * hop_length], start - first, stop - first)
+            start, kept_from = stop, max(stop - context, 0)
+            held, first = held[..., (kept_from - first) * hop_length :], kept_from
+    if held is None:
+        raise ValueError("waveforms must hold at least one block, got none.")
+    held = F.pad(held, (0, -held.shape[-1] % hop_length))
+    num_frames = first + held.shape[-1] // hop_length
+    while start < num_frames:
+        stop = min(start + length, num_frames)
+        left = max(start - context, 0)
+        samples = held[..., (left - first) * hop_length : (stop + context - first) * hop_length]
+        yield Chunk(samples, start - left, stop - left)
+        start = stop
+
+
+def join(parts: Iterable[torch.Tensor], length: int) -> torch.Tensor:
+    """Consecutive tensors in one of that length, which gets its memory once."""
+    whole, start = None, 0
+    for part in parts:
+        if part.shape[-1] == length:
+            return part
+        if whole is None:
+            whole = part.new_empty(*part.shape[:-1], length)
+        whole[..., start : start + part.shape[-1]] = part
+        start += part.shape[-1]
+    return whole
+
+
+class ChunkedModelMixin:
+    """Gives an autoencoder diffusers' switches: tiling for chunks, slicing for one item of a batch at a time."""
+
+    use_tiling, use_slicing = True, False
+    tile_latent_length: int | None = None
+    tile_memory_in_bytes: int | None = None
+
+    def enable_tiling(self, tile_latent_length: int | None = None, memory_in_bytes: int | None = None) -> None:
+        """Encodes and decodes in chunks, with the same result as whole (this is the default).
+
+        Args:
+            tile_latent_length: frames in a chunk, at least 1; None: as many as `memory_in_bytes` allows, up to 512.
+            memory_in_bytes: for the activations of all chunks that are computed at a time, at least 1; chunks do not
+                get shorter than 16 frames. None: a quarter of a GPU's free memory; on a CPU 256 MiB, or 96 MiB for
+                each thread if that is more.
+
+        Raises:
+            ValueError: a value less than 1.
+        """
+        for name, value in (("tile_latent_length", tile_latent_length), ("memory_in_bytes", memory_in_bytes)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        self.use_tiling, self.tile_latent_length = True, tile_latent_length
+        self.tile_memory_in_bytes = memory_in_bytes
+
+    def disable_tiling(self) -> None:
+        """Encodes and decodes each input whole, which takes memory in proportion to its length."""
+        self.use_tiling = False
+
+    def enable_slicing(self) -> None:
+        """Processes a batch one item at a time, to save memory."""
+        self.use_slicing = True
+
+    def disable_slicing(self) -> None:
+        """Processes a batch at once."""
+        self.use_slicing = False
+
+    def _slices(self, batch: torch.Tensor) -> Sequence[torch.Tensor]:
+        """The batch item by item when slicing is on."""
+        return batch.split(1) if self.use_slicing else [batch]
+
+    def _chunk_length(self, num_frames: int | None, channels: int, plan: Callable | None = None) -> int:
+        """Frames of a chunk for a network with so many channels at the full rate.
+
+        `num_frames` is the length of the whole if it is known, and `plan` what an engine takes for the choice.
+        """
+        length = self.tile_latent_length
+        if torch.is_grad_enabled() or not self.use_tiling:  # training never pays for context twice
+            length = sys.maxsize if num_frames is None else num_frames
+        if plan is not None:
+            return plan(num_frames, length, self.tile_memory_in_bytes)
+        if length is not None:
+            return length
+        memory = self.tile_memory_in_bytes or _default_memory(self.device)
+        bytes_of_frame = LIVE_ACTIVATIONS * channels * self.hop_length * self.dtype.itemsize
+        return min(max(memory // bytes_of_frame, MIN_LENGTH), MAX_LENGTH)
+
+
+@torch.compiler.assume_constant_result
+def _default_memory(device: torch.device) -> int:
+    """Bytes for the activations of a chunk: a quarter of what a GPU has free, 256 MiB elsewhere."""
+    return torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else DEFAULT_MEMORY_IN_BYTES
