@@ -9,7 +9,8 @@ from diffusers import StableAudioDiTModel
 from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoder
 
 from stable_longform import AutoencoderOobleck, DiTTransformer1D
-from stable_longform.utils import key_maps
+from stable_longform.models.stable_audio_tools_keys import autoencoder_keys, transformer_keys
+from stable_longform.utils.key_maps import to_theirs
 
 # Channels of the decoder at the full rate, and multiples. "embedded" is the decoder of the embedded checkpoint.
 DECODERS = {"tiny": (4, (1, 2, 2, 2, 2)), "embedded": (16, (1, 2, 8, 16, 32)), "paper": (128, (1, 2, 4, 8, 16))}
@@ -65,7 +66,7 @@ def stable_audio_tools_decoder(size: str, ours: AutoencoderOobleck, checkout: Pa
     theirs = TheirDecoder(
         2, channels, LATENT_CHANNELS, list(multiples), list(STRIDES), use_snake=True, final_tanh=False
     )
-    weights = key_maps.to_theirs(key_maps.autoencoder_rules(len(STRIDES)), ours.state_dict())
+    weights = to_theirs(autoencoder_keys(ours.config), ours.state_dict())
     prefix = "decoder."
     theirs.load_state_dict({key.removeprefix(prefix): value for key, value in weights.items() if prefix in key})
     return theirs.to(ours.device, ours.dtype).eval()
@@ -86,9 +87,5 @@ def stable_audio_tools_transformer(ours: DiTTransformer1D, checkout: Path) -> to
         global_cond_dim=config.global_states_input_dim,
         project_cond_tokens=False,
     )
-    rules = key_maps.transformer_rules(config.num_layers, norm_bias=True)
-    constants = key_maps.transformer_constants(
-        config.num_layers, ours.proj_in.out_features, config.attention_head_dim, norm_bias=True
-    )
-    theirs.load_state_dict(key_maps.to_theirs(rules, ours.state_dict()) | constants)
+    theirs.load_state_dict(to_theirs(transformer_keys(config), ours.state_dict()))
     return theirs.to(ours.device, ours.dtype).eval()

@@ -12,8 +12,9 @@ from tiny_training import AUTOENCODER
 from stable_longform.losses.stft import stereo_stft_loss
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.discriminator_stft import MultiScaleSTFTDiscriminator
+from stable_longform.models.stable_audio_tools_keys import autoencoder_keys
 from stable_longform.training_utils.adversarial_steps import discriminator_step_losses, generator_step_losses
-from stable_longform.utils import key_maps
+from stable_longform.utils.key_maps import to_theirs
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 STABLE_AUDIO_TOOLS = importlib.util.find_spec("stable_audio_tools")
@@ -101,8 +102,7 @@ def test_stable_audio_tools_losses_are_ours(training, tmp_path):
     judge = MultiScaleSTFTDiscriminator(**config.discriminator)
     spectral_losses = functools.partial(stereo_stft_loss, sampling_rate=44100, fft_sizes=config.fft_sizes)
     theirs = peer.AutoencoderLosses(peer.load(options.stable_audio_tools), config, torch.device("cpu"))
-    rules = key_maps.autoencoder_rules(len(model.config.downsampling_ratios))
-    theirs.model.load_state_dict(key_maps.to_theirs(rules, model.state_dict()))
+    theirs.model.load_state_dict(to_theirs(autoencoder_keys(model.config), model.state_dict()))
     weights = {f"discriminators.{key}": value for key, value in judge.state_dict().items()}
     absent, unknown = theirs.judge.load_state_dict(weights, strict=False)
     assert all(key.endswith("spec_transform.window") for key in absent) and not unknown

@@ -3,6 +3,7 @@
 Contents: `convert_checkpoint`, `export_checkpoint`. A folder appears under its name only when it is complete.
 """
 
+import inspect
 import json
 import os
 from collections.abc import Mapping
@@ -14,7 +15,6 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoTokenizer, ClapModel, PreTrainedModel, T5EncoderModel
 
 from stable_longform.convert import verify as verification
-from stable_longform.convert.checkpoints import read_state_dict, unwrap_training
 from stable_longform.convert.laion_clap import from_laion_clap, is_laion_clap, text_branch_to_laion_clap
 from stable_longform.convert.model_config import (
     CLAP_WIDTH,
@@ -31,6 +31,7 @@ from stable_longform.convert.stable_audio_tools import (
     from_stable_audio_tools,
     to_stable_audio_tools,
 )
+from stable_longform.convert.state_dict_files import read_state_dict, unwrap_training
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.clap_text_encoder import ClapTextEncoder
 from stable_longform.noise_schedule import make_scheduler
@@ -41,15 +42,15 @@ CONFIG_NAME, WEIGHTS_NAME, CLAP_NAME = "model_config.json", "model.safetensors",
 ROBERTA = "FacebookAI/roberta-base"  # whose tokenizer LAION-CLAP uses
 T5_OWNER = "google-t5"  # on the Hub, of the names without owner
 FORMATS = ("diffusers", "stable-audio-tools")
-ROBERTA_BASE = {
-    "vocab_size": 50265,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "max_position_embeddings": 514,
-    "type_vocab_size": 1,
-    "max_length": 77,
-}
+SIZES_OF_ROBERTA_BASE = (
+    "vocab_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "max_length",
+)
 T5_SIZES = {(512, 6, 2048): "t5-small", (768, 12, 3072): "t5-base", (1024, 24, 4096): "t5-large"}
 
 
@@ -265,7 +266,9 @@ def _describe_text(pipe: LongFormMusicPipeline, include_text_encoder: bool) -> d
         raise ValueError(f"text_encoder cannot be represented: {type(pipe.text_encoder).__name__}.")
     if config.hidden_size != CLAP_WIDTH:
         raise ValueError(f"text_encoder.hidden_size must be {CLAP_WIDTH}, got {config.hidden_size}.")
-    for name, value in ROBERTA_BASE.items() if include_text_encoder else ():
+    defaults = inspect.signature(ClapTextEncoder).parameters
+    for name in SIZES_OF_ROBERTA_BASE if include_text_encoder else ():
+        value = defaults[name].default
         if config[name] != value:
             raise ValueError(
                 f"text_encoder.{name} must be {value} to be written as {CLAP_NAME}, got {config[name]}; without the "

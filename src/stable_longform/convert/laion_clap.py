@@ -12,7 +12,7 @@ import torch
 from transformers import ClapAudioConfig, ClapConfig, ClapModel, ClapTextConfig
 
 from stable_longform.models.clap_text_encoder import ClapTextEncoder
-from stable_longform.utils import key_maps
+from stable_longform.utils.key_maps import KeyMap, Rule, to_ours, to_theirs, unknown_keys
 
 TEXT_BRANCH, AUDIO_BRANCH = "text_branch.", "audio_branch."
 HEAD_DIM = 64  # channels per head of every RoBERTa
@@ -63,12 +63,11 @@ def from_laion_clap(state_dict: Mapping[str, torch.Tensor]) -> ClapModel:
     theirs = {key: tensor for key, tensor in theirs.items() if not _is_unused(key)}
     model = ClapModel(_read_config(theirs))
     weights = model.state_dict()
-    rules = _rules(weights)
-    known = {rule.theirs for rule in rules}
-    problems = [f"unknown {key}" for key in theirs if key not in known]
-    ours, found = key_maps.to_ours(rules, theirs, {key: tensor.shape for key, tensor in weights.items()})
-    if problems + found:
-        raise ValueError(f"{len(problems + found)} keys do not fit a ClapModel: {'; '.join(problems + found)}.")
+    key_map = _key_map(weights)
+    ours, problems = to_ours(key_map, theirs, {key: tensor.shape for key, tensor in weights.items()})
+    problems += unknown_keys(theirs, key_map)
+    if problems:
+        raise ValueError(f"{len(problems)} keys do not fit a ClapModel: {'; '.join(problems)}.")
     model.load_state_dict(weights | ours)
     return model.eval()
 
@@ -76,7 +75,7 @@ def from_laion_clap(state_dict: Mapping[str, torch.Tensor]) -> ClapModel:
 def text_branch_to_laion_clap(text_encoder: ClapTextEncoder) -> dict[str, torch.Tensor]:
     """The text branch as in a LAION-CLAP checkpoint, which is all that stable-audio-tools needs of one."""
     weights = {f"text_model.{key}": tensor for key, tensor in text_encoder.text_model.state_dict().items()}
-    theirs = key_maps.to_theirs(_rules(weights), weights)
+    theirs = to_theirs(_key_map(weights), weights)
     return {f"module.{key}": tensor for key, tensor in theirs.items()}
 
 
@@ -85,8 +84,8 @@ def _is_unused(key: str) -> bool:
     return key.startswith(UNUSED) or key.endswith(UNUSED_SUFFIX)
 
 
-def _rules(ours: Iterable[str]) -> list[key_maps.Rule]:
-    """Rules for our keys."""
+def _key_map(ours: Iterable[str]) -> KeyMap:
+    """Which tensor of theirs is which of our keys."""
     rules, fused = [], {}
     for key in ours:
         if key.endswith(BUFFERS):
@@ -99,8 +98,8 @@ def _rules(ours: Iterable[str]) -> list[key_maps.Rule]:
                 fused.setdefault(theirs.replace(f".{name}.", ".qkv."), []).append(key)
                 break
         else:
-            rules.append(key_maps.Rule(theirs, (key,)))
-    return rules + [key_maps.Rule(theirs, tuple(keys)) for theirs, keys in fused.items()]
+            rules.append(Rule(theirs, (key,)))
+    return KeyMap(rules + [Rule(theirs, tuple(keys)) for theirs, keys in fused.items()], {})
 
 
 def _read_config(theirs: Mapping[str, torch.Tensor]) -> ClapConfig:

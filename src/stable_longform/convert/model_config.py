@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+from stable_longform.models.stable_audio_tools_keys import NUMBER_CONDITIONERS
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 
@@ -20,7 +21,6 @@ CLAP_WIDTH = 768  # of RoBERTa base, the only text encoder their CLAP conditione
 T5_WIDTHS = {"t5-small": 512, "t5-base": 768, "t5-large": 1024, "t5-3b": 1024, "t5-11b": 1024}
 T5_WIDTHS |= {"google/flan-t5-small": 512, "google/flan-t5-base": 768, "google/flan-t5-large": 1024}
 T5_WIDTHS |= {"google/flan-t5-xl": 2048, "google/flan-t5-xxl": 4096}
-TIMING_IDS = {"seconds_start": "start_number_conditioner", "seconds_total": "end_number_conditioner"}
 REQUIRED = object()
 
 
@@ -189,14 +189,14 @@ def _read_conditioning(conditioning: Section) -> tuple[dict, dict]:
         name, kind = conditioner.take("id"), conditioner.take("type")
         fields = conditioner.section("config", {})
         conditioner.finish()
-        if kind == "number" and name in TIMING_IDS:
+        if kind == "number" and name in NUMBER_CONDITIONERS:
             ranges[name] = fields.take("min_val", 0), fields.take("max_val", 1)
         elif kind in ("t5", "clap_text") and text is None:
             text = {"id": name, "type": kind} | _read_text(kind, fields)
         else:
             raise ValueError(
                 f"{conditioner.path('id')} {name!r} of type {kind!r} cannot be represented: there may be one text "
-                f"(t5 or clap_text), and the numbers {' and '.join(TIMING_IDS)}."
+                f"(t5 or clap_text), and the numbers {' and '.join(NUMBER_CONDITIONERS)}."
             )
         fields.require("project_out", False, default=False)
         fields.finish()
@@ -315,7 +315,7 @@ def write_model_config(
     config, timing = transformer.config, timing_conditioner.config
     width, head_dim = timing.conditioning_dim, config.attention_head_dim
     inner_dim = config.num_attention_heads * head_dim
-    numbers = list(TIMING_IDS)[0 if timing.use_seconds_start else 1 :]
+    numbers = list(NUMBER_CONDITIONERS)[0 if timing.use_seconds_start else 1 :]
     checks = {
         "transformer.time_proj_dim": (config.time_proj_dim, NUM_FOURIER_FEATURES),
         "timing_conditioner.internal_dim": (timing.internal_dim, NUM_FOURIER_FEATURES),

@@ -11,6 +11,7 @@ from diffusers import (
 )
 from transformers import T5EncoderModel
 
+from stable_longform.convert.model_config import NUM_FOURIER_FEATURES
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
 
 VAE_FIELDS = (
@@ -35,7 +36,6 @@ TRANSFORMER_FIELDS = (
     "global_states_input_dim",
     "cross_attention_input_dim",
 )
-NUM_FOURIER_FEATURES = 256  # of each number, which their configuration cannot change
 
 
 def to_stable_audio_pipeline(pipe: LongFormMusicPipeline) -> StableAudioPipeline:

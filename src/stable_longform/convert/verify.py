@@ -14,8 +14,8 @@ from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from transformers import ClapModel, RobertaConfig, RobertaModel
 
 from stable_longform.convert.laion_clap import TEXT_BRANCH
-from stable_longform.convert.stable_audio_tools import CONDITIONER_PREFIX
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+from stable_longform.models.stable_audio_tools_keys import CONDITIONER_PREFIX
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.pipelines.guidance import guide

@@ -19,11 +19,12 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 
 from stable_longform.models.acceleration.engine import engine_for
+from stable_longform.models.checked_loading import CheckedModelMixin, check_integer_lists, check_integers
 from stable_longform.models.chunks import ChunkedModelMixin, join, latent_chunks, waveform_chunks
 from stable_longform.models.diagonal_gaussian import DiagonalGaussian
 from stable_longform.models.oobleck_layers import OobleckDecoder, OobleckEncoder
 from stable_longform.models.single_file import SingleFileMixin
-from stable_longform.utils import key_maps
+from stable_longform.models.stable_audio_tools_keys import AUTOENCODER_PREFIX, autoencoder_keys
 
 
 @dataclass
@@ -46,7 +47,7 @@ class OobleckDecoderOutput(BaseOutput):
     posterior: DiagonalGaussian | None = None
 
 
-class AutoencoderOobleck(ModelMixin, ConfigMixin, ChunkedModelMixin, SingleFileMixin):
+class AutoencoderOobleck(CheckedModelMixin, ModelMixin, ConfigMixin, ChunkedModelMixin, SingleFileMixin):
     """The variational autoencoder of the paper. Paper: §2.1, figure 3, table 1 (157 M).
 
     Args:
@@ -57,9 +58,13 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin, ChunkedModelMixin, SingleFileM
         decoder_input_channels: latent channels. diffusers can only open `encoder_hidden_size` equal to twice this.
         audio_channels: 1 or 2.
         sampling_rate: Hz.
+
+    Raises:
+        ValueError: a value that is no integer or out of range, or lists of different lengths.
     """
 
-    stable_audio_tools_prefix = "pretransform.model."
+    stable_audio_tools_prefix = AUTOENCODER_PREFIX
+    stable_audio_tools_keys = staticmethod(autoencoder_keys)
     _supports_gradient_checkpointing = True
     _no_split_modules = ["OobleckEncoderBlock", "OobleckDecoderBlock"]
     _group_offload_block_modules = ["encoder", "decoder"]
@@ -76,33 +81,22 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin, ChunkedModelMixin, SingleFileM
         sampling_rate: int = 44100,
     ):
         super().__init__()
+        widths = ("encoder_hidden_size", "decoder_channels", "decoder_input_channels", "audio_channels")
+        check_integers(self.config, *widths)
+        check_integers(self.config, "sampling_rate", high=10**6)
+        check_integer_lists(self.config, "channel_multiples")
+        check_integer_lists(self.config, "downsampling_ratios", low=2)
         if len(downsampling_ratios) != len(channel_multiples):
-            raise ValueError(
-                "downsampling_ratios and channel_multiples must have the same length, "
-                f"got {len(downsampling_ratios)} and {len(channel_multiples)}."
-            )
-        if min(downsampling_ratios) < 2:
-            raise ValueError(f"downsampling_ratios must be at least 2, got {tuple(downsampling_ratios)}.")
+            lengths = f"{len(downsampling_ratios)} and {len(channel_multiples)}"
+            raise ValueError(f"downsampling_ratios and channel_multiples must have the same length, got {lengths}.")
         self.hop_length = math.prod(downsampling_ratios)
-        multiples = (1, *channel_multiples)
-        self.encoder = OobleckEncoder(
-            audio_channels,
-            [encoder_hidden_size * multiple for multiple in multiples],
-            downsampling_ratios,
-            2 * decoder_input_channels,
-        )
-        self.decoder = OobleckDecoder(
-            decoder_input_channels,
-            [decoder_channels * multiple for multiple in multiples],
-            downsampling_ratios,
-            audio_channels,
-        )
+        multiples, strides, latent_channels = (1, *channel_multiples), downsampling_ratios, decoder_input_channels
+        encoder_widths = [encoder_hidden_size * multiple for multiple in multiples]
+        decoder_widths = [decoder_channels * multiple for multiple in multiples]
+        self.encoder = OobleckEncoder(audio_channels, encoder_widths, strides, 2 * latent_channels)
+        self.decoder = OobleckDecoder(latent_channels, decoder_widths, strides, audio_channels)
         self.encoder_context = self.encoder.context(self.hop_length)
         self.decoder_context = self.decoder.context(self.hop_length)
-
-    def stable_audio_tools_names(self, prefix: str) -> tuple[list[key_maps.Rule], dict[str, torch.Tensor]]:
-        """See `SingleFileMixin`."""
-        return key_maps.autoencoder_rules(len(self.config.downsampling_ratios), prefix), {}
 
     @property
     def latent_rate(self) -> float:
@@ -136,7 +130,7 @@ class AutoencoderOobleck(ModelMixin, ConfigMixin, ChunkedModelMixin, SingleFileM
         posterior = DiagonalGaussian(parameters)
         return AutoencoderOobleckOutput(posterior) if return_dict else (posterior,)
 
-    @apply_forward_hook  # moves an offloaded model to its device
+    @apply_forward_hook
     def encode_stream(self, waveforms: Iterable[torch.Tensor]) -> Iterator[DiagonalGaussian]:
         """Encodes a waveform that comes block by block, for example from a file, without gradients.
 

@@ -14,9 +14,13 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from transformers import ClapModel, ClapTextConfig, ClapTextModel
+from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutput
 
+from stable_longform.models.checked_loading import CheckedModelMixin, check_integers, check_numbers
+
 TOKENIZER_LOCK = threading.Lock()
+
 # The fields of our configuration that describe the RoBERTa model, named as in transformers' ClapTextConfig.
 TEXT_CONFIG_FIELDS = (
     "vocab_size",
@@ -34,7 +38,7 @@ TEXT_CONFIG_FIELDS = (
 )
 
 
-class ClapTextEncoder(ModelMixin, ConfigMixin):
+class ClapTextEncoder(CheckedModelMixin, ModelMixin, ConfigMixin):
     """Features of a prompt: a hidden layer of CLAP's RoBERTa.
 
     Paper: §2.4, "the next-to-last layer of the text encoder". The defaults are RoBERTa base, of 124,645,632
@@ -59,7 +63,7 @@ class ClapTextEncoder(ModelMixin, ConfigMixin):
         max_length: number of tokens to which prompts are padded and cut. The model itself accepts longer input.
 
     Raises:
-        ValueError: `feature_layer` or `max_length` is out of range.
+        ValueError: a value out of range, or sizes that don't fit each other.
     """
 
     _supports_gradient_checkpointing = True
@@ -86,6 +90,18 @@ class ClapTextEncoder(ModelMixin, ConfigMixin):
         max_length: int = 77,
     ):
         super().__init__()
+        check_integers(self.config, "hidden_size", "intermediate_size", "type_vocab_size")
+        check_integers(self.config, "num_hidden_layers", "num_attention_heads", high=2**10)
+        check_integers(self.config, "vocab_size", "max_position_embeddings", "max_length", high=2**24)
+        check_integers(self.config, "pad_token_id", low=0, high=2**24)
+        check_integers(self.config, "feature_layer", low=-(2**10) - 1, high=-1)
+        check_numbers(
+            self.config, "layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob", low=0, high=1
+        )
+        if not isinstance(hidden_act, str) or hidden_act not in ACT2FN:
+            raise ValueError(f"hidden_act must be one of {', '.join(ACT2FN)}, got {hidden_act!r}.")
+        if hidden_size % num_attention_heads != 0:
+            raise ValueError(f"num_attention_heads must divide hidden_size={hidden_size}, got {num_attention_heads}.")
         if not -(num_hidden_layers + 1) <= feature_layer <= -1:
             raise ValueError(f"feature_layer must be in [{-(num_hidden_layers + 1)}, -1], got {feature_layer}.")
         longest = max_position_embeddings - pad_token_id - 1

@@ -12,6 +12,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
+from stable_longform.models.checked_loading import CheckedModelMixin, check_integer_lists, check_integers
 from stable_longform.models.oobleck_layers import split_weight
 
 LEAKY_SLOPE = 0.2
@@ -84,7 +85,7 @@ class STFTDiscriminator(nn.Module):
         return torch.cat([spectrum.real, spectrum.imag], dim=1).transpose(2, 3)
 
 
-class MultiScaleSTFTDiscriminator(ModelMixin, ConfigMixin):
+class MultiScaleSTFTDiscriminator(CheckedModelMixin, ModelMixin, ConfigMixin):
     """One `STFTDiscriminator` for each FFT size. Paper: §2.1.
 
     Args:
@@ -92,6 +93,9 @@ class MultiScaleSTFTDiscriminator(ModelMixin, ConfigMixin):
         fft_sizes: in samples; the hop is a quarter.
         audio_channels: channels of the waveforms.
         stride: stride over frequency of the three dilated layers; 2 at the time of the paper.
+
+    Raises:
+        ValueError: a value that is no positive integer, or an FFT of fewer than 4 samples.
     """
 
     @register_to_config
@@ -103,6 +107,8 @@ class MultiScaleSTFTDiscriminator(ModelMixin, ConfigMixin):
         stride: int = 2,
     ):
         super().__init__()
+        check_integers(self.config, "filters", "audio_channels", "stride")
+        check_integer_lists(self.config, "fft_sizes", low=4, high=2**20)
         self.discriminators = nn.ModuleList(
             STFTDiscriminator(size, size // 4, audio_channels, filters, stride) for size in fft_sizes
         )

@@ -16,6 +16,12 @@ Context = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 ROTARY_BASE = 10000.0
 
 
+def rotary_frequencies(dim: int, device: torch.device | str | None = None) -> torch.Tensor:
+    """Rotation angles of neighbouring positions, base^(-2i/dim) for i < dim/2, `(dim / 2,)` in float32."""
+    exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim
+    return 1.0 / ROTARY_BASE**exponents
+
+
 def rotary_table(length: int, dim: int, device: torch.device | str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines of the rotation angles, position x base^(-2i/dim) for i < dim/2, in float32.
 
@@ -27,9 +33,8 @@ def rotary_table(length: int, dim: int, device: torch.device | str | None = None
     Returns:
         `(cos, sin)`, each `(length, dim / 2)`.
     """
-    exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim
     positions = torch.arange(length, dtype=torch.float32, device=device)
-    angles = positions[:, None] * (1.0 / ROTARY_BASE**exponents)
+    angles = positions[:, None] * rotary_frequencies(dim, device)
     return angles.cos(), angles.sin()
 
 

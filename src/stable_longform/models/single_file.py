@@ -5,28 +5,26 @@ diffusers' own `from_single_file` is a closed table of its models, and it lets m
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from stable_longform.utils import key_maps
+from stable_longform.models.checked_loading import list_problems
+from stable_longform.utils.key_maps import KeyMap, Rule, to_ours, unknown_keys
 
 
 class SingleFileMixin:
     """Gives a diffusers model the class method `from_single_file`.
 
-    The model says in `stable_audio_tools_prefix` what stands before its keys in a whole checkpoint of
-    stable-audio-tools, and in `stable_audio_tools_names` which of those keys are which of ours.
+    The model says which keys of stable-audio-tools are which of its own in `stable_audio_tools_keys`, a function of
+    `stable_audio_tools_keys.py`, and in `stable_audio_tools_prefix` what stands before them in a whole checkpoint.
     """
 
     stable_audio_tools_prefix: str
-
-    def stable_audio_tools_names(self, prefix: str) -> tuple[list[key_maps.Rule], dict[str, torch.Tensor]]:
-        """Rules for all keys that begin with the prefix, and the constants among them."""
-        raise NotImplementedError
+    stable_audio_tools_keys: Callable[[Mapping, str], KeyMap]
 
     @classmethod
     def from_single_file(
@@ -54,7 +52,7 @@ class SingleFileMixin:
 
         Raises:
             ValueError: another kind of file, an unknown argument, or weights that don't fit the configuration: missing
-                or unexpected keys, or other shapes.
+                or unknown keys, or other shapes.
         """
         source = pretrained_model_link_or_path_or_dict
         state_dict = dict(source) if isinstance(source, Mapping) else _read(Path(source))
@@ -69,8 +67,7 @@ class SingleFileMixin:
             model = cls.from_config(config)
         state_dict, problems = _to_ours(model, state_dict)
         if problems:
-            more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-            raise ValueError(f"The weights don't fit this {cls.__name__}: {', '.join(problems[:5])}{more}.")
+            raise ValueError(f"The weights don't fit this {cls.__name__}: {list_problems(problems)}.")
         copies = {key: tensor.to(torch_dtype, copy=True) for key, tensor in state_dict.items()}
         model.load_state_dict(copies, assign=True)
         return model.eval()
@@ -89,13 +86,11 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 def _to_ours(model: SingleFileMixin, state_dict: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Weights of either naming with our keys, and a description of each that doesn't fit the model."""
     shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
-    rules, constants, prefix = [key_maps.Rule(key, (key,)) for key in shapes], {}, ""
+    key_map, prefix = KeyMap([Rule(key, (key,)) for key in shapes], {}), ""
     for candidate in ("", model.stable_audio_tools_prefix):
-        names, fixed = model.stable_audio_tools_names(candidate)
-        if names[0].theirs in state_dict:
-            rules, constants, prefix = names, fixed, candidate
+        candidate_map = model.stable_audio_tools_keys(model.config, candidate)
+        if candidate_map.rules[0].theirs in state_dict:
+            key_map, prefix = candidate_map, candidate
     theirs = {key: tensor for key, tensor in state_dict.items() if key.startswith(prefix)}
-    known = {rule.theirs for rule in rules} | set(constants)
-    ours, problems = key_maps.to_ours(rules, theirs, shapes)
-    problems += [f"unexpected {key}" for key in theirs if key not in known]
-    return ours, problems + key_maps.check_constants(constants, theirs)
+    ours, problems = to_ours(key_map, theirs, shapes)
+    return ours, problems + unknown_keys(theirs, key_map)

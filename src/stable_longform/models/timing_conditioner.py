@@ -18,6 +18,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 from torch import nn
 
+from stable_longform.models.checked_loading import CheckedModelMixin, check_booleans, check_integers, check_numbers
+
 
 @dataclass
 class TimingConditionerOutput(BaseOutput):
@@ -85,7 +87,7 @@ class NumberConditioner(nn.Module):
         return linear(features(normalized).to(linear.weight.dtype))[:, None]
 
 
-class TimingConditioner(ModelMixin, ConfigMixin):
+class TimingConditioner(CheckedModelMixin, ModelMixin, ConfigMixin):
     """Embeds where a window starts and how long the whole piece is.
 
     Paper: §2.2; the two values and their ranges are those of the "seconds_start" and "seconds_total" conditioners of
@@ -102,11 +104,13 @@ class TimingConditioner(ModelMixin, ConfigMixin):
             a linear `text_projection`. None: the same width.
 
     Raises:
-        ValueError: `internal_dim` is not a positive even number, or `max_value` is not greater than `min_value`.
+        ValueError: a value of the wrong kind or out of range, an odd `internal_dim`, or a `max_value` that is not
+            greater than `min_value`.
     """
 
     # The embedding is tiny, and its precision is the point.
     _skip_layerwise_casting_patterns = ["time_positional_embedding"]
+    _class_names_of_diffusers = ("StableAudioProjectionModel",)
 
     @register_to_config
     def __init__(
@@ -119,8 +123,12 @@ class TimingConditioner(ModelMixin, ConfigMixin):
         text_encoder_dim: int | None = None,
     ):
         super().__init__()
-        if internal_dim < 2 or internal_dim % 2 != 0:
-            raise ValueError(f"internal_dim must be a positive even number, got {internal_dim}.")
+        check_integers(self.config, "conditioning_dim", *([] if text_encoder_dim is None else ["text_encoder_dim"]))
+        check_integers(self.config, "internal_dim", low=2)
+        check_numbers(self.config, "min_value", "max_value", low=-1e9, high=1e9)
+        check_booleans(self.config, "use_seconds_start")
+        if internal_dim % 2 != 0:
+            raise ValueError(f"internal_dim must be even, got {internal_dim}.")
         if not max_value > min_value:
             raise ValueError(f"max_value must be greater than min_value={min_value}, got {max_value}.")
         self.text_projection = None

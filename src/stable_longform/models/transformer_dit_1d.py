@@ -28,9 +28,10 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 from stable_longform.models.acceleration.engine import engine_for
+from stable_longform.models.checked_loading import CheckedModelMixin, check_booleans, check_integers
 from stable_longform.models.dit_attention import Context, DiTAttention, rotary_table
 from stable_longform.models.single_file import SingleFileMixin
-from stable_longform.utils import key_maps
+from stable_longform.models.stable_audio_tools_keys import TRANSFORMER_PREFIX, transformer_keys
 
 
 class FourierFeatures(nn.Module):
@@ -112,7 +113,9 @@ class DiTBlock(nn.Module):
 TransformerBlockRegistry.register(DiTBlock, TransformerBlockMetadata(return_hidden_states_index=0))
 
 
-class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, CacheMixin, SingleFileMixin):
+class DiTTransformer1D(
+    CheckedModelMixin, ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, CacheMixin, SingleFileMixin
+):
     """The diffusion transformer (DiT) over audio latents.
 
     Paper: §2.2, figure 2. Text and timing reach it by cross-attention; timing and the time t also as one token before
@@ -136,12 +139,14 @@ class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
         norm_bias: whether the layer norms have biases. The paper's model has none; diffusers' checkpoints do.
 
     Raises:
-        ValueError: sizes that don't fit each other, see above.
+        ValueError: a size that is no integer or out of range, or sizes that don't fit each other, see above.
     """
 
+    _class_names_of_diffusers = ("StableAudioDiTModel",)
     _supports_gradient_checkpointing = True
     _no_split_modules = ["DiTBlock"]
-    stable_audio_tools_prefix = "model.model."
+    stable_audio_tools_prefix = TRANSFORMER_PREFIX
+    stable_audio_tools_keys = staticmethod(transformer_keys)
     _repeated_blocks = ["DiTBlock"]
     _skip_layerwise_casting_patterns = ["time_proj", "p(re|ost)process_conv", "^proj_in$", "^proj_out$", "norm"]
 
@@ -196,14 +201,6 @@ class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
             config_dict = config_dict | {"norm_bias": True}
         return super().extract_init_dict(config_dict, **kwargs)
 
-    def stable_audio_tools_names(self, prefix: str) -> tuple[list[key_maps.Rule], dict[str, torch.Tensor]]:
-        """See `SingleFileMixin`."""
-        config = self.config
-        rules = key_maps.transformer_rules(config.num_layers, config.norm_bias, prefix)
-        return rules, key_maps.transformer_constants(
-            config.num_layers, self.proj_in.out_features, config.attention_head_dim, config.norm_bias, prefix
-        )
-
     def forward(
         self,
         hidden_states: torch.Tensor,
@@ -247,28 +244,27 @@ class DiTTransformer1D(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin
         if encoder_hidden_states is None or projected_context is None:
             context = None if encoder_hidden_states is None else self.cross_attention_proj(encoder_hidden_states)
             projected_context = [context] * len(self.transformer_blocks)
+        time_features = self.time_proj(timestep).to(global_hidden_states.dtype)
         if projected_global is None:
             projected_global = self.global_proj(global_hidden_states)
+        global_token = projected_global + self.timestep_proj(time_features)[:, None]
         with engine_for(self, hidden_states.device) or contextlib.nullcontext():
-            sample = self._predict(
-                hidden_states, timestep, projected_context, projected_global, encoder_attention_mask, attention_mask
+            sample = self._run_blocks(
+                hidden_states, global_token, projected_context, encoder_attention_mask, attention_mask
             )
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
-    def _predict(
+    def _run_blocks(
         self,
         hidden_states: torch.Tensor,
-        timestep: torch.Tensor,
+        global_token: torch.Tensor,
         projected_context: Sequence[Context | None],
-        projected_global: torch.Tensor,
         encoder_attention_mask: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        """The velocity `(B, out_channels, L)`; arguments as in `forward`."""
+        """The velocity `(B, out_channels, L)`, given the global token `(B, 1, inner_dim)`; otherwise as `forward`."""
         if attention_mask is not None:
             hidden_states = hidden_states.masked_fill(~attention_mask[:, None], 0.0)
-        time_features = self.time_proj(timestep).to(projected_global.dtype)
-        global_token = projected_global + self.timestep_proj(time_features)[:, None]
         tokens = self.proj_in(self._fold(self.preprocess_conv(hidden_states) + hidden_states))
         tokens = torch.cat([global_token, tokens], dim=1)  # (B, 1 + L / patch_size, inner_dim)
         attention_mask = self._token_mask(attention_mask)
@@ -382,19 +378,24 @@ def _check_mask(name: str, mask: torch.Tensor | None, shape: tuple[int, int]) ->
 
 
 def _check_config(config) -> None:
-    """Raises ValueError for sizes that don't fit each other."""
-    if config.attention_head_dim < 4 or config.attention_head_dim % 4 != 0:
-        raise ValueError(f"attention_head_dim must be a positive multiple of 4, got {config.attention_head_dim}.")
+    """Raises ValueError for sizes that are out of range or don't fit each other."""
+    widths = ("in_channels", "out_channels", "cross_attention_dim", "cross_attention_input_dim")
+    check_integers(config, *widths, "global_states_input_dim", "patch_size")
+    check_integers(config, "num_layers", "num_attention_heads", "num_key_value_attention_heads", high=2**10)
+    check_integers(config, "time_proj_dim", low=2)
+    check_integers(config, "attention_head_dim", low=4)
+    check_integers(config, "sample_size", high=2**20)
+    check_booleans(config, "norm_bias")
+    if config.attention_head_dim % 4 != 0:
+        raise ValueError(f"attention_head_dim must be a multiple of 4, got {config.attention_head_dim}.")
     heads, key_value_heads = config.num_attention_heads, config.num_key_value_attention_heads
-    if key_value_heads < 1 or heads < 1 or heads % key_value_heads != 0:
+    if heads % key_value_heads != 0:
         raise ValueError(
             f"num_key_value_attention_heads must divide num_attention_heads={heads}, got {key_value_heads}."
         )
-    if config.time_proj_dim < 2 or config.time_proj_dim % 2 != 0:
-        raise ValueError(f"time_proj_dim must be a positive even number, got {config.time_proj_dim}.")
-    if config.patch_size < 1:
-        raise ValueError(f"patch_size must be at least 1, got {config.patch_size}.")
-    if config.sample_size < config.patch_size or config.sample_size % config.patch_size != 0:
+    if config.time_proj_dim % 2 != 0:
+        raise ValueError(f"time_proj_dim must be even, got {config.time_proj_dim}.")
+    if config.sample_size % config.patch_size != 0:
         raise ValueError(
-            f"sample_size must be a positive multiple of patch_size={config.patch_size}, got {config.sample_size}."
+            f"sample_size must be a multiple of patch_size={config.patch_size}, got {config.sample_size}."
         )

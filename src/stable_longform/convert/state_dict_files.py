@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+TORCH_FILES = (b"PK", b"\x80")  # how torch's files begin: a zip, or a pickle
 # Inside stable-audio-tools' training checkpoints: where a model is, its average, and what the average stands for.
 TRAININGS = (
     ("diffusion.", "diffusion_ema.ema_model.", "model."),
@@ -51,9 +52,12 @@ def read_state_dict(path: str | os.PathLike, allow_pickle: bool = False) -> dict
             return load_file(path)
         except SafetensorError as error:
             raise ValueError(f"{path} is no safetensors file: {error}") from error
+    with path.open("rb") as file:
+        if not file.read(4).startswith(TORCH_FILES):
+            raise ValueError(f"{path} is no checkpoint: it is neither a safetensors file nor one of torch's.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, pickle.UnpicklingError) and not allow_pickle:
             raise ValueError(
                 f"{path} is broken or holds more than tensors, and opening it could run any code. "

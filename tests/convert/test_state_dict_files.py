@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stable_longform.convert.checkpoints import read_state_dict, unwrap_training
+from stable_longform.convert.state_dict_files import read_state_dict, unwrap_training
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones(1)}
 
@@ -40,6 +40,11 @@ def test_broken_and_other_files_are_refused(tmp_path):
             read_state_dict(tmp_path / name)
     with pytest.raises(ValueError, match="a.ckpt is no checkpoint"):
         read_state_dict(tmp_path / "a.ckpt", allow_pickle=True)
+    for content in (b"", b"hello world", b"RIFF....WAVE", b"PK\x03\x04 no zip", b"\x80\x02e", b"\x80\x02he"):
+        (tmp_path / "a.ckpt").write_bytes(content)
+        for allow_pickle in (False, True):
+            with pytest.raises(ValueError, match="a.ckpt is"):
+                read_state_dict(tmp_path / "a.ckpt", allow_pickle)
     for content in ([1, 2], {}, {"epoch": 3}):
         torch.save(content, tmp_path / "b.ckpt")
         with pytest.raises(ValueError, match="holds no state dict"):

@@ -1,0 +1,115 @@
+"""Opening models: a configuration and its weights are checked against the class before anything is computed.
+
+diffusers itself takes the weights of another model, and leaves a parameter that is missing in them without a value.
+"""
+
+import contextlib
+import numbers
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+NUM_NAMED = 5  # keys that an error names
+
+
+class ConfigurationError(ValueError):
+    """A configuration that its class cannot have."""
+
+
+class CheckedModelMixin:
+    """Gives a diffusers model a `from_pretrained` that raises a ValueError for what does not belong to its class."""
+
+    _class_names_of_diffusers: tuple[str, ...] = ()  # classes whose configurations this one understands
+
+    @classmethod
+    def from_config(cls, config, **kwargs):
+        """As in diffusers.
+
+        Raises:
+            ValueError: a configuration of another class, or a value that the constructor refuses.
+        """
+        if isinstance(config, Mapping):
+            name, accepted = config.get("_class_name"), (cls.__name__, *cls._class_names_of_diffusers)
+            if name is not None and name not in accepted:
+                raise ConfigurationError(f"_class_name must be {' or '.join(accepted)}, got {name!r}.")
+        try:
+            return super().from_config(config, **kwargs)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from error
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """As in diffusers, in float32 unless `torch_dtype` says otherwise.
+
+        Raises:
+            ValueError: naming the file and the field, or the tensors that are missing, unknown or of another shape.
+        """
+        with_info = kwargs.pop("output_loading_info", False)
+        folder = Path(str(pretrained_model_name_or_path), kwargs.get("subfolder") or "")
+        try:
+            with _default_dtype(torch.float32):
+                model, info = super().from_pretrained(
+                    pretrained_model_name_or_path, output_loading_info=True, **kwargs
+                )
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{folder / cls.config_name}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from error
+        problems = [f"missing {key}" for key in info.get("missing_keys", ())]
+        problems += [f"unexpected {key}" for key in info.get("unexpected_keys", ())]
+        if problems:
+            raise ValueError(f"The weights in {folder} don't fit {cls.__name__}: {list_problems(problems)}.")
+        return (model, info) if with_info else model
+
+
+def list_problems(problems: Sequence[str]) -> str:
+    """The first few of them, and how many more there are."""
+    more = f" and {len(problems) - NUM_NAMED} more" if len(problems) > NUM_NAMED else ""
+    return ", ".join(problems[:NUM_NAMED]) + more
+
+
+def check_integers(config: Mapping, *names: str, low: int = 1, high: int = 2**16) -> None:
+    """Raises a ValueError unless the named fields are integers in [`low`, `high`]."""
+    for name in names:
+        if not _is_integer(config[name]) or not low <= config[name] <= high:
+            raise ValueError(f"{name} must be an integer in [{low}, {high}], got {config[name]!r}.")
+
+
+def check_integer_lists(config: Mapping, *names: str, low: int = 1, high: int = 2**16) -> None:
+    """Raises a ValueError unless the named fields are lists of integers in [`low`, `high`], not empty."""
+    for name in names:
+        entries = config[name] if isinstance(config[name], Sequence) else ()
+        if not entries or not all(_is_integer(entry) and low <= entry <= high for entry in entries):
+            raise ValueError(f"{name} must be a list of integers in [{low}, {high}], got {config[name]!r}.")
+
+
+def check_numbers(config: Mapping, *names: str, low: float, high: float) -> None:
+    """Raises a ValueError unless the named fields are numbers in [`low`, `high`]; NaN is not."""
+    for name in names:
+        value = config[name]
+        if not isinstance(value, numbers.Real) or isinstance(value, bool) or not low <= value <= high:
+            raise ValueError(f"{name} must be a number in [{low:g}, {high:g}], got {value!r}.")
+
+
+def check_booleans(config: Mapping, *names: str) -> None:
+    """Raises a ValueError unless the named fields are true or false."""
+    for name in names:
+        if not isinstance(config[name], bool):
+            raise ValueError(f"{name} must be true or false, got {config[name]!r}.")
+
+
+def _is_integer(value) -> bool:
+    """Whether a value is an integer and no boolean."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+@contextlib.contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Within the context torch makes tensors of that dtype, whatever the user has set."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
