@@ -26,15 +26,23 @@ def split_weight(module: nn.Module) -> None:
     module.weight_v = nn.Parameter(weight.clone())
 
 
-class WeightNormConv1d(nn.Conv1d):
-    """`nn.Conv1d` with weight normalisation, `g · v / ‖v‖`, one norm for each output channel."""
+class _WeightNorm:
+    """Gives a convolution of `weight_g` and `weight_v` its weight."""
+
+    def normalized_weight(self) -> torch.Tensor:
+        """`weight_g · weight_v / ‖weight_v‖`, in the shape of `weight_v`."""
+        return torch._weight_norm(self.weight_v, self.weight_g)
+
+
+class WeightNormConv1d(nn.Conv1d, _WeightNorm):
+    """`nn.Conv1d` with weight normalisation, one norm for each output channel."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         split_weight(self)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self._conv_forward(hidden_states, torch._weight_norm(self.weight_v, self.weight_g), self.bias)
+        return self._conv_forward(hidden_states, self.normalized_weight(), self.bias)
 
     def receptive_field(self, start: int, stop: int) -> Interval:
         """Of a convolution of odd kernel size that keeps the length."""
@@ -42,7 +50,7 @@ class WeightNormConv1d(nn.Conv1d):
         return start - reach, stop + reach
 
 
-class WeightNormConvTranspose1d(nn.ConvTranspose1d):
+class WeightNormConvTranspose1d(nn.ConvTranspose1d, _WeightNorm):
     """`nn.ConvTranspose1d` with weight normalisation, one norm for each input channel."""
 
     def __init__(self, *args, **kwargs):
@@ -50,7 +58,7 @@ class WeightNormConvTranspose1d(nn.ConvTranspose1d):
         split_weight(self)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        weight = torch._weight_norm(self.weight_v, self.weight_g)
+        weight = self.normalized_weight()
         return F.conv_transpose1d(hidden_states, weight, self.bias, self.stride, self.padding, self.output_padding)
 
 

@@ -35,7 +35,7 @@ class FoldedLayers:
 
     def __init__(self, network: nn.Module):
         self._weights = {
-            layer: torch._weight_norm(layer.weight_v, layer.weight_g)
+            layer: layer.normalized_weight()
             for layer in network.modules()
             if isinstance(layer, (WeightNormConv1d, WeightNormConvTranspose1d))
         }
