@@ -39,6 +39,7 @@ class Config:
     dtype: str = "float32"
     sigma_min: float = SIGMA_MIN
     sigma_max: float = SIGMA_MAX
+    mask_text_padding: bool = False  # as the transformer was trained
     guidance_interval: tuple = (0.0, 1.0)  # of calls that don't give one
     window_in_s: tuple = ()  # the windows of all stages of the transformer, in seconds; empty: only the longest
     description: str = ""  # what kind of model it is
@@ -65,6 +66,7 @@ def main(config: Config) -> None:
         timing_conditioner=TimingConditioner.from_pretrained(config.dit, subfolder="timing_conditioner"),
         transformer=transformer,
         scheduler=make_scheduler(config.sigma_min, config.sigma_max),
+        mask_text_padding=config.mask_text_padding,
         guidance_interval=config.guidance_interval,
         window_in_s=config.window_in_s or None,
     ).to(dtype)

@@ -77,6 +77,7 @@ class Config:
     condition_dropout: float = 0.1
     excerpt_probability: float = 0.0  # share of items for which a part of the track stands for all of it
     timestep_shift: float = 1.0  # above 1 more items are near t = 1, see `shift_times`; the paper: none
+    mask_text_padding: bool = False  # hide padding tokens of the prompts from the transformer; the paper: no
     terminal_probability: float = 0.01  # share of items at t = 1, pure noise
     balance_silence: bool = False  # music and the silence behind it get half of the loss each; the paper: no
     mixed_precision: str = "no"
@@ -133,7 +134,8 @@ def main(config: Config) -> None:
     accelerator.register_for_checkpointing(ema)
 
     def embed_prompts(prompts: list[str]) -> dict:
-        return {"prompt_embeds": encode_texts(text_encoder, tokenizer, prompts)[0]}
+        embeds, mask = encode_texts(text_encoder, tokenizer, prompts)
+        return {"prompt_embeds": embeds, **({"prompt_attention_mask": mask} if config.mask_text_padding else {})}
 
     def compute_losses(batch: dict) -> dict:
         batch = windows.add_latents(batch)
