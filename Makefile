@@ -12,7 +12,12 @@ FEW_STEPS = --max_steps $(STEPS) --save_every $(STEPS) --validate_every $(STEPS)
 STABLE_AUDIO_TOOLS ?=
 WITH_PEER = $(if $(STABLE_AUDIO_TOOLS),--stable_audio_tools $(STABLE_AUDIO_TOOLS))
 
-.PHONY: music test test-slow lint format train-tiny benchmarks
+# Of `make train-embedded`.
+MINUTES ?= 600
+DEVICE ?= cpu
+OUT ?= runs/embedded
+
+.PHONY: music test test-slow lint format train-tiny train-embedded benchmarks
 
 music: $(INSTALLED)
 	$(VENV)/bin/stable-longform generate "Genre: Ambient, Electronic|Instruments: Synth|Moods: Slow" --steps 40 --guidance-scale 4 --seed 1 --overwrite -o music.wav
@@ -71,6 +76,10 @@ train-tiny: $(INSTALLED)
 		--dit $(RUN)/dit_285s/dit --output_dir $(RUN)/checkpoint
 	$(VENV)/bin/stable-longform generate "Genre: Rock" --checkpoint $(RUN)/checkpoint --duration 10 --steps 5 \
 		--seed 1 --overwrite -o $(RUN)/music.wav
+
+# From nothing to a checkpoint like the embedded one, in MINUTES; run it again to go on after a stop. Needs a soundfont.
+train-embedded: $(INSTALLED)
+	$(TRAIN) training/train_embedded.py --minutes $(MINUTES) --device $(DEVICE) --output_dir $(OUT)
 
 $(INSTALLED): setup.py constraints.txt
 	python3 -m venv $(VENV)

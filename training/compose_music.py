@@ -19,9 +19,11 @@ soundfont.
 import argparse
 import json
 import logging
+import math
 import multiprocessing
 import os
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +105,7 @@ def make_corpus(options: argparse.Namespace, soundfont: Path) -> dict[str, dict]
         for seed in range(options.first_seed, options.first_seed + count)
     ]
     jobs = [job for job in jobs if f"audio/{job.name}.{job.audio_format}" not in rows]
+    deadline = math.inf if options.max_minutes is None else time.monotonic() + 60 * options.max_minutes
     context = multiprocessing.get_context("spawn")
     with context.Pool(max(1, min(options.num_processes, len(jobs))), torch.set_num_threads, (1,)) as pool:
         for count, row in enumerate(pool.imap_unordered(run_job, jobs), 1):
@@ -110,6 +113,9 @@ def make_corpus(options: argparse.Namespace, soundfont: Path) -> dict[str, dict]
             if count % PIECES_PER_WRITE == 0 or count == len(jobs):
                 write_rows(manifest, rows)
                 logger.info("%d of %d", count, len(jobs))
+            if time.monotonic() >= deadline:
+                write_rows(manifest, rows)
+                break
     return rows
 
 
@@ -126,6 +132,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "--min_duration_in_s", type=float, default=60.0, help=f"of pieces, from {shortest:g} (default: 60)"
     )
     parser.add_argument("--max_duration_in_s", type=float, default=longest, help=f"up to {longest:g} (default: 285)")
+    parser.add_argument(
+        "--max_minutes", type=float, default=None, help="then no further recording is kept (default: no limit)"
+    )
     parser.add_argument("--parts", action="store_true", help="write what each part of a piece plays, too")
     parser.add_argument("--format", choices=SAMPLE_FORMATS, default="flac", help="of the audio files (default: flac)")
     parser.add_argument("--soundfont", type=Path, default=None, help="a General MIDI .sf2 file (default: Debian's)")
@@ -143,6 +152,8 @@ def check_options(options: argparse.Namespace) -> None:
     for name in ("num_pieces", "num_stems", "num_one_shots", "first_seed"):
         if getattr(options, name) < 0:
             raise ValueError(f"{name} must be at least 0, got {getattr(options, name)}.")
+    if options.max_minutes is not None and not options.max_minutes > 0:
+        raise ValueError(f"max_minutes must be greater than 0, got {options.max_minutes}.")
     if options.num_processes < 1:
         raise ValueError(f"num_processes must be at least 1, got {options.num_processes}.")
     if not shortest <= options.min_duration_in_s <= options.max_duration_in_s <= longest:

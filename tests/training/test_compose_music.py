@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from stable_longform.data.composition.rendering import SOUNDFONTS
-from stable_longform.data.sources import open_tracks
+from stable_longform.data.sources import open_source
 from stable_longform.utils.audio import read_audio, read_info
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def rows_of(corpus: Path) -> list[dict]:
 
 @needs_soundfont
 def test_the_manifest_is_a_source_with_all_splits(corpus):
-    tracks = open_tracks(corpus / "manifest.jsonl")
+    tracks = open_source(corpus / "manifest.jsonl").tracks
     pieces = [track for track in tracks if track.metadata["kind"] == "piece"]
     assert [track.split for track in pieces] == ["train", "valid", "test"]
     for track in tracks:
@@ -100,3 +100,15 @@ def test_wrong_arguments(arguments, message, tmp_path, capsys):
     assert stderr.startswith("compose_music.py: error: ") and message in stderr
     assert len(stderr.splitlines()) == 1
     assert not (tmp_path / "corpus").exists()
+
+
+@needs_soundfont
+def test_time_limit_keeps_what_is_made_and_the_same_command_goes_on(corpus, tmp_path):
+    options = ("--output_dir", tmp_path, "--soundfont", soundfont(), "--num_stems", 0, "--num_pieces", 0)
+    options += ("--num_one_shots", 2, "--first_seed", 17, "--num_processes", 1)
+    assert run_script(*options, "--max_minutes", 1e-6).stdout.startswith("1 recordings, ")
+    assert run_script(*options).stdout.startswith("2 recordings, ")
+    made, whole = (
+        {row["path"]: row for row in rows_of(folder) if row["kind"] == "one-shot"} for folder in (tmp_path, corpus)
+    )
+    assert made.keys() == whole.keys()
