@@ -34,6 +34,7 @@ from stable_longform.data.composition.corpus import compose, metadata_of
 from stable_longform.data.composition.rendering import SAMPLING_RATE, find_soundfont, render, render_stems
 from stable_longform.utils.audio import write_audio
 from stable_longform.utils.files import write_text
+from stable_longform.utils.text_files import read_json_lines
 
 logger = logging.getLogger("compose_music")
 
@@ -82,7 +83,7 @@ def read_rows(manifest: Path) -> dict[str, dict]:
     """The rows that a manifest has already, by path; those whose file is gone are left out."""
     if not manifest.is_file():
         return {}
-    rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
+    rows = (row for _, row in read_json_lines(manifest))
     return {row["path"]: row for row in rows if (manifest.parent / row["path"]).is_file()}
 
 

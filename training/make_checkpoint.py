@@ -23,6 +23,7 @@ from stable_longform.training_utils.pretrained import export_model, float_dtype,
 from stable_longform.training_utils.runs import STAGE_FILE
 from stable_longform.utils.files import weights_sha256
 from stable_longform.utils.model_card import CARD_FILE, write_model_card
+from stable_longform.utils.text_files import read_json_lines
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def read_run(folder: Path) -> tuple[dict, dict]:
     if not config.is_file() or not log.is_file():
         return {}, {}
     settings = yaml.safe_load(config.read_text(encoding="utf-8"))
-    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    rows = [row for _, row in read_json_lines(log)]
     steps = max((row["step"] for row in rows), default=0)
     metrics = {name: value for row in rows for name, value in row.items() if name.startswith("valid/")}
     return {"steps": steps, "batch size": settings.get("batch_size"), "seed": settings.get("seed")}, metrics

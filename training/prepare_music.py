@@ -29,6 +29,7 @@ from torch.nn.functional import pad
 
 from stable_longform.utils.audio import read_audio, write_audio
 from stable_longform.utils.files import atomic_path, write_text
+from stable_longform.utils.text_files import read_json_lines
 
 logger = logging.getLogger("prepare_music")
 
@@ -56,7 +57,7 @@ def read_table(path: Path, packages: list[str] | None) -> list[dict]:
         ValueError: the table cannot be read or does not know one of the packages.
     """
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [row for _, row in read_json_lines(path)]
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"The table {path} cannot be read: {error}") from error
     unknown = sorted(set(packages or []) - {row["package"] for row in rows})

@@ -79,9 +79,8 @@ def test_other_rates_are_resampled(tmp_path):
     for generator in (np.random.default_rng(0), LastMoment()):
         waveform, start_in_s = random_crop(track, 22050, 44100, generator)
         assert waveform.shape == (2, 22050)
-        expected = 0.5 * np.sin(2 * np.pi * 1000 * (round(start_in_s * 48000) / 48000 + np.arange(22050) / 44100))
-        inner = slice(200, -200)  # the resampler sees silence beyond the ends
-        assert np.abs(waveform[0, inner].numpy() - expected[inner]).max() < 2e-3
+        expected = 0.5 * np.sin(2 * np.pi * 1000 * (round(start_in_s * 44100) + np.arange(22050)) / 44100)
+        assert np.abs(waveform[0].numpy() - expected)[100:-100].max() < 1e-3  # the resampler sees silence beyond ends
 
 
 def test_short_track_is_completed_with_silence(tmp_path):

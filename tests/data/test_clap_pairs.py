@@ -134,7 +134,7 @@ def test_tracks_without_a_prompt_are_left_out_and_too_few_are_refused(tracks, ca
 
 def test_silence_is_refused(tmp_path):
     soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
-    track = Track(tmp_path / "silent.wav", 1.0, "train", metadata={"genre": "none"})
+    track = Track(tmp_path / "silent.wav", 1.0, "train", metadata={"genre": "silence"})
     with pytest.raises(ValueError, match="1 of 1 tracks .*silent.wav: silent: 20 crops"):
         pairs_of([track], make_extractor("rand_trunc"), 1, crop_duration_in_s=0.1)[0]
 

@@ -28,7 +28,7 @@ def posterior(number: int) -> dict[str, torch.Tensor]:
 
 def row(number: int) -> dict:
     duration_in_s = LENGTHS[number] / FRAMES_PER_S
-    described = {"duration_in_s": duration_in_s, "split": "train", "weight": 1.0, "metadata": {"bpm": number}}
+    described = {"duration_in_s": duration_in_s, "split": "train", "weight": 1.0, "metadata": {"bpm": number + 1}}
     return {"key": f"key{number}", "latent_length": LENGTHS[number]} | described
 
 
@@ -59,7 +59,7 @@ def test_timing_and_mask_follow_the_crop(tmp_path, layout):
         item = windows[index]
         number, start = int(item["latents"][1, 0]), int(item["latents"][0, 0])
         length = LENGTHS[number]
-        assert item["prompt"].strip("bpmBPM: ") == str(number)
+        assert item["prompt"].strip("bpmBPM: ") == str(number + 1)
         assert item["seconds_start"] == math.floor(start / FRAMES_PER_S)
         assert item["seconds_total"] == math.ceil(length / FRAMES_PER_S)
         frames = torch.arange(start, start + WINDOW)

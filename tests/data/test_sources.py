@@ -175,11 +175,11 @@ def test_bad_recordings_are_left_out_and_named(spoilt, caplog):
         ("broken.flac", "broken"),
         ("empty.wav", "too short"),
         ("short.wav", "too short"),
-        ("labelled.wav", "mislabelled: its JSON cannot be read"),
+        ("labelled.wav", "mislabelled: its .json file is not JSON"),
         ("split.wav", "mislabelled"),
     ):
         assert f"{name}: {kind}" in caplog.text
-    assert "5 of 10 tracks left out: 1 broken, 2 too short, 2 mislabelled" in caplog.text
+    assert "5 of 10 files left out: 1 broken, 2 too short, 2 mislabelled" in caplog.text
 
 
 def test_too_many_bad_recordings_stop(spoilt):

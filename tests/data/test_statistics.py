@@ -93,7 +93,7 @@ def test_summary():
     assert summary["sampling_rates"] == {"48000": 2, "44100": 2}
     assert summary["fields"] == {"description": 0, "bpm": 1, "key": 0, "genre": 2, "moods": 1, "instruments": 0}
     assert summary["tags"]["genre"] == {"Rock": 2, "Pop": 1} and summary["num_without_prompt"] == 1
-    assert summary["bad"] == {"broken": 1, "too short": 0, "silent": 1, "mislabelled": 0}
+    assert {kind: count for kind, count in summary["bad"].items() if count} == {"broken": 1, "silent": 1}
     assert summary["bad_tracks"] == ["a.wav: broken: two lines", "b.wav: silent: why"]
     assert summary["loudness"]["median"] == -16.0 and summary["num_measured"] == 3
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary

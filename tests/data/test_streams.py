@@ -25,14 +25,14 @@ NUM_TRACKS = NUM_SHARDS * TRACKS_PER_SHARD
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Five tars of four short tracks; `bpm` numbers them."""
+    """Five tars of four short tracks; `number` tells them apart."""
     folder = tmp_path_factory.mktemp("tars")
     audio = [encode(seed, "wav", RATE) for seed in range(3)]
     for shard in range(NUM_SHARDS):
         files = {}
         for i in range(TRACKS_PER_SHARD):
             number = shard * TRACKS_PER_SHARD + i
-            row = {"bpm": number, "split": "train"}
+            row = {"number": number, "split": "train"}
             files |= {f"{number}.wav": audio[number % 3], f"{number}.json": json.dumps(row).encode()}
         write_tar(folder / f"{shard}.tar", files)
     return folder
@@ -45,7 +45,7 @@ def stream(folder):
 
 def number_of(track, rng) -> dict:
     """An item that shows which track it is of, and its draw."""
-    return {"number": track.metadata["bpm"], "draw": float(rng.random())}
+    return {"number": track.metadata["number"], "draw": float(rng.random())}
 
 
 class TwoNumbers:
@@ -214,23 +214,23 @@ def test_too_many_bad_tracks_of_a_stream(stream):
 
 
 def test_too_many_workers_are_told(stream):
-    with pytest.raises(ValueError, match="no track for one of its workers"):
+    with pytest.raises(ValueError, match="no track in split 'train' for one of its workers"):
         next(iter(StreamItems(stream, number_of, process_index=20, num_processes=21)))
 
 
 def test_crops_of_a_stream_are_those_of_the_tracks(stream, folder):
     """The same crops of a track from the tar as a stream and read in place, with timing and prompt."""
-    listed = {track.metadata["bpm"]: track for track in open_source(f"{folder}/{{0..4}}.tar", "train").tracks}
+    listed = {track.metadata["number"]: track for track in open_source(f"{folder}/{{0..4}}.tar", "train").tracks}
     make_item = CropMaker(1000, RATE)
     crops = stream.items(make_item, seed=2)
     assert isinstance(crops, StreamItems) and crops.items_per_track == CropMaker.items_per_track
     items = crops.take(12)
     batch = collate_crops(items)
     assert batch["waveform"].shape == (12, 2, 1000) and batch["seconds_total"].tolist() == [1.0] * 12
-    found = {item["metadata"]["bpm"] for item in items}
+    found = {item["metadata"]["number"] for item in items}
     assert len(found) > 3
     for item in items:
-        track = listed[item["metadata"]["bpm"]]
+        track = listed[item["metadata"]["number"]]
         with track.open() as file:
             samples, _ = soundfile.read(file, 1000, round(item["start_in_s"] * RATE), dtype="float32", always_2d=True)
         expected = torch.from_numpy(samples.T).expand(2, -1)

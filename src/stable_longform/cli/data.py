@@ -1,9 +1,11 @@
 """The commands `stable-longform data ...`: what a source of music holds, and what prompts it gives."""
 
+import contextlib
 import itertools
 import json
+import logging
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
@@ -12,12 +14,12 @@ import typer
 from tqdm import tqdm
 
 from stable_longform.data.bad_tracks import BadTrackError
-from stable_longform.data.manifest import manifest_row
+from stable_longform.data.manifest import write_manifest
 from stable_longform.data.prompts import preview as preview_prompts
 from stable_longform.data.sources import open_source
 from stable_longform.data.statistics import Examined, draw_durations, examine_track, format_summary, summarize
 from stable_longform.data.tracks import SPLITS, Track
-from stable_longform.utils.files import write_text
+from stable_longform.utils.text_files import printable
 
 NUM_THREADS = 4
 PICTURES = (".png", ".svg", ".pdf")
@@ -53,13 +55,13 @@ def inspect(
     """Counts, hours, lengths, rates, loudness, tags and unusable files of a source. Every file's header is read."""
     _check_output(figure, PICTURES)
     _check_output(manifest, (".jsonl",))
-    examined, errors = _examine(source, split, limit, measure)
+    with _silent_log():  # the report names what is left out
+        examined, errors = _examine(source, split, limit, measure)
     if not examined and (not errors or split is not None):
         raise ValueError(f"{source} has no track" + (f" in split {split!r}." if split else "."))
     tracks = [item.track for item in examined]
     if manifest is not None:
-        lines = [json.dumps(manifest_row(track, manifest.parent), ensure_ascii=False) for track in tracks]
-        write_text(manifest, "".join(f"{line}\n" for line in lines))
+        write_manifest(manifest, tracks)
     if figure is not None:
         draw_durations(
             figure, [track.duration_in_s for track in tracks], f"{len(tracks)} tracks of {Path(source).name}"
@@ -80,7 +82,7 @@ def prompts(
     found = open_source(source, split, max_bad_fraction=1.0).found()
     tracks = (track for track in found if isinstance(track, Track))
     for track, texts in preview_prompts(itertools.islice(tracks, limit), preview, seed):
-        typer.echo(track.path.name)
+        typer.echo(printable(track.path.name))
         for text in texts or ["(no metadata: no prompt)"]:
             typer.echo(f"    {text}")
 
@@ -103,6 +105,18 @@ def _examine(
             results = [*opened.left_out, *_show_progress(examined, len(tracks))]
     errors = [result for result in results if isinstance(result, BadTrackError)]
     return [result for result in results if isinstance(result, Examined)], errors
+
+
+@contextlib.contextmanager
+def _silent_log() -> Iterator[None]:
+    """Inside the block the readers of data log errors only."""
+    logger = logging.getLogger("stable_longform.data")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _show_progress(results: Iterable, total: int | None = None) -> Iterable:

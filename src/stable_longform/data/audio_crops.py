@@ -17,7 +17,6 @@ from stable_longform.data.prompts import draw_prompt, prompt_fields
 from stable_longform.data.tracks import Track, read_track
 
 SILENCE_PEAK = 10 ** (-60 / 20)  # crops quieter than -60 dBFS are drawn again, as in the code of the paper
-RESAMPLING_MARGIN_IN_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def random_crop(
     """
     duration_in_s = num_samples / sampling_rate
     start_in_s = rng.random() * max(track.duration_in_s - duration_in_s, 0.0)
-    waveform = read_track(track, start_in_s, duration_in_s + RESAMPLING_MARGIN_IN_S, sampling_rate)[:, :num_samples]
+    waveform = read_track(track, start_in_s, duration_in_s, sampling_rate)[:, :num_samples]
     return F.pad(waveform, (0, num_samples - waveform.shape[1])), start_in_s
 
 

@@ -1,8 +1,21 @@
 """Recordings that cannot be used: told from good ones, named in the log, counted, and limited in number.
 
-Kinds: "broken" (missing, cannot be decoded, not a number, more than two channels), "too short", "silent" (below
--60 dBFS wherever it was read) and "mislabelled" (its metadata does not fit: a duration longer than the file, a sidecar
-that cannot be read).
+| kind | what |
+|---|---|
+| broken | missing, cannot be decoded, cut off, not finite, more than two channels; a damaged tar or shard |
+| too short | less than half a second |
+| silent | below -60 dBFS wherever it was read |
+| mislabelled | its metadata does not fit: a duration longer than the file, a sidecar that cannot be read |
+| unsupported | of a format that libsndfile does not read, as m4a |
+| repeated | another recording of the same name came before |
+
+What is left out and is no recording has the kinds `IGNORED_KINDS`. It is counted and named, and has no limit.
+
+| kind | what |
+|---|---|
+| hidden | hidden files, and what macOS adds to folders and tars |
+| stray | JSON or text that belongs to no recording |
+| linked | a link to a folder that is read already |
 """
 
 import logging
@@ -11,21 +24,24 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from stable_longform.utils.text_files import printable
+
 logger = logging.getLogger(__name__)
 
 Candidate, Item = TypeVar("Candidate"), TypeVar("Item")
 
-KINDS = ("broken", "too short", "silent", "mislabelled")
+KINDS = ("broken", "too short", "silent", "mislabelled", "unsupported", "repeated")
+IGNORED_KINDS = ("hidden", "stray", "linked")
 MAX_DRAWS = 20  # crops of a track before it counts as silent, and tracks for one item before a run is stopped
 MAX_BAD_FRACTION = 0.01
 MIN_TRIED = 100  # a share is not taken of fewer tracks, when it isn't known how many there are
 
 
 class BadTrackError(ValueError):
-    """A recording that cannot be used: its path, one of `KINDS`, and what was found."""
+    """What is left out: its path, one of `KINDS` or `IGNORED_KINDS`, and what was found."""
 
     def __init__(self, path: Path, kind: str, detail: str):
-        super().__init__(f"{path}: {kind}: {detail}")
+        super().__init__(printable(f"{path}: {kind}: {detail}"))
         self.path, self.kind = path, kind
 
 
@@ -34,7 +50,7 @@ class DataError(ValueError):
 
     def __init__(self, message: str):
         # A worker passes an exception on with its traceback, whose last line is the message.
-        super().__init__(message.strip().splitlines()[-1].removeprefix(f"{__name__}.{type(self).__name__}: "))
+        super().__init__(message.strip().split("\n")[-1].removeprefix(f"{__name__}.{type(self).__name__}: "))
 
 
 class TooManyBadTracks(DataError):
@@ -61,9 +77,10 @@ class BadTracks:
             raise ValueError(f"max_bad_fraction must be in [0, 1], got {max_fraction}.")
         self.total, self.max_fraction, self.name, self.num_tried = total, max_fraction, name, 0
         self.kinds: dict[Path, str] = {}
+        self.num_bad = 0
 
     def note(self, error: BadTrackError) -> None:
-        """Counts and logs a bad track.
+        """Counts and logs a bad track; what is no recording is only logged.
 
         Raises:
             TooManyBadTracks: now too many are.
@@ -71,11 +88,15 @@ class BadTracks:
         if error.path in self.kinds:
             return
         self.kinds[error.path] = error.kind
+        if error.kind in IGNORED_KINDS:
+            logger.info("left out: %s", error)
+            return
+        self.num_bad += 1
         logger.warning("left out: %s", error)
         total = max(self.num_tried, MIN_TRIED) if self.total is None else self.total
-        if len(self.kinds) > self.max_fraction * total:
+        if self.num_bad > self.max_fraction * total:
             raise TooManyBadTracks(
-                f"{len(self.kinds)} of {total} {self.name} cannot be used ({self.summary()}), more than the share of "
+                f"{self.num_bad} of {total} {self.name} cannot be used ({self.summary()}), more than the share of "
                 f"max_bad_fraction={self.max_fraction:g}; the last one: {one_line(error)}"
             )
 
@@ -114,7 +135,7 @@ class BadTracks:
     def summary(self) -> str:
         """Counts by kind, as in "2 broken, 1 silent"."""
         counts = Counter(self.kinds.values())
-        return ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
+        return ", ".join(f"{counts[kind]} {kind}" for kind in KINDS + IGNORED_KINDS if counts[kind])
 
 
 def one_line(error: Exception) -> str:

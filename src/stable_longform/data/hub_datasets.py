@@ -1,12 +1,14 @@
 """Hugging Face datasets: of a folder or of the Hub, listed or read from start to end."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from stable_longform.data.bad_tracks import BadTrackError, one_line
-from stable_longform.data.recordings import Recording, to_split
-from stable_longform.data.storage import InMemory, TableRow
+from stable_longform.data.recordings import Recording
+from stable_longform.data.splits import to_split
+from stable_longform.data.storage import NO_AUDIO, InMemory, TableRow
 from stable_longform.data.tracks import SPLITS
 from stable_longform.utils.optional import require
 
@@ -54,8 +56,8 @@ def list_dataset(source: str, split: str, dataset, given: dict) -> Iterator[Reco
     others = [name for name in dataset.column_names if name != column]
     rows = dataset.select_columns(others) if others else [{}] * len(dataset)
     for row in range(len(dataset)):
-        name = Path(source, split, str(row))
-        yield Recording(name, lambda row=row: given | rows[row], TableRow(dataset, column, row))
+        path = Path(source, split, str(row))
+        yield Recording(path, f"{split}/{row}", partial(_read_row, rows, row, given), TableRow(dataset, column, row))
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ class DatasetShards:
             raise ValueError(f"{self.source} has no split {split!r}, only {', '.join(names)}.")
         return replace(self, datasets=((split, self.datasets[names.index(split)][1]),))
 
-    def read_shard(self, number: int) -> Iterator[Recording]:
-        """The recordings in a shard.
+    def read_shard(self, number: int) -> Iterator[Recording | BadTrackError]:
+        """The recordings in a shard, and the rows without one.
 
         Raises:
             BadTrackError: the shard cannot be read (on).
@@ -104,8 +106,14 @@ class DatasetShards:
         place = Path(self.source, name, f"shard {index}")
         try:
             for row, values in enumerate(dataset.shard(dataset.num_shards, index)):
-                audio = values.pop(column)
-                yield Recording(place / str(row), lambda values=values: given | values, InMemory(_audio_bytes(audio)))
+                audio = _audio_bytes(values.pop(column), place / str(row))
+                if isinstance(audio, BadTrackError):
+                    yield audio
+                    continue
+                # The first shard's rows have the numbers that they have when the dataset is listed.
+                split_place = f"{name}/{row}" if index == 0 else f"{name}/shard {index}/{row}"
+                values = given | _label_names(dataset.features, values)
+                yield Recording(place / str(row), split_place, partial(dict, values), InMemory(audio))
         except (OSError, ValueError) as error:
             raise BadTrackError(place, "broken", one_line(error)) from error
 
@@ -125,9 +133,29 @@ def audio_column(dataset, source: str) -> str:
     return columns[0]
 
 
-def _audio_bytes(audio: dict) -> bytes:
-    """The encoded audio of a row, fetched when the row holds its address only."""
+def _audio_bytes(audio: dict | None, path: Path) -> bytes | BadTrackError:
+    """The encoded audio of a row, fetched when the row holds its address only; or why there is none."""
+    if audio is None or (audio["bytes"] is None and audio["path"] is None):
+        return BadTrackError(path, "broken", NO_AUDIO)
     if audio["bytes"] is not None:
         return audio["bytes"]
-    with require("fsspec", "train").open(audio["path"], "rb") as file:
-        return file.read()
+    try:
+        with require("fsspec", "train").open(audio["path"], "rb") as file:
+            return file.read()
+    except OSError as error:
+        return BadTrackError(path, "broken", f"{audio['path']} cannot be read: {one_line(error)}")
+
+
+def _read_row(rows, row: int, given: Mapping) -> dict:
+    """Metadata of a row of a local dataset."""
+    return dict(given) | _label_names(getattr(rows, "features", None), rows[row])
+
+
+def _label_names(features, values: Mapping) -> dict:
+    """The values of a row, with the names of class labels instead of their numbers."""
+    labels = {name: feature for name, feature in (features or {}).items() if hasattr(feature, "int2str")}
+    return {
+        name: labels[name].int2str(value) if name in labels and value is not None and value >= 0 else value
+        for name, value in values.items()
+        if not (name in labels and value is not None and value < 0)
+    }

@@ -29,6 +29,7 @@ from stable_longform.data.bad_tracks import MAX_BAD_FRACTION, MAX_DRAWS, BadTrac
 from stable_longform.data.numbered_items import NumberedItems, draw_index
 from stable_longform.data.prompts import available_fields, build_prompt
 from stable_longform.utils.files import atomic_path
+from stable_longform.utils.text_files import read_json_lines
 
 INDEX_FILE, SILENCE_FILE, INFO_FILE = "index.jsonl", "silence.safetensors", "latents.json"
 
@@ -59,12 +60,19 @@ def read_latent_index(directory: str | os.PathLike, split: str | None = None) ->
     index = Path(directory) / INDEX_FILE
     if not index.is_file():
         raise ValueError(f"{directory} is not a folder of latents: it has no {INDEX_FILE}.")
-    rows = [json.loads(line) for line in index.read_text(encoding="utf-8").splitlines()]
-    tracks = [LatentTrack(**(row | {"file": index.parent / row["file"]})) for row in rows]
+    tracks = [_latent_track(row, place, index.parent) for place, row in read_json_lines(index)]
     tracks = [track for track in tracks if split in (None, track.split)]
     if not tracks:
         raise ValueError(f"{directory} has no latents" + (f" in split {split!r}." if split else "."))
     return tracks
+
+
+def _latent_track(row: dict, place: str, folder: Path) -> LatentTrack:
+    """The track of a row of the index; `place` names it in errors."""
+    try:
+        return LatentTrack(**(row | {"file": folder / row["file"]}))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{place} is not a row of an index of latents: {error}.") from error
 
 
 def write_shard(directory: Path, rows: Sequence[dict], posteriors: Sequence[dict[str, torch.Tensor]]) -> list[dict]:

@@ -9,31 +9,50 @@ byte and its size).
 
 import json
 import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from stable_longform.data.storage import TarMember
 from stable_longform.data.tracks import SPLITS, Track, make_track
+from stable_longform.utils.files import write_text
+from stable_longform.utils.text_files import read_json_lines
+
+SURROGATE = re.compile("[\ud800-\udfff]")  # of names that are not UTF-8
 
 
 def read_manifest(path: str | os.PathLike, split: str | None = None) -> list[Track]:
     """Reads the tracks of a manifest, those of one split or all, in the file's order.
 
     Raises:
-        ValueError: a line without `path`, `duration_in_s` or `split`, an unknown split, a duration or weight that is
-            not positive, or no track left.
+        ValueError: the file cannot be read, a line is not an object with `path`, `duration_in_s` and `split`, names a
+            track that another line names, has an unknown split or a duration or weight that is not positive, or no
+            track is left.
     """
     path = Path(path)
     if split is not None and split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}.")
-    tracks = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if line.strip():
-            track = _parse_line(line, f"{path}:{number}", path.parent)
-            if split in (None, track.split):
-                tracks.append(track)
+    tracks, places = [], {}
+    for place, row in read_json_lines(path):
+        track = _make_track(row, place, path.parent)
+        if track.path in places:
+            raise ValueError(f"{place} names the track of {places[track.path]} again: {row['path']}.")
+        places[track.path] = place
+        if split in (None, track.split):
+            tracks.append(track)
     if not tracks:
         raise ValueError(f"{path} has no track" + (f" in split {split!r}." if split else "."))
     return tracks
+
+
+def write_manifest(path: str | os.PathLike, tracks: Iterable[Track]) -> None:
+    """Writes a manifest of tracks; paths below its folder are relative.
+
+    Raises:
+        ValueError: a track is a row of a dataset or in memory, which a manifest cannot say.
+    """
+    rows = [manifest_row(track, Path(path).parent) for track in tracks]
+    write_text(path, "".join(f"{_dump(row)}\n" for row in rows))
 
 
 def manifest_row(track: Track, folder: Path) -> dict:
@@ -54,18 +73,26 @@ def manifest_row(track: Track, folder: Path) -> dict:
     return row | track.metadata
 
 
-def _parse_line(line: str, where: str, folder: Path) -> Track:
-    """Builds a `Track` from a line of a manifest; `where` names it in errors."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not JSON: {error}") from error
+def _dump(row: dict) -> str:
+    """A row as JSON; of a name that is not UTF-8, the bytes are escaped as surrogates, which are read back."""
+    text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+    return SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _make_track(row: dict, place: str, folder: Path) -> Track:
+    """Builds a `Track` from a row of a manifest; `place` names it in errors."""
     missing = [key for key in ("path", "duration_in_s", "split") if key not in row]
     if "member" in row:
         missing += [key for key in ("offset", "num_bytes") if key not in row]
     if missing:
-        raise ValueError(f"{where}: missing {', '.join(missing)}.")
+        raise ValueError(f"{place}: missing {', '.join(missing)}.")
+    for key in ("path", "member"):
+        if key in row and (not isinstance(row[key], str) or not row[key] or "\0" in row[key]):
+            raise ValueError(f"{place}: {key} must be the name of a file, got {row[key]!r:.40}.")
     path, storage = folder / row["path"], None
     if "member" in row:
+        for key in ("offset", "num_bytes"):
+            if type(row[key]) is not int or not 0 <= row[key] < 2**63:
+                raise ValueError(f"{place}: {key} must be a whole number of bytes, got {row[key]!r:.40}.")
         path, storage = path / row["member"], TarMember(path, row["offset"], row["num_bytes"])
-    return make_track(row, path, where, storage)
+    return make_track(row, path, place, storage)

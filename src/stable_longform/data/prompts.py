@@ -5,8 +5,8 @@ or without the names of the fields, in random order, with one of two delimiters 
 serves every model that learns from text.
 
 Fields, in this order, all optional: `description` (natural language), `bpm`, `key` ("A minor"; not in the paper),
-`genre`, `moods`, `instruments`. A value is text, a number, or a list of them; empty values count as absent. Title,
-artist and album are never used.
+`genre`, `moods`, `instruments`. A value is text, a number, or a list of them; what is none of it, or says "nothing",
+counts as absent (`stable_longform.data.metadata`). Title, artist and album are never used.
 
 `stable-longform data prompts SOURCE` shows the prompts that a source of music gives.
 """
@@ -14,17 +14,11 @@ artist and album are never used.
 import random
 from collections.abc import Iterable, Mapping, Sequence
 
+from stable_longform.data.metadata import PROMPT_FIELDS, prompt_values
 from stable_longform.data.tracks import Track
 
-# Field of the metadata -> its name in a typed prompt. A description speaks for itself and carries no name.
-FIELD_TYPES = {
-    "description": None,
-    "bpm": "BPM",
-    "key": "Key",
-    "genre": "Genre",
-    "moods": "Moods",
-    "instruments": "Instruments",
-}
+# Names of the fields in a typed prompt. A description speaks for itself and carries no name.
+FIELD_TYPES = dict(zip(PROMPT_FIELDS, (None, "BPM", "Key", "Genre", "Moods", "Instruments"), strict=True))
 COMMA, BAR = ", ", "|"
 CASE_TRANSFORMS = (str, str.lower, str.upper)
 
@@ -102,17 +96,9 @@ def preview(tracks: Iterable[Track], num_prompts: int, seed: int = 0) -> list[tu
 
 
 def values_of(metadata: Mapping, field: str) -> list[str]:
-    """The non-empty values of a field as text, without surrounding blanks."""
-    value = metadata.get(field)
-    items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    return [text for text in (_text(item) for item in items) if text]
-
-
-def _text(value: str | float | None) -> str:
-    """A value as text; whole numbers without decimals, None as nothing."""
-    if value is None:
-        return ""
-    return f"{value:g}" if isinstance(value, float) else str(value).strip()
+    """The values of a field as text; whole numbers without decimals. What is neither text nor number is left out."""
+    values, _ = prompt_values(field, metadata.get(field))
+    return [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
 
 
 def _typed_field(field: str, values: list[str]) -> str:

@@ -3,7 +3,7 @@
 | source | what it is | read by |
 |---|---|---|
 | `music/` | a folder of audio files, with metadata beside each (`song.json`, `song.txt`) | `folders.py` |
-| `music.csv`, `music/metadata.csv` | one row for each file | `recordings.py` |
+| `music.csv`, `music/metadata.csv` | one row for each file | `tables.py` |
 | `music.jsonl` | a manifest | `manifest.py` |
 | `shards/{000..099}.tar` | WebDataset tars on this machine, read in place | `tars.py` |
 | `dataset/` | a folder that Hugging Face `datasets` saved, or of parquet files | `hub_datasets.py` |
@@ -24,20 +24,22 @@ import logging
 import os
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
-from stable_longform.data.bad_tracks import MAX_BAD_FRACTION, BadTrackError, BadTracks
+from stable_longform.data.bad_tracks import KINDS, MAX_BAD_FRACTION, BadTrackError, BadTracks
 from stable_longform.data.folders import search_folder
 from stable_longform.data.hub_datasets import DATASET_ID, DatasetShards, is_dataset_folder, list_dataset, load_datasets
 from stable_longform.data.manifest import read_manifest
 from stable_longform.data.numbered_items import EpochItems, MakeItem, NumberedItems, WeightedItems
 from stable_longform.data.prompts import prompt_fields
-from stable_longform.data.recordings import Found, Recording, examine, read_csv, split_hash
+from stable_longform.data.recordings import Found, Recording, examine
+from stable_longform.data.splits import with_both_splits
 from stable_longform.data.streams import StreamedSource
-from stable_longform.data.tars import TarShards, expand_tars, index_tars, is_tars
+from stable_longform.data.tables import read_csv
+from stable_longform.data.tars import TarShards, expand_tars, index_tars, is_remote, is_tars
 from stable_longform.data.tracks import SPLITS, Track
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ logger = logging.getLogger(__name__)
 STREAM_PREFIX = "stream:"
 CSV_NAME = "metadata.csv"
 NUM_THREADS = 8  # that read headers
+NUM_NAMED = 10  # values in a message
 
 
 class ListedSource:
@@ -52,8 +55,8 @@ class ListedSource:
 
     Args:
         tracks: at least one for items.
-        max_bad_fraction: share of tracks and `left_out` that may be unusable, in [0, 1].
-        left_out: what the source holds that cannot be used, as far as it is known.
+        max_bad_fraction: share of the tracks, with the unusable ones of `left_out`, that may be unusable.
+        left_out: what the source holds besides, as far as it is known.
         name: of the source, for messages.
 
     Raises:
@@ -69,7 +72,8 @@ class ListedSource:
         name: str = "The source",
     ):
         self.tracks, self.left_out, self.name = tracks, left_out, name
-        self.bad_tracks = BadTracks(len(tracks) + len(left_out), max_bad_fraction)
+        num_bad = sum(error.kind in KINDS for error in left_out)
+        self.bad_tracks = BadTracks(len(tracks) + num_bad, max_bad_fraction)
         for error in left_out:
             self.bad_tracks.note(error)
 
@@ -93,7 +97,7 @@ class ListedSource:
         return self._part(tracks)
 
     def found(self) -> Iterator[Found]:
-        """What cannot be used, and all tracks."""
+        """What is left out, and all tracks."""
         yield from self.left_out
         yield from self.tracks
 
@@ -203,8 +207,7 @@ def open_source(
 
 def is_stream(name: str) -> bool:
     """Whether a source is read from start to end instead of being listed."""
-    is_remote = name.startswith("pipe:") or "://" in name
-    return name.startswith(STREAM_PREFIX) or (is_remote and is_tars(name))
+    return name.startswith(STREAM_PREFIX) or (is_remote(name) and is_tars(name))
 
 
 def _open_stream(name: str, max_bad_fraction: float) -> StreamedSource:
@@ -231,23 +234,38 @@ def _open_list(name: str, max_bad_fraction: float) -> ListedSource:
     path = Path(name)
     if path.suffix == ".jsonl" and path.is_file():
         return ListedSource(read_manifest(path), max_bad_fraction, name=name)
-    recordings = _find_recordings(name, max_bad_fraction)
-    if not recordings:
+    found = list(_find_recordings(name, max_bad_fraction))
+    if not found:
         raise ValueError(f"{name} holds no audio.")
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        examined = list(pool.map(examine, recordings))
+        examined = list(pool.map(examine, found))
     left_out = [result for result in examined if isinstance(result, BadTrackError)]
-    tracks = _with_valid_split([result for result in examined if not isinstance(result, BadTrackError)])
-    source = ListedSource(tracks, max_bad_fraction, left_out, name)
-    if left_out:
-        logger.warning(
-            "%s: %d of %d tracks left out: %s", name, len(left_out), len(examined), source.bad_tracks.summary()
-        )
+    tracks, places = [], []
+    for recording, result in zip(found, examined, strict=True):
+        if not isinstance(result, BadTrackError):
+            track, is_given = result
+            tracks.append(track)
+            places.append(None if is_given else recording.place)
+    source = ListedSource(with_both_splits(tracks, places), max_bad_fraction, left_out, name)
+    _log_what_is_missing(source)
     return source
 
 
-def _find_recordings(name: str, max_bad_fraction: float) -> list[Recording]:
-    """The recordings of a source that is no manifest and no stream, of all splits.
+def _log_what_is_missing(source: ListedSource) -> None:
+    """Says how much of a source is left out; each file has been named."""
+    if source.left_out:
+        total = len(source.tracks) + len(source.left_out)
+        logger.warning(
+            "%s: %d of %d files left out: %s", source.name, len(source.left_out), total, source.bad_tracks.summary()
+        )
+    values = Counter(value for track in source.tracks for value in track.left_out)
+    if values:
+        most = ", ".join(f"{value} ({count})" for value, count in values.most_common(NUM_NAMED))
+        logger.warning("%s: %d values of the metadata left out: %s", source.name, values.total(), most)
+
+
+def _find_recordings(name: str, max_bad_fraction: float) -> Iterable[Recording | BadTrackError]:
+    """The recordings of a source that is no manifest and no stream, of all splits, and what is left out.
 
     Raises:
         ValueError: there is no such source, or it is damaged.
@@ -255,12 +273,12 @@ def _find_recordings(name: str, max_bad_fraction: float) -> list[Recording]:
     """
     path = Path(name)
     if path.suffix == ".csv" and path.is_file():
-        return list(read_csv(path))
+        return read_csv(path)
     if is_tars(name):
         return index_tars(expand_tars(name), max_bad_fraction)
     if path.is_dir() and not is_dataset_folder(path):
         table = path / CSV_NAME
-        return list(read_csv(table) if table.is_file() else search_folder(path))
+        return read_csv(table) if table.is_file() else search_folder(path)
     if path.is_dir() or (not path.exists() and re.fullmatch(DATASET_ID, name)):
         datasets = load_datasets(name, is_streaming=False)
         is_divided = set(datasets) != {"train"}
@@ -270,13 +288,3 @@ def _find_recordings(name: str, max_bad_fraction: float) -> list[Recording]:
             for recording in list_dataset(name, key, dataset, {"split": key} if is_divided else {})
         ]
     raise ValueError(f"{name} is not a source of music: no folder, .jsonl, .csv, .tar or dataset of that name.")
-
-
-def _with_valid_split(examined: list[tuple[Track, bool]]) -> list[Track]:
-    """The tracks; if no split was given at all and chance made none "valid", one of them is."""
-    tracks = [track for track, _ in examined]
-    is_drawn = len(tracks) > 1 and not any(is_given for _, is_given in examined)
-    if is_drawn and all(track.split == "train" for track in tracks):
-        lowest = min(range(len(tracks)), key=lambda number: split_hash(tracks[number].path.name))
-        tracks[lowest] = replace(tracks[lowest], split="valid")
-    return tracks

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from stable_longform.data.audio_crops import SILENCE_PEAK
-from stable_longform.data.bad_tracks import KINDS, BadTrackError
+from stable_longform.data.bad_tracks import IGNORED_KINDS, KINDS, BadTrackError, one_line
 from stable_longform.data.prompts import FIELD_TYPES, available_fields, values_of
-from stable_longform.data.tracks import DURATION_TOLERANCE_IN_S, SPLITS, Track, read_track
-from stable_longform.utils.audio import AudioInfo, read_info
+from stable_longform.data.tracks import DURATION_TOLERANCE_IN_S, SPLITS, Track, check_audio, read_track
+from stable_longform.utils.audio import AudioInfo
 from stable_longform.utils.files import atomic_path
 from stable_longform.utils.optional import require
 
@@ -43,10 +43,9 @@ class Examined:
 def examine_track(track: Track, is_measured: bool) -> Examined | BadTrackError:
     """Reads a track's header and, if `is_measured`, up to `NUM_EXCERPTS` excerpts, the last one at its end."""
     try:
-        with track.open() as file:
-            info = read_info(file)
-    except (ValueError, OSError) as error:
-        return BadTrackError(track.path, "broken", " ".join(str(error).split()))
+        info = check_audio(track.path, track.storage)
+    except BadTrackError as error:
+        return error
     if info.duration_in_s < track.duration_in_s - DURATION_TOLERANCE_IN_S:
         return BadTrackError(
             track.path, "mislabelled", f"{track.duration_in_s:.3f} s, its file has {info.duration_in_s:.3f} s"
@@ -106,8 +105,11 @@ def summarize(examined: Sequence[Examined], errors: Sequence[BadTrackError]) -> 
             for name in ("genre", "moods", "instruments")
         },
         "num_without_prompt": sum(not available_fields(track.metadata) for track in tracks),
-        "bad": {kind: sum(error.kind == kind for error in errors) for kind in KINDS},
-        "bad_tracks": [" ".join(str(error).split()) for error in errors],
+        "bad": _count_kinds(errors, KINDS),
+        "bad_tracks": [one_line(error) for error in errors if error.kind in KINDS],
+        "ignored": _count_kinds(errors, IGNORED_KINDS),
+        "ignored_files": [one_line(error) for error in errors if error.kind in IGNORED_KINDS],
+        "values_left_out": _count(value for track in tracks for value in track.left_out),
     }
     summary["histogram"][-1][1] = None  # infinity is no JSON
     return summary
@@ -135,10 +137,19 @@ def format_summary(summary: dict) -> str:
         if tags:
             most = ", ".join(f"{tag} ({count})" for tag, count in list(tags.items())[:NUM_TAGS])
             lines.append(f"  {name}, {len(tags)} values: {most}" + (", ..." if len(tags) > NUM_TAGS else ""))
-    num_bad = len(summary["bad_tracks"])
-    kinds = ", ".join(f"{count} {kind}" for kind, count in summary["bad"].items() if count)
-    lines.append(f"cannot be used: {num_bad}" + (f" ({kinds})" if num_bad else ""))
-    return "\n".join(lines + [f"  {error}" for error in summary["bad_tracks"]])
+    values = summary["values_left_out"]
+    if values:
+        most = ", ".join(f"{value} ({count})" for value, count in list(values.items())[:NUM_TAGS])
+        lines.append(f"values of the metadata left out: {sum(values.values())}: {most}")
+    for title, kinds, names in (
+        ("cannot be used", "bad", "bad_tracks"),
+        ("no recordings", "ignored", "ignored_files"),
+    ):
+        counts = ", ".join(f"{count} {kind}" for kind, count in summary[kinds].items() if count)
+        if counts or kinds == "bad":
+            lines.append(f"{title}: {len(summary[names])}" + (f" ({counts})" if counts else ""))
+        lines += [f"  {error}" for error in summary[names]]
+    return "\n".join(lines)
 
 
 def draw_durations(path: Path, durations_in_s: Sequence[float], title: str) -> None:
@@ -212,6 +223,11 @@ def _format_histogram(summary: dict) -> list[str]:
         if count:
             lines.append(f"  {name:>20} {count:6} {bar}".rstrip())
     return lines
+
+
+def _count_kinds(errors: Sequence[BadTrackError], kinds: Sequence[str]) -> dict[str, int]:
+    """How many errors are of each kind."""
+    return {kind: sum(error.kind == kind for error in errors) for kind in kinds}
 
 
 def _count(values) -> dict[str, int]:

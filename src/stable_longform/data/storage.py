@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+NO_AUDIO = "the row has no audio"
+
+
 class FilePart(io.RawIOBase):
     """The bytes `[start, start + length)` of a binary file, as a file that closes the other one with itself."""
 
@@ -81,6 +84,8 @@ class TableRow:
         import pyarrow
 
         value = self.dataset.with_format("arrow")[self.row][self.column][0]
+        if not value.is_valid or not (value["bytes"].is_valid or value["path"].is_valid):
+            raise OSError(NO_AUDIO)
         if not value["bytes"].is_valid:
             return open(value["path"].as_py(), "rb")
         buffer = value["bytes"].as_buffer()

@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from stable_longform.data.bad_tracks import MAX_BAD_FRACTION, BadTrackError, BadTracks, DataError
+from stable_longform.data.bad_tracks import IGNORED_KINDS, MAX_BAD_FRACTION, BadTrackError, BadTracks, DataError
 from stable_longform.data.numbered_items import MakeItem
 from stable_longform.data.recordings import Found, Recording, examine
 from stable_longform.data.tracks import Track
@@ -37,8 +37,8 @@ class Shards(Protocol):
     def of_split(self, split: str) -> "Shards":
         """The pieces that may hold tracks of a split."""
 
-    def read_shard(self, number: int) -> Iterator[Recording]:
-        """The recordings of a piece in order; a BadTrackError says that it cannot be read (on)."""
+    def read_shard(self, number: int) -> Iterator[Recording | BadTrackError]:
+        """The recordings of a piece in order, and what is left out; it raises the latter if it cannot be read (on)."""
 
 
 class StreamedSource:
@@ -149,13 +149,17 @@ class StreamedSource:
         self._items.resume_from(places[self._items.process_index])
 
     def read_shard(self, number: int) -> Iterator[Found]:
-        """A shard's tracks; if it cannot be read (on), that is counted.
+        """A shard's tracks, and what cannot be used; if the shard cannot be read (on), that is counted.
 
         Raises:
             TooManyBadTracks: too many shards cannot.
         """
         try:
-            yield from self._read(number)
+            for found in self._read(number):
+                if isinstance(found, BadTrackError) and found.kind in IGNORED_KINDS:
+                    self.bad_tracks.note(found)
+                else:
+                    yield found
         except BadTrackError as error:
             self.bad_shards.note(error)
 
@@ -304,7 +308,8 @@ class StreamItems(torch.utils.data.IterableDataset):
             first_item = 0
         are_enough = self.source.shards.num_shards >= self._consumers()[1] > 1
         if self._num_empty_epochs >= (MAX_EMPTY_EPOCHS if are_enough else 1):
-            raise DataError("The stream has no track for one of its workers: use fewer workers or processes.")
+            split = "" if self.source.split is None else f" in split {self.source.split!r}"
+            raise DataError(f"The stream has no track{split} for one of its workers: use fewer workers or processes.")
 
     def _places(self, epoch: int, first: int, first_track: int) -> Iterator[tuple[int, int, int, Found]]:
         """This worker's tracks of an epoch from a place on.

@@ -1,22 +1,52 @@
-"""WebDataset tars: indexed and read in place, or read from start to end."""
+"""WebDataset tars: indexed and read in place, or, elsewhere or compressed, copied and then read in the same way."""
 
+import bz2
+import contextlib
 import glob
+import gzip
+import lzma
+import os
+import posixpath
 import re
+import shutil
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import BinaryIO
 
 from stable_longform.data.bad_tracks import BadTrackError, BadTracks, one_line
-from stable_longform.data.recordings import AUDIO_EXTENSIONS, Recording, parse_sidecars
-from stable_longform.data.storage import InMemory, TarMember
+from stable_longform.data.grouping import group_files
+from stable_longform.data.metadata import parse_sidecars
+from stable_longform.data.recordings import Recording
+from stable_longform.data.storage import InMemory, Storage, TarMember
+from stable_longform.utils.audio import AUDIO_EXTENSIONS
 from stable_longform.utils.optional import require
+
+DECOMPRESSORS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+READ_ERRORS = (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in a tar: its name, and first byte and number of bytes of its content."""
+
+    name: str
+    offset: int
+    num_bytes: int
 
 
 def is_tars(source: str) -> bool:
     """Whether the name of a source is that of tars."""
     return source.startswith("pipe:") or re.search(r"\.tar(\.\w+)?(\?.*)?$", source) is not None
+
+
+def is_remote(tar: str) -> bool:
+    """Whether a tar is not a file of this machine."""
+    return tar.startswith("pipe:") or "://" in tar
 
 
 def expand_tars(pattern: str) -> list[str]:
@@ -26,54 +56,35 @@ def expand_tars(pattern: str) -> list[str]:
         ValueError: no local file matches.
     """
     tars = []
-    for name in require("braceexpand", "train").braceexpand(pattern):
-        is_remote = name.startswith("pipe:") or "://" in name
-        tars += sorted(glob.glob(name)) if not is_remote and glob.has_magic(name) else [name]
-    if not any("://" in tar or tar.startswith("pipe:") or Path(tar).is_file() for tar in tars):
+    for name in require("braceexpand", "train").braceexpand(pattern, escape=False):
+        is_pattern = not is_remote(name) and re.search(r"[*?]", name) is not None
+        tars += sorted(glob.glob(name.replace("[", "[[]"))) if is_pattern else [name]
+    if not any(is_remote(tar) or Path(tar).is_file() for tar in tars):
         raise ValueError(f"There is no file {pattern}.")
     return tars
 
 
-def index_tars(tars: list[str], max_bad_fraction: float) -> list[Recording]:
-    """The recordings inside tars; a tar that is missing or damaged is counted.
+def index_tars(tars: list[str], max_bad_fraction: float) -> Iterator[Recording | BadTrackError]:
+    """The recordings inside local tars, read in place, and what is left out.
 
     Raises:
-        TooManyBadTracks: more tars than `max_bad_fraction` are.
+        TooManyBadTracks: more tars than `max_bad_fraction` are missing or damaged.
     """
-    recordings, bad_tars = [], BadTracks(len(tars), max_bad_fraction, "tars")
+    bad_tars = BadTracks(len(tars), max_bad_fraction, "tars")
     for tar in map(Path, tars):
         try:
-            recordings += _index_tar(tar)
-        except (tarfile.TarError, OSError) as error:
-            hint = f"; a compressed tar can be read as {'stream:'}{tar}" if tar.suffix != ".tar" else ""
-            bad_tars.note(BadTrackError(tar, "broken", f"{error}{hint}"))
-    return recordings
-
-
-def _index_tar(tar: Path) -> Iterator[Recording]:
-    """The audio files inside a tar with what shares their name up to the first dot; only headers are read."""
-    groups: dict[str, dict[str, tarfile.TarInfo]] = {}
-    with tarfile.open(tar, "r:") as archive:
-        for member in archive:
-            if member.isfile():
-                folder, _, name = member.name.rpartition("/")
-                key = f"{folder}/{name.partition('.')[0]}"
-                groups.setdefault(key, {})[PurePosixPath(name).suffix.lower()] = member
-        for group in groups.values():
-            texts = {suffix: member for suffix, member in group.items() if suffix in (".json", ".txt")}
-            sidecars = {suffix: archive.extractfile(member).read() for suffix, member in texts.items()}
-            for suffix, member in group.items():
-                if suffix in AUDIO_EXTENSIONS:
-                    storage = TarMember(tar, member.offset_data, member.size)
-                    yield Recording(tar / member.name, partial(parse_sidecars, sidecars), storage)
+            with open(tar, "rb") as file:
+                yield from read_tar(file, tar, partial(TarMember, tar))
+        except READ_ERRORS as error:
+            hint = f"; a compressed tar can be read as stream:{tar}" if tar.suffix != ".tar" else ""
+            bad_tar = BadTrackError(tar, "broken", f"{one_line(error)}{hint}")
+            bad_tars.note(bad_tar)
+            yield bad_tar
 
 
 @dataclass(frozen=True)
 class TarShards:
-    """WebDataset tars, one shard each: files of one name up to the first dot belong together.
-
-    `tars` are paths or what `webdataset` opens (`https:`, `pipe:`, ...).
-    """
+    """WebDataset tars, one shard each: paths, or what `webdataset` opens (`https:`, `pipe:`, ...)."""
 
     tars: tuple[str, ...]
 
@@ -86,23 +97,128 @@ class TarShards:
         """The tars that may hold tracks of a split: all."""
         return self
 
-    def read_shard(self, number: int) -> Iterator[Recording]:
-        """The recordings in a tar.
+    def read_shard(self, number: int) -> Iterator[Recording | BadTrackError]:
+        """The recordings in a tar, and what is left out.
 
         Raises:
             BadTrackError: the tar cannot be read (on).
         """
         tar = self.tars[number]
-        samples = require("webdataset", "train").WebDataset(
-            [tar], shardshuffle=False, nodesplitter=None, workersplitter=None, empty_check=False
-        )
         try:
-            for sample in samples:
-                sidecars = {f".{key}": sample[key] for key in ("json", "txt") if key in sample}
-                for key, data in sample.items():
-                    extension = PurePosixPath(f"x.{key}").suffix.lower()
-                    if not key.startswith("__") and extension in AUDIO_EXTENSIONS:
-                        name = Path(tar, f"{sample['__key__']}.{key}")
-                        yield Recording(name, partial(parse_sidecars, sidecars), InMemory(data))
-        except (tarfile.TarError, OSError, ValueError, EOFError) as error:
+            with _local(tar) as (file, damage):
+                yield from read_tar(file, Path(tar), lambda offset, size: InMemory(_read_at(file, offset, size)))
+                if damage is not None:
+                    raise damage
+        except READ_ERRORS as error:
             raise BadTrackError(Path(tar), "broken", one_line(error)) from error
+
+
+def read_tar(
+    file: BinaryIO, tar: Path, make_storage: Callable[[int, int], Storage]
+) -> Iterator[Recording | BadTrackError]:
+    """The recordings inside an uncompressed tar with their sidecars, wherever those are, and what is left out.
+
+    Args:
+        file: the tar, which can seek.
+        tar: its name.
+        make_storage: gives the storage of a recording's bytes, given the first one and their number.
+
+    Raises:
+        tarfile.TarError: the tar is damaged; what is whole came before that.
+        OSError: it cannot be read.
+    """
+    members, left_out, damage = _list_members(file, tar)
+    groups = group_files([member.name for member in members], tar)
+    yield from left_out
+    yield from groups.left_out
+    for number, numbers in groups.recordings:
+        member = members[number]
+        sidecars = {
+            extension: _read_at(file, members[other].offset, members[other].num_bytes)
+            for extension, other in numbers.items()
+        }
+        storage = make_storage(member.offset, member.num_bytes)
+        place = posixpath.join(tar.name.partition("?")[0], member.name)
+        yield Recording(tar / member.name, place, partial(parse_sidecars, sidecars), storage)
+    if damage is not None:
+        raise damage
+
+
+def _list_members(
+    file: BinaryIO, tar: Path
+) -> tuple[list[Member], list[BadTrackError], tarfile.TarError | OSError | None]:
+    """The whole files in a tar, what else claims to be one, and where the tar is damaged; only headers are read."""
+    members, links, left_out, damage = [], [], [], None
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            for info in archive:
+                name = _clean_name(info.name)
+                if info.islnk() or info.issym():
+                    folder = posixpath.dirname(name) if info.issym() else ""
+                    links.append((name, _clean_name(posixpath.join(folder, info.linkname))))
+                elif info.isfile() and info.sparse is not None:
+                    left_out.append(
+                        BadTrackError(tar / name, "broken", "a sparse file; pack the tar without --sparse")
+                    )
+                elif info.isfile() and info.offset_data + info.size > size:
+                    raise tarfile.ReadError(f"it ends inside {name}")
+                elif info.isfile():
+                    members.append(Member(name, info.offset_data, info.size))
+    except (tarfile.TarError, OSError) as error:
+        damage = error
+    places = {member.name: member for member in members}
+    for name, target in links:
+        if target in places:
+            members.append(replace(places[target], name=name))
+        elif posixpath.splitext(name)[1].lower() in AUDIO_EXTENSIONS:
+            left_out.append(BadTrackError(tar / name, "broken", f"a link to {target}, which is not in the tar"))
+    return members, left_out, damage
+
+
+def _clean_name(name: str) -> str:
+    """A member's name without what would lead out of the tar."""
+    return posixpath.normpath(name).lstrip("/") if name else name
+
+
+@contextlib.contextmanager
+def _local(tar: str) -> Iterator[tuple[BinaryIO, Exception | None]]:
+    """An uncompressed tar as a file that can seek, and why it is not whole.
+
+    One that is elsewhere or compressed is copied to a temporary file: its sidecars may stand anywhere.
+    """
+    with contextlib.ExitStack() as stack:
+        if not is_remote(tar):
+            file, damage = stack.enter_context(open(tar, "rb")), None
+        else:
+            file = stack.enter_context(tempfile.TemporaryFile())
+            damage = _copy(stack.enter_context(require("webdataset", "train").gopen(tar, "rb")), file)
+        decompressor = _decompressor(file)
+        if decompressor is not None:
+            compressed, file = file, stack.enter_context(tempfile.TemporaryFile())
+            damage = _copy(stack.enter_context(decompressor(compressed, "rb")), file) or damage
+        yield file, damage
+
+
+def _decompressor(file: BinaryIO) -> Callable | None:
+    """What opens a compressed file, or None if it is not compressed."""
+    file.seek(0)
+    start = file.read(8)
+    file.seek(0)
+    return next((opener for magic, opener in DECOMPRESSORS.items() if start.startswith(magic)), None)
+
+
+def _copy(source: BinaryIO, target: BinaryIO) -> Exception | None:
+    """Copies a file; gives the error at which it ended before its end."""
+    try:
+        shutil.copyfileobj(source, target, 2**20)
+    except READ_ERRORS as error:
+        return error
+    return None
+
+
+def _read_at(file: BinaryIO, offset: int, num_bytes: int) -> bytes:
+    """Bytes of a file."""
+    file.seek(offset)
+    return file.read(num_bytes)

@@ -1,6 +1,7 @@
 """A track: one recording of a source of music, and how its audio is read."""
 
 import contextlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import BinaryIO
 import torch
 
 from stable_longform.data.bad_tracks import BadTrackError, one_line
+from stable_longform.data.metadata import clean
 from stable_longform.data.storage import Storage, open_audio
-from stable_longform.utils.audio import read_audio, read_info, to_stereo
+from stable_longform.utils.audio import AudioInfo, read_audio, read_info, to_stereo
 
 SPLITS = ("train", "valid", "test", "extra")
 RESERVED = ("path", "duration_in_s", "split", "weight", "member", "offset", "num_bytes")  # what is not metadata
@@ -22,7 +24,8 @@ class Track:
     """One recording: its file, length in seconds, split, sampling weight and descriptive metadata.
 
     Without `storage`, `path` is an audio file. With it, the audio is there and `path` is a name that no other track of
-    the source has.
+    the source has. `left_out` are values of the metadata that are neither text nor numbers, see
+    `stable_longform.data.metadata.clean`.
     """
 
     path: Path
@@ -31,6 +34,7 @@ class Track:
     weight: float = 1.0
     metadata: dict = field(default_factory=dict)
     storage: Storage | None = None
+    left_out: tuple[str, ...] = field(default=(), compare=False)
 
     def open(self) -> contextlib.AbstractContextManager[Path | BinaryIO]:
         """What `read_audio` reads: the path, or a binary file that is closed at the end of a `with` block."""
@@ -45,19 +49,45 @@ def make_track(row: Mapping, path: Path, where: str, storage: Storage | None = N
     Raises:
         ValueError: an unknown split, or a duration or weight that is not a number greater than 0.
     """
+    duration_in_s = positive_number(row, "duration_in_s", where)
+    weight = positive_number(row, "weight", where) if "weight" in row else 1.0
+    if row["split"] not in SPLITS:
+        raise ValueError(f"{where}: split must be one of {', '.join(SPLITS)}, got {row['split']!r}.")
+    metadata, left_out = clean({key: value for key, value in row.items() if key not in RESERVED})
+    return Track(path, duration_in_s, row["split"], weight, metadata, storage, left_out)
+
+
+def positive_number(row: Mapping, name: str, where: str) -> float:
+    """A number of a row, or a text that is one; `where` names the row in errors.
+
+    Raises:
+        ValueError: it is no number, not finite or not greater than 0.
+    """
     try:
-        duration_in_s, weight = float(row["duration_in_s"]), float(row.get("weight", 1.0))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: duration_in_s and weight must be numbers: {error}") from error
-    metadata = {key: value for key, value in row.items() if key not in RESERVED}
-    track = Track(path, duration_in_s, row["split"], weight, metadata, storage)
-    if track.split not in SPLITS:
-        raise ValueError(f"{where}: split must be one of {', '.join(SPLITS)}, got {track.split!r}.")
-    if not (track.duration_in_s > 0 and track.weight > 0):
-        raise ValueError(
-            f"{where}: duration_in_s and weight must be greater than 0, got {track.duration_in_s} and {track.weight}."
-        )
-    return track
+        number = math.nan if isinstance(row[name], bool) else float(row[name])
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise ValueError(f"{where}: {name} must be a number greater than 0 and finite, got {row[name]!r:.40}.")
+    return number
+
+
+def check_audio(path: Path, storage: Storage | None = None) -> AudioInfo:
+    """Reads what the audio of a recording is.
+
+    Raises:
+        BadTrackError: it cannot be decoded, is cut off, or has more than two channels.
+    """
+    try:
+        with open_audio(path, storage) as file:
+            info = read_info(file)
+    except (ValueError, OSError) as error:
+        raise BadTrackError(path, "broken", one_line(error)) from error
+    if info.loss is not None:
+        raise BadTrackError(path, "broken", f"cut off: {info.loss}")
+    if info.channels > 2:
+        raise BadTrackError(path, "broken", f"it has {info.channels} channels, 1 or 2 can be used")
+    return info
 
 
 def read_track(track: Track, start_in_s: float, duration_in_s: float | None, sampling_rate: int) -> torch.Tensor:
@@ -105,5 +135,5 @@ def _duration(track: Track) -> float | None:
 def _too_long(track: Track, found_in_s: float) -> BadTrackError:
     """The exception for a duration that the file does not have."""
     return BadTrackError(
-        track.path, "mislabelled", f"its metadata says {track.duration_in_s:.3f} s, its audio has {found_in_s:.3f} s"
+        track.path, "mislabelled", f"it is listed with {track.duration_in_s:.3f} s, its audio has {found_in_s:.3f} s"
     )

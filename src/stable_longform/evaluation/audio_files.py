@@ -14,16 +14,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
 import torch
 
-from stable_longform.utils.audio import read_audio, resample, to_stereo
+from stable_longform.utils.audio import (
+    AUDIO_EXTENSIONS,
+    UNSUPPORTED_EXTENSIONS,
+    AudioInfo,
+    read_audio,
+    read_info,
+    resample,
+    to_stereo,
+)
 from stable_longform.utils.files import file_sha256
 
-# Kinds of files that are taken for audio. Those that libsndfile cannot decode are named in the report as unusable.
-EXTENSIONS = (
-    ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .caf .rf64 .w64 .m4a .mp4 .aac .ac3 .wma .webm .ape .wv .mka"
-).split()
+# Files that are taken for audio. Those that libsndfile cannot decode are named in the report as unusable.
+EXTENSIONS = AUDIO_EXTENSIONS + UNSUPPORTED_EXTENSIONS
 PEAK_IN_DB = -1.0  # to which every file is normalised, as in the paper's code
 LOW_RATE = 16000  # Hz, below which a note is made
 PEAK_RULE = "mono: after the mix and the resampling; stereo: over both channels, before the resampling"
@@ -132,35 +137,37 @@ def load_audio(path: Path, settings: ReadingSettings) -> Audio:
     return Audio(waveform, sampling_rate, tuple(notes))
 
 
-def read_header(path: Path, settings: ReadingSettings):
-    """What soundfile says of a file.
+def read_header(path: Path, settings: ReadingSettings) -> AudioInfo:
+    """What a file is.
 
     Raises:
-        UnusableAudioError: it cannot be read, is empty or too long, or has more than two channels.
+        UnusableAudioError: it cannot be read, is cut off, empty or too long, or has more than two channels.
     """
     try:
-        info = soundfile.info(path)
-    except (soundfile.LibsndfileError, OSError) as error:
+        info = read_info(path)
+    except ValueError as error:
         raise UnusableAudioError(f"unreadable: {' '.join(str(error).split())}") from error
-    if info.frames <= 0:
+    if info.loss is not None:
+        raise UnusableAudioError(f"cut off: {info.loss}")
+    if info.duration_in_s == 0:
         raise UnusableAudioError("empty: no samples")
     if info.channels > 2:
         raise UnusableAudioError(f"{info.channels} channels, more than two")
-    duration = min(info.duration, settings.trim_in_s or info.duration)
+    duration = min(info.duration_in_s, settings.trim_in_s or info.duration_in_s)
     if duration > settings.max_duration_in_s:
-        raise UnusableAudioError(f"too long: {info.duration:.0f} s, more than {settings.max_duration_in_s:.0f} s")
+        raise UnusableAudioError(f"too long: {info.duration_in_s:.0f} s, more than {settings.max_duration_in_s:.0f} s")
     return info
 
 
-def header_notes(info, settings: ReadingSettings) -> list[str]:
+def header_notes(info: AudioInfo, settings: ReadingSettings) -> list[str]:
     """Notes about a file that its header tells, as `read_header` returns it."""
     notes = []
     if info.channels == 1:
         notes.append("mono")
-    if info.samplerate < LOW_RATE:
-        notes.append(f"sampling rate of {info.samplerate} Hz")
-    if settings.trim_in_s and info.duration < settings.trim_in_s:
-        notes.append(f"shorter than the trim: {info.duration:.2f} s")
+    if info.sampling_rate < LOW_RATE:
+        notes.append(f"sampling rate of {info.sampling_rate} Hz")
+    if settings.trim_in_s and info.duration_in_s < settings.trim_in_s:
+        notes.append(f"shorter than the trim: {info.duration_in_s:.2f} s")
     return notes
 
 

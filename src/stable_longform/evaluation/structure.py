@@ -95,8 +95,8 @@ def file_structure(path: Path, settings: ReadingSettings, cache: Path) -> tuple[
         UnusableAudioError: see `read_header`; also samples that are not finite, silence, or less than 10 s of music.
     """
     info = read_header(path, settings)
-    if min(info.duration, settings.trim_in_s or math.inf) < MIN_DURATION_IN_S:
-        raise UnusableAudioError(f"too short: {info.duration:.2f} s, less than {MIN_DURATION_IN_S:g} s")
+    if min(info.duration_in_s, settings.trim_in_s or math.inf) < MIN_DURATION_IN_S:
+        raise UnusableAudioError(f"too short: {info.duration_in_s:.2f} s, less than {MIN_DURATION_IN_S:g} s")
     stored = cache / f"{audio_hash(path)}-{STRUCTURE_VERSION}-{settings.trim_in_s}.safetensors"
     if not stored.is_file():
         try:

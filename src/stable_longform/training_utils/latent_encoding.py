@@ -60,7 +60,7 @@ def encode_silence(vae: AutoencoderOobleck) -> dict[str, torch.Tensor]:
 
 def track_key(track: Track) -> str:
     """A name that tells tracks of the same title apart."""
-    return hashlib.sha256(str(track.path).encode()).hexdigest()[:16]
+    return hashlib.sha256(str(track.path).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def describe_track(track: Track) -> dict:

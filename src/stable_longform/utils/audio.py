@@ -1,13 +1,17 @@
 """Reading, writing and resampling audio. Nothing else in the package touches audio files.
 
 Conventions: a waveform is a float32 tensor of shape `(channels, num_samples)` with values in [-1, 1]; rates are in
-Hz; times are in seconds. Decoding and encoding are libsndfile's (soundfile), resampling is soxr's.
+Hz; times are in seconds. Decoding and encoding are libsndfile's (soundfile), resampling is soxr's. Lengths are those
+of the sound, whatever a header says (`stable_longform.utils.audio_headers`).
 """
 
 import contextlib
+import functools
+import io
 import itertools
 import math
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,8 +23,19 @@ import soundfile
 import soxr
 import torch
 
+from stable_longform.utils.audio_headers import FileWithHead, HeaderCheck, check_header
 from stable_longform.utils.files import atomic_path
+from stable_longform.utils.text_files import is_text, printable
+from stable_longform.utils.wav import INFO_NAMES, finish_wav, is_wav, read_wav_tags
 
+AUDIO_EXTENSIONS = (
+    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".rf64", ".w64",
+)  # fmt: skip
+# Recordings that libsndfile cannot decode; they are named, not passed over.
+UNSUPPORTED_EXTENSIONS = (
+    ".m4a", ".m4b", ".mp4", ".aac", ".ac3", ".alac", ".amr", ".ape", ".dsf", ".mka", ".mpc", ".ra", ".tta", ".webm",
+    ".wma", ".wv",
+)  # fmt: skip
 # libsndfile subtype for each extension and sample format that we write.
 SUBTYPES = {
     ".wav": {"pcm16": "PCM_16", "pcm24": "PCM_24", "float": "FLOAT"},
@@ -28,36 +43,41 @@ SUBTYPES = {
     ".ogg": {"vorbis": "VORBIS"},
 }
 DEFAULT_SAMPLE_FORMAT = {".wav": "pcm16", ".flac": "pcm24", ".ogg": "vorbis"}
-TAG_NAMES = ("title", "artist", "comment", "software", "album", "license", "date", "genre")
-# wav has no licence tag in libsndfile; RIFF's copyright field takes its place.
-WAV_TAG_NAMES = {"license": "copyright"}
+TAG_NAMES = tuple(INFO_NAMES)
 READ_BLOCK = 2**18  # frames read at a time
 # Frames written at a time: libsndfile's vorbis encoder overflows the stack when it is given minutes at once.
 WRITE_BLOCK = 65536
+# Frames decoded before those that are wanted: after a jump the first ones lack what came before, in formats that
+# overlap blocks (vorbis) or spread them over several frames (mp3).
+RUN_UP = {"OGG": 8192, "MP3": 16384}
+MARGIN = 256  # samples of the lower rate around those wanted, with which resampling a part equals the part resampled
+NUM_CHECKS_KEPT = 65536  # files whose headers were compared with what they hold
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What the header of an audio file says; rate in Hz. `encoding` is libsndfile's name of format and subtype."""
+    """Length, rate in Hz, channels and encoding, libsndfile's name of format and subtype.
+
+    `loss` says what is missing of what the file's header promises, as in a file that was cut off; None: nothing.
+    """
 
     duration_in_s: float
     sampling_rate: int
     channels: int
     encoding: str
+    loss: str | None = None
 
 
 def read_info(path: str | os.PathLike | BinaryIO) -> AudioInfo:
-    """Reads the header of an audio file, of a path or of an open binary file.
+    """Reads what an audio file is, of a path or of an open binary file.
 
     Raises:
         ValueError: the file cannot be decoded.
     """
-    try:
-        with soundfile.SoundFile(path) as file:
-            duration_in_s = file.frames / file.samplerate
-            return AudioInfo(duration_in_s, file.samplerate, file.channels, f"{file.format}/{file.subtype}")
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise ValueError(f"{_name(path)} cannot be read as audio: {error}") from error
+    with _open_audio(path) as (file, check):
+        duration_in_s = file.frames / file.samplerate
+        encoding = f"{file.format}/{file.subtype}"
+        return AudioInfo(duration_in_s, file.samplerate, file.channels, encoding, check.loss)
 
 
 def read_audio(
@@ -66,7 +86,7 @@ def read_audio(
     duration_in_s: float | None = None,
     sampling_rate: int | None = None,
 ) -> tuple[torch.Tensor, int]:
-    """Reads a file, or only the part of it that is asked for.
+    """Reads a file, or only a part of it: the samples that are there when the whole file is read.
 
     Args:
         path: any format that libsndfile decodes (wav, flac, ogg vorbis, opus, mp3 ...); a path, or a binary file that
@@ -86,24 +106,20 @@ def read_audio(
         raise ValueError(f"duration_in_s must be greater than 0 and finite, got {duration_in_s}.")
     if not math.isfinite(start_in_s):
         raise ValueError(f"start_in_s must be finite, got {start_in_s}.")
-    try:
-        with soundfile.SoundFile(path) as file:
-            start, end_in_s = round(start_in_s * file.samplerate), file.frames / file.samplerate
-            if not 0 <= start < max(file.frames, 1):
-                raise ValueError(f"start_in_s must be in [0, {end_in_s:.3f}) for {_name(path)}, got {start_in_s}.")
-            file.seek(start)
-            num_frames = -1 if duration_in_s is None else round(duration_in_s * file.samplerate)
-            samples, file_rate = file.read(num_frames, dtype="float32", always_2d=True), file.samplerate
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise ValueError(f"{_name(path)} cannot be read as audio: {error}") from error
-    waveform = torch.from_numpy(np.ascontiguousarray(samples.T))
     if sampling_rate is not None:
-        waveform, file_rate = resample(waveform, file_rate, sampling_rate), sampling_rate
-    return waveform, file_rate
+        _check_rate(sampling_rate)
+    with _open_audio(path) as (file, _):
+        if not 0 <= round(start_in_s * file.samplerate) < max(file.frames, 1):
+            end_in_s = file.frames / file.samplerate
+            raise ValueError(f"start_in_s must be in [0, {end_in_s:.3f}) for {_name(path)}, got {start_in_s}.")
+        rate = file.samplerate if sampling_rate is None else sampling_rate
+        start, count = round(start_in_s * rate), None if duration_in_s is None else round(duration_in_s * rate)
+        samples = _read_resampled(file, start, count, rate)
+    return torch.from_numpy(np.ascontiguousarray(samples.T)), rate
 
 
 def read_blocks(path: str | os.PathLike, sampling_rate: int | None = None) -> Iterator[torch.Tensor]:
-    """Reads a file block by block, in constant memory; together the blocks are what `read_audio` returns.
+    """Reads a whole file block by block, in constant memory; together the blocks are what `read_audio` returns.
 
     Args:
         path: as in `read_audio`.
@@ -113,31 +129,28 @@ def read_blocks(path: str | os.PathLike, sampling_rate: int | None = None) -> It
         float32 `(channels, n)` with n >= 1.
 
     Raises:
-        ValueError: the file cannot be decoded, or `sampling_rate` is not greater than 0.
+        ValueError: the file cannot be decoded, is cut off, or `sampling_rate` is not greater than 0.
     """
-    if sampling_rate is not None and sampling_rate <= 0:
-        raise ValueError(f"sampling_rate must be greater than 0 Hz, got {sampling_rate}.")
-    try:
-        with soundfile.SoundFile(path) as file:
-            resampler = None
-            if sampling_rate not in (None, file.samplerate):
-                resampler = soxr.ResampleStream(file.samplerate, sampling_rate, file.channels, quality="HQ")
-            is_last = False
-            while not is_last:
-                samples = file.read(READ_BLOCK, dtype="float32", always_2d=True)
-                is_last = len(samples) < READ_BLOCK
-                if resampler is not None:
-                    samples = resampler.resample_chunk(samples, last=is_last)
-                if len(samples) > 0:
-                    yield torch.from_numpy(np.ascontiguousarray(samples.T))
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as audio: {error}") from error
+    if sampling_rate is not None:
+        _check_rate(sampling_rate)
+    with _open_audio(path) as (file, check):
+        if check.loss is not None:
+            raise ValueError(f"{_name(path)} is cut off: {check.loss}.")
+        resampler = None
+        if sampling_rate not in (None, file.samplerate):
+            resampler = soxr.ResampleStream(file.samplerate, sampling_rate, file.channels, quality="HQ")
+        blocks = itertools.chain(_read_on(file, file.frames), [np.zeros((0, file.channels), np.float32)])
+        for samples in blocks:
+            if resampler is not None:
+                samples = resampler.resample_chunk(samples, last=len(samples) == 0)
+            if len(samples) > 0:
+                yield torch.from_numpy(np.ascontiguousarray(samples.T))
 
 
 def resample(waveform: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
     """Resamples `(channels, num_samples)` from `from_rate` to `to_rate` Hz (soxr, high quality)."""
-    if from_rate <= 0 or to_rate <= 0:
-        raise ValueError(f"Sampling rates must be greater than 0 Hz, got {from_rate} and {to_rate}.")
+    _check_rate(from_rate)
+    _check_rate(to_rate)
     if from_rate == to_rate:
         return waveform
     resampled = soxr.resample(waveform.T.contiguous().numpy(), from_rate, to_rate, quality="HQ")
@@ -194,14 +207,19 @@ def write_audio(
             integer formats and kept by "float" and "vorbis".
         sampling_rate: Hz, a whole number > 0.
         sample_format: "pcm16", "pcm24" or "float" for wav; "pcm16" or "pcm24" for flac; "vorbis" for ogg.
-        tags: text for the file's tags; names from `TAG_NAMES`. libsndfile adds its own name to `software`.
+        tags: text for the file's tags; names from `TAG_NAMES`. In flac and ogg, libsndfile adds its own name to
+            `software`.
+
+    A wav of more than 4 GiB becomes RF64, which has the same extension.
 
     Raises:
-        ValueError: see `check_output_path`; also a tag with an unknown name or no text, a rate that is not a whole
-            number > 0, chunks that are not `(channels, num_samples)` with the same channels, or no samples at all.
+        ValueError: see `check_output_path`; also a tag with an unknown name, without text or too long for the format,
+            a rate that is not a whole number > 0, chunks that are not `(channels, num_samples)` with the same
+            channels, or no samples at all.
     """
-    subtype = check_output_path(path, sample_format)
-    _check_tags(tags or {})
+    tags, subtype = dict(tags or {}), check_output_path(path, sample_format)
+    format_name = {".wav": "RF64", ".flac": "FLAC", ".ogg": "OGG"}[Path(path).suffix.lower()]
+    _check_tags(tags, format_name, subtype)
     if not isinstance(sampling_rate, int) or sampling_rate <= 0:
         raise ValueError(f"sampling_rate must be a whole number of Hz greater than 0, got {sampling_rate!r}.")
     chunks = iter([waveform] if isinstance(waveform, torch.Tensor) else waveform)
@@ -210,23 +228,21 @@ def write_audio(
         raise ValueError("waveform holds no chunk to write.")
     if first.ndim != 2:
         raise ValueError(f"waveform must be (channels, num_samples), got shape {tuple(first.shape)}.")
-    with (
-        atomic_path(path) as temporary,
-        soundfile.SoundFile(
-            temporary, "w", samplerate=sampling_rate, channels=first.shape[0], subtype=subtype
-        ) as file,
-    ):
-        for name, text in (tags or {}).items():
-            setattr(file, WAV_TAG_NAMES.get(name, name) if file.format == "WAV" else name, text)
-        for chunk in itertools.chain([first], chunks):
-            if chunk.ndim != 2 or chunk.shape[0] != file.channels:
-                raise ValueError(
-                    f"Every chunk must be ({file.channels} channels, num_samples), got shape {tuple(chunk.shape)}."
-                )
-            for block in chunk.split(WRITE_BLOCK, dim=1):
-                file.write(_to_frames(block, is_clipped=subtype.startswith("PCM")))
-        if file.frames == 0:
-            raise ValueError("waveform holds no samples to write.")
+    with atomic_path(path) as temporary:
+        with soundfile.SoundFile(temporary, "w", sampling_rate, first.shape[0], subtype, format=format_name) as file:
+            if format_name != "RF64":
+                _set_tags(file, tags)
+            for chunk in itertools.chain([first], chunks):
+                if chunk.ndim != 2 or chunk.shape[0] != file.channels:
+                    raise ValueError(
+                        f"Every chunk must be ({file.channels} channels, num_samples), got shape {tuple(chunk.shape)}."
+                    )
+                for block in chunk.split(WRITE_BLOCK, dim=1):
+                    file.write(_to_frames(block, is_clipped=subtype.startswith("PCM")))
+            if file.frames == 0:
+                raise ValueError("waveform holds no samples to write.")
+        if format_name == "RF64":
+            finish_wav(temporary, tags)
 
 
 def read_tags(path: str | os.PathLike) -> dict[str, str]:
@@ -235,13 +251,11 @@ def read_tags(path: str | os.PathLike) -> dict[str, str]:
     Raises:
         ValueError: the file cannot be decoded.
     """
-    try:
-        with soundfile.SoundFile(path) as file:
-            metadata, is_wav = file.copy_metadata(), file.format == "WAV"
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as audio: {error}") from error
-    names = {name: WAV_TAG_NAMES.get(name, name) if is_wav else name for name in TAG_NAMES}
-    return {name: metadata[stored] for name, stored in names.items() if stored in metadata}
+    with _open_audio(path) as (file, _):
+        if is_wav(path):
+            return read_wav_tags(path)
+        metadata = file.copy_metadata()
+    return {name: metadata[name] for name in TAG_NAMES if name in metadata}
 
 
 @contextlib.contextmanager
@@ -266,19 +280,150 @@ def stored(
         yield (torch.from_numpy(value) for value in values), peak
 
 
-def _name(path: str | os.PathLike | BinaryIO) -> str | os.PathLike:
+class _AudioFile(soundfile.SoundFile):
+    """A file that is read on and on: soundfile jumps to where it is after each read, which spoils what comes next.
+
+    See `RUN_UP`. It does so with files that it can jump in.
+    """
+
+    def seekable(self) -> bool:
+        """Never, as far as soundfile's own jumps go; `seek` works."""
+        return False
+
+
+@contextlib.contextmanager
+def _open_audio(path: str | os.PathLike | BinaryIO) -> Iterator[tuple[soundfile.SoundFile, HeaderCheck]]:
+    """Opens a path or a binary file with a header that tells the truth, and says what was found wrong with its own.
+
+    Raises:
+        ValueError: it cannot be decoded, now or in the block.
+    """
+    try:
+        with contextlib.ExitStack() as stack:
+            if _is_path(path):
+                check = _check_path(path)
+                source = os.fspath(path) if os.name == "nt" else os.fsencode(path)
+                source = stack.enter_context(open(path, "rb")) if check.skip or check.head else source
+            else:
+                check, source = check_header(path), path
+                path.seek(0)
+            if check.skip or check.head:
+                source = FileWithHead(source, check.head, check.skip)
+            yield stack.enter_context(_AudioFile(source)), check
+    except soundfile.LibsndfileError as error:  # its text would name an object in memory
+        raise ValueError(f"{_name(path)} cannot be read as audio: {error.error_string}") from error
+    except (OSError, TypeError) as error:  # the latter for headerless files
+        raise ValueError(f"{_name(path)} cannot be read as audio: {error}") from error
+
+
+def _check_path(path: str | os.PathLike) -> HeaderCheck:
+    """`check_header` of a path, computed once for as long as the file stays as it is.
+
+    Raises:
+        OSError: the file cannot be read, or is not a file but a folder, a pipe or a device, which would never end.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("it is not a file")
+    return _check_file(os.fspath(path), status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(NUM_CHECKS_KEPT)
+def _check_file(path: str, size: int, changed: int) -> HeaderCheck:
+    """`check_header` of a file of that size and time."""
+    with open(path, "rb") as file:
+        return check_header(file)
+
+
+def _read_resampled(file: soundfile.SoundFile, start: int, count: int | None, rate: int) -> np.ndarray:
+    """Samples `start` to `start + count - 1`, or to the end, of a file at another rate, `(num_samples, channels)`.
+
+    Both rates meet once in a number of samples; from such a place on, far enough before `start`, the file is read.
+    """
+    if rate == file.samplerate:
+        return _read_frames(file, start, count)
+    common = math.gcd(rate, file.samplerate)
+    own_step, step = file.samplerate // common, rate // common
+    margin = math.ceil(MARGIN * max(file.samplerate / rate, 1))
+    meeting = max(start // step - math.ceil(margin / own_step), 0)
+    own_count = None
+    if count is not None:
+        own_count = math.ceil((start + count) * own_step / step) + margin - meeting * own_step
+    samples = soxr.resample(_read_frames(file, meeting * own_step, own_count), file.samplerate, rate, quality="HQ")
+    start -= meeting * step
+    return samples[start:] if count is None else samples[start : start + count]
+
+
+def _read_frames(file: soundfile.SoundFile, start: int, count: int | None) -> np.ndarray:
+    """Frames `start` to `start + count - 1`, or to the end, of a file, `(num_samples, channels)`."""
+    first = max(start - RUN_UP.get(file.format, 0), 0)
+    end = file.frames if count is None else min(start + count, file.frames)
+    file.seek(first)
+    return np.concatenate([np.zeros((0, file.channels), np.float32), *_read_on(file, end - first)])[start - first :]
+
+
+def _read_on(file: soundfile.SoundFile, count: int) -> Iterator[np.ndarray]:
+    """The next `count` frames of a file, or as many as there are, in blocks `(n, channels)` with n >= 1.
+
+    In blocks because a header may promise more than there is memory for.
+    """
+    while count > 0:
+        samples = file.read(min(count, READ_BLOCK), dtype="float32", always_2d=True)
+        if len(samples) == 0:
+            break
+        yield samples
+        count -= len(samples)
+
+
+def _is_path(path: str | os.PathLike | BinaryIO) -> bool:
+    """Whether it is a path and not an open file."""
+    return isinstance(path, (str, os.PathLike))
+
+
+def _name(path: str | os.PathLike | BinaryIO) -> str:
     """What errors call a file."""
-    return path if isinstance(path, (str, os.PathLike)) else "the data"
+    return printable(path) if _is_path(path) else "the data"
 
 
-def _check_tags(tags: Mapping[str, str]) -> None:
-    """Checks that every tag has a known name and some text."""
+def _check_rate(sampling_rate: int) -> None:
+    """Raises a ValueError unless a rate is greater than 0."""
+    if sampling_rate <= 0:
+        raise ValueError(f"Sampling rates must be greater than 0 Hz, got {sampling_rate}.")
+
+
+def _check_tags(tags: Mapping[str, str], format_name: str, subtype: str) -> None:
+    """Checks that every tag has a known name and some text, which can be read back from the format."""
     unknown = sorted(set(tags) - set(TAG_NAMES))
     if unknown:
         raise ValueError(f"Tag names must be among {', '.join(TAG_NAMES)}, got {', '.join(unknown)}.")
     for name, text in tags.items():
-        if not isinstance(text, str) or not text:
+        if not is_text(text) or not text or "\0" in text:
             raise ValueError(f"The tag {name} must be text that is not empty, got {text!r}.")
+    if format_name != "RF64":
+        _try_tags(tags, format_name, subtype)
+
+
+def _try_tags(tags: Mapping[str, str], format_name: str, subtype: str) -> None:
+    """Raises a ValueError unless a short file in memory gives the tags back."""
+    data = io.BytesIO()
+    with soundfile.SoundFile(data, "w", 44100, 1, subtype, format=format_name) as file:
+        _set_tags(file, tags)
+        file.write(np.zeros(1, np.float32))
+    data.seek(0)
+    try:
+        with soundfile.SoundFile(data) as file:
+            found = file.copy_metadata()
+    except soundfile.LibsndfileError:
+        found = {}
+    lost = [name for name, text in tags.items() if not found.get(name, "").startswith(text)]
+    if lost:
+        raise ValueError(f"The tag {lost[0]} is too long for {format_name}: {len(tags[lost[0]])} characters.")
+
+
+def _set_tags(file: soundfile.SoundFile, tags: Mapping[str, str]) -> None:
+    """Sets the tags of a file that is written."""
+    for name, text in tags.items():
+        setattr(file, name, text)
 
 
 def _to_frames(waveform: torch.Tensor, is_clipped: bool) -> np.ndarray:

@@ -1,0 +1,128 @@
+"""Metadata of a recording: our names for other tools' fields, and values that are text or numbers, or nothing.
+
+Tables and programs write "nothing" in many ways (`null`, an empty cell, NaN, "nan"), and hold things that no prompt
+can be made of (nested lists, true and false). None of it may become a word of a prompt: `clean` leaves it out and
+tells.
+"""
+
+import math
+import numbers
+import re
+from collections.abc import Mapping
+
+from stable_longform.utils.text_files import decode, is_text, parse_json_object
+
+PROMPT_FIELDS = ("description", "bpm", "key", "genre", "moods", "instruments")
+LIST_FIELDS = ("genre", "moods", "instruments")  # whose values in a CSV cell are separated by semicolons
+FIELD_ALIASES = {
+    "caption": "description",
+    "text": "description",
+    "tempo": "bpm",
+    "genres": "genre",
+    "mood": "moods",
+    "instrument": "instruments",
+}
+NOTHING = ("", "nan", "none", "null", "n/a", "<na>")  # in any case
+TEMPO = re.compile(r"(\d+(?:\.\d+)?)\s*(?:bpm)?", re.IGNORECASE)
+
+
+def is_empty(value: object) -> bool:
+    """Whether a value is null, blank text or an empty list."""
+    return value is None or (isinstance(value, str) and not value.strip()) or value in ([], ())
+
+
+def is_nothing(value: object) -> bool:
+    """Whether a value stands for nothing: it is empty, NaN, or text that says so."""
+    if isinstance(value, str):
+        return value.strip().lower() in NOTHING
+    return math.isnan(value) if isinstance(value, numbers.Real) else is_empty(value)
+
+
+def rename_fields(row: Mapping) -> dict:
+    """A row under our names, of several aliases the first; empty values are dropped."""
+    row = {str(key): value for key, value in row.items() if not is_empty(value)}
+    for alias, name in FIELD_ALIASES.items():
+        if name not in row and not is_nothing(row.get(alias)):
+            row[name] = row.pop(alias)
+    return row
+
+
+def clean(metadata: Mapping) -> tuple[dict, tuple[str, ...]]:
+    """Metadata with text and numbers in the fields for prompts, and JSON in all others.
+
+    Returns:
+        The metadata, and what was left out, as in "genre: True".
+    """
+    cleaned, left_out = {}, []
+    for key, value in metadata.items():
+        if key in PROMPT_FIELDS:
+            values, refused = prompt_values(key, value)
+            left_out += [f"{key}: {text}" for text in refused]
+            if values:
+                cleaned[key] = values if isinstance(value, (list, tuple)) else values[0]
+        elif is_text(key) and _is_json(value):
+            cleaned[key] = value
+        else:
+            left_out.append(f"{key!a}: {_short(value)}")
+    return cleaned, tuple(left_out)
+
+
+def prompt_values(field: str, value: object) -> tuple[list[str | int | float], list[str]]:
+    """The values of a field for prompts, text without surrounding blanks or numbers; and those left out, as text."""
+    values, left_out = [], []
+    for item in value if isinstance(value, (list, tuple)) else [value]:
+        item = item.strip() if isinstance(item, str) else item
+        cleaned = None if is_nothing(item) else _tempo(item) if field == "bpm" else _text_or_number(item)
+        if cleaned is not None:
+            values.append(cleaned)
+        elif not is_empty(item):
+            left_out.append(_short(item))
+    return values, left_out
+
+
+def parse_sidecars(sidecars: Mapping[str, bytes]) -> dict:
+    """Metadata from the contents of sidecar files by extension: a JSON object, and a text that is the description.
+
+    Raises:
+        ValueError: the JSON is none, or no object, or a text is not UTF-8.
+    """
+    row = {"description": decode(sidecars[".txt"], "its .txt file").strip()} if ".txt" in sidecars else {}
+    if ".json" in sidecars:
+        row |= parse_json_object(decode(sidecars[".json"], "its .json file"), "its .json file")
+    return row
+
+
+def _text_or_number(value: object) -> str | int | float | None:
+    """Text or a finite number; None for anything else."""
+    if is_text(value):
+        return value
+    if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
+    return None
+
+
+def _tempo(value: object) -> int | float | None:
+    """Beats a minute, of a number or a text like "120 BPM"; None for anything else."""
+    if isinstance(value, str):
+        match = TEMPO.fullmatch(value)
+        value = float(match[1]) if match else None
+    value = _text_or_number(value)
+    if value is None or value <= 0:
+        return None
+    return int(value) if value == int(value) else value
+
+
+def _is_json(value: object) -> bool:
+    """Whether a value can be written as JSON and read back."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_json, value))
+    if isinstance(value, dict):
+        return all(is_text(key) and _is_json(item) for key, item in value.items())
+    return value is None or isinstance(value, (bool, int)) or _text_or_number(value) is not None
+
+
+def _short(value: object) -> str:
+    """A value for a message, in one line."""
+    text = value if isinstance(value, str) else repr(value)
+    text = " ".join(ascii(text)[1:-1].split()) if not is_text(text) else " ".join(text.split())
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,89 @@
+"""Reading text files: UTF-8 with or without a byte order mark; errors name file and line.
+
+A line ends with a line feed and nothing else. `str.splitlines` would also cut at U+2028 and its like, which JSON and
+prompts may hold.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """Reads a text file.
+
+    Raises:
+        ValueError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{printable(path)} cannot be read: {error.strerror or error}.") from error
+    return decode(data, path)
+
+
+def decode(data: bytes, name: str | os.PathLike) -> str:
+    """Decodes UTF-8, without its byte order mark; `name` is for errors.
+
+    Raises:
+        ValueError: the data are not UTF-8.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        hint = " (it looks like UTF-16)" if data.startswith(UTF_16_MARKS) else ""
+        raise ValueError(
+            f"{printable(name)} is not UTF-8{hint}: byte {error.start} is 0x{data[error.start]:02x}. Save it as UTF-8."
+        ) from error
+
+
+def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
+    """Numbers and texts of the lines that are not blank, without surrounding blanks.
+
+    Raises:
+        ValueError: the file cannot be read, or is not UTF-8.
+    """
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line.strip():
+            yield number, line.strip()
+
+
+def read_json_lines(path: str | os.PathLike) -> Iterator[tuple[str, dict]]:
+    """Objects of a file of JSON lines, each with its place, `file:line`.
+
+    Raises:
+        ValueError: the file cannot be read, or a line is not a JSON object.
+    """
+    for number, line in read_lines(path):
+        place = f"{printable(path)}:{number}"
+        yield place, parse_json_object(line, place)
+
+
+def parse_json_object(text: str, name: str) -> dict:
+    """Parses a JSON object; `name` is for errors.
+
+    Raises:
+        ValueError: the text is not JSON, is nested too deeply, or is something else than an object.
+    """
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is not JSON: {error}") from error
+    except (RecursionError, ValueError) as error:  # too deep, or a number of thousands of digits
+        raise ValueError(f"{name} cannot be read as JSON: it is nested too deeply or holds a huge number.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must be a JSON object, got {type(value).__name__}.")
+    return value
+
+
+def is_text(value: object) -> bool:
+    """Whether a value is text that UTF-8 can hold: no half of a surrogate pair."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def printable(name: str | os.PathLike) -> str:
+    """A path or text for people to read; bytes of a file name that are no UTF-8 become `\\xe9`."""
+    return os.fspath(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
