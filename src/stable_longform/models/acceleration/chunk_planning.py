@@ -4,9 +4,10 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-MIN_LENGTH, MAX_LENGTH = 16, 512  # frames of a chunk whose length follows from the memory
+from stable_longform.models.chunks import DEFAULT_MEMORY_IN_BYTES, MAX_LENGTH, MIN_LENGTH
+
 MIN_LENGTH_OF_WORKER = 32  # of shorter chunks the context costs more than another worker gains
-MEMORY_IN_BYTES, MEMORY_OF_THREAD_IN_BYTES = 2**28, 96 * 2**20  # by default: the first, or the second for each thread
+MEMORY_OF_THREAD_IN_BYTES = 96 * 2**20  # by default, where this makes more than the default of all
 
 
 class Plan(NamedTuple):
@@ -36,7 +37,7 @@ def make_plan(
         memory_in_bytes: of all chunks that are computed at a time. Only a single chunk of the chosen length, or of
             `MIN_LENGTH`, may take more. None: 256 MiB, or 96 MiB for each thread if that is more.
     """
-    memory = memory_in_bytes or max(MEMORY_IN_BYTES, MEMORY_OF_THREAD_IN_BYTES * num_threads)
+    memory = memory_in_bytes or max(DEFAULT_MEMORY_IN_BYTES, MEMORY_OF_THREAD_IN_BYTES * num_threads)
     longest = MAX_LENGTH if chunk_length is None else chunk_length
     most = num_threads
     if num_frames is not None:
