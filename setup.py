@@ -29,6 +29,8 @@ EXTRAS = {
         "librosa>=0.10.2",
         "matplotlib>=3.8",
         "mir_eval>=0.8",
+        "pyloudnorm>=0.1.1",
+        "pyyaml>=6.0",
         "scipy>=1.10",
         "scikit-learn>=1.4",
     ],
@@ -36,7 +38,15 @@ EXTRAS = {
     "app": ["gradio>=5.0"],
     "quantization": ["torchao>=0.18"],
     "flash": ["flash-attn>=2.6; platform_system == 'Linux'"],
-    "dev": ["pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.14", "auraloss>=0.4.0", "torchsde>=0.2.6", "mir_eval>=0.8"],
+    "dev": [
+        "pytest>=8.0",
+        "pytest-xdist>=3.5",
+        "ruff>=0.14",
+        "auraloss>=0.4.0",
+        "torchsde>=0.2.6",
+        "mir_eval>=0.8",
+        "playwright>=1.49",
+    ],
 }
 
 setup(
@@ -48,7 +58,7 @@ setup(
     license="Apache-2.0",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"stable_longform": ["checkpoints/**/*"]},
+    package_data={"stable_longform": ["checkpoints/**/*", "analysis/listening_test_page/*"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6",

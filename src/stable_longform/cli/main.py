@@ -28,6 +28,7 @@ GROUPS = {
     "analyze": "stable_longform.cli.analyze",
     "data": "stable_longform.cli.data",
     "evaluate": "stable_longform.cli.evaluate",
+    "listening-test": "stable_longform.cli.listening_test",
     "runs": "stable_longform.cli.runs",
 }
 
@@ -58,6 +59,7 @@ app.add_typer(typer.Typer(), name="data", help="Sources of music: what they hold
 app.add_typer(
     typer.Typer(), name="evaluate", help="Scores, timings and sizes of models, as in the tables of the paper."
 )
+app.add_typer(typer.Typer(), name="listening-test", help="Listening tests: build, serve and score them.")
 app.add_typer(typer.Typer(), name="runs", help="Training runs: how they are doing.")
 
 for command in (generate, info, reconstruct, convert, export, doctor):

@@ -1,0 +1,182 @@
+"""Answers of a listening test from the files of webMUSHRA, pymushra and our page.
+
+Whatever cannot be an answer of this test is named with its file and line, and used nowhere: other tests, unknown
+stimuli, values outside the scale, lines that were cut off, missing columns, answers that contradict each other.
+
+Formats: webMUSHRA's `lss.csv` has `stimuli_rating1` ... `stimuli_rating5` in the order of the questions, and no name
+of the session, which is why each listener has a test id of their own, `TEST-lNUMBER`. pymushra's CSV (separated by
+semicolons), JSON and database have one list of ratings in each row. Ours has a row for each answer.
+"""
+
+import ast
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stable_longform.analysis.listening_test import AGAIN, PREFERENCE, QUESTIONS, allowed_answers
+
+PAGE_COLUMNS = ("test_id", "listener", "trial_id", "question", "answer", "listened_in_s", "time_in_ms")
+WEBMUSHRA_COLUMNS = (
+    "session_test_id",
+    "trial_id",
+    "stimuli",
+    *(f"stimuli_rating{n + 1}" for n in range(len(QUESTIONS))),
+)
+PYMUSHRA_COLUMNS = ("wm_testId", "wm_id", "wm_type", "responses_stimulus", "responses_stimulusRating")
+EXTENSIONS = (".csv", ".json")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a listener answered to a question in a trial."""
+
+    listener: str
+    trial_id: str
+    question: str
+    answer: str
+
+
+@dataclass
+class Results:
+    """All answers of a test, and what was left out: `file:line: reason`."""
+
+    answers: list[Answer] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def read_results(paths: Sequence[Path], test_id: str, stimuli: Mapping[str, Mapping]) -> Results:
+    """Reads result files, or all `.csv` and `.json` files of folders.
+
+    Args:
+        paths: files and folders.
+        test_id: of the test.
+        stimuli: of the test, by id.
+
+    Raises:
+        ValueError: a path that is not there, or no result file.
+    """
+    files = []
+    for path in paths:
+        if not path.exists():
+            raise ValueError(f"{path} is not there.")
+        files += sorted(file for file in path.rglob("*") if file.suffix in EXTENSIONS) if path.is_dir() else [path]
+    if not files:
+        raise ValueError(f"No result file ({', '.join(EXTENSIONS)}) in {', '.join(map(str, paths))}.")
+    results, found = Results(), {}
+    for file in files:
+        for where, read in _read_file(file):
+            reason = read if isinstance(read, str) else _fault(read, test_id, stimuli)
+            if reason:
+                results.left_out.append(f"{where}: {reason}")
+                continue
+            test, answer = read
+            key = (answer.listener, answer.trial_id, answer.question)
+            found.setdefault(key, []).append((where, answer))
+    for places in found.values():
+        given = {answer.answer for _, answer in places}
+        if len(given) == 1:
+            results.answers.append(places[0][1])
+            results.left_out += [f"{where}: the same answer again" for where, _ in places[1:]]
+        else:
+            results.left_out += [
+                f"{where}: one of {len(places)} answers that contradict each other ({', '.join(sorted(given))})"
+                for where, _ in places
+            ]
+    return results
+
+
+def _fault(read: tuple[str, Answer], test_id: str, stimuli: Mapping[str, Mapping]) -> str | None:
+    """Why something that was read is no answer of the test, or None."""
+    test, answer = read
+    if test != test_id:
+        return f"of another test, {test!r}"
+    if answer.question not in (*QUESTIONS, PREFERENCE):
+        return f"no question of this test: {answer.question!r}"
+    names = answer.trial_id.split("_") if answer.question == PREFERENCE else [answer.trial_id.removesuffix(AGAIN)]
+    if any(name not in stimuli for name in names) or (answer.question == PREFERENCE and len(names) != 2):
+        return f"no trial of this test: {answer.trial_id!r}"
+    if not answer.listener:
+        return "no listener"
+    if answer.answer not in allowed_answers(answer.question):
+        return f"{answer.question} cannot be {answer.answer!r}"
+    return None
+
+
+def _read_file(path: Path) -> Iterator[tuple[str, tuple[str, Answer] | str]]:
+    """The place of each answer of a file, and the test and the answer, or why there is none."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix == ".json":
+            yield from _read_pymushra_json(path, json.loads(text))
+            return
+    except (OSError, ValueError, RecursionError) as error:
+        yield str(path), f"cannot be read: {error}"
+        return
+    header = text.split("\n", 1)[0]
+    rows = csv.DictReader(io.StringIO(text), delimiter=";" if header.count(";") > header.count(",") else ",")
+    columns = [name.strip() for name in rows.fieldnames or ()]
+    kinds = {"page": PAGE_COLUMNS, "webmushra": WEBMUSHRA_COLUMNS, "pymushra": PYMUSHRA_COLUMNS}
+    missing = {kind: [name for name in needed if name not in columns] for kind, needed in kinds.items()}
+    kind = min(missing, key=lambda name: len(missing[name]) / len(kinds[name]))
+    if missing[kind]:
+        yield str(path), f"columns that are missing: {', '.join(missing[kind])}"
+        return
+    try:
+        for row in rows:
+            where = f"{path}:{rows.line_num}"
+            if None in row or None in row.values():
+                yield where, "a line that was cut off, or of another number of columns"
+            elif kind == "page":
+                yield where, (row["test_id"], Answer(row["listener"], row["trial_id"], row["question"], row["answer"]))
+            elif kind == "webmushra":
+                ratings = [row[f"stimuli_rating{number + 1}"] for number in range(len(QUESTIONS))]
+                yield from _split_ratings(where, row["session_test_id"], row["trial_id"], row["stimuli"], ratings)
+            elif row["wm_type"] == "likert_single_stimulus":
+                ratings = ast.literal_eval(row["responses_stimulusRating"])
+                yield from _split_ratings(where, row["wm_testId"], row["wm_id"], row["responses_stimulus"], ratings)
+            else:
+                yield where, f"a trial of another kind, {row['wm_type']!r}"
+    except (csv.Error, ValueError, SyntaxError) as error:
+        yield f"{path}:{rows.line_num}", f"cannot be read: {error}"
+
+
+def _read_pymushra_json(path: Path, content) -> Iterator[tuple[str, tuple[str, Answer] | str]]:
+    """Answers of pymushra's database (tables of numbered trials) or of its JSON export (a list of responses)."""
+    if isinstance(content, list):
+        for number, row in enumerate(content, 1):
+            if not isinstance(row, dict) or any(name not in row for name in PYMUSHRA_COLUMNS):
+                yield f"{path}:{number}", "no response of pymushra"
+                continue
+            trial = row["wm_testId"], row["wm_id"], row["responses_stimulus"], row["responses_stimulusRating"]
+            yield from _split_ratings(f"{path}:{number}", *trial)
+        return
+    tables = content.values() if isinstance(content, dict) else ()
+    if not tables:
+        yield str(path), "no database of pymushra"
+    for table in tables:
+        for number, trial in table.items() if isinstance(table, dict) else ():
+            where = f"{path}:{number}"
+            try:
+                for response in trial["responses"]:
+                    rating = response["stimulusRating"]
+                    yield from _split_ratings(where, trial["testId"], trial["id"], response["stimulus"], rating)
+            except (KeyError, TypeError):
+                yield where, "no trial of pymushra"
+
+
+def _split_ratings(where: str, test_id, trial_id, stimulus, ratings) -> Iterator[tuple[str, tuple[str, Answer] | str]]:
+    """The answers of a row that has all ratings of a trial."""
+    match = re.fullmatch(r"(.+)-l(\d+)", str(test_id))
+    if match is None:
+        yield where, f"of another test, {str(test_id)!r}"
+    elif not isinstance(ratings, list) or len(ratings) != len(QUESTIONS):
+        yield where, f"{len(QUESTIONS)} ratings are needed, got {ratings!r}"
+    elif str(stimulus) != str(trial_id).removesuffix(AGAIN):
+        yield where, f"trial {trial_id!r} is not of stimulus {stimulus!r}"
+    else:
+        for question, rating in zip(QUESTIONS, ratings, strict=True):
+            yield where, (match[1], Answer(match[2], str(trial_id), question, str(rating).strip()))

@@ -1,0 +1,362 @@
+"""Builds listening tests from folders of audio and a list of prompts, and scores their results. Paper: §4.2, Table 4.
+
+Stimuli are trimmed to the length of their part, brought to one loudness (ITU-R BS.1770, pyloudnorm) without clipping,
+and given names that say nothing. `key.json`, which tells who made which, stays with the experimenter.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from stable_longform.analysis.listening_test import (
+    AGAIN,
+    QUESTIONS,
+    STEREO,
+    Stimulus,
+    check_test_id,
+    pair_order,
+    rating_order,
+    stimulus_id,
+)
+from stable_longform.analysis.listening_test_forms import MIME, render_page, webmushra_config, webmushra_sessions
+from stable_longform.analysis.listening_test_results import read_results
+from stable_longform.analysis.listening_test_scores import (
+    MAX_REPEAT_DIFFERENCE,
+    preference_table,
+    rating_table,
+    screen_listeners,
+)
+from stable_longform.evaluation.audio_files import (
+    ReadingSettings,
+    UnusableAudioError,
+    audio_hash,
+    list_audio,
+    load_audio,
+    to_channels,
+)
+from stable_longform.evaluation.prompt_lists import PromptRow
+from stable_longform.evaluation.reports import markdown_table, versions
+from stable_longform.utils.audio import write_audio
+from stable_longform.utils.files import write_json, write_text
+from stable_longform.utils.optional import require
+
+SAMPLING_RATE = 44100
+LOUDNESS_IN_LUFS, PEAK_IN_DBFS = -23.0, -1.0
+FADE_IN_S = 0.5  # at the end of each stimulus
+TOLERANCE_IN_S = 0.5  # by which a file may be shorter than its part
+MAX_PAGE_IN_BYTES = 300 * 10**6  # of audio inside the page, before base64
+
+
+@dataclass(frozen=True)
+class ListeningTestSettings:
+    """What a listening test is like.
+
+    Args:
+        test_id: small letters, digits, - and _.
+        title: that listeners see.
+        parts_in_s: length of the music of each part; the paper's are 120 and 285.
+        num_listeners: for whom orders are made.
+        num_repeats: ratings of a part that are asked for again.
+        num_pairs: pairs that each listener compares in a part, on the page.
+        min_listened_in_s: of each piece, before it can be rated; shorter ones whole.
+        extension: flac, wav or ogg.
+        is_audio_inside: whether the page holds the audio, or a folder beside it.
+        seed: of the ids.
+    """
+
+    test_id: str = "listening"
+    title: str = "Listening test"
+    parts_in_s: tuple[float, ...] = (120.0, 285.0)
+    num_listeners: int = 26
+    num_repeats: int = 2
+    num_pairs: int = 6
+    min_listened_in_s: float = 30.0
+    extension: str = "flac"
+    is_audio_inside: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_test_id(self.test_id)
+        if not self.parts_in_s or not all(1 <= seconds < math.inf for seconds in self.parts_in_s):
+            raise ValueError(f"The parts must be of at least 1 second, got {self.parts_in_s}.")
+        if self.extension not in MIME:
+            raise ValueError(f"The format must be one of {', '.join(MIME)}, got {self.extension!r}.")
+        if self.num_listeners < 1 or min(self.num_repeats, self.num_pairs, self.min_listened_in_s) < 0:
+            raise ValueError("There must be at least one listener, and no negative number of anything.")
+
+
+@dataclass
+class Material:
+    """The stimuli of a test by id, with file, gain and duration; and why others are left out."""
+
+    stimuli: dict[str, Stimulus] = field(default_factory=dict)
+    details: dict[str, dict] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def part_name(seconds: float) -> str:
+    """For instance 2m, 4m45s or 30s."""
+    minutes, rest = divmod(seconds, 60)
+    return "".join([f"{minutes:.0f}m"] * (minutes > 0) + [f"{rest:g}s"] * (rest > 0))
+
+
+def build_test(
+    systems: Mapping[str, Path], prompts: Sequence[PromptRow], output: Path, settings: ListeningTestSettings
+) -> dict:
+    """Builds a test: `page/`, `webmushra/` and `key.json`. Run again, it goes on with what is there.
+
+    Args:
+        systems: folder of each system, with a file for each prompt, named after the prompt's id.
+        prompts: what was asked for.
+        output: folder of the test.
+        settings: of the test.
+
+    Returns:
+        What `key.json` holds.
+
+    Raises:
+        ValueError: no stimulus that can be used, or too much audio for a page.
+    """
+    material = measure_material(systems, prompts, settings, output / "work")
+    if not material.stimuli:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(material.left_out.items())[:5])
+        raise ValueError(f"No music can be used: {reasons}.")
+    files = write_stimuli(material, settings, output / "stimuli")
+    size = sum(path.stat().st_size for path in files.values())
+    if settings.is_audio_inside and size > MAX_PAGE_IN_BYTES:
+        raise ValueError(
+            f"The page would hold {size / 1e6:.0f} MB of audio, more than {MAX_PAGE_IN_BYTES / 1e6:.0f}: "
+            "keep it beside the page (--separate-audio), or write ogg (--format ogg)."
+        )
+    texts = {row.id: row.prompt for row in prompts}
+    listeners = {str(n): make_trials(material, texts, settings, n) for n in range(1, settings.num_listeners + 1)}
+    _write_page(listeners, files, settings, output / "page")
+    durations = {name: details["duration_in_s"] for name, details in material.details.items()}
+    _write_webmushra(listeners, files, durations, settings, output / "webmushra")
+    key = {
+        "settings": asdict(settings),
+        "stimuli": {name: asdict(stimulus) | material.details[name] for name, stimulus in material.stimuli.items()},
+        "prompts": texts,
+        "listeners": {number: [trial["id"] for trial in trials] for number, trials in listeners.items()},
+        "left_out": material.left_out,
+        "versions": versions(),
+    }
+    write_json(output / "key.json", key)
+    return key
+
+
+def measure_material(
+    systems: Mapping[str, Path], prompts: Sequence[PromptRow], settings: ListeningTestSettings, cache: Path
+) -> Material:
+    """Finds the file of every system and prompt, and its gain to the loudness that all can have without clipping."""
+    cache.mkdir(parents=True, exist_ok=True)
+    material, files = Material(), {name: list_audio(folder) for name, folder in systems.items()}
+    wanted = [(part, row, name) for part in settings.parts_in_s for row in prompts for name in systems]
+    for seconds, row, system in tqdm(wanted, desc="measuring", unit="file"):
+        part = part_name(seconds)
+        try:
+            if row.id not in files[system]:
+                raise UnusableAudioError("no file of that name")
+            measured = _measure(files[system][row.id], seconds, cache)
+        except UnusableAudioError as error:
+            material.left_out[f"{part}, {system}, {row.id}"] = str(error)
+            continue
+        name = stimulus_id(settings.seed, part, row.id, system)
+        material.stimuli[name] = Stimulus(name, part, row.id, system)
+        material.details[name] = {"file": str(files[system][row.id]), "part_in_s": seconds} | measured
+    levels = [m["loudness_in_lufs"] + PEAK_IN_DBFS - m["peak_in_dbfs"] for m in material.details.values()]
+    target = min([LOUDNESS_IN_LUFS, *levels])
+    for details in material.details.values():
+        details["gain_in_db"] = target - details["loudness_in_lufs"]
+    return material
+
+
+def _load(path: Path, seconds: float) -> torch.Tensor:
+    """The first seconds of a file, `(2, num_samples)` at 44.1 kHz."""
+    return to_channels(load_audio(path, ReadingSettings(trim_in_s=seconds, peak_in_db=None)), 2, SAMPLING_RATE)
+
+
+def _measure(path: Path, seconds: float, cache: Path) -> dict:
+    """Loudness, peak, duration and hash of the first seconds of a file."""
+    digest = audio_hash(path)
+    stored = cache / f"{digest}-{seconds:g}.json"
+    if not stored.is_file():
+        waveform = _load(path, seconds)
+        duration = waveform.shape[1] / SAMPLING_RATE
+        if duration < seconds - TOLERANCE_IN_S:
+            raise UnusableAudioError(f"too short: {duration:.2f} s, less than the {seconds:g} s of the part")
+        peak = float(waveform.abs().max())
+        loudness = require("pyloudnorm", "eval").Meter(SAMPLING_RATE).integrated_loudness(waveform.T.double().numpy())
+        if peak == 0 or not math.isfinite(loudness):
+            raise UnusableAudioError("silent, or too soft to measure its loudness")
+        measured = {"loudness_in_lufs": float(loudness), "peak_in_dbfs": 20 * math.log10(peak)}
+        write_json(stored, measured | {"duration_in_s": duration, "sha256": digest})
+    return json.loads(stored.read_text(encoding="utf-8"))
+
+
+def write_stimuli(material: Material, settings: ListeningTestSettings, folder: Path) -> dict[str, Path]:
+    """Writes the stimuli that are not there yet; returns the file of each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for name, details in tqdm(material.details.items(), desc="writing", unit="file"):
+        files[name] = folder / f"{name}.{settings.extension}"
+        made_from, note = {key: details[key] for key in ("sha256", "part_in_s", "gain_in_db")}, folder / f"{name}.json"
+        is_same = note.is_file() and json.loads(note.read_text(encoding="utf-8")) == made_from
+        if not (files[name].is_file() and is_same):
+            waveform = _load(Path(details["file"]), details["part_in_s"]) * 10 ** (details["gain_in_db"] / 20)
+            fade = min(round(FADE_IN_S * SAMPLING_RATE), waveform.shape[1])
+            waveform[:, waveform.shape[1] - fade :] *= torch.linspace(1, 0, fade)
+            write_audio(files[name], waveform, SAMPLING_RATE, "vorbis" if settings.extension == "ogg" else "pcm16")
+            write_json(note, made_from)
+    return files
+
+
+def make_trials(
+    material: Material, texts: Mapping[str, str], settings: ListeningTestSettings, listener: int
+) -> list[dict]:
+    """All trials of a listener: of each part the ratings, then the pairs."""
+    trials = []
+    for part in dict.fromkeys(stimulus.part for stimulus in material.stimuli.values()):
+        stimuli = [stimulus for stimulus in material.stimuli.values() if stimulus.part == part]
+        for trial in rating_order(stimuli, listener, settings.num_repeats):
+            name = trial.removesuffix(AGAIN)
+            text = texts[material.stimuli[name].prompt_id]
+            trials.append({"id": trial, "part": part, "prompt": text, "audio": name})
+        for pair in pair_order(stimuli, listener, settings.num_pairs):
+            text = texts[material.stimuli[pair[0]].prompt_id]
+            trials.append({"id": "_".join(pair), "part": part, "prompt": text, "pair": list(pair)})
+    return trials
+
+
+def _write_page(
+    listeners: Mapping[str, list], files: Mapping[str, Path], settings: ListeningTestSettings, folder: Path
+) -> None:
+    """The page, and its audio if that lies beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = {name: getattr(settings, name) for name in ("test_id", "title", "extension", "min_listened_in_s")}
+    inside = files if settings.is_audio_inside else {}
+    write_text(folder / "index.html", render_page(plan | {"listeners": listeners}, inside))
+    if not settings.is_audio_inside:
+        _copy(files, folder / "audio")
+
+
+def _write_webmushra(
+    listeners: Mapping[str, list],
+    files: Mapping[str, Path],
+    durations_in_s: Mapping[str, float],
+    settings: ListeningTestSettings,
+    folder: Path,
+) -> None:
+    """What is to be copied into a checkout of webMUSHRA."""
+    (folder / "configs").mkdir(parents=True, exist_ok=True)
+    _copy(files, folder / "configs" / "resources" / settings.test_id)
+    for number, trials in listeners.items():
+        ratings = [trial for trial in trials if "audio" in trial]
+        for session, part in enumerate(webmushra_sessions(ratings, durations_in_s), 1):
+            text = webmushra_config(settings.test_id, settings.title, int(number), part, settings.extension)
+            write_text(folder / "configs" / f"{settings.test_id}_l{number}_{session}.yaml", text)
+
+
+def _copy(files: Mapping[str, Path], folder: Path) -> None:
+    """Copies stimuli."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in files.values():
+        shutil.copyfile(path, folder / path.name)
+
+
+def score_test(
+    key_path: Path, results: Sequence[Path], output: Path, max_difference: float = MAX_REPEAT_DIFFERENCE, seed: int = 0
+) -> dict:
+    """Scores result files; writes `scores.json` and `table.md`.
+
+    Args:
+        key_path: the `key.json` of the test.
+        results: result files and folders of them.
+        output: folder of the report.
+        max_difference: largest mean difference of repeated ratings of a listener that counts.
+        seed: of the draws of listeners.
+
+    Returns:
+        What `scores.json` holds.
+
+    Raises:
+        ValueError: no key of a test, no result file, or no answer that can be used.
+    """
+    try:
+        key = json.loads(key_path.read_text(encoding="utf-8"))
+        stimuli, test_id, plan = key["stimuli"], key["settings"]["test_id"], key["listeners"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{key_path} is not the key.json of a listening test: {error!r}") from error
+    found = read_results(results, test_id, stimuli)
+    screened = screen_listeners(found.answers, max_difference)
+    answers = [answer for answer in found.answers if answer.listener not in screened]
+    if not answers:
+        reasons = "; ".join([*found.left_out[:5], *(f"listener {name}: {why}" for name, why in screened.items())])
+        raise ValueError(f"No answer can be used: {reasons}.")
+    answered = {(answer.listener, answer.trial_id) for answer in found.answers}
+    unfinished = {}
+    for listener in sorted({answer.listener for answer in found.answers}):
+        missing = [trial for trial in plan.get(listener, ()) if (listener, trial) not in answered]
+        unfinished |= {listener: len(missing)} if missing else {}
+    report = {
+        "ratings": rating_table(answers, stimuli, seed=seed),
+        "preferences": preference_table(answers, stimuli, seed=seed),
+        "num_listeners": len({answer.listener for answer in answers}),
+        "num_answers": len(answers),
+        "screened": screened,
+        "unfinished": unfinished,
+        "left_out": found.left_out,
+        "protocol": {"max_difference": max_difference, "seed": seed, "versions": versions()},
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / "scores.json", report)
+    write_text(output / "table.md", make_table(report))
+    return report
+
+
+def make_table(report: Mapping) -> str:
+    """Table 4, the preferences, and who and what is in neither."""
+    rows = [
+        [f"{system}, {part}", *(_cell(scores.get(name), name) for name in QUESTIONS), _listeners(scores)]
+        for part, systems in report["ratings"].items()
+        for system, scores in systems.items()
+    ]
+    text = markdown_table(("system", *(name.replace("_", " ") for name in QUESTIONS), "listeners"), rows)
+    for part, found in report["preferences"].items():
+        rows = [
+            [name, round(row["strength"], 3), row["interval"] and "{:.2f} … {:.2f}".format(*row["interval"])]
+            for name, row in sorted(found["strengths"].items(), key=lambda item: -item[1]["strength"])
+        ]
+        counts = f"{found['num_comparisons']} comparisons by {found['num_listeners']} listeners"
+        text += f"\nPreferences, {part}: {counts}.\n\n"
+        text += markdown_table(("system", "strength (log odds)", "95 % interval"), rows)
+    text += f"\n{len(report['screened'])} listeners left out.\n"
+    text += "".join(f"- {name}: {reason}\n" for name, reason in report["screened"].items())
+    if report["unfinished"]:
+        counts = ", ".join(f"{name} ({count} trials)" for name, count in report["unfinished"].items())
+        text += f"\nListeners who did not finish, whose answers count: {counts}.\n"
+    text += f"\n{len(report['left_out'])} answers or files left out.\n"
+    return text + "".join(f"- {reason}\n" for reason in report["left_out"])
+
+
+def _cell(score: Mapping | None, question: str) -> str | None:
+    """Mean, deviation and interval; of stereo correctness a percentage."""
+    if score is None:
+        return None
+    interval = "" if score["interval"] is None else " ({:.2f} … {:.2f})".format(*score["interval"])
+    if question == STEREO:
+        interval = "" if score["interval"] is None else " ({:.0f} … {:.0f})".format(*score["interval"])
+        return f"{score['mean']:.0f} %{interval}"
+    deviation = "" if score["deviation"] is None else f" ± {score['deviation']:.1f}"
+    return f"{score['mean']:.1f}{deviation}{interval}"
+
+
+def _listeners(scores: Mapping) -> int:
+    """Listeners of a row."""
+    return max(score["num_listeners"] for score in scores.values())
