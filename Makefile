@@ -3,6 +3,7 @@ VENV ?= .venv
 PYTHON = $(VENV)/bin/python
 INSTALLED = $(VENV)/installed
 RUN ?= runs/train-tiny
+SOUNDFONT ?=
 STEPS ?= 10
 # Keeps freed memory in the process: fresh pages are what a CPU training waits for most.
 TRAIN = env MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 $(PYTHON)
@@ -51,9 +52,11 @@ benchmarks: $(INSTALLED)
 	$(PYTHON) benchmarks/steps.py --window 1024 --num_prompts 2 --plot docs/images/steps.png
 	$(PYTHON) benchmarks/decode.py --size paper --seconds 285 --peers tiled --repeats 1
 
-# All trainings for a few steps on a few real tracks, then music from the result: shows that the path works.
+# All trainings for a few steps on a little composed music, then music from the result: shows that the path works.
+# Needs a soundfont: `apt-get install timgm6mb-soundfont`, or SOUNDFONT=FILE.sf2.
 train-tiny: $(INSTALLED)
-	$(PYTHON) training/prepare_music.py --preset ci --output_dir $(RUN)/corpus
+	$(PYTHON) training/compose_music.py --num_pieces 40 --min_duration_in_s 20 --max_duration_in_s 60 --format ogg \
+		$(if $(SOUNDFONT),--soundfont $(SOUNDFONT)) --output_dir $(RUN)/corpus
 	$(TRAIN) training/train_linear_start.py --config training/configs/autoencoder_tiny_linear.yaml $(FEW_STEPS) \
 		--num_validation_crops 4 --manifest $(RUN)/corpus/manifest.jsonl --output_dir $(RUN)/linear_start
 	$(TRAIN) training/train_autoencoder.py --config training/configs/autoencoder_tiny.yaml $(FEW_STEPS) \

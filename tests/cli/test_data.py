@@ -71,6 +71,23 @@ def test_inspect_of_tars_and_streams(capsys, tmp_path):
     assert code == 2 and "a manifest lists files" in err
 
 
+def test_mix_writes_one_manifest(capsys, tmp_path, music):
+    assert run(capsys, "inspect", music, "--manifest", music / "m.jsonl", "--measure", 0)[0] == 0
+    row = {"path": str(tmp_path / "d.wav"), "duration_in_s": 3, "split": "train"}
+    (tmp_path / "other.jsonl").write_text(json.dumps(row) + "\n")
+    output, shares = tmp_path / "mixed.jsonl", (f"{music / 'm.jsonl'}=1", f"{tmp_path / 'other.jsonl'}=2")
+    code, out, _ = run(capsys, "mix", output, *shares)
+    assert code == 0 and out == f"4 tracks: {output}\n"
+    paths = {music / f"{name}.wav" for name in "abc"} | {tmp_path / "d.wav"}
+    assert {track.path for track in read_manifest(output)} == paths
+
+
+@pytest.mark.parametrize("argument", ["m.jsonl", "m.jsonl=", "m.jsonl=two"])
+def test_mix_without_a_share(capsys, tmp_path, argument):
+    code, _, err = run(capsys, "mix", tmp_path / "mixed.jsonl", argument)
+    assert code == 2 and "MANIFEST=SHARE" in err and not (tmp_path / "mixed.jsonl").exists()
+
+
 def test_prompts_are_those_of_the_builder(capsys, music):
     code, out, _ = run(capsys, "prompts", music, "--preview", 2, "--seed", 5)
     rng = random.Random(5)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stable_longform.data.manifest import read_manifest
+from stable_longform.data.manifest import mix_manifests, read_manifest
 from stable_longform.data.tracks import SPLITS, Track
 
 ROW = {"path": "music/a.ogg", "duration_in_s": 12.5, "split": "train"}
@@ -89,3 +89,36 @@ def test_unknown_split_and_no_tracks(tmp_path):
         read_manifest(path, "valid")
     with pytest.raises(ValueError, match="has no track"):
         read_manifest(write(tmp_path))
+
+
+def test_a_mixture_gives_each_manifest_its_share_of_the_time(tmp_path):
+    folders = [tmp_path / name for name in ("composed", "recorded")]
+    for folder in folders:
+        folder.mkdir()
+    composed = write(folders[0], *(ROW | {"path": f"{n}.flac", "duration_in_s": 100 + n} for n in range(5)))
+    held_out = ROW | {"path": "v.ogg", "split": "valid", "duration_in_s": 900}
+    recorded = write(folders[1], ROW | {"weight": 0.5}, ROW | {"path": "b.ogg", "duration_in_s": 40}, held_out)
+    tracks = mix_manifests({composed: 3, recorded: 1})
+    assert len(tracks) == 8
+    times = dict.fromkeys(folders, 0.0)
+    for track in tracks:
+        if track.split == "train":
+            times[next(f for f in folders if track.path.is_relative_to(f))] += track.weight * track.duration_in_s
+    assert times[folders[0]] == pytest.approx(3 * times[folders[1]])
+    first, second, _ = tracks[5:]
+    assert first.weight == pytest.approx(0.5 * second.weight)  # within a manifest the proportions stay
+
+
+def test_a_mixture_with_a_share_of_nothing(tmp_path):
+    path = write(tmp_path, ROW)
+    for share in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match="manifest.jsonl must be greater than 0"):
+            mix_manifests({path: share})
+
+
+def test_a_mixture_of_manifests_that_share_a_track(tmp_path):
+    path = write(tmp_path, ROW)
+    other = tmp_path / "other.jsonl"
+    other.write_text(path.read_text())
+    with pytest.raises(ValueError, match="a.ogg is in 2 of the manifests"):
+        mix_manifests({path: 1, other: 1})

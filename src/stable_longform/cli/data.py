@@ -1,4 +1,4 @@
-"""The commands `stable-longform data ...`: what a source of music holds, and what prompts it gives."""
+"""The commands `stable-longform data ...`: what a source holds, what prompts it gives, and mixtures of manifests."""
 
 import contextlib
 import itertools
@@ -14,7 +14,7 @@ import typer
 from tqdm import tqdm
 
 from stable_longform.data.bad_tracks import BadTrackError
-from stable_longform.data.manifest import write_manifest
+from stable_longform.data.manifest import mix_manifests, write_manifest
 from stable_longform.data.prompts import preview as preview_prompts
 from stable_longform.data.sources import open_source
 from stable_longform.data.statistics import Examined, draw_durations, examine_track, format_summary, summarize
@@ -85,6 +85,28 @@ def prompts(
         typer.echo(printable(track.path.name))
         for text in texts or ["(no metadata: no prompt)"]:
             typer.echo(f"    {text}")
+
+
+@app.command()
+def mix(
+    output: Annotated[Path, typer.Argument(help="Manifest to write, .jsonl.", show_default=False)],
+    manifests: Annotated[
+        list[str],
+        typer.Argument(help="Manifests and their shares of the training, as MANIFEST=SHARE.", show_default=False),
+    ],
+) -> None:
+    """Writes one manifest of several, in which each has its share of the time that a training listens."""
+    _check_output(output, (".jsonl",))
+    shares = {}
+    for argument in manifests:
+        name, _, share = argument.rpartition("=")
+        try:
+            shares[Path(name)] = float(share)
+        except ValueError:
+            raise ValueError(f"Manifests are given as MANIFEST=SHARE, got {argument!r}.") from None
+    tracks = mix_manifests(shares)
+    write_manifest(output, tracks)
+    typer.echo(f"{len(tracks)} tracks: {output}")
 
 
 def _examine(

@@ -2,15 +2,17 @@
 
 Keys: `path` (relative to the manifest's folder, or absolute), `duration_in_s`, `split` ("train", "valid", "test" or
 "extra"), and whatever metadata is known: `title`, `artist`, `album`, `licence`, `genre`, `moods`, `instruments` (lists
-of text), `bpm`, `description`. `weight` (default 1) scales how often a track is drawn in training. A track inside an
-uncompressed tar has that tar's path and its own place there: `member` (its name), `offset` and `num_bytes` (its first
-byte and its size).
+of text), `bpm`, `key`, `description`. `weight` (default 1) scales how often a track is drawn in training. A track
+inside an uncompressed tar has that tar's path and its own place there: `member` (its name), `offset` and `num_bytes`
+(its first byte and its size).
 """
 
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from stable_longform.data.storage import TarMember
@@ -53,6 +55,34 @@ def write_manifest(path: str | os.PathLike, tracks: Iterable[Track]) -> None:
     """
     rows = [manifest_row(track, Path(path).parent) for track in tracks]
     write_text(path, "".join(f"{_dump(row)}\n" for row in rows))
+
+
+def mix_manifests(shares: Mapping[Path, float]) -> list[Track]:
+    """Puts manifests together so that each gets its share of the training.
+
+    Args:
+        shares: of each manifest, > 0; only their proportions count. The weights of its tracks are multiplied by what
+            makes the time of its training tracks, times weight, that part of the whole.
+
+    Raises:
+        ValueError: a share is not greater than 0, a manifest cannot be read or has no training track, or a track is in
+            two of them.
+    """
+    for path, share in shares.items():
+        if not share > 0:
+            raise ValueError(f"The share of {path} must be greater than 0, got {share:g}.")
+    tracks = {path: read_manifest(path) for path in shares}
+    counts = Counter(track.path.absolute() for manifest_tracks in tracks.values() for track in manifest_tracks)
+    (most_common, count), *_ = counts.most_common(1)
+    if count > 1:
+        raise ValueError(f"{most_common} is in {count} of the manifests.")
+    weighted = {path: sum(t.weight * t.duration_in_s for t in read_manifest(path, "train")) for path in shares}
+    total, scale = sum(shares.values()), sum(weighted.values())
+    return [
+        replace(track, weight=track.weight * shares[path] / total * scale / weighted[path])
+        for path in shares
+        for track in tracks[path]
+    ]
 
 
 def manifest_row(track: Track, folder: Path) -> dict:

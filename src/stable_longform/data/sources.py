@@ -10,8 +10,9 @@
 | `owner/name`, `owner/name:configuration` | a dataset of the Hub, downloaded | `hub_datasets.py` |
 | `https://.../{000..099}.tar`, `pipe:...` | WebDataset tars elsewhere, read from start to end | `tars.py` |
 | `stream:SOURCE` | the same for a dataset or tars that should not be downloaded or searched | |
+| `composed:0..399` | music composed from these seeds and rendered when its turn comes | `composed_music.py` |
 
-All but the last two are listed: a `ListedSource` knows its tracks and reads any part of them at any time. The others
+All but the last three are listed: a `ListedSource` knows its tracks and reads any part of them at any time. The others
 are streams: `stable_longform.data.streams.StreamedSource`. Both give items of their tracks in the same way, count the
 tracks that cannot be used, and stop when they are too many.
 
@@ -30,6 +31,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from stable_longform.data.bad_tracks import KINDS, MAX_BAD_FRACTION, BadTrackError, BadTracks
+from stable_longform.data.composed_music import COMPOSED_PREFIX, open_composed
 from stable_longform.data.folders import search_folder
 from stable_longform.data.hub_datasets import DATASET_ID, DatasetShards, is_dataset_folder, list_dataset, load_datasets
 from stable_longform.data.manifest import read_manifest
@@ -207,16 +209,18 @@ def open_source(
 
 def is_stream(name: str) -> bool:
     """Whether a source is read from start to end instead of being listed."""
-    return name.startswith(STREAM_PREFIX) or (is_remote(name) and is_tars(name))
+    return name.startswith((STREAM_PREFIX, COMPOSED_PREFIX)) or (is_remote(name) and is_tars(name))
 
 
 def _open_stream(name: str, max_bad_fraction: float) -> StreamedSource:
-    """Opens tars or a dataset to be read from start to end.
+    """Opens tars, a dataset or composed music to be read from start to end.
 
     Raises:
         ValueError: there is no such source.
     """
     name = name.removeprefix(STREAM_PREFIX)
+    if name.startswith(COMPOSED_PREFIX):
+        return StreamedSource(open_composed(name), None, max_bad_fraction)
     if is_tars(name):
         return StreamedSource(TarShards(tuple(expand_tars(name))), None, max_bad_fraction)
     datasets = load_datasets(name, is_streaming=True)
