@@ -55,7 +55,7 @@ benchmarks: $(INSTALLED)
 # All trainings for a few steps on a little composed music, then music from the result: shows that the path works.
 # Needs a soundfont: `apt-get install timgm6mb-soundfont`, or SOUNDFONT=FILE.sf2.
 train-tiny: $(INSTALLED)
-	$(PYTHON) training/compose_music.py --num_pieces 40 --min_duration_in_s 20 --max_duration_in_s 60 --format ogg \
+	$(PYTHON) training/compose_music.py --first_seed 12 --num_pieces 8 --min_duration_in_s 20 --max_duration_in_s 60 \
 		$(if $(SOUNDFONT),--soundfont $(SOUNDFONT)) --output_dir $(RUN)/corpus
 	$(TRAIN) training/train_linear_start.py --config training/configs/autoencoder_tiny_linear.yaml $(FEW_STEPS) \
 		--num_validation_crops 4 --manifest $(RUN)/corpus/manifest.jsonl --output_dir $(RUN)/linear_start
@@ -69,7 +69,7 @@ train-tiny: $(INSTALLED)
 		--autoencoder $(RUN)/autoencoder/autoencoder --output_dir $(RUN)/autoencoder/normalized
 	$(TRAIN) training/silence_decoder.py --max_steps $(STEPS) --manifest $(RUN)/corpus/manifest.jsonl \
 		--autoencoder $(RUN)/autoencoder/normalized --output_dir $(RUN)/autoencoder/silent
-	$(TRAIN) training/encode_latents.py --max_tracks 2 --manifest $(RUN)/corpus/manifest.jsonl \
+	$(TRAIN) training/encode_latents.py --manifest $(RUN)/corpus/manifest.jsonl \
 		--autoencoder $(RUN)/autoencoder/normalized --output_dir $(RUN)/latents
 	$(TRAIN) training/train_dit.py --config training/configs/dit_tiny_48s.yaml $(FEW_STEPS) \
 		--latents $(RUN)/latents --clap $(RUN)/clap/clap --output_dir $(RUN)/dit_48s

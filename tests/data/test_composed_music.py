@@ -1,28 +1,16 @@
 """Composed music as a source. What plays it is skipped without a soundfont (Debian: timgm6mb-soundfont)."""
 
-import importlib.util
 import itertools
 
 import pytest
 import torch
+from soundfont import SOUNDFONT, needs_soundfont
 
 from stable_longform.data.composed_music import ComposedShards, open_composed
 from stable_longform.data.composition import rendering
 from stable_longform.data.composition.corpus import render_piece
-from stable_longform.data.composition.rendering import SOUNDFONTS
 from stable_longform.data.sources import is_stream, open_source
 from stable_longform.utils.audio import read_audio
-
-
-@pytest.fixture
-def soundfont(monkeypatch):
-    """The smallest soundfont that is installed, taken by default."""
-    installed = [path for path in SOUNDFONTS.values() if path.is_file()]
-    if importlib.util.find_spec("midirenderer") is None or not installed:
-        pytest.skip("needs midirenderer and a soundfont: apt-get install timgm6mb-soundfont")
-    smallest = min(installed, key=lambda path: path.stat().st_size)
-    monkeypatch.setattr(rendering, "SOUNDFONTS", {"smallest": smallest})
-    return smallest
 
 
 def test_seeds_say_the_split(tmp_path):
@@ -40,10 +28,12 @@ def test_wrong_names(name):
         open_composed(name)
 
 
-def test_the_source_gives_the_pieces_with_their_metadata(soundfont):
+@needs_soundfont
+def test_the_source_gives_the_pieces_with_their_metadata(monkeypatch):
+    monkeypatch.setattr(rendering, "SOUNDFONTS", {"smallest": SOUNDFONT})
     assert is_stream("composed:17..18")
     (track,) = open_source("composed:17..18", "valid").share()
-    waveform, metadata = render_piece("piece", 18, soundfont)
+    waveform, metadata = render_piece("piece", 18, SOUNDFONT)
     with track.open() as file:
         read, rate = read_audio(file)
     assert rate == 44100 and track.split == "valid" and track.metadata["key"] == metadata["key"]

@@ -1,6 +1,5 @@
 """The script that composes a corpus: files, manifest, resuming, wrong arguments. Rendering needs a soundfont."""
 
-import importlib.util
 import json
 import runpy
 import subprocess
@@ -9,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from soundfont import SOUNDFONT, needs_soundfont
 
-from stable_longform.data.composition.rendering import SOUNDFONTS
 from stable_longform.data.sources import open_source
 from stable_longform.utils.audio import read_audio, read_info
 
@@ -19,25 +18,16 @@ SCRIPT = ROOT / "training" / "compose_music.py"
 SIZES = ("--num_pieces", 3, "--num_stems", 1, "--num_one_shots", 2, "--min_duration_in_s", 20)
 SIZES += ("--max_duration_in_s", 22, "--first_seed", 17, "--num_processes", 2)
 
-needs_soundfont = pytest.mark.skipif(
-    importlib.util.find_spec("midirenderer") is None or not any(path.is_file() for path in SOUNDFONTS.values()),
-    reason="needs midirenderer and a soundfont (apt-get install timgm6mb-soundfont)",
-)
-
 
 def run_script(*arguments: object) -> subprocess.CompletedProcess:
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 
-def soundfont() -> Path:
-    return min((path for path in SOUNDFONTS.values() if path.is_file()), key=lambda path: path.stat().st_size)
-
-
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("composed") / "corpus"
-    result = run_script("--output_dir", folder, "--soundfont", soundfont(), "--parts", *SIZES)
+    result = run_script("--output_dir", folder, "--soundfont", SOUNDFONT, "--parts", *SIZES)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("6 recordings, ") and str(folder / "manifest.jsonl") in result.stdout
     return folder
@@ -77,7 +67,7 @@ def test_what_is_there_is_kept_and_what_is_gone_comes_back_the_same(corpus):
     kept, lost = corpus / "audio" / "piece-17.flac", corpus / "audio" / "one-shot-18.flac"
     stamp, content = kept.stat().st_mtime_ns, lost.read_bytes()
     lost.unlink()
-    result = run_script("--output_dir", corpus, "--soundfont", soundfont(), "--parts", *SIZES)
+    result = run_script("--output_dir", corpus, "--soundfont", SOUNDFONT, "--parts", *SIZES)
     assert result.returncode == 0, result.stderr
     assert kept.stat().st_mtime_ns == stamp and lost.read_bytes() == content
     assert (corpus / "manifest.jsonl").read_bytes() == before
@@ -100,15 +90,3 @@ def test_wrong_arguments(arguments, message, tmp_path, capsys):
     assert stderr.startswith("compose_music.py: error: ") and message in stderr
     assert len(stderr.splitlines()) == 1
     assert not (tmp_path / "corpus").exists()
-
-
-@needs_soundfont
-def test_time_limit_keeps_what_is_made_and_the_same_command_goes_on(corpus, tmp_path):
-    options = ("--output_dir", tmp_path, "--soundfont", soundfont(), "--num_stems", 0, "--num_pieces", 0)
-    options += ("--num_one_shots", 2, "--first_seed", 17, "--num_processes", 1)
-    assert run_script(*options, "--max_minutes", 1e-6).stdout.startswith("1 recordings, ")
-    assert run_script(*options).stdout.startswith("2 recordings, ")
-    made, whole = (
-        {row["path"]: row for row in rows_of(folder) if row["kind"] == "one-shot"} for folder in (tmp_path, corpus)
-    )
-    assert made.keys() == whole.keys()

@@ -1,10 +1,10 @@
 """Pieces as sound. What needs a soundfont is skipped where none is installed (Debian: timgm6mb-soundfont)."""
 
-import importlib.util
 import math
 
 import pytest
 import torch
+from soundfont import SOUNDFONT, needs_soundfont
 
 from stable_longform.data.composition import rendering
 from stable_longform.data.composition.compose import compose_piece
@@ -14,7 +14,6 @@ from stable_longform.data.composition.rendering import (
     LIMITER_REACH,
     MAX_PEAK,
     SAMPLING_RATE,
-    SOUNDFONTS,
     find_soundfont,
     limiter_gain,
     render,
@@ -26,27 +25,17 @@ def level_in_db(waveform: torch.Tensor) -> float:
     return 20 * math.log10(max(waveform.square().mean().sqrt().item(), 1e-9))
 
 
-@pytest.fixture(scope="session")
-def soundfont():
-    """The smallest soundfont that is installed."""
-    if importlib.util.find_spec("midirenderer") is None:
-        pytest.skip("midirenderer is not installed")
-    installed = [path for path in SOUNDFONTS.values() if path.is_file()]
-    if not installed:
-        pytest.skip("no soundfont: apt-get install timgm6mb-soundfont")
-    return min(installed, key=lambda path: path.stat().st_size)
-
-
 @pytest.fixture(scope="module")
 def piece():
     return compose_piece(5, 24, "Funk")
 
 
 @pytest.fixture(scope="module")
-def waveform(piece, soundfont):
-    return render(piece, soundfont, 24)
+def waveform(piece):
+    return render(piece, SOUNDFONT, 24)
 
 
+@needs_soundfont
 def test_shape_level_and_end(piece, waveform):
     assert waveform.shape[0] == 2 and waveform.dtype == torch.float32
     assert waveform.shape[1] <= 24 * SAMPLING_RATE
@@ -57,12 +46,14 @@ def test_shape_level_and_end(piece, waveform):
     assert level_in_db(waveform[:, end - SAMPLING_RATE // 2 : end]) > -45  # the last chord sounds until it is released
 
 
-def test_the_same_piece_sounds_the_same(piece, waveform, soundfont):
-    assert torch.equal(render(piece, soundfont, 24), waveform)
+@needs_soundfont
+def test_the_same_piece_sounds_the_same(piece, waveform):
+    assert torch.equal(render(piece, SOUNDFONT, 24), waveform)
 
 
-def test_stems_add_up_to_the_piece(piece, waveform, soundfont):
-    mix, stems = render_stems(piece, soundfont, 24)
+@needs_soundfont
+def test_stems_add_up_to_the_piece(piece, waveform):
+    mix, stems = render_stems(piece, SOUNDFONT, 24)
     assert set(stems) == {part.role for part in piece.parts}
     assert all(stem.shape == mix.shape for stem in stems.values())
     torch.testing.assert_close(sum(stems.values()), mix, atol=1e-5, rtol=0)
@@ -71,9 +62,10 @@ def test_stems_add_up_to_the_piece(piece, waveform, soundfont):
     assert level_in_db(error) < level_in_db(waveform) - 40
 
 
-def test_the_downbeats_are_where_the_tempo_says(piece, soundfont):
+@needs_soundfont
+def test_the_downbeats_are_where_the_tempo_says(piece):
     """The energy of the drums jumps on the first beat of a bar, not a quarter of a beat before it."""
-    _, stems = render_stems(piece, soundfont, 24)
+    _, stems = render_stems(piece, SOUNDFONT, 24)
     envelope = stems["drums"].abs().amax(dim=0)
     beat = SAMPLING_RATE * 60 / piece.bpm
     bar = beat * piece.beats_per_bar
@@ -83,9 +75,10 @@ def test_the_downbeats_are_where_the_tempo_says(piece, soundfont):
     assert (after > 3 * before).float().mean() >= 0.75
 
 
-def test_every_kind_is_rendered(soundfont):
+@needs_soundfont
+def test_every_kind_is_rendered():
     for kind in ("stem", "one-shot"):
-        waveform, metadata = render_piece(kind, 4, soundfont)
+        waveform, metadata = render_piece(kind, 4, SOUNDFONT)
         assert 0 <= waveform.shape[1] / SAMPLING_RATE - metadata["duration_in_s"] < 1e-3
         assert waveform.abs().max() > 0.1 and torch.isfinite(waveform).all()
         assert compose(kind, 4)[0].kind == metadata["kind"]
