@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.models.attention_dispatch import attention_backend
+from tiny_pipeline import tiny_pipeline
 from torch.utils.flop_counter import FlopCounterMode
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -83,6 +84,13 @@ def test_generate(run):
     assert rows[2][:3] == ["1", "1.0 s", "float32"] and len(rows) == 3
     rows = run("generate", "--duration", "2", "--num_inference_steps", "1", "--tile_latent_lengths", "4", "16")[5:]
     assert [row[0] for row in rows] == ["4", "16"] and all(float(row[1]) < 1e-6 for row in rows)
+
+
+def test_windows(run, tmp_path):
+    tiny_pipeline().save_pretrained(tmp_path)
+    arguments = ("--checkpoint", str(tmp_path), "--windows", "0.05", "0.2", "--num_inference_steps", "1")
+    rows = run("windows", *arguments, "--repeats", "1")[2:]
+    assert [row[0] for row in rows] == ["0.05", "0.2"] and rows[1][2] == "1.0"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

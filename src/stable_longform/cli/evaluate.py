@@ -11,7 +11,8 @@ from accelerate import PartialState
 from transformers import AutoModel
 
 from stable_longform.cli.common import load_autoencoder, load_pipeline, resolve_checkpoint
-from stable_longform.cli.options import Checkpoint, Device, check_device
+from stable_longform.cli.options import Checkpoint, Device, check_device, check_seconds, seconds_option
+from stable_longform.cli.settings import MAX_GUIDANCE_SCALE, MAX_STEPS
 from stable_longform.data.manifest import read_manifest
 from stable_longform.evaluation import codecs, measurements, reports
 from stable_longform.evaluation.audio_files import ReadingSettings
@@ -48,8 +49,10 @@ Prompts = Annotated[
     typer.Option(help="Prompts: .jsonl, .txt (one a line) or Song Describer's .csv; ids name the generated files."),
 ]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder of the report.")]
-Trim = Annotated[float | None, typer.Option(help="Only the first seconds of each file.")]
-MaxDuration = Annotated[float, typer.Option(help="Files of more seconds than this are left out.")]
+Trim = Annotated[float | None, seconds_option("--trim", "Only the first seconds of each file.")]
+MaxDuration = Annotated[float, seconds_option("--max-duration", "Files that are longer are left out.")]
+Steps = Annotated[int, typer.Option(min=1, max=MAX_STEPS, help="Sampling steps; the paper's 100.")]
+GuidanceScale = Annotated[float, typer.Option(min=-MAX_GUIDANCE_SCALE, max=MAX_GUIDANCE_SCALE, help="The paper's 7.")]
 NoSinging = Annotated[bool, typer.Option("--no-singing", help="Leave out prompts about singing, as the paper does.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 
@@ -71,9 +74,11 @@ def prepare(
 def generate(
     prompts: Annotated[Path, typer.Argument(help="Prompts: .jsonl, .txt (one a line) or Song Describer's .csv.")],
     folder: Annotated[Path, typer.Argument(help="Folder for <id>.wav. What is there already is kept.")],
-    duration: Annotated[float, typer.Option(help="Seconds of music, where the prompt has none of its own.")] = 120.0,
-    steps: Annotated[int, typer.Option(min=1, help="Sampling steps; the paper's 100.")] = 100,
-    guidance_scale: Annotated[float, typer.Option(help="The paper's 7.")] = 7.0,
+    duration: Annotated[
+        float, seconds_option("--duration", "Music where the prompt has no length of its own.")
+    ] = 120.0,
+    steps: Steps = 100,
+    guidance_scale: GuidanceScale = 7.0,
     guidance_rescale: Annotated[float, typer.Option(min=0, max=1)] = 0.0,
     tail: Annotated[
         float,
@@ -97,8 +102,7 @@ def generate(
 
     With several GPUs: accelerate launch -m stable_longform evaluate generate ...
     """
-    if not 0 < duration < math.inf:
-        raise ValueError(f"--duration must be greater than 0 seconds and finite, got {duration}.")
+    check_seconds("--duration", duration)
     rows = read_prompt_list(prompts, no_singing)[:limit]
     state = PartialState()
     chosen = check_device(device) if device or state.num_processes == 1 else state.device
@@ -142,7 +146,7 @@ def score(
 ) -> None:
     """Fréchet and kernel distances, tag divergences, prompt scores of a folder: JSON, a table and a picture."""
     rows = None if prompts is None else read_prompt_list(prompts, no_singing)
-    settings = ReadingSettings(trim, max_duration)
+    settings = _reading_settings(trim, max_duration)
     embedders = [load_embedder(spec, check_device(device)) for spec in embedder]
     protocol = {"prompts_sha256": prompts and file_sha256(prompts), "is_singing_excluded": no_singing}
     text_embedder = minilm.MinilmEmbedder.from_cache(check_device(device)) if tag_text else None
@@ -179,15 +183,17 @@ def control(
     num_truth: Annotated[int, typer.Option(min=20, help="Pieces drawn from it, at most.")] = 400,
     trim: Annotated[
         float | None,
-        typer.Option(help="Only the first seconds of each file. [default: the median length of the generations]"),
+        seconds_option(
+            "--trim", "Only the first seconds of each file. [default: the median length of the generations]"
+        ),
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps features. [default: OUTPUT/features]")] = None,
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
     """Asked for and heard: tempo, key, genre and instruments of a folder, and whether the music ends in time."""
-    if trim is not None and not 0 < trim < math.inf:
-        raise ValueError(f"--trim must be greater than 0 seconds and finite, got {trim}.")
+    if trim is not None:
+        check_seconds("--trim", trim)
     rows = None if prompts is None else read_prompt_list(prompts)
     pieces, embedders, text_embedder, protocol = [], [], None, {"prompts_sha256": prompts and file_sha256(prompts)}
     if truth is not None:
@@ -222,7 +228,7 @@ def reconstruct_score(
     device: Device = None,
 ) -> None:
     """STFT distance, mel distance and SI-SDR of reconstructions: Table 5."""
-    settings, chosen = ReadingSettings(trim, max_duration, peak_in_db=None), check_device(device)
+    settings, chosen = _reading_settings(trim, max_duration, peak_in_db=None), check_device(device)
     metrics = [*codecs.METRICS, "visqol"] if visqol else codecs.METRICS
     if visqol:
         require("visqol", "visqol")
@@ -250,15 +256,19 @@ def reconstruct_score(
 @app.command(name="time")
 def measure(
     output: Output,
-    duration: Annotated[list[float], typer.Option(help="Seconds of music. May be repeated.")] = (120.0, 190.0, 285.0),
-    steps: Annotated[int, typer.Option(min=1)] = 100,
-    guidance_scale: Annotated[float, typer.Option()] = 7.0,
-    runs: Annotated[int, typer.Option(min=1, help="Timed runs of each duration, after one that is not timed.")] = 3,
+    duration: Annotated[list[float], seconds_option("--duration", "May be repeated.")] = (120.0, 190.0, 285.0),
+    steps: Steps = 100,
+    guidance_scale: GuidanceScale = 7.0,
+    runs: Annotated[
+        int, typer.Option(min=1, max=1000, help="Timed runs of each duration, after one that is not timed.")
+    ] = 3,
     checkpoint: Checkpoint = "tiny",
     musicgen: Annotated[str | None, typer.Option(help="MusicGen instead of a checkpoint.")] = None,
     device: Device = None,
 ) -> None:
     """Inference time and peak memory of each duration: the last column of Tables 2 and 3."""
+    for seconds in duration:
+        check_seconds("--duration", seconds)
     chosen = check_device(device)
     synthesize, settings = _load_model(checkpoint, musicgen, chosen, steps, guidance_scale, 0.0)
     rows = measurements.measure_time(synthesize, duration, chosen, "Genre: Ambient|Instruments: Piano", runs)
@@ -322,6 +332,14 @@ def _load_model(
         return output.audios[0], output.sampling_rate
 
     return synthesize, settings
+
+
+def _reading_settings(trim: float | None, max_duration: float, **settings) -> ReadingSettings:
+    """How files are read, of options that were checked."""
+    check_seconds("--max-duration", max_duration)
+    if trim is not None:
+        check_seconds("--trim", trim)
+    return ReadingSettings(trim, max_duration, **settings)
 
 
 def _load_codec(name: str, is_ours: bool, device: torch.device) -> codecs.Codec:

@@ -1,0 +1,62 @@
+"""What the smallest window that holds a duration saves: seconds of a sampling step for each window.
+
+    python benchmarks/windows.py --windows 31 47.5 95 285.3
+
+Windows take turns, so that a machine that slows down slows all of them. The table goes to stdout.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+
+import torch
+
+from stable_longform import TINY_CHECKPOINT, LongFormMusicPipeline
+from stable_longform.evaluation.reports import markdown_table
+
+
+def main() -> None:
+    """Times each window and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", default=TINY_CHECKPOINT)
+    parser.add_argument("--windows", type=float, nargs="+", default=[31.0, 47.5, 95.0, 285.3], help="seconds")
+    parser.add_argument("--num_inference_steps", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    try:
+        pipe = LongFormMusicPipeline.from_pretrained(arguments.checkpoint).to(arguments.device)
+        pipe.set_progress_bar_config(disable=True)
+        times = {window: [] for window in arguments.windows}
+        time_step(pipe, min(times), arguments.num_inference_steps)  # warms up
+        for _ in range(arguments.repeats):
+            for window, taken in times.items():
+                taken.append(time_step(pipe, window, arguments.num_inference_steps))
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    medians = {window: statistics.median(taken) for window, taken in times.items()}
+    longest = medians[max(medians)]
+    rows = [[window, f"{seconds:.2f}", f"{longest / seconds:.1f}"] for window, seconds in medians.items()]
+    print(markdown_table(("window (s)", "median step (s)", "times as fast as the longest"), rows), end="")
+
+
+def time_step(pipe: LongFormMusicPipeline, window_in_s: float, num_inference_steps: int) -> float:
+    """Seconds of a step with guidance; on a CPU of its processor, which other programs do not slow down."""
+    is_cpu = pipe.device.type == "cpu"
+    clock = time.process_time if is_cpu else time.perf_counter
+    start = clock()
+    pipe(
+        "Genre: Ambient|Instruments: Piano",
+        window_in_s=window_in_s,
+        num_inference_steps=num_inference_steps,
+        guidance_interval=(0.0, 1.0),
+        output_type="latent",
+    )
+    if not is_cpu:
+        torch.accelerator.synchronize()
+    return (clock() - start) / num_inference_steps
+
+
+if __name__ == "__main__":
+    main()
