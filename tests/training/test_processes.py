@@ -55,7 +55,7 @@ def test_transformer(tmp_path, latents, clap):
     assert [row["step"] for row in validations] == [2, 4]  # at the end of each part
     expected = rows(tmp_path / "one")[-1]
     assert validations[-1] == pytest.approx(expected, rel=1e-3)
-    assert {name for name in expected if name.startswith("valid/loss_t")} == {
+    assert {name for name in expected if name.startswith("valid/loss_t0")} == {
         "valid/loss_t0.00-0.50", "valid/loss_t0.50-1.00",
     }  # fmt: skip
 
