@@ -111,7 +111,7 @@ def stft_magnitude(waveform: torch.Tensor, fft_size: int) -> torch.Tensor:
 
 def magnitude(spectrum: torch.Tensor) -> torch.Tensor:
     """|X| of complex X, squares floored at 1e-8."""
-    return torch.view_as_real(spectrum).square().sum(dim=-1).clamp(min=1e-8).sqrt()
+    return torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag).clamp(min=1e-8).sqrt()
 
 
 def a_weighting(waveform: torch.Tensor, sampling_rate: int) -> torch.Tensor:
