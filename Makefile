@@ -64,18 +64,13 @@ train-tiny: $(INSTALLED)
 		--init_from $(RUN)/linear_start/autoencoder
 	$(TRAIN) training/train_clap.py --config training/configs/clap_tiny.yaml $(FEW_STEPS) \
 		--batch_size 4 --manifest $(RUN)/corpus/manifest.jsonl --output_dir $(RUN)/clap
-	$(TRAIN) training/normalize_latents.py --num_crops 4 --silence_distance 6 \
-		--manifest $(RUN)/corpus/manifest.jsonl \
-		--autoencoder $(RUN)/autoencoder/autoencoder --output_dir $(RUN)/autoencoder/normalized
-	$(TRAIN) training/silence_decoder.py --max_steps $(STEPS) --manifest $(RUN)/corpus/manifest.jsonl \
-		--autoencoder $(RUN)/autoencoder/normalized --output_dir $(RUN)/autoencoder/silent
 	$(TRAIN) training/encode_latents.py --manifest $(RUN)/corpus/manifest.jsonl \
-		--autoencoder $(RUN)/autoencoder/normalized --output_dir $(RUN)/latents
+		--autoencoder $(RUN)/autoencoder/autoencoder --output_dir $(RUN)/latents
 	$(TRAIN) training/train_dit.py --config training/configs/dit_tiny_48s.yaml $(FEW_STEPS) \
 		--latents $(RUN)/latents --clap $(RUN)/clap/clap --output_dir $(RUN)/dit_48s
 	$(TRAIN) training/train_dit.py --config training/configs/dit_tiny_285s.yaml $(FEW_STEPS) \
 		--latents $(RUN)/latents --clap $(RUN)/clap/clap --init_from $(RUN)/dit_48s/dit --output_dir $(RUN)/dit_285s
-	$(PYTHON) training/make_checkpoint.py --autoencoder $(RUN)/autoencoder/silent --clap $(RUN)/clap/clap \
+	$(PYTHON) training/make_checkpoint.py --autoencoder $(RUN)/autoencoder/autoencoder --clap $(RUN)/clap/clap \
 		--dit $(RUN)/dit_285s/dit --output_dir $(RUN)/checkpoint
 	$(VENV)/bin/stable-longform generate "Genre: Rock" --checkpoint $(RUN)/checkpoint --duration 10 --steps 5 \
 		--seed 1 --overwrite -o $(RUN)/music.wav

@@ -20,6 +20,7 @@ AUTOENCODER = {
     "validate_every": 2,
     "log_every": 1,
     "num_validation_crops": 2,
+    "validation_duration_in_s": 0.5,
     "num_samples": 0,
 }
 DIT = {

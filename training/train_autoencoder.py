@@ -21,7 +21,6 @@ from accelerate import DistributedDataParallelKwargs
 from stable_longform.data.audio_crops import CropMaker, collate_crops
 from stable_longform.data.sources import Source, open_source
 from stable_longform.losses.stft import FFT_SIZES, stereo_stft_loss
-from stable_longform.metrics.reconstruction import mel_distance, si_sdr, stft_distance
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.discriminator_stft import MultiScaleSTFTDiscriminator
 from stable_longform.training_utils.accelerator import make_accelerator
@@ -34,16 +33,15 @@ from stable_longform.training_utils.adversarial_steps import (
 from stable_longform.training_utils.checkpointing import latest_checkpoint, resume, save_checkpoint
 from stable_longform.training_utils.config import build_model, launch
 from stable_longform.training_utils.ema import EMAModel
-from stable_longform.training_utils.items import VALIDATION_SEED, item_generator, make_loader, seed_generators
+from stable_longform.training_utils.items import item_generator, make_loader, seed_generators
 from stable_longform.training_utils.learning_rate import falling_rate, inverse_lr, set_learning_rate
 from stable_longform.training_utils.loop import TimeLimit, is_due, progress_bar
 from stable_longform.training_utils.metric_log import log_metrics, report
 from stable_longform.training_utils.pretrained import load_weights
+from stable_longform.training_utils.reconstruction_validation import validate_reconstruction, validation_crops
 from stable_longform.training_utils.runs import start_run, write_stage
 from stable_longform.training_utils.train_step import train_step
-from stable_longform.utils.audio import write_audio
 from stable_longform.utils.files import atomic_folder
-from stable_longform.utils.pictures import draw_spectrograms
 
 
 def _paper_weights() -> dict:
@@ -100,8 +98,8 @@ class Config:
     log_every: int = 20
     validate_every: int = 1000
     num_validation_crops: int = 16
-    num_samples: int = 2  # reconstructions to hear and see, made with each validation
-    sample_duration_in_s: float = 10.0
+    validation_duration_in_s: float = 3.0  # of each crop, rounded to latent frames
+    num_samples: int = 2  # of them are written with their spectrograms at each validation
     trackers: tuple = ()  # "tensorboard", "wandb", "trackio"
 
 
@@ -195,11 +193,7 @@ def check_config(config: Config, model: AutoencoderOobleck) -> None:
     Raises:
         ValueError: naming the value.
     """
-    least = (
-        max(*config.fft_sizes, *config.complex_fft_sizes)
-        if config.loss_weights["complex_stft"]
-        else max(config.fft_sizes)
-    )
+    least = max((*config.fft_sizes, *(config.complex_fft_sizes if config.loss_weights["complex_stft"] else ())))
     if config.crop_num_samples % model.hop_length or config.crop_num_samples < least:
         raise ValueError(
             f"crop_num_samples must be a multiple of {model.hop_length} and at least {least}, "
@@ -228,32 +222,13 @@ def make_spectral_losses(config: Config, sampling_rate: int) -> Callable:
     )
 
 
-@torch.no_grad()
 def validate(model: AutoencoderOobleck, source: Source, config: Config, samples_dir: Path) -> dict[str, float]:
-    """Losses and the measures of the paper's Table 5 on fixed crops of the valid split; samples to hear and see."""
-    rate = model.config.sampling_rate
-
-    def take_crops(num_samples: int, count: int) -> list[torch.Tensor]:
-        make_item = CropMaker(num_samples, rate, phase_flip_probability=0.0)
-        return [item["waveform"] for item in source.items(make_item, VALIDATION_SEED).take(count)]
-
-    batch = torch.stack(take_crops(config.crop_num_samples, config.num_validation_crops))
-    decoded = torch.cat([model(item.to(model.device)).sample.float().cpu() for item in batch.split(1)])
-    metrics = make_spectral_losses(config, rate)(batch, decoded) | {"l1": (batch - decoded).abs().mean()}
-    pairs = list(zip(decoded, batch, strict=True))
-    metrics["stft_distance"] = sum(stft_distance(*pair) for pair in pairs) / len(pairs)
-    if rate <= 48_000:  # at higher rates its lowest bands would be empty
-        metrics["mel_distance"] = sum(mel_distance(*pair, rate) for pair in pairs) / len(pairs)
-    metrics["si_sdr"] = sum(si_sdr(*pair) for pair in pairs) / len(pairs)  # dB
-    num_samples = max(round(config.sample_duration_in_s * rate) // model.hop_length, 1) * model.hop_length
-    for i, waveform in enumerate(take_crops(num_samples, config.num_samples)):
-        reconstruction = model(waveform[None].to(model.device)).sample[0].float().cpu()
-        samples_dir.mkdir(parents=True, exist_ok=True)
-        write_audio(samples_dir / f"{i}-original.flac", waveform, rate)
-        write_audio(samples_dir / f"{i}-reconstruction.flac", reconstruction, rate)
-        pictures = {"original": waveform, "reconstruction": reconstruction}
-        draw_spectrograms(pictures, rate, samples_dir / f"{i}.png")
-    return {f"valid/{name}": float(value) for name, value in metrics.items()}
+    """The losses, and the metrics of `validate_reconstruction`, on fixed crops of the valid split."""
+    waveform = validation_crops(source, model, config.validation_duration_in_s, config.num_validation_crops)
+    decoded, metrics = validate_reconstruction(model, waveform, samples_dir, config.num_samples)
+    losses = make_spectral_losses(config, model.config.sampling_rate)(waveform, decoded)
+    losses["l1"] = (waveform - decoded).abs().mean()
+    return {f"valid/{name}": float(value) for name, value in (losses | metrics).items()}
 
 
 def export(model: AutoencoderOobleck, output_dir: Path, step: int) -> None:

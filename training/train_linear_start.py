@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from stable_longform.data.audio_crops import CropMaker, collate_crops
-from stable_longform.data.sources import open_source
+from stable_longform.data.sources import Source, open_source
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.training_utils.accelerator import make_accelerator
 from stable_longform.training_utils.checkpointing import latest_checkpoint, resume, save_checkpoint
@@ -30,6 +30,7 @@ from stable_longform.training_utils.learning_rate import falling_rate, linear_wa
 from stable_longform.training_utils.linear_start import LinearAutoencoder, initialize, relative_error
 from stable_longform.training_utils.loop import TimeLimit, is_due, progress_bar
 from stable_longform.training_utils.metric_log import log_metrics, report
+from stable_longform.training_utils.reconstruction_validation import validate_reconstruction, validation_crops
 from stable_longform.training_utils.runs import start_run, write_stage
 from stable_longform.training_utils.train_step import train_step
 from stable_longform.utils.files import atomic_folder
@@ -64,7 +65,9 @@ class Config:
     save_every: int = 500
     log_every: int = 20
     validate_every: int = 250
-    num_validation_crops: int = 16
+    num_validation_crops: int = 32
+    validation_duration_in_s: float = 3.0  # of each crop, rounded to latent frames
+    num_samples: int = 2  # of them are written with their spectrograms at each validation
     trackers: tuple = ()  # "tensorboard", "wandb", "trackio"
 
 
@@ -90,12 +93,10 @@ def main(config: Config) -> None:
     if latest_checkpoint(output_dir) is None:
         items = crops.take(NUM_SCALING_CROPS, VALIDATION_SEED)
         initialize(network, torch.stack([item["waveform"] for item in items]))
-    valid_items = valid_source.items(make_item, VALIDATION_SEED).take(config.num_validation_crops)
-    valid_waveform = torch.stack([item["waveform"] for item in valid_items])
     parameters = network.trained_parameters()
     optimizer = torch.optim.AdamW(parameters, config.learning_rate, tuple(config.betas), weight_decay=0.0)
     network, optimizer = accelerator.prepare(network, optimizer)
-    raw_network = accelerator.unwrap_model(network)
+    vae = accelerator.unwrap_model(network).vae
 
     def compute_losses(batch: dict) -> dict[str, torch.Tensor]:
         waveform = batch["waveform"].to(accelerator.device)
@@ -125,8 +126,9 @@ def main(config: Config) -> None:
             report(accelerator, output_dir, done, metrics, progress)
         if is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
             if accelerator.is_main_process:
-                export(raw_network.vae, output_dir, done)
-                log_metrics(output_dir, done, validate(raw_network, valid_waveform, config), accelerator)
+                export(vae, output_dir, done)
+                samples_dir = output_dir / "samples" / f"step-{done:08d}"
+                log_metrics(output_dir, done, validate(vae, valid_source, config, samples_dir), accelerator)
             accelerator.wait_for_everyone()
         if is_due(done, config.save_every, is_last):
             save_checkpoint(accelerator, output_dir, done, order)
@@ -159,17 +161,11 @@ def learning_rate(config: Config, step: int) -> float:
     return config.learning_rate * law * falling_rate(step, config.max_steps, config.decay_start, config.final_rate)
 
 
-@torch.no_grad()
-def validate(network: LinearAutoencoder, waveform: torch.Tensor, config: Config) -> dict[str, float]:
-    """Signal over error in dB on fixed crops, of the linear network and of the whole one, and the KL loss."""
-    values = {"snr": [], "snr_whole_network": [], "kl": []}
-    for item in waveform.to(network.vae.device).split(1):
-        decoded, posterior = network(item)
-        whole = network.vae(item).sample
-        for name, output in (("snr", decoded), ("snr_whole_network", whole)):
-            values[name].append(-10 * relative_error(output.float(), item, config.edge_num_samples).log10())
-        values["kl"].append(posterior.kl())
-    return {f"valid/{name}": float(torch.stack(value).mean()) for name, value in values.items()}
+def validate(vae: AutoencoderOobleck, source: Source, config: Config, samples_dir: Path) -> dict[str, float]:
+    """The metrics of `validate_reconstruction` of the whole network on fixed crops of the valid split."""
+    waveform = validation_crops(source, vae, config.validation_duration_in_s, config.num_validation_crops)
+    _, metrics = validate_reconstruction(vae, waveform, samples_dir, config.num_samples)
+    return {f"valid/{name}": value for name, value in metrics.items()}
 
 
 def export(vae: AutoencoderOobleck, output_dir: Path, step: int) -> None:

@@ -14,8 +14,7 @@ import torch
 from transformers import AutoModel
 
 from stable_longform import TINY_CHECKPOINT, AutoencoderOobleck
-from stable_longform.data.manifest import read_manifest
-from stable_longform.evaluation.audio_files import ReadingSettings
+from stable_longform.evaluation.audio_files import ReadingSettings, list_audio, list_tracks
 from stable_longform.evaluation.codecs import (
     METRICS,
     codec_of_autoencoder,
@@ -50,7 +49,12 @@ def main() -> None:
     parser.add_argument("--trim", type=float, default=30.0, help="seconds of each recording")
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    folder = arguments.folder or link_tracks(arguments)
+    if arguments.num_tracks < 1:
+        raise ValueError(f"--num_tracks must be at least 1, got {arguments.num_tracks}.")
+    if arguments.folder is None:
+        files = list_tracks(arguments.manifest, "test", arguments.num_tracks)
+    else:
+        files = list_audio(arguments.folder)
     vae = AutoencoderOobleck.from_pretrained(arguments.checkpoint, subfolder="vae").to(device).eval()
     codecs = [(codec_of_autoencoder(vae, "this checkpoint", {}), vae, vae.latent_rate)]
     for name in arguments.codecs:
@@ -61,25 +65,11 @@ def main() -> None:
     for codec, model, rate in codecs:
         cache = arguments.output_dir / f"{weights_sha256(model)[:16]}-{arguments.trim:g}s"
         settings = ReadingSettings(trim_in_s=arguments.trim, peak_in_db=None)
-        result = score_reconstructions(codec, folder, settings, cache)
+        result = score_reconstructions(codec, files, settings, cache)
         for name, reason in result["skipped"].items():
             print(f"left out: {name}: {reason}")
         rows.append((codec.name, f"{rate:.1f} Hz", *(result[metric] for metric in METRICS), len(result["per_file"])))
     print(markdown_table(HEADER, [*PAPER, *rows]), end="")
-
-
-def link_tracks(arguments: argparse.Namespace) -> Path:
-    """A folder of links to the first held-out tracks."""
-    tracks = read_manifest(arguments.manifest, "test")
-    if arguments.num_tracks < 1:
-        raise ValueError(f"--num_tracks must be at least 1, got {arguments.num_tracks}.")
-    folder = arguments.output_dir / f"recordings_{arguments.num_tracks}"
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, track in enumerate(tracks[: arguments.num_tracks]):
-        link = folder / f"{number}{track.path.suffix}"
-        if not link.exists():
-            link.symlink_to(track.path.resolve())
-    return folder
 
 
 if __name__ == "__main__":

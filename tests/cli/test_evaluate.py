@@ -1,6 +1,7 @@
 """`stable-longform evaluate`: the commands from end to end with a tiny checkpoint and the embedder without weights."""
 
 import json
+from pathlib import Path
 
 import pytest
 import soundfile
@@ -134,7 +135,24 @@ def test_reconstruct_score(capsys, tmp_path, checkpoint, real):
     row = lines[2].split(" | ")
     assert row[0] == f"| {checkpoint}" and row[4] == "3"
     assert "| DAC (paper) | 0.96 | 0.52 | 10.83 | 706 | – |" in lines
+    header, _, values = lines[-3:]
+    assert header.startswith("| autoencoder | SI-SDR of all channels (dB) | chroma agreement | power in partials |")
+    values = [float(value) for value in values.strip("| ").split(" | ")[1:]]
+    assert all(-1 <= value <= 1 for value in values[1:]) and values[0] < 0  # its weights are random
     assert run(capsys, *arguments)[1] == out
+
+
+def test_reconstruct_score_of_a_split_by_an_autoencoder_alone(capsys, tmp_path, checkpoint, real, tiny_manifest):
+    arguments = ["reconstruct-score", tiny_manifest, "-o", tmp_path / "report", "--trim", 1]
+    arguments += ["--checkpoint", f"{checkpoint}/vae"]
+    code, out = run(capsys, *arguments, "--split", "train", "--limit", 1)
+    assert code == 0 and out.splitlines()[2].split(" | ")[4] == "1"
+    (name,) = json.loads((tmp_path / "report" / "reconstruction.json").read_text())["codecs"][f"{checkpoint}/vae"][
+        "per_file"
+    ]
+    assert Path(name).is_relative_to(Path(tiny_manifest).parent)
+    code, _ = run(capsys, *arguments, "--split", "nothing")
+    assert code == 2
 
 
 def test_visqol_is_a_column_more(capsys, tmp_path, checkpoint, real):

@@ -9,7 +9,7 @@ from tiny_pipeline import tiny_vae
 from transformers import BertConfig, BertModel, DacConfig, DacModel, EncodecConfig, EncodecModel
 
 from stable_longform.evaluation import codecs
-from stable_longform.evaluation.audio_files import Audio, ReadingSettings
+from stable_longform.evaluation.audio_files import Audio, ReadingSettings, list_audio
 from stable_longform.evaluation.codecs import (
     Codec,
     codec_of_autoencoder,
@@ -66,17 +66,21 @@ def test_other_rates_are_converted_there_and_back(make_audio):
 
 def test_score_is_the_mean_over_files_and_resumes(folder, tmp_path, monkeypatch):
     codec = identity(2, RATE, lambda waveform: 0.5 * waveform)
-    result = score_reconstructions(codec, folder, ReadingSettings(peak_in_db=None), tmp_path / "cache")
+    result = score_reconstructions(codec, list_audio(folder), ReadingSettings(peak_in_db=None), tmp_path / "cache")
     assert set(result["per_file"]) == {"0", "1", "2"} and not result["skipped"]
-    for metric in codecs.METRICS:
+    for metric in (*codecs.METRICS, *codecs.MORE_METRICS):
         assert result[metric] == pytest.approx(sum(row[metric] for row in result["per_file"].values()) / 3)
-    assert result["si_sdr"] > 60  # a gain is no distortion
+    assert result["si_sdr"] > 60 and result["joint_si_sdr"] > 60  # a gain is no distortion
+    assert result["chroma_agreement"] == pytest.approx(1, abs=1e-3)
+    for metric in ("partial_share", "note_share"):
+        assert result[metric] == pytest.approx(result[f"reference_{metric}"], abs=1e-3)
     stored = sorted((tmp_path / "cache").iterdir())
     stored[0].unlink()
     calls = []
     score_file = codecs._score_file
     monkeypatch.setattr(codecs, "_score_file", lambda *args: calls.append(args) or score_file(*args))
-    assert score_reconstructions(codec, folder, ReadingSettings(peak_in_db=None), tmp_path / "cache") == result
+    again = score_reconstructions(codec, list_audio(folder), ReadingSettings(peak_in_db=None), tmp_path / "cache")
+    assert again == result
     assert len(calls) == 1
 
 
@@ -84,26 +88,25 @@ def test_one_silent_channel_is_noted_and_costs_nothing(folder, tmp_path, make_au
     samples = make_audio(RATE).numpy()
     samples[1] = 0
     soundfile.write(folder / "half.wav", samples.T, RATE)
-    (folder / "cover.jpg").write_bytes(b"")
     codec = identity(2, RATE, lambda waveform: waveform + 1e-3 * torch.sin(torch.arange(waveform.shape[-1])))
-    result = score_reconstructions(codec, folder, ReadingSettings(peak_in_db=None), tmp_path / "cache")
+    result = score_reconstructions(codec, list_audio(folder), ReadingSettings(peak_in_db=None), tmp_path / "cache")
     assert result["notes"] == {"2": ["mono"], "half": ["one silent channel"]}
-    assert result["other_files"] == {".jpg": 1}
     assert result["per_file"]["half"]["si_sdr"] > 30
-    assert score_reconstructions(codec, folder, ReadingSettings(peak_in_db=None), tmp_path / "cache") == result
+    again = score_reconstructions(codec, list_audio(folder), ReadingSettings(peak_in_db=None), tmp_path / "cache")
+    assert again == result
 
 
 def test_silent_and_damaged_files_are_left_out(folder, tmp_path):
     soundfile.write(folder / "silent.wav", torch.zeros(RATE, 2).numpy(), RATE)
     soundfile.write(folder / "short.wav", torch.full((500, 2), 0.1).numpy(), RATE)
     (folder / "damaged.wav").write_bytes(b"no audio")
-    result = score_reconstructions(identity(), folder, ReadingSettings(), tmp_path / "cache")
+    result = score_reconstructions(identity(), list_audio(folder), ReadingSettings(), tmp_path / "cache")
     assert set(result["per_file"]) == {"0", "1", "2"}
     assert {name: reason.split(":")[0] for name, reason in result["skipped"].items()} == {
         "silent": "silent", "short": "identity", "damaged": "unreadable"
     }  # fmt: skip
     broken = identity(2, RATE, lambda waveform: waveform * torch.nan)
-    result = score_reconstructions(broken, folder, ReadingSettings(), tmp_path / "other")
+    result = score_reconstructions(broken, list_audio(folder), ReadingSettings(), tmp_path / "other")
     assert not result["per_file"] and result["si_sdr"] is None and json.dumps(result)
 
 

@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from stable_longform.metrics.reconstruction import mel_distance, si_sdr, stft_distance
+from stable_longform.metrics.reconstruction import (
+    joint_si_sdr,
+    measure_reconstruction,
+    mel_distance,
+    si_sdr,
+    stft_distance,
+)
+from stable_longform.metrics.tonality import chroma_agreement, partial_share
 
 RATE = 44100
 
@@ -58,6 +65,31 @@ def test_silent_channels_of_the_reference_are_left_out_of_si_sdr(reference):
         with pytest.raises(ValueError, match="reference is silent"):
             si_sdr(decoded, silence.expand(2, -1))
     assert si_sdr(torch.zeros_like(reference), reference) < -60  # a decoder that is silent is no exception
+
+
+def test_joint_si_sdr_weighs_channels_by_their_power():
+    """A channel at −40 dB whose reconstruction is all error costs as much as its power, not half of the mean."""
+    generator = torch.Generator().manual_seed(0)
+    loud, noise = torch.randn(2, 10 * RATE, generator=generator)
+    quiet, error = 0.01 * torch.randn(2, 10 * RATE, generator=generator)
+    reference = torch.stack([loud, quiet])
+    decoded = torch.stack([loud + 0.1 * noise, error])
+    assert si_sdr(decoded, reference) < 0
+    assert joint_si_sdr(decoded, reference) == pytest.approx(20, abs=0.2)
+    assert joint_si_sdr(decoded.flip(0), reference.flip(0)) == pytest.approx(joint_si_sdr(decoded, reference))
+    assert joint_si_sdr(decoded[:1], reference[:1]) == pytest.approx(si_sdr(decoded[:1], reference[:1]))
+
+
+def test_measures_of_a_reconstruction(reference):
+    noise = 0.01 * torch.randn(reference.shape, generator=torch.Generator().manual_seed(0))
+    values = measure_reconstruction(reference + noise, reference, RATE)
+    assert values["stft_distance"] == stft_distance(reference + noise, reference)
+    assert values["mel_distance"] == mel_distance(reference + noise, reference, RATE)
+    assert values["si_sdr"] == si_sdr(reference + noise, reference)
+    assert values["chroma_agreement"] == chroma_agreement(reference + noise, reference, RATE)
+    assert values["partial_share"] == partial_share(reference + noise, RATE)
+    assert values["reference_partial_share"] == partial_share(reference, RATE)
+    assert "mel_distance" not in measure_reconstruction(reference, reference, 96000)
 
 
 def test_mel_distance_forgets_what_a_band_averages(reference):

@@ -37,6 +37,33 @@ def test_snake_has_a_slope_and_a_size_for_each_channel():
     torch.testing.assert_close(output, expected)
 
 
+def test_snake_has_the_gradient_of_its_formula():
+    """Against finite differences, and against what autograd makes of the formula."""
+    generator = torch.Generator().manual_seed(0)
+    hidden_states = torch.randn(2, 3, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    snake = Snake1d(3).double()
+    with torch.no_grad():
+        for parameter in snake.parameters():
+            parameter.normal_(generator=generator)
+    parameters = dict(snake.named_parameters())
+
+    def by_formula(x, alpha, beta):
+        return x + (alpha.exp() * x).sin().square() / (beta.exp() + 1e-9)
+
+    def run(x, alpha, beta):
+        return torch.func.functional_call(snake, {"alpha": alpha, "beta": beta}, x)
+
+    arguments = (hidden_states, parameters["alpha"], parameters["beta"])
+    assert torch.autograd.gradcheck(run, arguments)
+    weights = torch.randn(2, 3, 5, generator=generator, dtype=torch.float64)
+    for ours, expected in zip(
+        torch.autograd.grad((weights * run(*arguments)).sum(), arguments),
+        torch.autograd.grad((weights * by_formula(*arguments)).sum(), arguments),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, expected, rtol=1e-7, atol=1e-9)
+
+
 @pytest.mark.parametrize("conv_class", [WeightNormConv1d, WeightNormConvTranspose1d])
 def test_weight_norm(conv_class):
     """At first the layer is its plain counterpart; the length of `weight_v` is void, that of `weight_g` the gain."""

@@ -69,7 +69,8 @@ def test_metrics_are_the_same_and_finite(runs):
         4: {"discriminator", "gradient_norm", "learning_rate"},
     }
     assert [row["step"] for row in rows if "valid/l1" in row] == [2, 4]
-    assert {"valid/stft_distance", "valid/mel_distance", "valid/si_sdr"} < set(rows[-1])
+    measured = {"stft_distance", "mel_distance", "si_sdr", "joint_si_sdr", "chroma_agreement", "partial_share"}
+    assert {f"valid/{name}" for name in measured | {"reference_partial_share", "kl", "mid", "l1"}} < set(rows[-1])
 
 
 def test_both_networks_have_moved_in_their_own_steps(runs, folder):
@@ -95,7 +96,7 @@ def test_exported_autoencoder_opens(runs, make_audio):
 def test_a_decoder_only_stage_leaves_the_encoder_as_it_was(runs, folder):
     """From given weights, with the encoder frozen from the start; reconstructions can be heard and seen."""
     more = [f"--init_from={runs[0] / 'autoencoder'}", "--encoder_freeze_step=0", "--num_samples=1", "--warmup=0"]
-    check_script("train_autoencoder.py", *arguments(folder, "more", 1), *more, "--sample_duration_in_s=0.5")
+    check_script("train_autoencoder.py", *arguments(folder, "more", 1), *more, "--validation_duration_in_s=0.5")
     before, after = (load_file(run / "autoencoder" / WEIGHTS) for run in (runs[0], folder / "more"))
     for name in before:
         assert torch.equal(before[name], after[name]) == name.startswith("encoder."), name

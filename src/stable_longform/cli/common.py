@@ -79,9 +79,9 @@ def load_pipeline(checkpoint: str, device: torch.device, dtype: torch.dtype):
     return pipe.to(device)
 
 
-def load_autoencoder(checkpoint: str, device: torch.device):
-    """The `AutoencoderOobleck` of a checkpoint, in float32."""
-    return _load("AutoencoderOobleck", checkpoint, subfolder="vae").to(device)
+def load_autoencoder(checkpoint: str, device: torch.device, subfolder: str | None = "vae"):
+    """The `AutoencoderOobleck` of a checkpoint, in float32; without `subfolder` it is in the folder itself."""
+    return _load("AutoencoderOobleck", checkpoint, subfolder=subfolder).to(device)
 
 
 def read_limits(checkpoint: str) -> tuple[float, float] | None:

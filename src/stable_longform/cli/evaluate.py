@@ -15,7 +15,7 @@ from stable_longform.cli.options import Checkpoint, Device, check_device, check_
 from stable_longform.cli.settings import MAX_GUIDANCE_SCALE, MAX_STEPS
 from stable_longform.data.manifest import read_manifest
 from stable_longform.evaluation import codecs, measurements, reports
-from stable_longform.evaluation.audio_files import ReadingSettings
+from stable_longform.evaluation.audio_files import ReadingSettings, count_other_files, list_audio, list_tracks
 from stable_longform.evaluation.control import Asked, asked_by_truth
 from stable_longform.evaluation.control_report import evaluate_control
 from stable_longform.evaluation.embedders import NAMES, load_embedder
@@ -40,6 +40,14 @@ TABLE_5 = {
     "Encodec 32 kHz": (1.82, 1.12, 5.33),
 }
 
+NOTE_COLUMNS = {  # of `codecs.MORE_METRICS`
+    "joint_si_sdr": "SI-SDR of all channels (dB)",
+    "chroma_agreement": "chroma agreement",
+    "partial_share": "power in partials",
+    "reference_partial_share": "original's",
+    "note_share": "in four notes",
+    "reference_note_share": "original's",
+}
 PROBE_EMBEDDERS = ("musicnn_msd", "mel44")  # of `evaluate control`
 
 app = typer.Typer(help="The paper's Tables 1, 2, 3 and 5.", rich_markup_mode=None, add_completion=False)
@@ -211,10 +219,12 @@ def control(
 
 @app.command(name="reconstruct-score")
 def reconstruct_score(
-    folder: Annotated[Path, typer.Argument(help="Folder of recordings.")],
+    source: Annotated[Path, typer.Argument(help="Folder of recordings; with --split a manifest, CSV file or folder.")],
     output: Output,
+    split: Annotated[str | None, typer.Option(help="Only this split of the source: test.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first recordings.")] = None,
     checkpoint: Annotated[
-        list[str], typer.Option(help="Checkpoint whose autoencoder is measured. May be repeated.")
+        list[str], typer.Option(help="Checkpoint, or folder of an autoencoder, to measure. May be repeated.")
     ] = ("tiny",),
     codec: Annotated[
         list[str],
@@ -227,24 +237,29 @@ def reconstruct_score(
     max_duration: MaxDuration = 1800.0,
     device: Device = None,
 ) -> None:
-    """STFT distance, mel distance and SI-SDR of reconstructions: Table 5."""
+    """STFT distance, mel distance and SI-SDR of reconstructions: Table 5. And whether the notes are still there."""
     settings, chosen = _reading_settings(trim, max_duration, peak_in_db=None), check_device(device)
     metrics = [*codecs.METRICS, "visqol"] if visqol else codecs.METRICS
     if visqol:
         require("visqol", "visqol")
+    files = list_tracks(source, split, limit) if split else dict(list(list_audio(source).items())[:limit])
     output.mkdir(parents=True, exist_ok=True)
     rows, report = [], {"versions": reports.versions(), "codecs": {}}
     for name, is_ours in [(name, True) for name in checkpoint] + [(name, False) for name in codec]:
         item = _load_codec(name, is_ours, chosen)
         key = f"{item.protocol['weights_sha256'][:16]}-{trim}"
-        result = codecs.score_reconstructions(item, folder, settings, output / "values" / key, metrics)
+        result = codecs.score_reconstructions(item, files, settings, output / "values" / key, visqol)
         report["codecs"][name] = result | {"protocol": item.protocol}
         rows.append([name, *(result[metric] for metric in metrics), len(result["per_file"]), len(result["skipped"])])
     report["protocol"] = {"trim_in_s": trim, "max_duration_in_s": max_duration, "rate_in_hz": codecs.REPORT_RATE}
+    report["protocol"] |= {"source": str(source), "split": split, "limit": limit}
+    report |= {} if split else {"other_files": count_other_files(source)}
     extra = ("ViSQOL",) if visqol else ()
     header = ("autoencoder", "STFT distance", "mel distance", "SI-SDR (dB)", *extra, "files", "left out")
     rows += [[f"{name} (paper)", *values, *(None for _ in extra), 706, None] for name, values in TABLE_5.items()]
-    table = reports.markdown_table(header, rows)
+    table = reports.markdown_table(header, rows) + "\n"
+    notes = [[name, *(result[metric] for metric in NOTE_COLUMNS)] for name, result in report["codecs"].items()]
+    table += reports.markdown_table(("autoencoder", *NOTE_COLUMNS.values()), notes)
     for name, result in report["codecs"].items():
         table += "".join(f"\n{name} left out {file}: {why}\n" for file, why in sorted(result["skipped"].items()))
         table += "".join(f"\n{name}, {file}: {', '.join(found)}\n" for file, found in sorted(result["notes"].items()))
@@ -345,7 +360,10 @@ def _reading_settings(trim: float | None, max_duration: float, **settings) -> Re
 def _load_codec(name: str, is_ours: bool, device: torch.device) -> codecs.Codec:
     """The autoencoder of a checkpoint, or a codec of transformers."""
     if is_ours:
-        vae = load_autoencoder(resolve_checkpoint(name), device).eval()
+        if (Path(name) / "config.json").is_file():  # the folder of an autoencoder, not of a pipeline
+            vae = load_autoencoder(name, device, subfolder=None).eval()
+        else:
+            vae = load_autoencoder(resolve_checkpoint(name), device).eval()
         return codecs.codec_of_autoencoder(vae, name, {"model": name, "weights_sha256": weights_sha256(vae)})
     try:
         model = AutoModel.from_pretrained(name).eval().to(device)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from stable_longform.data.sources import open_source
 from stable_longform.utils.audio import (
     AUDIO_EXTENSIONS,
     UNSUPPORTED_EXTENSIONS,
@@ -81,6 +82,23 @@ def list_audio(folder: str | os.PathLike) -> dict[str, Path]:
     if not files:
         raise ValueError(f"{folder} has no audio file ({', '.join(EXTENSIONS)}).")
     return files
+
+
+def list_tracks(source: str | os.PathLike, split: str, limit: int | None = None) -> dict[str, Path]:
+    """Audio files of one split of a source of music by name, in its order.
+
+    Args:
+        source: any that consists of files: a manifest, a folder, a CSV file.
+        split: "train", "valid", "test" or "extra".
+        limit: only the first so many; None: all.
+
+    Raises:
+        ValueError: see `open_source`; also a source that holds its audio in tars or tables.
+    """
+    tracks = getattr(open_source(source, split), "tracks", None)
+    if tracks is None or any(track.storage is not None for track in tracks):
+        raise ValueError(f"{source} does not consist of audio files.")
+    return {track.path.with_suffix("").as_posix(): track.path for track in tracks[:limit]}
 
 
 def count_other_files(folder: str | os.PathLike) -> dict[str, int]:

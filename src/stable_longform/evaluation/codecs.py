@@ -1,4 +1,4 @@
-"""Reconstructions by autoencoders and codecs, and their distances from the originals: the paper's Table 5.
+"""Reconstructions by autoencoders and codecs, and their distances from the originals: the paper's Table 5 and more.
 
 Every codec runs at its own rate and number of channels; a mono codec gets left and right one after the other. The
 distances are computed at the rate of the report, on stereo, file by file, then averaged. Paper: §4.3.
@@ -6,9 +6,8 @@ distances are computed at the rate of the report, on stereo, file by file, then 
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,12 +18,10 @@ from stable_longform.evaluation.audio_files import (
     ReadingSettings,
     UnusableAudioError,
     audio_hash,
-    count_other_files,
-    list_audio,
     load_audio,
     to_channels,
 )
-from stable_longform.metrics.reconstruction import mel_distance, si_sdr, stft_distance
+from stable_longform.metrics.reconstruction import measure_reconstruction
 from stable_longform.metrics.visqol import visqol
 from stable_longform.utils.audio import resample
 from stable_longform.utils.files import write_json
@@ -32,8 +29,16 @@ from stable_longform.utils.files import write_json
 logger = logging.getLogger(__name__)
 
 REPORT_RATE = 44100  # Hz
-VALUES_VERSION = 2  # of what is kept for each file; 2: SI-SDR leaves out silent channels
-METRICS = ("stft_distance", "mel_distance", "si_sdr")  # of the paper; "visqol" can be added
+VALUES_VERSION = 3  # of what is kept for each file; 3: all of `measure_reconstruction`
+METRICS = ("stft_distance", "mel_distance", "si_sdr")  # of the paper
+MORE_METRICS = (
+    "joint_si_sdr",
+    "chroma_agreement",
+    "partial_share",
+    "reference_partial_share",
+    "note_share",
+    "reference_note_share",
+)
 
 
 @dataclass(frozen=True)
@@ -99,34 +104,30 @@ def reconstruct_stereo(codec: Codec, audio: Audio) -> tuple[torch.Tensor, torch.
 
 
 def score_reconstructions(
-    codec: Codec, folder: Path, settings: ReadingSettings, cache: Path, metrics: Sequence[str] = METRICS
+    codec: Codec, files: Mapping[str, Path], settings: ReadingSettings, cache: Path, with_visqol: bool = False
 ) -> dict:
-    """Table 5's row of a codec, on all audio files of a folder.
+    """Table 5's row of a codec, and `MORE_METRICS`.
 
     Args:
         codec: what to measure.
-        folder: the recordings.
+        files: the recordings by name, as `list_audio` and `list_tracks` give them.
         settings: how they are read.
         cache: folder that keeps the values of each file, so that a run goes on where it stopped.
-        metrics: what to measure: `METRICS`, and "visqol" if it is installed.
+        with_visqol: whether "visqol" is measured too, which must be installed.
 
     Returns:
         `per_file` (name to values), `skipped` (name to reason; silent recordings are among them, for which SI-SDR has
-        no meaning), `notes` (name to properties of the file, such as one silent channel), `other_files` (number of
-        files that are not taken for audio, by extension) and the means, by metric; a mean is None if no file could be
-        used.
-
-    Raises:
-        ValueError: see `list_audio`.
+        no meaning), `notes` (name to properties of the file, such as one silent channel) and the means, by metric; a
+        mean is None if no file could be used.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    suffix = f"{VALUES_VERSION}-visqol" if "visqol" in metrics else f"{VALUES_VERSION}"
+    suffix = f"{VALUES_VERSION}-visqol" if with_visqol else f"{VALUES_VERSION}"
     per_file, skipped, notes = {}, {}, {}
-    for name, path in tqdm(list_audio(folder).items(), desc=f"{codec.name}: {folder}", unit="file"):
+    for name, path in tqdm(files.items(), desc=codec.name, unit="file"):
         try:
             stored = cache / f"{audio_hash(path)}-{suffix}.json"
             if not stored.is_file():
-                values = _score_file(codec, path, settings, metrics)
+                values = _score_file(codec, path, settings, with_visqol)
                 write_json(stored, values)
             per_file[name] = json.loads(stored.read_text(encoding="utf-8"))
             notes |= {name: found} if (found := per_file[name].pop("notes")) else {}
@@ -135,19 +136,13 @@ def score_reconstructions(
             skipped[name] = str(error)
     means = {
         metric: sum(row[metric] for row in per_file.values()) / len(per_file) if per_file else None
-        for metric in metrics
+        for metric in (*METRICS, *MORE_METRICS, *(("visqol",) if with_visqol else ()))
     }
-    return {
-        "per_file": per_file,
-        "skipped": skipped,
-        "notes": notes,
-        "other_files": count_other_files(folder),
-        **means,
-    }
+    return {"per_file": per_file, "skipped": skipped, "notes": notes, **means}
 
 
 def _score_file(
-    codec: Codec, path: Path, settings: ReadingSettings, metrics: Sequence[str]
+    codec: Codec, path: Path, settings: ReadingSettings, with_visqol: bool
 ) -> dict[str, float | list[str]]:
     """The metrics of one file, and the notes about it."""
     audio = load_audio(path, settings)
@@ -156,13 +151,9 @@ def _score_file(
     decoded, original = reconstruct_stereo(codec, audio)
     if not decoded.isfinite().all():
         raise UnusableAudioError(f"{codec.name}: a reconstruction that is not finite")
-    measures = {
-        "stft_distance": stft_distance,
-        "mel_distance": partial(mel_distance, sampling_rate=REPORT_RATE),
-        "si_sdr": si_sdr,
-        "visqol": partial(visqol, sampling_rate=REPORT_RATE),
-    }
     try:
-        return {metric: measures[metric](decoded, original) for metric in metrics} | {"notes": list(audio.notes)}
+        values = measure_reconstruction(decoded, original, REPORT_RATE)
+        values |= {"visqol": visqol(decoded, original, REPORT_RATE)} if with_visqol else {}
     except ValueError as error:
         raise UnusableAudioError(f"{codec.name}: {error}") from error
+    return values | {"notes": list(audio.notes)}

@@ -1,0 +1,66 @@
+"""Validation of an autoencoder: reconstructions of fixed crops of held-out music, to measure, to hear and to see."""
+
+from pathlib import Path
+
+import torch
+
+from stable_longform.data.audio_crops import CropMaker
+from stable_longform.data.sources import Source
+from stable_longform.metrics.reconstruction import measure_reconstruction
+from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+from stable_longform.training_utils.items import VALIDATION_SEED
+from stable_longform.utils.audio import write_audio
+from stable_longform.utils.pictures import draw_spectrograms
+
+
+def validation_crops(source: Source, vae: AutoencoderOobleck, duration_in_s: float, count: int) -> torch.Tensor:
+    """Crops `(count, 2, num_samples)` of whole latent frames, the same at every call.
+
+    Args:
+        source: held-out tracks.
+        vae: says the rate and the length of a frame.
+        duration_in_s: of each crop, rounded to the next frame, at least one.
+        count: at least 1.
+    """
+    rate = vae.config.sampling_rate
+    num_frames = max(round(duration_in_s * rate / vae.hop_length), 1)
+    make_item = CropMaker(num_frames * vae.hop_length, rate, phase_flip_probability=0.0)
+    return torch.stack([item["waveform"] for item in source.items(make_item, VALIDATION_SEED).take(count)])
+
+
+@torch.no_grad()
+def validate_reconstruction(
+    vae: AutoencoderOobleck, waveform: torch.Tensor, samples_dir: Path, num_samples: int = 0
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Decodes the posteriors' means of crops and measures the result.
+
+    Args:
+        vae: on any device.
+        waveform: `(B, 2, num_samples)` on the CPU.
+        samples_dir: folder for audio files and spectrograms, made if there is any.
+        num_samples: how many of the crops are written there, original and reconstruction.
+
+    Returns:
+        The reconstructions on the CPU, and the means over the crops of `measure_reconstruction` and of the KL loss.
+    """
+    decoded, rows = [], []
+    for number, original in enumerate(waveform):
+        output = vae(original[None].to(vae.device))
+        reconstruction = output.sample[0].float().cpu()
+        decoded.append(reconstruction)
+        metrics = measure_reconstruction(reconstruction, original, vae.config.sampling_rate)
+        rows.append(metrics | {"kl": float(output.posterior.kl())})
+        if number < num_samples:
+            _write_sample(samples_dir, number, original, reconstruction, vae.config.sampling_rate)
+    return torch.stack(decoded), {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+
+def _write_sample(
+    folder: Path, number: int, original: torch.Tensor, reconstruction: torch.Tensor, sampling_rate: int
+) -> None:
+    """Writes both as audio, and their spectrograms one above the other."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pair = {"original": original, "reconstruction": reconstruction}
+    for name, waveform in pair.items():
+        write_audio(folder / f"{number}-{name}.flac", waveform, sampling_rate)
+    draw_spectrograms(pair, sampling_rate, folder / f"{number}.png")
