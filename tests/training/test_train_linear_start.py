@@ -44,7 +44,6 @@ def test_the_waveform_comes_through(folder):
     rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").open()]
     first, last = (row["valid/joint_si_sdr"] for row in rows if "valid/joint_si_sdr" in row)
     assert last > first and last > 8
-    assert rows[-1]["valid/chroma_agreement"] > 0.95
     assert (folder / "run" / "samples" / "step-00000080" / "0.png").stat().st_size > 1000
     vae = AutoencoderOobleck.from_pretrained(folder / "run" / "autoencoder")
     fresh = AutoencoderOobleck(**SETTINGS["model"]).state_dict()
