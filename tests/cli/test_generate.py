@@ -209,7 +209,7 @@ def test_an_adapter_is_heard_at_its_scale(generate, checkpoint, tmp_path):
     assert (settings_of(path)["lora"], settings_of(path)["lora_scale"]) == (str(tmp_path / "lora"), 0.5)
 
 
-@pytest.mark.parametrize("extension", [".wav", ".flac", ".ogg"])
+@pytest.mark.parametrize("extension", [".wav", ".flac", ".ogg", ".opus", ".mp3"])
 def test_a_file_can_be_made_again_or_changed_in_one_thing(generate, tmp_path, monkeypatch, extension):
     monkeypatch.setenv("STABLE_LONGFORM_CHECKPOINT", "nowhere")  # the checkpoint of the file counts
     first = generate(
@@ -340,7 +340,7 @@ def test_bad_prompt_file(fails, hollow, tmp_path, content, message):
     ("name", "message"),
     [
         ("missing/a.wav", "does not exist"),
-        ("a\nb.mp3", "a b.mp3: the extension must be one of .wav, .flac, .ogg"),
+        ("a\nb.m4a", "a b.m4a: the extension must be one of .wav, .flac, .ogg, .opus, .mp3"),
         ("a", "the extension must be one of"),
         ("folder.wav", "is a folder"),
         ("/proc/a.wav", "cannot be written"),

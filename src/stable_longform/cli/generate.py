@@ -58,9 +58,9 @@ def generate(
             help="For example 'Genre: Ambient|Instruments: Piano, Strings'. '' is music without a prompt.",
         ),
     ] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write: .wav, .flac or .ogg.")] = Path(
-        "music.wav"
-    ),
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="File to write: .wav, .flac, .ogg, .opus or .mp3.")
+    ] = Path("music.wav"),
     prompt_file: Annotated[
         Path | None,
         typer.Option(help="UTF-8 text file with a prompt on each line, instead of PROMPT; blank lines are skipped."),

@@ -17,7 +17,8 @@ def info(
     is_json: Json = False,
 ) -> None:
     """Shows length and format of FILE and, if this program made it, the settings that make it again."""
-    description = {"path": str(file)} | asdict(read_info(file))
+    description = {name: value for name, value in asdict(read_info(file)).items() if value is not None}
+    description = {"path": str(file)} | description
     settings = read_values(file)
     if is_json:
         typer.echo(json.dumps(description | {"settings": settings}, ensure_ascii=False))

@@ -47,7 +47,7 @@ Device = Annotated[
 SampleFormat = Annotated[
     str | None,
     typer.Option(
-        help="pcm16, pcm24 or float for wav, pcm16 or pcm24 for flac, vorbis for ogg. "
+        help="pcm16, pcm24 or float for wav, pcm16 or pcm24 for flac; other formats have one each. "
         "[default: pcm16 for wav, pcm24 for flac]"
     ),
 ]

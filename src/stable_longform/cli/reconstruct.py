@@ -16,7 +16,7 @@ from stable_longform.utils.audio import read_blocks, to_stereo, write_audio
 
 def reconstruct(
     input: Annotated[Path, typer.Argument(metavar="INPUT", help="Audio file of any rate; mono is made stereo.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write: .wav, .flac or .ogg.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write: .wav, .flac, .ogg, .opus or .mp3.")],
     checkpoint: Checkpoint = "tiny",
     device: Device = None,
     sample_format: SampleFormat = None,

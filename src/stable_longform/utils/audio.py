@@ -41,8 +41,16 @@ SUBTYPES = {
     ".wav": {"pcm16": "PCM_16", "pcm24": "PCM_24", "float": "FLOAT"},
     ".flac": {"pcm16": "PCM_16", "pcm24": "PCM_24"},
     ".ogg": {"vorbis": "VORBIS"},
+    ".opus": {"opus": "OPUS"},
+    ".mp3": {"mp3": "MPEG_LAYER_III"},
 }
-DEFAULT_SAMPLE_FORMAT = {".wav": "pcm16", ".flac": "pcm24", ".ogg": "vorbis"}
+DEFAULT_SAMPLE_FORMAT = {".wav": "pcm16", ".flac": "pcm24", ".ogg": "vorbis", ".opus": "opus", ".mp3": "mp3"}
+FORMATS = {".wav": "RF64", ".flac": "FLAC", ".ogg": "OGG", ".opus": "OGG", ".mp3": "MP3"}
+# Rates in Hz that a format can have; audio of another one is resampled to the highest.
+RATES = {
+    ".opus": (8000, 12000, 16000, 24000, 48000),
+    ".mp3": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
+}
 TAG_NAMES = tuple(INFO_NAMES)
 READ_BLOCK = 2**18  # frames read at a time
 # Frames written at a time: libsndfile's vorbis encoder overflows the stack when it is given minutes at once.
@@ -182,6 +190,8 @@ def check_output_path(path: str | os.PathLike, sample_format: str | None = None)
     if sample_format not in SUBTYPES[extension]:
         accepted = ", ".join(SUBTYPES[extension])
         raise ValueError(f"sample_format for {extension} must be one of {accepted}, got {sample_format!r}.")
+    if SUBTYPES[extension][sample_format] not in soundfile.available_subtypes(FORMATS[extension]):
+        raise ValueError(f"{path}: libsndfile {soundfile.__libsndfile_version__} cannot write {extension}.")
     if path.is_dir():
         raise ValueError(f"{path} is a folder, not a file name.")
     folder = path.absolute().parent
@@ -202,13 +212,15 @@ def write_audio(
     """Writes a waveform, or its consecutive chunks as they come, to one file; the file appears only when complete.
 
     Args:
-        path: `.wav`, `.flac` or `.ogg`.
+        path: `.wav`, `.flac`, `.ogg`, `.opus` or `.mp3`. The last two need a recent libsndfile; audio of a rate that
+            they cannot have (`RATES`) is resampled to 48 kHz.
         waveform: `(channels, num_samples)`, or an iterable of such chunks. Values beyond [-1, 1] are clipped by the
-            integer formats and kept by "float" and "vorbis".
+            integer formats and kept by the others.
         sampling_rate: Hz, a whole number > 0.
-        sample_format: "pcm16", "pcm24" or "float" for wav; "pcm16" or "pcm24" for flac; "vorbis" for ogg.
-        tags: text for the file's tags; names from `TAG_NAMES`. In flac and ogg, libsndfile adds its own name to
-            `software`.
+        sample_format: "pcm16", "pcm24" or "float" for wav; "pcm16" or "pcm24" for flac; "vorbis" for ogg; "opus" for
+            opus; "mp3" for mp3.
+        tags: text for the file's tags; names from `TAG_NAMES`. In flac, ogg and opus, libsndfile adds its own name to
+            `software`; in mp3 the encoder's name takes its place, and players show letters beyond ASCII wrongly.
 
     A wav of more than 4 GiB becomes RF64, which has the same extension.
 
@@ -218,7 +230,8 @@ def write_audio(
             channels, or no samples at all.
     """
     tags, subtype = dict(tags or {}), check_output_path(path, sample_format)
-    format_name = {".wav": "RF64", ".flac": "FLAC", ".ogg": "OGG"}[Path(path).suffix.lower()]
+    extension = Path(path).suffix.lower()
+    format_name = FORMATS[extension]
     _check_tags(tags, format_name, subtype)
     if not isinstance(sampling_rate, int) or sampling_rate <= 0:
         raise ValueError(f"sampling_rate must be a whole number of Hz greater than 0, got {sampling_rate!r}.")
@@ -228,11 +241,14 @@ def write_audio(
         raise ValueError("waveform holds no chunk to write.")
     if first.ndim != 2:
         raise ValueError(f"waveform must be (channels, num_samples), got shape {tuple(first.shape)}.")
+    chunks = itertools.chain([first], chunks)
+    if sampling_rate not in RATES.get(extension, (sampling_rate,)):
+        chunks, sampling_rate = _resample_chunks(chunks, sampling_rate, RATES[extension][-1]), RATES[extension][-1]
     with atomic_path(path) as temporary:
         with soundfile.SoundFile(temporary, "w", sampling_rate, first.shape[0], subtype, format=format_name) as file:
             if format_name != "RF64":
                 _set_tags(file, tags)
-            for chunk in itertools.chain([first], chunks):
+            for chunk in chunks:
                 if chunk.ndim != 2 or chunk.shape[0] != file.channels:
                     raise ValueError(
                         f"Every chunk must be ({file.channels} channels, num_samples), got shape {tuple(chunk.shape)}."
@@ -255,7 +271,8 @@ def read_tags(path: str | os.PathLike) -> dict[str, str]:
         if is_wav(path):
             return read_wav_tags(path)
         metadata = file.copy_metadata()
-    return {name: metadata[name] for name in TAG_NAMES if name in metadata}
+        is_mp3 = file.format == "MP3"
+    return {name: _tag_text(metadata[name], is_mp3) for name in TAG_NAMES if metadata.get(name)}
 
 
 @contextlib.contextmanager
@@ -354,6 +371,18 @@ def _read_resampled(file: soundfile.SoundFile, start: int, count: int | None, ra
     return samples[start:] if count is None else samples[start : start + count]
 
 
+def _resample_chunks(chunks: Iterable[torch.Tensor], from_rate: int, to_rate: int) -> Iterator[torch.Tensor]:
+    """Consecutive chunks `(channels, n)` at another rate, as `resample` of the whole."""
+    resampler = None
+    for chunk in chunks:
+        samples = _to_frames(chunk, is_clipped=False)
+        if resampler is None:
+            resampler = soxr.ResampleStream(from_rate, to_rate, samples.shape[1], quality="HQ")
+            num_channels = samples.shape[1]
+        yield torch.from_numpy(resampler.resample_chunk(samples)).T
+    yield torch.from_numpy(resampler.resample_chunk(np.zeros((0, num_channels), np.float32), last=True)).T
+
+
 def _read_frames(file: soundfile.SoundFile, start: int, count: int | None) -> np.ndarray:
     """Frames `start` to `start + count - 1`, or to the end, of a file, `(num_samples, channels)`."""
     first = max(start - RUN_UP.get(file.format, 0), 0)
@@ -406,18 +435,30 @@ def _check_tags(tags: Mapping[str, str], format_name: str, subtype: str) -> None
 def _try_tags(tags: Mapping[str, str], format_name: str, subtype: str) -> None:
     """Raises a ValueError unless a short file in memory gives the tags back."""
     data = io.BytesIO()
-    with soundfile.SoundFile(data, "w", 44100, 1, subtype, format=format_name) as file:
+    with soundfile.SoundFile(data, "w", 48000, 1, subtype, format=format_name) as file:
         _set_tags(file, tags)
         file.write(np.zeros(1, np.float32))
     data.seek(0)
     try:
         with soundfile.SoundFile(data) as file:
-            found = file.copy_metadata()
+            found = {name: _tag_text(text, file.format == "MP3") for name, text in file.copy_metadata().items()}
     except soundfile.LibsndfileError:
         found = {}
     lost = [name for name, text in tags.items() if not found.get(name, "").startswith(text)]
+    lost = [name for name in lost if (name, format_name) != ("software", "MP3")]  # the encoder writes its own
     if lost:
-        raise ValueError(f"The tag {lost[0]} is too long for {format_name}: {len(tags[lost[0]])} characters.")
+        name, length = lost[0], len(tags[lost[0]])
+        raise ValueError(f"{format_name} cannot hold the tag {name}, or not one so long: {length} characters.")
+
+
+def _tag_text(text: str, is_mp3: bool) -> str:
+    """The text of a tag as it was written: libsndfile writes UTF-8 to an mp3 and reads it as Latin-1."""
+    if not is_mp3:
+        return text
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeError:  # of another program
+        return text
 
 
 def _set_tags(file: soundfile.SoundFile, tags: Mapping[str, str]) -> None:
