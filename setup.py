@@ -41,6 +41,7 @@ EXTRAS = {
     "dev": [
         "pytest>=8.0",
         "pytest-xdist>=3.5",
+        "hypothesis>=6.100",
         "ruff>=0.14",
         "auraloss>=0.4.0",
         "torchsde>=0.2.6",

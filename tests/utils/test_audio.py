@@ -9,10 +9,12 @@ import soundfile
 import torch
 
 from stable_longform.utils.audio import (
+    READ_BLOCK,
     TAG_NAMES,
     check_output_path,
     read_audio,
     read_blocks,
+    read_info,
     read_tags,
     resample,
     stored,
@@ -314,3 +316,59 @@ def test_stored_chunks_come_back_with_their_peak_and_leave_nothing(tmp_path):
     with stored([], tmp_path) as (again, peak):
         assert list(again) == [] and peak == 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("extension", ["wav", "flac", "ogg", "opus", "mp3"])
+@pytest.mark.parametrize("sampling_rate", [None, 48000, 44100, 32000, 16000, 44101])
+def test_a_part_is_what_the_whole_has_there(tmp_path, extension, sampling_rate):
+    """From the first sample to the last, also where the decoder jumps and where the rates rarely meet."""
+    own_rate, path = 48000, tmp_path / f"a.{extension}"
+    options = {"opus": {"format": "OGG", "subtype": "OPUS"}, "mp3": {"format": "MP3", "subtype": "MPEG_LAYER_III"}}
+    rng = np.random.default_rng(0)
+    soundfile.write(path, 0.2 * rng.standard_normal((3 * own_rate, 2)), own_rate, **options.get(extension, {}))
+    whole, rate = read_audio(path, sampling_rate=sampling_rate)
+    for start_in_s in (0.0, *rng.uniform(0, 2.9, 6), whole.shape[1] / rate - 0.01):
+        part, _ = read_audio(path, start_in_s, 0.3, sampling_rate)
+        start = round(start_in_s * rate)
+        expected = whole[:, start : start + round(0.3 * rate)]
+        torch.testing.assert_close(part, expected, rtol=0, atol=0 if rate == own_rate else 1e-5)
+
+
+@pytest.mark.parametrize("extension", ["flac", "ogg", "mp3"])
+def test_blocks_are_what_the_decoder_gives_in_one_go(tmp_path, extension):
+    """soundfile jumps after each read, from which ogg and mp3 come back with other samples."""
+    path, options = tmp_path / f"a.{extension}", {}
+    if extension == "mp3":  # a low bit rate spreads frames over several
+        options = {"format": "MP3", "subtype": "MPEG_LAYER_III", "compression_level": 0.9}
+    seconds = np.arange(2 * READ_BLOCK + 1000) / RATE
+    waveform = np.stack([0.3 * np.sin(2 * np.pi * frequency * seconds) for frequency in (440, 550)], axis=1)
+    with soundfile.SoundFile(path, "w", RATE, 2, **options) as file:
+        for block in np.array_split(waveform, 10):  # libsndfile's vorbis encoder cannot take much at once
+            file.write(block)
+    expected = soundfile.read(path, dtype="float32", always_2d=True)[0].T
+    assert np.array_equal(torch.cat(list(read_blocks(path)), dim=1).numpy(), expected)
+    assert np.array_equal(read_audio(path)[0].numpy(), expected)
+
+
+def test_a_pipe_a_folder_and_a_circle_of_links_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "circle.wav").symlink_to(tmp_path / "circle.wav")
+    (tmp_path / "folder.wav").mkdir()
+    for name in ("pipe", "circle", "folder"):
+        with pytest.raises(ValueError, match=f"{name}.wav cannot be read as audio"):
+            read_info(tmp_path / f"{name}.wav")
+
+
+def test_a_name_that_is_not_utf_8_is_read(tmp_path):
+    soundfile.write(tmp_path / "a.flac", np.zeros((1000, 2)), RATE)
+    name = os.fsencode(tmp_path) + b"/caf\xe9.flac"
+    os.rename(tmp_path / "a.flac", name)
+    assert read_audio(os.fsdecode(name))[0].shape == (2, 1000)
+
+
+def test_tags_that_a_format_cannot_hold_are_refused_before_any_work(tmp_path):
+    with pytest.raises(ValueError, match="FLAC cannot hold the tag comment, or not one so long: 20000000 characters"):
+        write_audio(tmp_path / "a.flac", iter([]), RATE, tags={"comment": "x" * 20_000_000})
+    for text in ("", "a\0b", "\udce9"):
+        with pytest.raises(ValueError, match="The tag title must be text"):
+            write_audio(tmp_path / "a.wav", iter([]), RATE, tags={"title": text})

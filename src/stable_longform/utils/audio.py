@@ -435,11 +435,11 @@ def _check_tags(tags: Mapping[str, str], format_name: str, subtype: str) -> None
 def _try_tags(tags: Mapping[str, str], format_name: str, subtype: str) -> None:
     """Raises a ValueError unless a short file in memory gives the tags back."""
     data = io.BytesIO()
-    with soundfile.SoundFile(data, "w", 48000, 1, subtype, format=format_name) as file:
-        _set_tags(file, tags)
-        file.write(np.zeros(1, np.float32))
-    data.seek(0)
     try:
+        with soundfile.SoundFile(data, "w", 48000, 1, subtype, format=format_name) as file:
+            _set_tags(file, tags)
+            file.write(np.zeros(1, np.float32))
+        data.seek(0)
         with soundfile.SoundFile(data) as file:
             found = {name: _tag_text(text, file.format == "MP3") for name, text in file.copy_metadata().items()}
     except soundfile.LibsndfileError:
@@ -447,7 +447,8 @@ def _try_tags(tags: Mapping[str, str], format_name: str, subtype: str) -> None:
     lost = [name for name, text in tags.items() if not found.get(name, "").startswith(text)]
     lost = [name for name in lost if (name, format_name) != ("software", "MP3")]  # the encoder writes its own
     if lost:
-        name, length = lost[0], len(tags[lost[0]])
+        name = max(lost, key=lambda name: len(tags[name]))
+        length = len(tags[name])
         raise ValueError(f"{format_name} cannot hold the tag {name}, or not one so long: {length} characters.")
 
 

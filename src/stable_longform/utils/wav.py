@@ -9,7 +9,8 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 
-MAX_SIZE = 2**32 - 1  # bytes in a chunk of WAV; in RF64 it says that `ds64` has the size
+MAX_SIZE = 2**32 - 1  # in RF64 it says that `ds64` has the size
+MAX_PLAIN_SIZE = 2**32 - 1  # bytes of a WAV after the first eight
 MAX_CHUNKS = 10_000
 INFO_NAMES = {
     "title": b"INAM",
@@ -55,7 +56,7 @@ def finish_wav(path: str | os.PathLike, tags: Mapping[str, str]) -> None:
             file.write(_list_chunk(tags))
         size = file.seek(0, os.SEEK_END)
         chunks = {name: (first, length) for name, first, length in read_chunks(file)}
-        if size - 8 > MAX_SIZE:
+        if size - 8 > MAX_PLAIN_SIZE:
             _write_at(file, chunks[b"ds64"][0], (size - 8).to_bytes(8, "little"))
             return
         _write_at(file, 0, b"RIFF" + (size - 8).to_bytes(4, "little"))
