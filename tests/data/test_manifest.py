@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from stable_longform.data.manifest import mix_manifests, read_manifest
-from stable_longform.data.tracks import SPLITS, Track
+from stable_longform.data.manifest import mix_manifests, read_manifest, write_manifest
+from stable_longform.data.metadata import clean
+from stable_longform.data.tracks import RESERVED, SPLITS, Track
 
 ROW = {"path": "music/a.ogg", "duration_in_s": 12.5, "split": "train"}
 
@@ -122,3 +125,60 @@ def test_a_mixture_of_manifests_that_share_a_track(tmp_path):
     other.write_text(path.read_text())
     with pytest.raises(ValueError, match="a.ogg is in 2 of the manifests"):
         mix_manifests({path: 1, other: 1})
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+NAMES = st.text(st.characters(exclude_characters="\0/"), min_size=1).filter(lambda name: name not in (".", ".."))
+TRACKS = st.builds(
+    lambda name, duration_in_s, split, weight, metadata: (name, duration_in_s, split, weight, metadata),
+    NAMES,
+    st.floats(0.001, 1e6),
+    st.sampled_from(SPLITS),
+    st.floats(0.001, 1e6),
+    st.dictionaries(TEXT.filter(lambda key: key not in RESERVED), TEXT | st.integers() | st.lists(TEXT), max_size=3),
+)
+
+
+@given(rows=st.lists(TRACKS, min_size=1, max_size=4, unique_by=lambda row: row[0]))
+def test_what_is_written_is_read_back(tmp_path_factory, rows):
+    """Names of any bytes, metadata with line separators of every kind."""
+    folder = tmp_path_factory.mktemp("manifest")
+    tracks = [
+        Track(folder / name, duration_in_s, split, weight, clean(metadata)[0])
+        for name, duration_in_s, split, weight, metadata in rows
+    ]
+    write_manifest(folder / "manifest.jsonl", tracks)
+    assert read_manifest(folder / "manifest.jsonl") == tracks
+
+
+@pytest.mark.parametrize("line", ["5", "null", "[]", '"a"'])
+def test_lines_that_are_no_objects_are_told(tmp_path, line):
+    (tmp_path / "manifest.jsonl").write_text(line)
+    with pytest.raises(ValueError, match="manifest.jsonl:1 must be a JSON object, got"):
+        read_manifest(tmp_path / "manifest.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"path": 5}, "manifest.jsonl:1: path must be the name of a file, got 5"),
+        ({"path": ["a"]}, "path must be the name of a file"),
+        ({"path": ""}, "path must be the name of a file"),
+        ({"path": "a\0"}, "path must be the name of a file"),
+        ({"duration_in_s": True}, "duration_in_s must be a number .*got True"),
+        ({"duration_in_s": float("inf")}, "duration_in_s must be .*got inf"),
+        ({"duration_in_s": 10**400}, "duration_in_s must be a number"),
+        ({"weight": None}, "weight must be a number"),
+        ({"split": []}, "split must be one of"),
+        ({"member": "b", "offset": "0", "num_bytes": 1}, "offset must be a whole number"),
+        ({"member": "b", "offset": 0, "num_bytes": -1}, "num_bytes must be a whole number"),
+    ],
+)
+def test_values_of_a_wrong_kind_are_told(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        read_manifest(write(tmp_path, ROW | change))
+
+
+def test_a_track_that_is_named_twice_is_told(tmp_path):
+    with pytest.raises(ValueError, match="manifest.jsonl:3 names the track of .*manifest.jsonl:1 again: music/a.ogg"):
+        read_manifest(write(tmp_path, ROW, ROW | {"path": "b.ogg"}, ROW))
