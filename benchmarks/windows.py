@@ -14,6 +14,7 @@ import torch
 
 from stable_longform import TINY_CHECKPOINT, LongFormMusicPipeline
 from stable_longform.evaluation.reports import markdown_table
+from stable_longform.utils.scripts import run_main
 
 
 def main() -> None:
@@ -59,4 +60,4 @@ def time_step(pipe: LongFormMusicPipeline, window_in_s: float, num_inference_ste
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)
