@@ -25,6 +25,14 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def other_autoencoder(folder):
+    """Another autoencoder than the one that encoded the latents."""
+    torch.manual_seed(1)
+    AutoencoderOobleck(4, (2, 4, 4, 8, 8), (1, 2, 2, 2, 2), 4, 4).save_pretrained(folder / "other")
+    return folder / "other"
+
+
+@pytest.fixture(scope="module")
 def train(folder, latents, clap):
     """A function that trains into a folder of a given name."""
 
@@ -50,12 +58,11 @@ def test_encoding_again_keeps_what_is_there(latents, tiny_manifest, autoencoder)
     assert before == {path: path.stat().st_mtime_ns for path in latents.glob("*-*.safetensors")}
 
 
-def test_latents_of_another_autoencoder_are_refused(latents, tiny_manifest, folder):
-    AutoencoderOobleck(4, (2, 4, 4, 8, 8), (1, 2, 2, 2, 2), 4, 4).save_pretrained(folder / "other")
-    finished = run_script("encode_latents.py", "--manifest", tiny_manifest, "--autoencoder", folder / "other",
+def test_latents_of_another_autoencoder_are_refused(latents, tiny_manifest, folder, other_autoencoder):
+    finished = run_script("encode_latents.py", "--manifest", tiny_manifest, "--autoencoder", other_autoencoder,
                           "--output_dir", latents)  # fmt: skip
     assert finished.returncode == 2 and "another autoencoder" in finished.stderr
-    finished = run_script("train_dit.py", "--latents", latents, "--autoencoder", folder / "other", "--clap", "clap",
+    finished = run_script("train_dit.py", "--latents", latents, "--autoencoder", other_autoencoder, "--clap", "clap",
                           "--output_dir", folder / "wrong")  # fmt: skip
     assert finished.returncode == 2 and "latents of another autoencoder than the one given" in finished.stderr
 
@@ -117,7 +124,9 @@ def test_two_steps_and_two_more_equal_four(train, trained):
     assert sorted(path.name for path in resumed.glob("checkpoint-*")) == ["checkpoint-00000002", "checkpoint-00000004"]
 
 
-def test_short_window_carries_over_to_a_long_one_and_to_a_pipeline(train, trained, folder, autoencoder, clap, latents):
+def test_short_window_carries_over_to_a_long_one_and_to_a_pipeline(
+    train, trained, folder, autoencoder, clap, latents, other_autoencoder
+):
     settings = {**SETTINGS, "model": {**MODEL, "sample_size": 64}, "learning_rate": 1e-8}
     demos = ["--demo_every", 1, "--demo_steps", 2, "--demo_duration_in_s", 1, "--num_demos", 1, "--autoencoder"]
     start = ["--init_from", trained / "dit", "--excerpt_probability", 0.5, "--balance_silence", "true"]
@@ -141,7 +150,7 @@ def test_short_window_carries_over_to_a_long_one_and_to_a_pipeline(train, traine
     check_script("make_checkpoint.py", "--autoencoder", autoencoder, "--clap", clap, "--dit", long / "dit",
                  "--output_dir", folder / "checkpoint", "--sigma_min", 0.1, "--license", "mit",
                  "--guidance_interval", "[0.0, 0.9]", "--window_in_s", "[0.743, 2.972]")  # fmt: skip
-    refused = run_script("make_checkpoint.py", "--autoencoder", folder / "other", "--clap", clap,
+    refused = run_script("make_checkpoint.py", "--autoencoder", other_autoencoder, "--clap", clap,
                          "--dit", long / "dit", "--output_dir", folder / "wrong")  # fmt: skip
     assert refused.returncode == 2 and "latents of another autoencoder" in refused.stderr
     assert not (folder / "wrong").exists()
