@@ -181,3 +181,14 @@ def test_the_rates_fall_at_the_end(folder):
     rows = [row for row in map(json.loads, (folder / "falling" / "metrics.jsonl").open()) if "learning_rate" in row]
     factors = [row["learning_rate"] / (3e-4 if row["step"] % 2 == 0 else 1e-3) for row in rows]
     assert factors == pytest.approx([1.0, 1.0, 0.7, 0.4])
+
+
+def test_the_average_follows_its_law(folder):
+    """The first two updates take the weights as they are, the third has a decay of 1 − 2^(−3/4)."""
+    alone = ["--discriminator_start_step=99", "--save_every=1", "--validate_every=100", "--warmup=0"]
+    check_script("train_autoencoder.py", *arguments(folder, "average", 3), *alone)
+    second, third = (load_file(folder / "average" / f"checkpoint-{step:08d}" / "model.safetensors") for step in (2, 3))
+    decay = 1 - 2**-0.75
+    for name, value in load_file(folder / "average" / "autoencoder" / WEIGHTS).items():
+        torch.testing.assert_close(value, decay * second[name] + (1 - decay) * third[name], rtol=1e-4, atol=1e-6)
+    assert any(not torch.equal(second[name], third[name]) for name in second)

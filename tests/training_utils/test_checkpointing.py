@@ -5,7 +5,7 @@ import torch
 from accelerate import Accelerator
 from common import assert_all_equal
 
-from stable_longform.training_utils.checkpointing import latest_checkpoint, resume, save_checkpoint
+from stable_longform.training_utils.checkpointing import find_damage, latest_checkpoint, resume, save_checkpoint
 from stable_longform.training_utils.items import ItemOrder
 
 ORDER = ItemOrder(4)
@@ -96,3 +96,28 @@ def test_saving_a_step_again_replaces_it(tmp_path):
     accelerator, model, _ = make_training()
     assert resume(accelerator, tmp_path, 4).start_step == 3
     assert_all_equal(weights(model), expected)
+
+
+@pytest.mark.parametrize("damage", ["one bit", "half a file", "no file", "no list"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
+    """Also one whose files all have the right size."""
+    accelerator, model, optimizer = make_training()
+    save_checkpoint(accelerator, tmp_path, 1, ORDER)
+    expected = weights(model)
+    train(model, optimizer, 1)
+    newest = save_checkpoint(accelerator, tmp_path, 2, ORDER)
+    assert find_damage(newest) is None
+    file = newest / ("checkpoint.json" if damage == "no list" else "model.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    if damage.startswith("no"):
+        file.unlink()
+    else:
+        file.write_bytes(content[: len(content) // 2] if damage == "half a file" else content)
+    reasons = {"one bit": "has other contents", "half a file": "bytes instead of"}
+    assert reasons.get(damage, "is missing") in find_damage(newest)
+
+    accelerator, model, _ = make_training()
+    assert resume(accelerator, tmp_path, 4).start_step == 1
+    assert_all_equal(weights(model), expected)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-00000001", "damaged-checkpoint-00000002"]
