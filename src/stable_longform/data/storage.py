@@ -7,55 +7,17 @@ reads the part that it needs and nothing else.
 
 import contextlib
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+
+from stable_longform.utils.file_part import FilePart
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
 NO_AUDIO = "the row has no audio"
-
-
-class FilePart(io.RawIOBase):
-    """The bytes `[start, start + length)` of a binary file, as a file that closes the other one with itself."""
-
-    def __init__(self, file: BinaryIO, start: int, length: int):
-        self._file, self._start, self._length, self._position = file, start, length, 0
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def seekable(self) -> bool:
-        """Always."""
-        return True
-
-    def tell(self) -> int:
-        """Bytes from the start of the part."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Moves to `offset` from the start, the current position or the end; gives the new position."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._length}[whence]
-        self._position = max(base + offset, 0)
-        return self._position
-
-    def readinto(self, buffer) -> int:
-        """Fills a buffer with what follows; gives the number of bytes, 0 at the end."""
-        view = memoryview(buffer).cast("B")
-        self._file.seek(self._start + self._position)
-        data = self._file.read(max(min(len(view), self._length - self._position), 0))
-        view[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def close(self) -> None:
-        """Closes the file that this is a part of."""
-        self._file.close()
-        super().close()
 
 
 @dataclass(frozen=True)

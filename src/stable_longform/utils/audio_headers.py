@@ -5,11 +5,11 @@ back to fill in the length, and in mp3 files of variable bit rate without a tabl
 a header with the file and gives a better one, with which libsndfile reads all that is there.
 """
 
-import io
 import os
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from stable_longform.utils.file_part import FilePart
 from stable_longform.utils.flac import count_samples
 from stable_longform.utils.mp3 import make_tag_frame, read_first_frame, scan_frames
 from stable_longform.utils.wav import MAX_SIZE, read_chunks
@@ -34,46 +34,11 @@ class HeaderCheck:
     loss: str | None = None
 
 
-class FileWithHead(io.RawIOBase):
+class FileWithHead(FilePart):
     """A binary file whose first `skip` bytes are replaced by `head`; closes the file with itself."""
 
     def __init__(self, file: BinaryIO, head: bytes, skip: int):
-        self._file, self._head, self._skip, self._position = file, head, skip, 0
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def seekable(self) -> bool:
-        """Always."""
-        return True
-
-    def tell(self) -> int:
-        """The position, in bytes."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Moves to `offset` from the start, the current position or the end; gives the new position."""
-        length = len(self._head) - self._skip + _size(self._file)
-        self._position = max({os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: length}[whence] + offset, 0)
-        return self._position
-
-    def readinto(self, buffer) -> int:
-        """Fills a buffer with what follows; gives the number of bytes, 0 at the end."""
-        view = memoryview(buffer).cast("B")
-        if self._position < len(self._head):
-            data = self._head[self._position : self._position + len(view)]
-        else:
-            self._file.seek(self._position - len(self._head) + self._skip)
-            data = self._file.read(len(view))
-        view[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def close(self) -> None:
-        """Closes the file beneath."""
-        self._file.close()
-        super().close()
+        super().__init__(file, skip, _size(file) - skip, head)
 
 
 def check_header(file: BinaryIO) -> HeaderCheck:
