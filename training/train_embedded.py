@@ -8,8 +8,8 @@ encoder and the transformer are trained, the transformer with windows of 12, 48,
 together with its card. Each stage is a script of this folder, and can be run alone with the commands that are logged.
 
 A training whose learning rate falls at its end has to know how many steps it will take. Its first steps tell how long
-a step takes; that gives the number, which `progress.json` keeps. So the result depends on
-the speed of the machine, but not on stops: run the same command again to go on.
+a step takes; that gives the number, which `progress.json` keeps. So the result depends on the speed of the machine,
+but not on stops: run the same command again to go on.
 """
 
 import argparse
@@ -36,7 +36,7 @@ TRAINING = Path(__file__).resolve().parent
 DEVICES = ("cpu", "cuda")
 PROGRESS_FILE = "progress.json"
 MAX_PIECES = 1200  # some 40 hours
-POLL_S = 0.5
+POLL_S, SAVE_S = 0.05, 10.0  # between looks at a script, and between writes of the progress
 PROBE_STEPS = 8  # of a training, which tell how long a step takes
 MIN_STEPS = 12
 
@@ -77,6 +77,11 @@ def config(name: str) -> list:
     return ["--config", TRAINING / "configs" / f"{name}.yaml"]
 
 
+def manifest(runs: Path) -> list:
+    """The option that names the composed music."""
+    return ["--manifest", runs / "corpus" / "manifest.jsonl"]
+
+
 STAGES = (
     Stage(
         "corpus",
@@ -88,17 +93,14 @@ STAGES = (
         "linear",
         "train_linear_start.py",
         0.06,
-        lambda runs: [*config("autoencoder_tiny_linear"), "--manifest", runs / "corpus" / "manifest.jsonl"],
+        lambda runs: [*config("autoencoder_tiny_linear"), *manifest(runs)],
         is_trained=True,
     ),
     Stage(
         "autoencoder",
         "train_autoencoder.py",
         0.20,
-        lambda runs: [
-            *config("autoencoder_tiny"),
-            *("--manifest", runs / "corpus" / "manifest.jsonl", "--init_from", runs / "linear" / "autoencoder"),
-        ],
+        lambda runs: [*config("autoencoder_tiny"), *manifest(runs), "--init_from", runs / "linear" / "autoencoder"],
         is_trained=True,
     ),
     Stage(
@@ -107,7 +109,9 @@ STAGES = (
         0.06,
         lambda runs: [
             *config("autoencoder_tiny_decoder"),
-            *("--manifest", runs / "corpus" / "manifest.jsonl", "--init_from", runs / "autoencoder" / "autoencoder"),
+            *manifest(runs),
+            "--init_from",
+            runs / "autoencoder" / "autoencoder",
         ],
         is_trained=True,
     ),
@@ -115,22 +119,20 @@ STAGES = (
         "normalized",
         "normalize_latents.py",
         0.0,
-        lambda runs: [
-            *("--manifest", runs / "corpus" / "manifest.jsonl", "--autoencoder", runs / "decoder" / "autoencoder")
-        ],
+        lambda runs: [*manifest(runs), "--autoencoder", runs / "decoder" / "autoencoder"],
     ),
     Stage(
         "clap",
         "train_clap.py",
         0.08,
-        lambda runs: [*config("clap_tiny"), "--manifest", runs / "corpus" / "manifest.jsonl"],
+        lambda runs: [*config("clap_tiny"), *manifest(runs)],
         is_trained=True,
     ),
     Stage(
         "latents",
         "encode_latents.py",
         0.08,
-        lambda runs: ["--manifest", runs / "corpus" / "manifest.jsonl", "--autoencoder", runs / "normalized"],
+        lambda runs: [*manifest(runs), "--autoencoder", runs / "normalized"],
     ),
     dit_stage("dit_12s", None, 0.22, 256, 16),
     dit_stage("dit_48s", "dit_12s", 0.10, 1024, 4),
@@ -175,57 +177,71 @@ class Progress:
         write_json(self.path, self.state)
 
 
-def run_stage(stage: Stage, runs: Path, progress: Progress, options: argparse.Namespace) -> None:
+def run_stage(stage: Stage, progress: Progress, options: argparse.Namespace) -> None:
     """Runs a stage to its end, or goes on with it.
 
     Raises:
-        RuntimeError: its script failed.
+        RuntimeError: its script failed, or its steps could not be timed.
     """
-    entry = progress.of(stage)
+    entry, folder = progress.of(stage), options.output_dir / stage.name
     if entry["is_done"]:
         return
     seconds = 60 * options.minutes * stage.share
-    command = [sys.executable, TRAINING / stage.script, "--output_dir", runs / stage.name, *stage.arguments(runs)]
+    command = [sys.executable, TRAINING / stage.script, "--output_dir", folder, *stage.arguments(options.output_dir)]
     if stage.is_trained and entry["max_steps"] is None:
-        rate = run_script(stage, [*command, "--max_steps", PROBE_STEPS, "--log_every", 1], progress, options)
+        logged: dict[int, float] = {}
+        probe = [*command, "--max_steps", PROBE_STEPS, "--log_every", 1]
+        run_script(stage, probe, progress, options.device, lambda: note_step(folder, logged))
+        if len(logged) < 2:
+            raise RuntimeError(f"{stage.name}: its first steps could not be timed; remove {folder} and run again.")
+        rate = (max(logged) - min(logged)) / (max(logged.values()) - min(logged.values()))
         entry["max_steps"] = PROBE_STEPS + max(MIN_STEPS, int((seconds - entry["seconds"]) * rate))
         progress.save()
     if stage.is_trained:
         command += ["--max_steps", entry["max_steps"]]
     elif seconds:
         command += ["--max_minutes", max(seconds - entry["seconds"], 1.0) / 60]
-    run_script(stage, command, progress, options)
+    run_script(stage, command, progress, options.device)
     entry["is_done"] = True
     progress.save()
 
 
-def run_script(stage: Stage, command: Sequence, progress: Progress, options: argparse.Namespace) -> float:
-    """Runs a script and keeps the time it takes; gives the steps a second that its log showed, 0 where it has none.
+def note_step(folder: Path, logged: dict[int, float]) -> None:
+    """Notes when the newest step in a run's log was first seen."""
+    if (folder / METRICS_FILE).is_file() and (rows := read_metrics(folder)):
+        logged.setdefault(rows[-1]["step"], time.monotonic())
+
+
+def run_script(
+    stage: Stage, command: Sequence, progress: Progress, device: str, look: Callable[[], None] | None = None
+) -> None:
+    """Runs a script and keeps the time it takes; `look` is called every `POLL_S` seconds while it runs.
 
     Raises:
         RuntimeError: the script failed.
     """
-    entry, log = progress.of(stage), options.output_dir / stage.name / METRICS_FILE
-    environment = os.environ | ({"ACCELERATE_USE_CPU": "true"} if options.device == "cpu" else {})
+    entry = progress.of(stage)
+    environment = os.environ | ({"ACCELERATE_USE_CPU": "true"} if device == "cpu" else {})
     logger.info("%s: %s", stage.name, shlex.join(map(str, command)))
     process = subprocess.Popen([str(part) for part in command], env=environment)
-    before, logged = time.monotonic(), {}
+    had, start = entry["seconds"], time.monotonic()
+    next_save = start + SAVE_S
     try:
         while process.poll() is None:
             time.sleep(POLL_S)
             now = time.monotonic()
-            entry["seconds"], before = entry["seconds"] + now - before, now
-            progress.save()
-            if log.is_file() and (steps := [row["step"] for row in read_metrics(log.parent)]):
-                logged.setdefault(steps[-1], now)
+            entry["seconds"] = had + now - start
+            if now >= next_save:
+                progress.save()
+                next_save = now + SAVE_S
+            if look is not None:
+                look()
     finally:
         process.terminate()
         process.wait()
+        progress.save()
     if process.returncode:
         raise RuntimeError(f"{stage.script} ended with exit code {process.returncode}; run the same command to go on.")
-    if len(logged) < 2:
-        return 0.0
-    return (max(logged) - min(logged)) / (max(logged.values()) - min(logged.values()))
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -249,7 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.output_dir.mkdir(parents=True, exist_ok=True)
         progress = Progress(options.output_dir / PROGRESS_FILE, options.minutes)
         for stage in STAGES:
-            run_stage(stage, options.output_dir, progress, options)
+            run_stage(stage, progress, options)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"train_embedded.py: error: {error}", file=sys.stderr)
         return 2
