@@ -21,8 +21,8 @@ from model_pairs import LATENT_CHANNELS, TRANSFORMERS, stable_audio_tools_transf
 from timing import interleave, machine, matmul_peak, print_table, relative_error
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stable_longform import noise_schedule
 from stable_longform.pipelines.guidance import branches_in_turn, make_conditions, predict_velocity
+from stable_longform.schedulers import scheduling
 from stable_longform.utils.scripts import run_main
 
 NUM_TEXT_TOKENS = 77
@@ -112,9 +112,9 @@ def print_schedulers(arguments: argparse.Namespace) -> None:
         functions, counts = {}, {}
         for name, scheduler in (
             ("CosineDPMSolverMultistepScheduler", CosineDPMSolverMultistepScheduler(sigma_min=0.3, sigma_max=500.0)),
-            ("make_scheduler, sde-dpmsolver++", noise_schedule.make_scheduler(algorithm_type="sde-dpmsolver++")),
+            ("make_scheduler, sde-dpmsolver++", scheduling.make_scheduler(algorithm_type="sde-dpmsolver++")),
         ):
-            timesteps = iter(noise_schedule.set_timesteps(scheduler, 100, arguments.device).tolist())
+            timesteps = iter(scheduling.set_timesteps(scheduler, 100, arguments.device).tolist())
             state = {"latents": torch.randn(shape, device=arguments.device) * scheduler.init_noise_sigma}
             generator, velocity = torch.Generator().manual_seed(0), torch.randn(shape, device=arguments.device)
 

@@ -9,7 +9,8 @@ PACKAGE = "stable_longform"
 # A file or folder of the package may import those of lower layers and, inside one folder, its siblings.
 LAYERS = {
     "utils": 0,
-    "noise_schedule": 1,
+    "noise_schedule": 0,
+    "schedulers": 1,
     "models": 1,
     "losses": 1,
     "data": 1,

@@ -12,8 +12,8 @@ from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.clap_text_encoder import ClapTextEncoder
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
-from stable_longform.noise_schedule import make_scheduler
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+from stable_longform.schedulers.scheduling import make_scheduler
 
 PROMPTS = ("Genre: Ambient|Instruments: Piano, Strings", "deep house, 120 BPM", "solo piano", "rock, drums, guitar")
 SHORT = "solo piano"  # fewer tokens than the text encoder takes; the first of the prompts has more

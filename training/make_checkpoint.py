@@ -16,8 +16,8 @@ import yaml
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
-from stable_longform.noise_schedule import SIGMA_MAX, SIGMA_MIN, make_scheduler
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+from stable_longform.schedulers.scheduling import SIGMA_MAX, SIGMA_MIN, make_scheduler
 from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.pretrained import export_model, float_dtype, load_text_encoder
 from stable_longform.training_utils.runs import STAGE_FILE

@@ -22,8 +22,8 @@ from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.clap_text_encoder import encode_texts
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
-from stable_longform.noise_schedule import make_scheduler
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+from stable_longform.schedulers.scheduling import make_scheduler
 from stable_longform.training_utils.accelerator import make_accelerator
 from stable_longform.training_utils.checkpointing import latest_checkpoint, resume, save_checkpoint
 from stable_longform.training_utils.config import build_model, launch

@@ -13,7 +13,7 @@ from tiny_pipeline import randomize_weights, tiny_transformer
 from stable_longform import AutoencoderOobleck, LongFormMusicPipeline, __version__
 from stable_longform.cli import main
 from stable_longform.cli.settings import DEFAULT_STEPS
-from stable_longform.noise_schedule import make_scheduler
+from stable_longform.schedulers.scheduling import make_scheduler
 from stable_longform.utils.audio import read_audio, read_tags, write_audio
 
 RATE = 8000

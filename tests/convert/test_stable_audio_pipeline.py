@@ -9,7 +9,7 @@ from tiny_pipeline import tiny_pipeline, tiny_transformer
 
 from stable_longform import AutoencoderOobleck, LongFormMusicPipeline, TimingConditioner
 from stable_longform.convert.stable_audio_pipeline import to_stable_audio_pipeline
-from stable_longform.noise_schedule import make_scheduler
+from stable_longform.schedulers.scheduling import make_scheduler
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from diffusers import (
 from diffusers.hooks import SeaCacheConfig, TextKVCacheConfig
 from tiny_pipeline import generate, tiny_pipeline
 
-from stable_longform.noise_schedule import make_scheduler, set_timesteps
+from stable_longform.schedulers.scheduling import make_scheduler, set_timesteps
 
 STEPS = 12
 ATTENTION = [r"transformer_blocks\.\d+\.attn[12]"]

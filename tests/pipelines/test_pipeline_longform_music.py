@@ -22,9 +22,9 @@ from tiny_pipeline import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stable_longform import LongFormMusicPipeline
-from stable_longform.noise_schedule import make_scheduler
 from stable_longform.pipelines import guidance
 from stable_longform.pipelines.guidance import guide
+from stable_longform.schedulers.scheduling import make_scheduler
 
 RATE = 8000
 LONG = PROMPTS[0]

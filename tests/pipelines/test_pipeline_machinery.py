@@ -21,8 +21,8 @@ from tiny_pipeline import (
 from torch._dynamo.testing import CompileCounter
 
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
-from stable_longform.noise_schedule import make_scheduler, set_timesteps
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+from stable_longform.schedulers.scheduling import make_scheduler, set_timesteps
 
 
 @pytest.fixture

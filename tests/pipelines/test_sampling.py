@@ -6,10 +6,11 @@ from common import relative_error
 from tiny_pipeline import LATENT_CHANNELS, PROMPTS, SHORT, generate, seed, tiny_pipeline
 
 from stable_longform import noise_schedule
-from stable_longform.noise_schedule import make_scheduler
 from stable_longform.pipelines.guidance import Guidance
 from stable_longform.pipelines.inputs import check_prompts, check_timing
 from stable_longform.pipelines.sampling import GuidedVelocity, Run, sample
+from stable_longform.schedulers import scheduling
+from stable_longform.schedulers.scheduling import make_scheduler
 
 STEPS = 6
 
@@ -34,7 +35,7 @@ def guided_velocity(pipe, prompt: str, scale: float = 3.0) -> GuidedVelocity:
 
 def prepared(solver_order: int = 2):
     scheduler = make_scheduler(solver_order=solver_order)
-    noise_schedule.set_timesteps(scheduler, STEPS)
+    scheduling.set_timesteps(scheduler, STEPS)
     return scheduler
 
 

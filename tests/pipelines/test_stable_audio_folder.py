@@ -9,8 +9,8 @@ from stable_audio import SAMPLE_SIZE, WIDTH, stable_audio_pipeline
 from transformers import T5EncoderModel
 
 from stable_longform import LongFormMusicPipeline
-from stable_longform.noise_schedule import make_scheduler
 from stable_longform.pipelines.stable_audio_folder import translate_index
+from stable_longform.schedulers.scheduling import make_scheduler
 
 PROMPTS, NEGATIVES = ["solo piano", "slow drums piano"], ["drums", "slow slow"]
 DURATION = 0.125  # seconds

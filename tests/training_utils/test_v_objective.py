@@ -11,6 +11,7 @@ from tiny_training import DIT
 from stable_longform import noise_schedule
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
+from stable_longform.schedulers import scheduling
 from stable_longform.training_utils.v_objective import VelocityLoss, balance_silence
 
 
@@ -92,7 +93,7 @@ def test_a_dropped_item_is_the_pipelines_unconditional_branch(mask_text_padding)
     pipe.set_progress_bar_config(disable=True)
     length = pipe.transformer.config.sample_size
     noisy = torch.randn(1, 4, length, generator=torch.Generator().manual_seed(3))
-    (t,) = noise_schedule.set_timesteps(pipe.scheduler, 1)
+    (t,) = scheduling.set_timesteps(pipe.scheduler, 1)
     alpha, sigma = math.cos(float(t) * math.pi / 2), math.sin(float(t) * math.pi / 2)
     prompt_embeds, mask = pipe.encode_prompt(SHORT)
     latents = torch.zeros_like(noisy)

@@ -34,8 +34,8 @@ from stable_longform.convert.stable_audio_tools import (
 from stable_longform.convert.state_dict_files import read_state_dict, unwrap_training
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.clap_text_encoder import ClapTextEncoder
-from stable_longform.noise_schedule import make_scheduler
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+from stable_longform.schedulers.scheduling import make_scheduler
 from stable_longform.utils.files import atomic_folder, write_json
 
 CONFIG_NAME, WEIGHTS_NAME, CLAP_NAME = "model_config.json", "model.safetensors", "clap.ckpt"

@@ -17,7 +17,6 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput, logging
 from transformers import PreTrainedModel
 
-from stable_longform import noise_schedule
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.clap_text_encoder import ClapTextEncoder, tokenize_texts
 from stable_longform.models.timing_conditioner import TimingConditioner
@@ -29,6 +28,7 @@ from stable_longform.pipelines.lora import LongFormMusicLoraLoaderMixin
 from stable_longform.pipelines.sampling import GuidedVelocity, Run, sample
 from stable_longform.pipelines.stable_audio_folder import StableAudioFolderMixin
 from stable_longform.pipelines.windows import WindowSizes
+from stable_longform.schedulers import scheduling
 
 logger = logging.get_logger(__name__)
 
@@ -69,7 +69,7 @@ class LongFormMusicPipelineBase(StableAudioFolderMixin, DiffusionPipeline, LongF
         tokenizer: of the text encoder.
         timing_conditioner: `TimingConditioner` for the start and the total duration in seconds. Paper: §2.2.
         transformer: `DiTTransformer1D`; its `sample_size` is the longest window in latent frames.
-        scheduler: from `noise_schedule.make_scheduler`, or a `CosineDPMSolverMultistepScheduler`. Each call works on
+        scheduler: from `scheduling.make_scheduler`, or a `CosineDPMSolverMultistepScheduler`. Each call works on
             a copy.
         mask_text_padding: hide padding tokens of the prompt from the transformer. The paper's code does not.
         zero_text_padding: set the features of padding tokens to zero, as models with T5 (Stable Audio Open) are
@@ -354,7 +354,7 @@ class LongFormMusicPipelineBase(StableAudioFolderMixin, DiffusionPipeline, LongF
         self._require("Sampling", "transformer", "scheduler")
         num_inference_steps = inputs.check_count("num_inference_steps", num_inference_steps, inputs.MAX_STEPS)
         scheduler = copy.deepcopy(self.scheduler)
-        noise_schedule.set_timesteps(scheduler, num_inference_steps, self._execution_device)
+        scheduling.set_timesteps(scheduler, num_inference_steps, self._execution_device)
         return scheduler
 
     # --- sample

@@ -108,7 +108,7 @@ def sample(
 
     Args:
         velocity: called as `velocity(latents, t, time)`, see `GuidedVelocity`.
-        scheduler: prepared by `noise_schedule.set_timesteps`. It is changed: give each generation its own.
+        scheduler: prepared by `scheduling.set_timesteps`. It is changed: give each generation its own.
         latents: `(B, C, L)` in float32, at the noise level of `first_step` and in the scheduler's own scale.
         run: is kept up to date, and may ask to stop.
         generator: for a stochastic scheduler.
