@@ -94,7 +94,7 @@ def test_silence_and_identity_have_finite_gradients(pair, is_identical):
     decoded = waveform.clone().requires_grad_()
     loss = sum(stereo_stft_loss(waveform, decoded).values())
     loss.backward()
-    assert float(loss) == 0
+    assert loss.item() == 0
     assert torch.isfinite(decoded.grad).all()
 
 

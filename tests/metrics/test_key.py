@@ -12,8 +12,8 @@ CADENCES = {
 
 
 def cadence(tonic: int, mode: str) -> np.ndarray:
-    """I-IV-V-I in half seconds, each tone with three partials."""
-    times = np.arange(SAMPLING_RATE // 2) / SAMPLING_RATE
+    """I-IV-V-I, a second each, each tone with three partials."""
+    times = np.arange(SAMPLING_RATE) / SAMPLING_RATE
     chords = []
     for chord in CADENCES[mode]:
         frequencies = [261.63 * 2 ** ((tonic + tone) / 12) for tone in chord]

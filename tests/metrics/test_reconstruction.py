@@ -105,6 +105,7 @@ def test_silence_gives_numbers():
     assert stft_distance(silence, silence) == mel_distance(silence, silence) == 0
 
 
+@pytest.mark.filterwarnings("ignore:Empty filters detected:UserWarning")
 def test_bad_input_is_named(reference):
     for distance in (stft_distance, mel_distance, si_sdr):
         with pytest.raises(ValueError, match="same shape"):

@@ -376,16 +376,12 @@ def test_rejects_config(change):
 def test_attention_backend(model, inputs, backend):
     """T4."""
     expected = model(**inputs).sample
-    try:
+    with attention_backend("native"), torch.no_grad():  # `set_attention_backend` changes all other models too
         model.set_attention_backend(backend)
         attentions = [module for module in model.modules() if isinstance(module, DiTAttention)]
         assert len(attentions) == 6
         assert all(attention.processor._attention_backend == backend for attention in attentions)
-        with torch.no_grad():
-            torch.testing.assert_close(model(**inputs).sample, expected, rtol=1e-4, atol=1e-5)
-    finally:
-        model.set_attention_backend("native")  # it is set for all models at once, which a reset does not undo
-        model.reset_attention_backend()
+        torch.testing.assert_close(model(**inputs).sample, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_backends_that_cannot_mask_or_are_not_there_are_refused(model, inputs):

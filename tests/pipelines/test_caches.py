@@ -96,6 +96,7 @@ def test_caches_made_for_other_models_do_nothing(config):
     assert torch.equal(sound(pipe), expected)
 
 
+@pytest.mark.filterwarnings("ignore:torch.meshgrid:UserWarning")
 def test_a_cache_made_for_images_fails_loudly():
     """FasterCache takes two-dimensional spectra, and splits a batch whose timing tokens it does not know."""
     pipe = tiny_pipeline()

@@ -20,6 +20,7 @@ def test_wrong_settings_of_the_accelerator(arguments, message):
         make_accelerator(**arguments)
 
 
+@pytest.mark.filterwarnings("ignore:.*no supported trackers are currently installed:UserWarning")
 def test_a_tracker_that_is_not_installed_is_named(tmp_path):
     known = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio", "comet_ml": "comet_ml"}
     missing = next((name for name, module in known.items() if importlib.util.find_spec(module) is None), None)

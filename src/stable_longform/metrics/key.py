@@ -27,6 +27,8 @@ FIFTHS = (5, 7)  # semitones, down and up
 
 def estimate_key(samples: np.ndarray) -> tuple[int, str] | None:
     """The key of mono samples at 22050 Hz; None for silence."""
+    if not samples.any():
+        return None
     chroma = require("librosa", "eval").feature.chroma_cqt(y=samples, sr=SAMPLING_RATE)  # (12, num_frames)
     return match_key(chroma.mean(axis=1))
 
