@@ -3,7 +3,6 @@
 import io
 import wave
 
-import numpy as np
 import pytest
 import soundfile
 import torch
