@@ -24,10 +24,10 @@ music: $(INSTALLED)
 	$(VENV)/bin/stable-longform generate "Genre: Ambient, Electronic|Instruments: Synth|Moods: Slow" --steps 40 --guidance-scale 4 --seed 1 --overwrite -o music.wav
 
 test: $(INSTALLED)
-	$(PYTHON) -m pytest -n 2
+	$(PYTHON) -m pytest -n 2 --dist loadgroup
 
 test-slow: $(INSTALLED)
-	$(PYTHON) -m pytest -n 2 -m slow
+	$(PYTHON) -m pytest -n 2 --dist loadgroup -m slow
 
 lint: $(INSTALLED)
 	$(PYTHON) -m ruff check .

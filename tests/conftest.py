@@ -5,6 +5,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Two processes that compile librosa's functions at once can leave a cache that crashes every later process.
+os.environ["NUMBA_CACHE_DIR"] = os.path.abspath(f".pytest_cache/numba-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}")
 
 import numpy as np
 import pytest
