@@ -66,12 +66,14 @@ train-tiny: $(INSTALLED)
 		--batch_size 4 --manifest $(RUN)/corpus/manifest.jsonl --output_dir $(RUN)/clap
 	$(TRAIN) training/encode_latents.py --manifest $(RUN)/corpus/manifest.jsonl \
 		--autoencoder $(RUN)/autoencoder/autoencoder --output_dir $(RUN)/latents
-	$(TRAIN) training/train_dit.py --config training/configs/dit_tiny_48s.yaml $(FEW_STEPS) \
-		--latents $(RUN)/latents --clap $(RUN)/clap/clap --output_dir $(RUN)/dit_48s
-	$(TRAIN) training/train_dit.py --config training/configs/dit_tiny_285s.yaml $(FEW_STEPS) \
-		--latents $(RUN)/latents --clap $(RUN)/clap/clap --init_from $(RUN)/dit_48s/dit --output_dir $(RUN)/dit_285s
+	$(TRAIN) training/train_dit.py --config training/configs/dit_tiny.yaml $(FEW_STEPS) \
+		--latents $(RUN)/latents --clap $(RUN)/clap/clap --output_dir $(RUN)/dit_12s
+	$(TRAIN) training/train_dit.py --config training/configs/dit_tiny.yaml $(FEW_STEPS) \
+		--model.sample_size 6144 --batch_size 1 \
+		--latents $(RUN)/latents --clap $(RUN)/clap/clap --init_from $(RUN)/dit_12s/dit --output_dir $(RUN)/dit_285s
 	$(PYTHON) training/make_checkpoint.py --autoencoder $(RUN)/autoencoder/autoencoder --clap $(RUN)/clap/clap \
-		--dit $(RUN)/dit_285s/dit --output_dir $(RUN)/checkpoint
+		--dit $(RUN)/dit_285s/dit --window_in_s "[11.88, 285.3]" --mask_text_padding true \
+		--output_dir $(RUN)/checkpoint
 	$(VENV)/bin/stable-longform generate "Genre: Rock" --checkpoint $(RUN)/checkpoint --duration 10 --steps 5 \
 		--seed 1 --overwrite -o $(RUN)/music.wav
 

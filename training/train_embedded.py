@@ -29,6 +29,7 @@ import torch
 
 from stable_longform.utils.files import write_json
 from stable_longform.utils.run_folder import METRICS_FILE, read_metrics
+from stable_longform.utils.text_files import read_json_lines
 
 logger = logging.getLogger("train_embedded")
 
@@ -36,6 +37,8 @@ TRAINING = Path(__file__).resolve().parent
 DEVICES = ("cpu", "cuda")
 PROGRESS_FILE = "progress.json"
 MAX_PIECES = 1200  # some 40 hours
+FIRST_SEED = 12  # the seventh and eighth piece are held out: the smallest corpus has all splits
+CLAP_BATCH_SIZE = 48  # at most: each pair of a batch is of another piece
 POLL_S, SAVE_S = 0.05, 10.0  # between looks at a script, and between writes of the progress
 PROBE_STEPS = 8  # of a training, which tell how long a step takes
 MIN_STEPS = 12
@@ -82,12 +85,18 @@ def manifest(runs: Path) -> list:
     return ["--manifest", runs / "corpus" / "manifest.jsonl"]
 
 
+def num_train_pieces(runs: Path) -> int:
+    """How many composed pieces there are to train on."""
+    rows = read_json_lines(runs / "corpus" / "manifest.jsonl")
+    return sum(row["split"] == "train" for _, row in rows)
+
+
 STAGES = (
     Stage(
         "corpus",
         "compose_music.py",
         0.10,
-        lambda runs: ["--num_pieces", MAX_PIECES],
+        lambda runs: ["--num_pieces", MAX_PIECES, "--first_seed", FIRST_SEED],
     ),
     Stage(
         "linear",
@@ -125,7 +134,12 @@ STAGES = (
         "clap",
         "train_clap.py",
         0.08,
-        lambda runs: [*config("clap_tiny"), *manifest(runs)],
+        lambda runs: [
+            *config("clap_tiny"),
+            *manifest(runs),
+            "--batch_size",
+            min(CLAP_BATCH_SIZE, num_train_pieces(runs)),
+        ],
         is_trained=True,
     ),
     Stage(
