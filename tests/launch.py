@@ -1,4 +1,4 @@
-"""Launches training scripts as a user would, each in a process of its own.
+"""Launches scripts as a user would, each in a process of its own.
 
 The processes are forks of a server that has imported the package and its libraries once, which is most of the work of
 a short run. They share nothing else: each has its own arguments, environment, memory and output, and can be killed.
@@ -35,7 +35,7 @@ class RunningScript:
     """A script that runs: `process`, with its process group, and the files of its output.
 
     Args:
-        name: file in `training/`.
+        name: file in `training/`, or a path.
         arguments: of the command line.
         environment: variables to set.
         max_file_size: bytes after which writing to a file fails, as on a full disk.
@@ -91,7 +91,7 @@ def _run(arguments: list[str], environment: dict, max_file_size: int | None, fol
 def run_script(
     name: str, *arguments: object, timeout_in_s: float = TIMEOUT_IN_S, **options
 ) -> subprocess.CompletedProcess:
-    """Runs `training/<name>` with one thread and no network; returns the finished process with its output as text."""
+    """Runs a script with one thread and no network; returns the finished process with its output as text."""
     return RunningScript(name, *arguments, **options).wait(timeout_in_s)
 
 

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 import torch
 from corpora import RATE, encode, write_tar
+from launch import call_in_processes
 
 from stable_longform.data.audio_crops import CropMaker, collate_crops
 from stable_longform.data.bad_tracks import BadTrackError, TooManyBadTracks
@@ -160,21 +161,19 @@ def test_places_of_several_processes(stream):
         ListedSource([]).load_state_dict({"places": [place]})
 
 
-def save_places(rank: int, folder: str) -> None:
+def save_places(folder: Path) -> None:
     """One of two processes: saves the place after some batches, then the batches that follow."""
-    file = f"file://{folder}/rendezvous"
-    torch.distributed.init_process_group("gloo", init_method=file, rank=rank, world_size=2)
+    rank = torch.distributed.get_rank()
     source = open_source(f"stream:{folder}/{{0..4}}.tar", "train")
     batches = source.items(TwoNumbers(), 5, process_index=rank, num_processes=2).make_loader(range(4), 2, 0)
     for _ in range(2 + rank):
         next(batches)
     torch.save(source.state_dict(), f"{folder}/state-{rank}.pt")
     torch.save([batch["draw"] for batch in batches], f"{folder}/expected-{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 def test_every_process_goes_on_from_its_own_place(folder):
-    torch.multiprocessing.spawn(save_places, (str(folder),), nprocs=2)
+    call_in_processes(2, save_places, folder)
     for rank in range(2):
         source = open_source(f"stream:{folder}/{{0..4}}.tar", "train")
         items = source.items(TwoNumbers(), 5, process_index=rank, num_processes=2)

@@ -1,14 +1,13 @@
 """LoRA adapters: from a training through files and processes into the pipeline, and out of it again."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import peft
 import pytest
 import torch
 from common import assert_all_equal, relative_error
+from launch import check_script
 from peft.utils import get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -161,16 +160,16 @@ def test_adapters_are_scaled_and_mixed(pipe, adapter, tmp_path):
 
 def test_a_fresh_process_hears_the_same(pipe, adapter, tmp_path):
     pipe.save_pretrained(tmp_path / "base")
-    script = f"""
+    script = tmp_path / "hear.py"
+    script.write_text(f"""
 import torch
 from stable_longform import LongFormMusicPipeline
-torch.set_num_threads(1)
 pipe = LongFormMusicPipeline.from_pretrained({str(tmp_path / "base")!r})
 pipe.load_lora_weights({str(adapter)!r})
 latents = pipe("solo piano", num_inference_steps=4, generator=torch.Generator().manual_seed(0), output_type="latent")
 torch.save(latents.audios, {str(tmp_path / "latents.pt")!r})
-"""
-    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=240)
+""")
+    check_script(script)
     pipe.load_lora_weights(adapter)
     torch.testing.assert_close(torch.load(tmp_path / "latents.pt"), sound(pipe), rtol=0, atol=0)
 

@@ -2,33 +2,25 @@
 
 import json
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from launch import ROOT, check_script
 from soundfont import SOUNDFONT, needs_soundfont
 
 from stable_longform.data.sources import open_source
 from stable_longform.utils.audio import read_audio, read_info
 
-ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "training" / "compose_music.py"
 SIZES = ("--num_pieces", 3, "--num_stems", 1, "--num_one_shots", 2, "--min_duration_in_s", 20)
 SIZES += ("--max_duration_in_s", 22, "--first_seed", 17, "--num_processes", 2)
 
 
-def run_script(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
-
-
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("composed") / "corpus"
-    result = run_script("--output_dir", folder, "--soundfont", SOUNDFONT, "--parts", *SIZES)
-    assert result.returncode == 0, result.stderr
+    result = check_script("compose_music.py", "--output_dir", folder, "--soundfont", SOUNDFONT, "--parts", *SIZES)
     assert result.stdout.startswith("6 recordings, ") and str(folder / "manifest.jsonl") in result.stdout
     return folder
 
@@ -67,8 +59,7 @@ def test_what_is_there_is_kept_and_what_is_gone_comes_back_the_same(corpus):
     kept, lost = corpus / "audio" / "piece-17.flac", corpus / "audio" / "one-shot-18.flac"
     stamp, content = kept.stat().st_mtime_ns, lost.read_bytes()
     lost.unlink()
-    result = run_script("--output_dir", corpus, "--soundfont", SOUNDFONT, "--parts", *SIZES)
-    assert result.returncode == 0, result.stderr
+    check_script("compose_music.py", "--output_dir", corpus, "--soundfont", SOUNDFONT, "--parts", *SIZES)
     assert kept.stat().st_mtime_ns == stamp and lost.read_bytes() == content
     assert (corpus / "manifest.jsonl").read_bytes() == before
 

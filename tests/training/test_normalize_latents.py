@@ -1,6 +1,6 @@
 """The script leaves reconstructions alone and gives each channel unit power."""
 
-import sys
+import runpy
 
 import pytest
 import torch
@@ -9,9 +9,6 @@ from launch import ROOT, check_script
 from stable_longform.data.audio_crops import CropMaker
 from stable_longform.data.sources import open_source
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
-
-sys.path.insert(0, str(ROOT / "training"))
-from normalize_latents import divide_latents  # noqa: E402
 
 NUM_SAMPLES = 20 * 2048
 
@@ -35,6 +32,7 @@ def test_reconstruction_stays_and_power_becomes_one(tiny_manifest, tiny_autoenco
 
 
 def test_factors_must_be_positive(tiny_autoencoder_config):
+    divide_latents = runpy.run_path(ROOT / "training" / "normalize_latents.py")["divide_latents"]
     vae = AutoencoderOobleck(**tiny_autoencoder_config)
     with pytest.raises(ValueError, match="positive"):
         divide_latents(vae, torch.tensor([1.0, 1.0, 0.0, 1.0]))

@@ -1,14 +1,14 @@
 """The real script on a tiny package: md5, double files, two-file songs, archives, resuming, bad and missing files."""
 
 import hashlib
-import importlib.util
 import json
+import runpy
 import shutil
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
+import launch
 import pytest
 import soundfile
 import torch
@@ -18,9 +18,8 @@ from stable_longform.data.prompts import available_fields
 from stable_longform.data.tracks import SPLITS
 from stable_longform.utils.audio import read_audio, write_audio
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "training" / "prepare_music.py"
-TABLE = ROOT / "training" / "corpus" / "free_game_music.jsonl"
+SCRIPT = launch.ROOT / "training" / "prepare_music.py"
+TABLE = launch.ROOT / "training" / "corpus" / "free_game_music.jsonl"
 RATE = 44100
 MUSIC = "usr/share/tiny/music"
 
@@ -30,9 +29,7 @@ needs_dpkg = pytest.mark.skipif(
 
 
 def run_script(*arguments: str | Path, path: str | None = None) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(SCRIPT), *(str(argument) for argument in arguments)]
-    environment = {"PATH": path, "PYTHONPATH": str(ROOT / "src")} if path else None
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    return launch.run_script("prepare_music.py", *arguments, environment={"PATH": path} if path else None)
 
 
 def noise(seed: int, num_samples: int = RATE) -> torch.Tensor:
@@ -230,10 +227,8 @@ def test_committed_table_is_complete_and_split_by_game():
 
 
 def test_presets_name_packages_of_the_table_and_have_training_and_validation_tracks():
-    specification = importlib.util.spec_from_file_location("prepare_music", SCRIPT)
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
-    for packages in script.PRESETS.values():
-        splits = {row["split"] for row in script.read_table(TABLE, packages)}
+    script = runpy.run_path(SCRIPT)
+    for packages in script["PRESETS"].values():
+        splits = {row["split"] for row in script["read_table"](TABLE, packages)}
         assert splits >= {"train", "valid"}
-    assert len(script.read_table(TABLE, None)) == 474
+    assert len(script["read_table"](TABLE, None)) == 474

@@ -1,9 +1,6 @@
 """Fine-tuning by the real scripts: encode_latents, train_dit_lora (resumed), and the example that plays the result."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -82,13 +79,10 @@ def test_adapter_opens_in_the_pipeline(folder, trained):
 
 
 def test_example_writes_before_and_after(folder, trained):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
-    finished = subprocess.run(
-        [sys.executable, ROOT / "examples" / "lora_before_after.py", "--lora", trained / "lora", "--checkpoint",
-         folder / "checkpoint", "--duration", "0.1", "--num_inference_steps", "2", "--output_dir", folder / "audio"],
-        env=environment, capture_output=True, text=True, timeout=240, check=False,
+    finished = check_script(
+        ROOT / "examples" / "lora_before_after.py", "--lora", trained / "lora", "--checkpoint", folder / "checkpoint",
+        "--duration", "0.1", "--num_inference_steps", "2", "--output_dir", folder / "audio",
     )  # fmt: skip
-    assert finished.returncode == 0, finished.stderr[-3000:]
     before, after = (soundfile.read(folder / "audio" / f"{name}.wav")[0] for name in ("before", "after"))
     assert before.shape == after.shape == (800, 2) and abs(before - after).max() > 1e-3
     assert "of their norm" in finished.stdout

@@ -1,14 +1,10 @@
 """How scripts end: a user's mistake in one line, a mistake of ours with its traceback."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from launch import ROOT, run_script
 
 from stable_longform.utils.scripts import run_main
 
-ROOT = Path(__file__).parents[2]
 SCRIPTS = [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("examples/**/*.py")]
 
 
@@ -38,7 +34,7 @@ def test_table_5_names_a_manifest_without_a_test_split(tiny_manifest, tmp_path):
     lines = [line for line in tiny_manifest.read_text().splitlines() if '"split": "test"' not in line]
     folder = tiny_manifest.parent.as_posix()
     manifest.write_text("\n".join(lines).replace('"path": "', f'"path": "{folder}/') + "\n")
-    command = [sys.executable, ROOT / "examples" / "paper" / "table_5.py", "--output_dir", tmp_path / "out"]
-    result = subprocess.run([*command, "--manifest", manifest], capture_output=True, text=True)
+    script = ROOT / "examples" / "paper" / "table_5.py"
+    result = run_script(script, "--output_dir", tmp_path / "out", "--manifest", manifest)
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1] == f"error: {manifest} has no track in split 'test'."
