@@ -9,6 +9,7 @@ import stable_longform
 # `save_pretrained` stores these paths in model_index.json: a class that moves makes saved checkpoints unreadable.
 MODULES = {
     "LongFormMusicPipeline": "stable_longform.pipelines.pipeline_longform_music",
+    "LongFormMusicAudioToAudioPipeline": "stable_longform.pipelines.pipeline_longform_music_audio_to_audio",
     "AutoencoderOobleck": "stable_longform.models.autoencoder_oobleck",
     "ClapTextEncoder": "stable_longform.models.clap_text_encoder",
     "DiTTransformer1D": "stable_longform.models.transformer_dit_1d",

@@ -15,6 +15,7 @@ TINY_CHECKPOINT = str(Path(__file__).parent / "checkpoints" / "tiny")
 # Public name -> module that defines it.
 _MODULES = {
     "LongFormMusicPipeline": "stable_longform.pipelines.pipeline_longform_music",
+    "LongFormMusicAudioToAudioPipeline": "stable_longform.pipelines.pipeline_longform_music_audio_to_audio",
     "AutoencoderOobleck": "stable_longform.models.autoencoder_oobleck",
     "ClapTextEncoder": "stable_longform.models.clap_text_encoder",
     "DiTTransformer1D": "stable_longform.models.transformer_dit_1d",

@@ -18,7 +18,7 @@ WRONG = [
     ({"prompt": None}, "either prompt or prompt_embeds"),
     ({"prompt_embeds": EMBEDS}, "either prompt or prompt_embeds"),
     ({"negative_prompt": 3}, "negative_prompt .* 3"),
-    ({"negative_prompt": ["rock", "pop"]}, "negative_prompt must be one text or 1, got 2"),
+    ({"negative_prompt": ["rock", "pop"]}, "negative_prompt must be one or 1, one for each prompt, got 2"),
     ({"negative_prompt": "rock", "negative_prompt_embeds": EMBEDS}, "not both"),
     ({"prompt": None, "prompt_embeds": EMBEDS[0]}, "prompt_embeds .* shape"),
     ({"prompt": None, "prompt_embeds": EMBEDS.numpy()}, "prompt_embeds must be a torch.Tensor, got ndarray"),

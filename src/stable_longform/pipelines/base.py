@@ -55,6 +55,29 @@ class LongFormMusicPipelineOutput(BaseOutput):
     sampling_rate: int | None
 
 
+@dataclass(frozen=True)
+class Request:
+    """Checked arguments of a call that all pipelines have.
+
+    Args:
+        prompts: what the music should be like.
+        items: for each result the number of its prompt.
+        guidance: how strongly the prompts are followed.
+        generator: for noise: None, one, or a list of one for each result.
+        output_type: "pt", "np" or "latent".
+        callback: called after each step, or None.
+        callback_inputs: names of the tensors it is shown.
+    """
+
+    prompts: Prompts
+    items: list[int]
+    guidance: Guidance
+    generator: torch.Generator | list[torch.Generator] | None
+    output_type: str
+    callback: Callable | None
+    callback_inputs: list[str]
+
+
 class LongFormMusicPipelineBase(StableAudioFolderMixin, DiffusionPipeline, LongFormMusicLoraLoaderMixin):
     """Components and methods of every pipeline.
 
@@ -309,6 +332,33 @@ class LongFormMusicPipelineBase(StableAudioFolderMixin, DiffusionPipeline, LongF
                 )
         return prompts
 
+    def _check_request(
+        self,
+        prompts: Prompts,
+        num_waveforms_per_prompt: int,
+        guidance_scale: float,
+        guidance_rescale: float,
+        guidance_interval: tuple[float, float] | None,
+        generator: Generators,
+        output_type: str,
+        callback: Callable | None,
+        callback_inputs: Sequence[str],
+    ) -> Request:
+        """Checks the arguments that all pipelines have; see `LongFormMusicPipeline.__call__`."""
+        batch_size = inputs.check_batch_size(len(prompts), num_waveforms_per_prompt)
+        guidance = Guidance(
+            inputs.check_guidance_scale(guidance_scale),
+            inputs.check_number("guidance_rescale", guidance_rescale, 0, 1),
+            inputs.check_interval(self.config.guidance_interval if guidance_interval is None else guidance_interval),
+        )
+        inputs.check_output_type(output_type)
+        if output_type != "latent":
+            self._require(f"output_type={output_type!r}", "vae")
+        names = inputs.check_callback(callback, callback_inputs, self._callback_tensor_inputs)
+        items = np.repeat(np.arange(len(prompts)), num_waveforms_per_prompt).tolist()
+        generator = inputs.check_generator(generator, batch_size)
+        return Request(prompts, items, guidance, generator, output_type, callback, names)
+
     def _check_timing(
         self,
         duration: float | Sequence[float] | None,
@@ -349,6 +399,14 @@ class LongFormMusicPipelineBase(StableAudioFolderMixin, DiffusionPipeline, LongF
             return timing, [latent_length] * num_prompts
         return timing, [sizes.smallest(seconds, self.config.window_in_s or ()) for seconds in timing.durations]
 
+    def _check_noise(self, latents: torch.Tensor | None, request: Request) -> int | None:
+        """Checks noise that was given; returns its frames, which are the window, or None without it."""
+        if latents is None:
+            return None
+        config = self.transformer.config
+        inputs.check_latents(latents, len(request.items), config.in_channels, config.sample_size, config.patch_size)
+        return latents.shape[-1]
+
     def _check_scheduler(self, num_inference_steps: int):
         """A copy of the scheduler with its steps set, so that generations in several threads do not disturb it."""
         self._require("Sampling", "transformer", "scheduler")
@@ -358,6 +416,16 @@ class LongFormMusicPipelineBase(StableAudioFolderMixin, DiffusionPipeline, LongF
         return scheduler
 
     # --- sample
+
+    def _encode_audio(self, waveform: torch.Tensor, latent_length: int) -> torch.Tensor:
+        """Latents `(latent_channels, latent_length)` in float32 of a waveform, the mean of their posterior.
+
+        Behind the end of the waveform there is silence; what is beyond the latents is left out.
+        """
+        num_samples = latent_length * self.vae.hop_length
+        waveform = torch.nn.functional.pad(waveform[:, :num_samples], (0, max(num_samples - waveform.shape[1], 0)))
+        posterior = self.vae.encode(waveform[None].to(self._execution_device, self.vae.dtype)).latent_dist
+        return _check_finite("latents that are", posterior.mode()[0].float(), self.vae)
 
     @contextlib.contextmanager
     def _running(self, guidance: Guidance, num_timesteps: int) -> Iterator[Run]:
@@ -423,30 +491,50 @@ class LongFormMusicPipelineBase(StableAudioFolderMixin, DiffusionPipeline, LongF
             for length, g in zip(latent_lengths, generators, strict=True)
         ]
 
+    def _noise(
+        self, latents: torch.Tensor | None, latent_lengths: Sequence[int], request: Request
+    ) -> list[torch.Tensor]:
+        """The noise that was given, or drawn noise, for each item."""
+        return self._draw_noise(latent_lengths, request.generator) if latents is None else list(latents.float())
+
     def _sample(
         self,
-        noise: Sequence[torch.Tensor],
-        conditioning: Conditioning,
+        latent_lengths: Sequence[int],
+        sample_items: Callable[[list[int], Callable[..., torch.Tensor], Generators], torch.Tensor],
         scheduler,
         run: Run,
-        generator: Generators,
-        callback: Callable | None,
-        callback_inputs: Sequence[str],
+        request: Request,
+        num_paths: int = 1,
     ) -> list[torch.Tensor]:
-        """Latents `(latent_channels, latent_length)` of each item; items of one window are sampled together."""
+        """Latents `(latent_channels, latent_length)` of each item; items of one window are sampled together.
+
+        Args:
+            latent_lengths: frames of each item.
+            sample_items: called for the items of one window as `sample_items(items, follow, generator)`, with their
+                numbers, the sampling loop as `follow(velocity, latents, path, **hooks)`, see `sampling.sample`, and
+                their generators; returns their latents `(B, latent_channels, latent_length)`. A `path` is a scheduler
+                that takes the place of the given one, for steps that the callback does not see.
+            scheduler: with its steps set. Each loop works on a copy, without the memory of another window's steps.
+            run: the state of the generation.
+            request: its arguments.
+            num_paths: how often `sample_items` goes through the schedule.
+        """
         groups = {}
-        for item, latents in enumerate(noise):
-            groups.setdefault(latents.shape[-1], []).append(item)
-        results = list(noise)
-        with self.progress_bar(total=run.num_timesteps * len(groups)) as progress:
+        for item, length in enumerate(latent_lengths):
+            groups.setdefault(length, []).append(item)
+        results: list = [None] * len(latent_lengths)
+        with self.progress_bar(total=num_paths * run.num_timesteps * len(groups)) as progress:
             for _, items in sorted(groups.items()):
-                own_scheduler = copy.deepcopy(scheduler)  # without the memory of another window's steps
-                generators = [generator[item] for item in items] if isinstance(generator, list) else generator
-                latents = torch.stack([noise[item] for item in items]).to(self._execution_device)
-                velocity = GuidedVelocity(self.transformer, conditioning.select(items), run.guidance)
-                hook = self._step_hook(velocity, progress, callback, callback_inputs)
-                latents = latents * scheduler.init_noise_sigma
-                latents = sample(velocity, own_scheduler, latents, run, generators, after_step=hook)
+                generator = request.generator
+                generator = [generator[item] for item in items] if isinstance(generator, list) else generator
+
+                def follow(velocity, latents: torch.Tensor, path=None, generator=generator, **hooks) -> torch.Tensor:
+                    callback = request.callback if path is None else None
+                    hook = self._step_hook(velocity, progress, callback, request.callback_inputs)
+                    steps = copy.deepcopy(scheduler if path is None else path)
+                    return sample(velocity, steps, latents, run, generator, after_step=hook, **hooks)
+
+                latents = sample_items(items, follow, generator)
                 _check_finite("latents that are", latents, self.transformer, run.guidance)
                 for item, result in zip(items, latents, strict=True):
                     results[item] = result

@@ -112,7 +112,11 @@ def make_conditions(
 
 
 def predict_velocity(
-    transformer: DiTTransformer1D, latents: torch.Tensor, t: torch.Tensor, conditions: Sequence[Condition]
+    transformer: DiTTransformer1D,
+    latents: torch.Tensor,
+    t: torch.Tensor,
+    conditions: Sequence[Condition],
+    name: str = "velocity",
 ) -> torch.Tensor:
     """The transformer's velocity in float32: `(B, C, L)`, or `(2B, C, L)` with an unconditional branch.
 
@@ -121,12 +125,13 @@ def predict_velocity(
         latents: noisy latents `(B, C, L)`.
         t: time in [0, 1], a single number.
         conditions: from `make_conditions`.
+        name: of the state that diffusers' caches keep from step to step.
     """
     predictions = []
     for branch, condition in enumerate(conditions):
         batch_size = len(condition.global_hidden_states)
         batch = latents if len(latents) == batch_size else latents.repeat(2, 1, 1)
-        with transformer.cache_context(f"velocity {branch}"):
+        with transformer.cache_context(f"{name} {branch}"):
             prediction = transformer(
                 batch.to(transformer.dtype), t.float().expand(batch_size), **vars(condition), return_dict=False
             )[0]

@@ -76,9 +76,7 @@ def check_prompts(
     )
     negative_texts = None if negative_prompt is None else check_texts("negative_prompt", negative_prompt)
     if negative_texts is not None:
-        if len(negative_texts) not in (1, num_prompts):
-            raise ValueError(f"negative_prompt must be one text or {num_prompts}, got {len(negative_texts)}.")
-        negative_texts = negative_texts * (num_prompts // len(negative_texts))
+        negative_texts = one_for_each("negative_prompt", negative_texts, num_prompts)
     masks = prompt_attention_mask, negative_prompt_attention_mask
     return Prompts(texts, prompt_embeds, masks[0], negative_texts, negative_prompt_embeds, masks[1])
 
@@ -97,6 +95,13 @@ def check_texts(name: str, texts: str | Sequence[str]) -> list[str]:
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise ValueError(f"{name} must be valid Unicode, without lone surrogates, got {text!r}.")
     return [str(text) if text.strip() else "" for text in texts]
+
+
+def one_for_each(name: str, values: list, num_prompts: int) -> list:
+    """A value for each prompt, from that many or from one."""
+    if len(values) not in (1, num_prompts):
+        raise ValueError(f"{name} must be one or {num_prompts}, one for each prompt, got {len(values)}.")
+    return values * (num_prompts // len(values))
 
 
 def check_number(name: str, value: float, low: float = -math.inf, high: float = math.inf) -> float:
@@ -272,9 +277,17 @@ def check_batch_size(num_prompts: int, num_waveforms_per_prompt: int) -> int:
     return num_prompts * num_waveforms_per_prompt
 
 
-def check_guidance_scale(guidance_scale: float) -> float:
+def check_guidance_scale(guidance_scale: float, name: str = "guidance_scale") -> float:
     """A number whose size is at most `MAX_GUIDANCE_SCALE`."""
-    return check_number("guidance_scale", guidance_scale, -MAX_GUIDANCE_SCALE, MAX_GUIDANCE_SCALE)
+    return check_number(name, guidance_scale, -MAX_GUIDANCE_SCALE, MAX_GUIDANCE_SCALE)
+
+
+def check_strength(strength: float) -> float:
+    """A time in (0, 1]."""
+    strength = check_number("strength", strength)
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength must be in (0, 1], got {strength}.")
+    return strength
 
 
 def check_interval(guidance_interval: Sequence[float]) -> tuple[float, float]:

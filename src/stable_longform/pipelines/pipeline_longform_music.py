@@ -8,13 +8,12 @@ for are decoded.
 from collections.abc import Callable, Sequence
 
 import diffusers
-import numpy as np
 import torch
 
 from stable_longform.pipelines import inputs
 from stable_longform.pipelines.base import LongFormMusicPipelineBase, LongFormMusicPipelineOutput
-from stable_longform.pipelines.guidance import Guidance
 from stable_longform.pipelines.inputs import Generators
+from stable_longform.pipelines.sampling import GuidedVelocity
 
 
 class LongFormMusicPipeline(LongFormMusicPipelineBase):
@@ -106,40 +105,37 @@ class LongFormMusicPipeline(LongFormMusicPipelineBase):
             negative_prompt_embeds,
             negative_prompt_attention_mask,
         )
+        request = self._check_request(
+            prompts,
+            num_waveforms_per_prompt,
+            guidance_scale,
+            guidance_rescale,
+            guidance_interval,
+            generator,
+            output_type,
+            callback_on_step_end,
+            callback_on_step_end_tensor_inputs,
+        )
         duration, seconds_start = inputs.check_start_and_end(duration, seconds_start, audio_start_in_s, audio_end_in_s)
-        batch_size = inputs.check_batch_size(len(prompts), num_waveforms_per_prompt)
-        if latents is not None:
-            config = self.transformer.config
-            inputs.check_latents(latents, batch_size, config.in_channels, config.sample_size, config.patch_size)
-        latent_length = None if latents is None else latents.shape[-1]
         timing, latent_lengths = self._check_timing(
-            duration, seconds_start, seconds_total, len(prompts), window_in_s, latent_length
+            duration, seconds_start, seconds_total, len(prompts), window_in_s, self._check_noise(latents, request)
         )
-        guidance = Guidance(
-            inputs.check_guidance_scale(guidance_scale),
-            inputs.check_number("guidance_rescale", guidance_rescale, 0, 1),
-            inputs.check_interval(self.config.guidance_interval if guidance_interval is None else guidance_interval),
-        )
-        inputs.check_output_type(output_type)
-        if output_type != "latent":
-            self._require(f"output_type={output_type!r}", "vae")
-        names = inputs.check_callback(
-            callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs
-        )
-        generator = inputs.check_generator(generator, batch_size)
         scheduler = self._check_scheduler(num_inference_steps)
-        items = np.repeat(np.arange(len(prompts)), num_waveforms_per_prompt)  # the prompt of each result
 
-        with self._running(guidance, len(scheduler.timesteps)) as run:
+        with self._running(request.guidance, len(scheduler.timesteps)) as run:
             # Sample.
-            if latents is None:
-                noise = self._draw_noise([latent_lengths[item] for item in items], generator)
-            else:
-                noise = list(latents.float())
-            conditioning = self._make_conditioning(prompts, timing).select(items)
-            sampled = self._sample(noise, conditioning, scheduler, run, generator, callback_on_step_end, names)
+            latent_lengths = [latent_lengths[item] for item in request.items]
+            noise = self._noise(latents, latent_lengths, request)
+            conditioning = self._make_conditioning(prompts, timing).select(request.items)
+
+            def sample_items(items, follow, generator):
+                start = torch.stack([noise[item] for item in items]).to(self._execution_device)
+                velocity = GuidedVelocity(self.transformer, conditioning.select(items), run.guidance)
+                return follow(velocity, start * scheduler.init_noise_sigma)
+
+            sampled = self._sample(latent_lengths, sample_items, scheduler, run, request)
             # Decode.
-            audios = self._decode(sampled, [timing.durations[item] for item in items], output_type)
+            audios = self._decode(sampled, [timing.durations[item] for item in request.items], output_type)
         return LongFormMusicPipelineOutput(audios, self.sampling_rate) if return_dict else (audios, self.sampling_rate)
 
 

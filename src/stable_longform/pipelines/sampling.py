@@ -54,10 +54,18 @@ class GuidedVelocity:
         transformer: predicts the velocity.
         conditioning: of B items.
         guidance: is read anew in each step.
+        name: sets it apart from others of the same loop, for diffusers' caches.
     """
 
-    def __init__(self, transformer: DiTTransformer1D, conditioning: Conditioning, guidance: Guidance):
+    def __init__(
+        self,
+        transformer: DiTTransformer1D,
+        conditioning: Conditioning,
+        guidance: Guidance,
+        name: str = "velocity",
+    ):
         self.transformer = transformer
+        self.name = name
         self.guidance = guidance
         self.conditioning = conditioning
         self._conditions: dict[bool, list[Condition]] = {}  # with and without guidance
@@ -90,7 +98,7 @@ class GuidedVelocity:
                 self.conditioning.attention_mask,
                 branches_in_turn(self.transformer, latents),
             )
-        v = predict_velocity(self.transformer, latents, t, self._conditions[is_guided])
+        v = predict_velocity(self.transformer, latents, t, self._conditions[is_guided], self.name)
         return guide(*v.chunk(2), self.guidance.scale, self.guidance.rescale) if is_guided else v
 
 

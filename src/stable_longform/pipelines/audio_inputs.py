@@ -1,0 +1,103 @@
+"""Audio that users give to the pipelines: read, checked, and brought to the model's rate and channels."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers.utils import logging
+
+from stable_longform.pipelines import inputs
+from stable_longform.utils.audio import read_audio, read_info, resample, to_stereo
+
+logger = logging.get_logger(__name__)
+
+MAX_RATE = 768000  # Hz
+MAX_DURATION_IN_S = 3600.0
+Audio = torch.Tensor | np.ndarray | str | os.PathLike
+
+
+def read_audios(
+    audio: Audio | Sequence[Audio],
+    sampling_rate: int | None,
+    model_rate: int,
+    model_channels: int,
+    max_duration_in_s: float = MAX_DURATION_IN_S,
+) -> list[torch.Tensor]:
+    """Waveforms `(model_channels, num_samples)` at the model's rate, float32 on the CPU.
+
+    Args:
+        audio: one or several: a path, or a tensor or array `(num_samples,)`, `(1 or 2, num_samples)` or a batch `(n,
+            1 or 2, num_samples)`, floating point, full scale 1. Mono becomes stereo for a stereo model, stereo the
+            mean of its channels for a mono one.
+        sampling_rate: Hz, of tensors and arrays; None: the model's. A file knows its own.
+        model_rate: Hz.
+        model_channels: 1 or 2.
+        max_duration_in_s: longer audio is refused.
+
+    Raises:
+        ValueError: audio that cannot be read, is empty, silent, not finite or too long, or has more channels.
+    """
+    if sampling_rate is not None:
+        sampling_rate = inputs.check_count("sampling_rate", sampling_rate, MAX_RATE)
+    every = list(audio) if isinstance(audio, (list, tuple)) else [audio]
+    if not every:
+        raise ValueError("audio must hold at least one recording, got an empty list.")
+    if len(every) == 1 and isinstance(every[0], (torch.Tensor, np.ndarray)) and every[0].ndim == 3:
+        every = list(every[0])
+    return [_read(one, sampling_rate or model_rate, model_rate, model_channels, max_duration_in_s) for one in every]
+
+
+def _read(audio: Audio, rate: int, model_rate: int, model_channels: int, max_duration_in_s: float) -> torch.Tensor:
+    """One recording, see `read_audios`."""
+    if isinstance(audio, (str, os.PathLike)):
+        name, info = f"audio {str(audio)!r}", read_info(_existing(audio))
+        rate, channels, duration_in_s = info.sampling_rate, info.channels, info.duration_in_s
+        if info.loss is not None:
+            raise ValueError(f"{name} is cut off: {info.loss}.")
+        _check_size(name, channels, duration_in_s, max_duration_in_s)
+        waveform, _ = read_audio(audio)
+    else:
+        name, waveform = "audio", _as_tensor(audio)
+        channels, duration_in_s = waveform.shape[0], waveform.shape[1] / rate
+        _check_size(name, channels, duration_in_s, max_duration_in_s)
+    if not waveform.isfinite().all():
+        raise ValueError(f"{name} holds samples that are not finite.")
+    if not waveform.any():
+        raise ValueError(f"{name} is silent: all its samples are 0.")
+    if rate != model_rate:
+        logger.warning("The audio has %d Hz and is resampled to the model's %d Hz.", rate, model_rate)
+        waveform = resample(waveform, rate, model_rate)
+    return to_stereo(waveform) if model_channels == 2 else waveform.mean(dim=0, keepdim=True)
+
+
+def _existing(path: str | os.PathLike) -> Path:
+    """The path of a file that is there."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"audio {str(path)!r} is not a file.")
+    return path
+
+
+def _as_tensor(audio: torch.Tensor | np.ndarray) -> torch.Tensor:
+    """A float32 tensor `(channels, num_samples)` on the CPU."""
+    if isinstance(audio, np.ndarray) and audio.dtype.kind in "fiu":
+        audio = torch.from_numpy(np.ascontiguousarray(audio))
+    if not isinstance(audio, torch.Tensor):
+        raise ValueError(f"audio must be a tensor, an array or a path, got {type(audio).__name__}.")
+    if not audio.is_floating_point():
+        raise ValueError(f"audio must be floating point with full scale 1, got dtype {audio.dtype}.")
+    if audio.ndim not in (1, 2):
+        raise ValueError(f"audio must be (channels, num_samples), got shape {tuple(audio.shape)}.")
+    return (audio if audio.ndim == 2 else audio[None]).detach().float().cpu()
+
+
+def _check_size(name: str, channels: int, duration_in_s: float, max_duration_in_s: float) -> None:
+    """Raises a ValueError for audio that is empty, too long, or has too many channels."""
+    if channels not in (1, 2):
+        raise ValueError(f"{name} must have 1 or 2 channels, got {channels}.")
+    if duration_in_s == 0:
+        raise ValueError(f"{name} is empty.")
+    if duration_in_s > max_duration_in_s:
+        raise ValueError(f"{name} must last at most {max_duration_in_s:.3f} s, got {duration_in_s:.3f} s.")

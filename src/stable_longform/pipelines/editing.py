@@ -1,0 +1,86 @@
+"""Two ways from music to other music that keep more of it than noise does: inversion, and no inversion at all.
+
+Both give the sampling loop of `sampling.py` another start or another velocity. Latents, noise and velocity are
+`(B, C, L)` in float32, times t in [0, 1].
+
+References: Lu et al., "DPM-Solver++", arXiv 2211.01095, whose steps lead up as well as down. Hong et al., "On exact
+inversion of DPM-solvers", arXiv 2311.18387 (the implicit step). Kulikov et al., "FlowEdit", arXiv 2412.08629 (source
+and target from the same noise), here for the v-objective.
+"""
+
+import copy
+from collections.abc import Callable
+
+import torch
+
+from stable_longform import noise_schedule
+from stable_longform.pipelines import schedules
+from stable_longform.pipelines.sampling import GuidedVelocity, Velocity
+
+NUM_FIXED_POINT_STEPS = 10
+
+
+def invert(velocity: Velocity, scheduler, latents: torch.Tensor, follow: Callable[..., torch.Tensor]) -> torch.Tensor:
+    """The noisy latents at a schedule's first time from which the sampling leads to these latents.
+
+    Args:
+        velocity: that the sampling follows.
+        scheduler: deterministic, with its steps set.
+        latents: of music.
+        follow: the sampling loop, called as `follow(velocity, latents, path=scheduler)`.
+    """
+    noisy_latents = _undo_last_step(velocity, latents, scheduler.timesteps[-1])
+    if len(scheduler.timesteps) == 1:
+        return noisy_latents
+    way_back = copy.deepcopy(scheduler)
+    schedules.reverse(way_back)
+    return follow(velocity, noisy_latents, path=way_back)
+
+
+def _undo_last_step(velocity: Velocity, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """The x_t whose denoised α·x_t − σ·v(x_t) are the latents, as the fixed point of x ← (z + σ·v(x)) / α."""
+    noisy_latents = noise_schedule.alpha(t) * latents
+    for _ in range(NUM_FIXED_POINT_STEPS):
+        v = velocity(noisy_latents, t, float(t))
+        noisy_latents = (latents + noise_schedule.sigma(t) * v) / noise_schedule.alpha(t)
+    return noisy_latents
+
+
+class EditVelocity:
+    """A velocity that leads from music to the same music, but for what target and source prompt differ in.
+
+    Both prompts are asked about the same noise ε: the target about the music as it is edited so far, the source about
+    the music as it was. v = (α·ε − σ·z) + v_target(x_t) − v_source(α·z + σ·ε): the true velocity of the music, plus
+    the difference. With equal prompts nothing changes.
+
+    Args:
+        target: velocity with the prompt of the result.
+        source: velocity with the prompt of the music as it was.
+        latents: z, that music.
+        noise: ε, in which the sampling starts at α·z + σ·ε.
+    """
+
+    def __init__(self, target: GuidedVelocity, source: GuidedVelocity, latents: torch.Tensor, noise: torch.Tensor):
+        self.target, self.source = target, source
+        self.latents, self.noise = latents, noise
+
+    @property
+    def conditioning(self):
+        """That of the target, for callbacks."""
+        return self.target.conditioning
+
+    def change(self, **tensors: torch.Tensor) -> None:
+        """Goes on with other tensors of the target's conditioning."""
+        self.target.change(**tensors)
+
+    def change_noise(self, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Goes on with other noise; returns what that adds to the noisy latents at time t."""
+        change = noise_schedule.sigma(t) * (noise - self.noise)
+        self.noise = noise
+        return change
+
+    def __call__(self, latents: torch.Tensor, t: torch.Tensor, time: float) -> torch.Tensor:
+        """The velocity; arguments as in `GuidedVelocity`."""
+        before = noise_schedule.add_noise(self.latents, self.noise, t)
+        difference = self.target(latents, t, time) - self.source(before, t, time)
+        return noise_schedule.velocity(self.latents, self.noise, t) + difference

@@ -1,0 +1,218 @@
+"""From music to other music: variations, other instruments, another style. Paper: §4.6.
+
+The music becomes latents, the latents noisy latents at a time that `strength` says, and from there the sampling of
+text to music leads back. How the noise comes in is the method's: drawn (SDEdit), found by inversion, or drawn once for
+the music and once more for its edit, so that it cancels.
+
+References: Meng et al., "SDEdit", arXiv 2108.01073; for the others see `editing.py`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import diffusers
+import torch
+
+from stable_longform import noise_schedule
+from stable_longform.pipelines import inputs, schedules
+from stable_longform.pipelines.audio_inputs import Audio, read_audios
+from stable_longform.pipelines.base import LongFormMusicPipelineBase, LongFormMusicPipelineOutput
+from stable_longform.pipelines.editing import EditVelocity, invert
+from stable_longform.pipelines.guidance import Guidance
+from stable_longform.pipelines.inputs import Generators
+from stable_longform.pipelines.sampling import GuidedVelocity
+
+METHODS = ("noise", "invert", "edit")
+
+
+class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
+    """Audio to long-form music. Its components and settings are those of `LongFormMusicPipelineBase`.
+
+    `from_pipe` makes one of a text-to-music pipeline, and the other way round, without loading anything again.
+    """
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        audio: Audio | Sequence[Audio] | None = None,
+        strength: float = 0.8,
+        duration: float | Sequence[float] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        method: str = "noise",
+        source_prompt: str | Sequence[str] | None = None,
+        source_guidance_scale: float | None = None,
+        sampling_rate: int | None = None,
+        seconds_start: float | Sequence[float] = 0.0,
+        seconds_total: float | Sequence[float] | None = None,
+        num_inference_steps: int = 100,
+        guidance_scale: float = 7.0,
+        guidance_rescale: float = 0.0,
+        guidance_interval: tuple[float, float] | None = None,
+        num_waveforms_per_prompt: int = 1,
+        generator: Generators = None,
+        latents: torch.Tensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        prompt_attention_mask: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_attention_mask: torch.Tensor | None = None,
+        output_type: str = "pt",
+        return_dict: bool = True,
+        callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        window_in_s: float | None = None,
+        audio_end_in_s: float | Sequence[float] | None = None,
+        audio_start_in_s: float | Sequence[float] | None = None,
+    ) -> LongFormMusicPipelineOutput | tuple:
+        """Makes other music of some. Where nothing else is said, arguments are those of `LongFormMusicPipeline`.
+
+        Args:
+            prompt: of the result; None: music without a prompt.
+            audio: one recording for all prompts, or one for each; a single prompt may have several. A path, or a
+                tensor or array `(channels, num_samples)` with full scale 1. Any rate; mono or stereo.
+            strength: time t in (0, 1] at which the sampling starts, the noise level being tan(πt/2): 0 is the music
+                itself, 1 music that owes nothing to it. stable-audio-tools' `init_noise_level` 0.1, 0.5, 1, 5, 10 and
+                100 are 0.064, 0.295, 0.5, 0.874, 0.937 and 0.994.
+            duration: seconds of music to return; None: as long as the audio. Longer audio is cut off, shorter audio
+                goes on with silence.
+            negative_prompt: what to steer away from.
+            method: "noise" adds noise and removes it with the prompt. "invert" finds the noise that the model would
+                make the music from without guidance and with the source prompt, and samples from that; it keeps more
+                of the music, takes twice the time and needs a deterministic scheduler. "edit" follows the difference
+                between source and target prompt and inverts nothing; it takes twice the time as well.
+            source_prompt: what the music is like now, for "invert" and "edit"; None: no prompt.
+            source_guidance_scale: of the source prompt, for "edit"; None: `guidance_scale`. "invert" has none.
+            sampling_rate: Hz of audio that is not a file; None: the model's.
+            seconds_start: where in the whole piece the music starts, in seconds.
+            seconds_total: duration of the whole piece in seconds.
+            num_inference_steps: steps of the whole schedule, from noise to music, of which those after the start are
+                taken.
+            guidance_scale: weight of classifier-free guidance.
+            guidance_rescale: φ in [0, 1].
+            guidance_interval: times t between which guidance is on.
+            num_waveforms_per_prompt: results for each prompt.
+            generator: for the noise; a list has one for each result.
+            latents: the noise `(batch_size, latent_channels, latent_length)` of unit variance, not for "invert".
+            prompt_embeds: instead of `prompt`.
+            prompt_attention_mask: of `prompt_embeds`.
+            negative_prompt_embeds: instead of `negative_prompt`.
+            negative_prompt_attention_mask: of `negative_prompt_embeds`.
+            output_type: "pt", "np" or "latent".
+            return_dict: an output object, or the tuple `(audios, sampling_rate)`.
+            callback_on_step_end: called after each step, those of an inversion excepted.
+            callback_on_step_end_tensor_inputs: names of the tensors it is shown.
+            window_in_s: seconds that are sampled.
+            audio_end_in_s: diffusers' name for `seconds_start + duration`.
+            audio_start_in_s: diffusers' name for `seconds_start`.
+
+        Returns:
+            `LongFormMusicPipelineOutput`.
+
+        Raises:
+            ValueError: an argument outside its range, before any work is done; or a result that is not finite.
+        """
+        # Check, before any work.
+        self._require("Audio to audio", "transformer", "scheduler", "vae")
+        strength = inputs.check_strength(strength)
+        _check_method(method, source_prompt, source_guidance_scale, latents)
+        waveforms = read_audios(audio, sampling_rate, self.sampling_rate, self.vae.config.audio_channels)
+        if prompt is None and prompt_embeds is None:
+            prompt = ""
+        if isinstance(prompt, str):
+            prompt = [prompt] * len(waveforms)
+        negatives = (negative_prompt, negative_prompt_embeds, negative_prompt_attention_mask)
+        prompts = self._check_prompts(prompt, negatives[0], prompt_embeds, prompt_attention_mask, *negatives[1:])
+        waveforms = inputs.one_for_each("audio", waveforms, len(prompts))
+        source_texts = inputs.check_texts("source_prompt", "" if source_prompt is None else source_prompt)
+        source_texts = inputs.one_for_each("source_prompt", source_texts, len(prompts))
+        source_prompts = self._check_prompts(source_texts, negatives[0], None, None, *negatives[1:])
+        request = self._check_request(
+            prompts,
+            num_waveforms_per_prompt,
+            guidance_scale,
+            guidance_rescale,
+            guidance_interval,
+            generator,
+            output_type,
+            callback_on_step_end,
+            callback_on_step_end_tensor_inputs,
+        )
+        source_guidance = request.guidance
+        if source_guidance_scale is not None:
+            source_guidance_scale = inputs.check_guidance_scale(source_guidance_scale, "source_guidance_scale")
+            source_guidance = replace(request.guidance, scale=source_guidance_scale)
+        duration, seconds_start = inputs.check_start_and_end(duration, seconds_start, audio_start_in_s, audio_end_in_s)
+        if duration is None:
+            duration = [waveform.shape[1] / self.sampling_rate for waveform in waveforms]
+        timing, latent_lengths = self._check_timing(
+            duration, seconds_start, seconds_total, len(prompts), window_in_s, self._check_noise(latents, request)
+        )
+        scheduler = self._check_scheduler(num_inference_steps)
+        is_all_noise = method == "noise" and strength >= scheduler.timesteps[0]
+        schedules.start_at(scheduler, strength)
+        if method == "invert":
+            schedules.check_reversible(scheduler)
+
+        with self._running(request.guidance, len(scheduler.timesteps)) as run:
+            # Encode.
+            music = [
+                self._encode_audio(waveform[:, : round(seconds * self.sampling_rate)], length)
+                for waveform, seconds, length in zip(waveforms, timing.durations, latent_lengths, strict=True)
+            ]
+            self.maybe_free_model_hooks()
+            conditioning = self._make_conditioning(prompts, timing).select(request.items)
+            source_conditioning = self._make_conditioning(source_prompts, timing).select(request.items)
+            # Sample.
+            latent_lengths = [latent_lengths[item] for item in request.items]
+            if method != "invert":
+                noise = self._noise(latents, latent_lengths, request)
+
+            def sample_items(items, follow, generator):
+                velocity = GuidedVelocity(self.transformer, conditioning.select(items), run.guidance)
+                before = torch.stack([music[request.items[item]] for item in items])
+                if method == "invert":
+                    source = source_conditioning.select(items)
+                    source = GuidedVelocity(self.transformer, source, Guidance(1.0), "source")
+                    return follow(velocity, invert(source, scheduler, before, follow))
+                drawn = torch.stack([noise[item] for item in items]).to(before)
+                if is_all_noise:
+                    return follow(velocity, drawn * scheduler.init_noise_sigma)
+                t = scheduler.timesteps[0]
+                start = schedules.in_scheduler_scale(scheduler, noise_schedule.add_noise(before, drawn, t), t)
+                if method == "noise":
+                    return follow(velocity, start)
+                source = GuidedVelocity(self.transformer, source_conditioning.select(items), source_guidance, "source")
+                edit = EditVelocity(velocity, source, before, drawn)
+
+                def renew_noise(step: int, t: torch.Tensor, noisy_latents: torch.Tensor) -> torch.Tensor:
+                    if step == 0:
+                        return noisy_latents
+                    drawn = self._draw_noise([noisy_latents.shape[-1]] * len(items), generator)
+                    change = edit.change_noise(torch.stack(drawn).to(noisy_latents), t)
+                    return noisy_latents + schedules.in_scheduler_scale(scheduler, change, t)
+
+                return follow(edit, start, before_step=renew_noise)
+
+            num_paths = 2 if method == "invert" else 1
+            sampled = self._sample(latent_lengths, sample_items, scheduler, run, request, num_paths)
+            # Decode.
+            audios = self._decode(sampled, [timing.durations[item] for item in request.items], output_type)
+        return LongFormMusicPipelineOutput(audios, self.sampling_rate) if return_dict else (audios, self.sampling_rate)
+
+
+def _check_method(
+    method: str, source_prompt, source_guidance_scale: float | None, latents: torch.Tensor | None
+) -> None:
+    """Raises a ValueError for an unknown method, or for arguments that it has no use for."""
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
+    if source_prompt is not None and method == "noise":
+        raise ValueError("source_prompt is for method='invert' and method='edit', got method='noise'.")
+    if source_guidance_scale is not None and method != "edit":
+        raise ValueError(f"source_guidance_scale is for method='edit', got method={method!r}.")
+    if latents is not None and method == "invert":
+        raise ValueError("method='invert' finds the noise in the audio: give no latents.")
+
+
+# Where `DiffusionPipeline.from_pretrained` looks for the class that a folder names.
+diffusers.LongFormMusicAudioToAudioPipeline = LongFormMusicAudioToAudioPipeline

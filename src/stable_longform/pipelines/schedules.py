@@ -1,0 +1,55 @@
+"""Other paths through a scheduler's times than from noise to music: from a later time on, and back to noise.
+
+They take a scheduler that was prepared for text to music and change the nodes between which it steps.
+"""
+
+import math
+
+import torch
+from diffusers import CosineDPMSolverMultistepScheduler
+
+from stable_longform.noise_schedule import alpha, time_from_noise_level
+
+
+def start_at(scheduler, time: float) -> None:
+    """Leaves out the times above the start: what is left is the end of the same schedule, of one step at least.
+
+    A node less than half a step below the start is left out too, since solvers divide by the length of their steps.
+
+    Args:
+        scheduler: with its timesteps set.
+        time: t in (0, 1] of the new first step. At or above the schedule's first time it changes nothing.
+    """
+    levels = scheduler.sigmas[:-1].float()
+    if time >= time_from_noise_level(levels[0]):
+        return
+    first = torch.tan(torch.tensor(time, dtype=torch.float64) * math.pi / 2).to(levels)
+    half_step = (levels[1] / levels[0]).sqrt() if len(levels) > 1 else 1
+    _set_levels(scheduler, torch.cat([first[None], levels[levels < first * half_step], scheduler.sigmas[-1:]]))
+
+
+def reverse(scheduler) -> None:
+    """Turns the schedule around: from its last time up to its first. See `check_reversible`."""
+    _set_levels(scheduler, scheduler.sigmas[:-1].flip(0))
+
+
+def check_reversible(scheduler) -> None:
+    """Raises a ValueError for a stochastic scheduler, from whose music no path leads back to one noise."""
+    if scheduler.config.get("algorithm_type", "sde-dpmsolver++").startswith("sde"):
+        raise ValueError(
+            "method='invert' needs a deterministic scheduler, as make_scheduler() gives it, got a stochastic "
+            f"{type(scheduler).__name__}."
+        )
+
+
+def in_scheduler_scale(scheduler, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """Noisy latents x_t = α·z + σ·ε as the scheduler keeps them: `CosineDPMSolver...` keeps x_t / α."""
+    return latents / alpha(t) if isinstance(scheduler, CosineDPMSolverMultistepScheduler) else latents
+
+
+def _set_levels(scheduler, levels: torch.Tensor) -> None:
+    """Makes these noise levels the scheduler's nodes; the last one is where it ends."""
+    scheduler.sigmas = levels.cpu()
+    scheduler.timesteps = time_from_noise_level(levels[:-1].float()).to(scheduler.timesteps.device)
+    scheduler.num_inference_steps = len(levels) - 1
+    scheduler.set_begin_index(0)

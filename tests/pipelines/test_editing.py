@@ -1,0 +1,89 @@
+"""Edits and schedules by themselves, with models whose result is known."""
+
+import torch
+from common import relative_error
+from tiny_pipeline import LATENT_CHANNELS, seed
+
+from stable_longform import noise_schedule
+from stable_longform.noise_schedule import make_scheduler
+from stable_longform.pipelines import schedules
+from stable_longform.pipelines.editing import EditVelocity
+from stable_longform.pipelines.guidance import Guidance
+from stable_longform.pipelines.sampling import Run, sample
+
+STEPS = 8
+SHAPE = (2, LATENT_CHANNELS, 16)
+
+
+def prepared(start: float = 1.0):
+    scheduler = make_scheduler()
+    noise_schedule.set_timesteps(scheduler, STEPS)
+    schedules.start_at(scheduler, start)
+    return scheduler
+
+
+def draw(number: int) -> torch.Tensor:
+    return torch.randn(SHAPE, generator=seed(number))
+
+
+def leads_to(music: torch.Tensor):
+    """The velocity of a model that knows one piece of music: whatever it is shown, it denoises to that."""
+
+    def velocity(latents, t, time):
+        return (noise_schedule.alpha(t) * latents - music) / noise_schedule.sigma(t)
+
+    return velocity
+
+
+def test_an_edit_adds_what_the_prompts_differ_in():
+    """Models that know one piece each: the edit is the music plus the target's piece minus the source's."""
+    music, target, source, noise = (draw(number) for number in range(4))
+    for strength in (0.1, 0.5, 0.99):
+        scheduler = prepared(strength)
+        edit = EditVelocity(leads_to(target), leads_to(source), music, noise)
+        start = noise_schedule.add_noise(music, noise, scheduler.timesteps[0])
+        result = sample(edit, scheduler, start, Run(Guidance(1.0), STEPS))
+        assert relative_error(result, music + target - source) < 1e-4
+
+
+def test_new_noise_in_each_step_does_not_change_what_it_adds():
+    music, target, source, noise = (draw(number) for number in range(4))
+    scheduler = prepared(0.9)
+    edit = EditVelocity(leads_to(target), leads_to(source), music, noise)
+
+    def before_step(step, t, latents):
+        changed = latents + edit.change_noise(draw(10 + step), t)
+        edited_so_far = (changed - noise_schedule.sigma(t) * edit.noise) / noise_schedule.alpha(t)
+        assert (latents - changed).abs().max() > 0.01 and edited_so_far.abs().max() < 10
+        return changed
+
+    start = noise_schedule.add_noise(music, noise, scheduler.timesteps[0])
+    result = sample(edit, scheduler, start, Run(Guidance(1.0), STEPS), before_step=before_step)
+    assert relative_error(result, music + target - source) < 1e-4
+
+
+def test_a_later_start_keeps_the_rest_of_the_schedule():
+    whole = prepared()
+    for start in (0.999999, 0.95, 0.4, 0.05, 1e-6):
+        rest = prepared(start)
+        times = rest.timesteps.tolist()
+        assert abs(times[0] - min(start, whole.timesteps[0].item())) < 1e-6
+        assert times[1:] == whole.timesteps.tolist()[len(whole.timesteps) - len(times) + 1 :]
+        assert len(rest.sigmas) == len(times) + 1 and rest.sigmas[-1] == 0
+    assert torch.equal(prepared(1.0).sigmas, whole.sigmas)
+
+
+def test_no_step_is_tiny():
+    """A start just above a node takes its place: solvers divide by the length of their steps."""
+    whole = prepared()
+    for node in whole.timesteps[1:-1].tolist():
+        levels = prepared(node + 1e-5).sigmas[:-1].log()
+        assert (levels[:-1] - levels[1:]).min() > 0.4 * (whole.sigmas[0] / whole.sigmas[1]).log()
+
+
+def test_the_way_back_is_the_schedule_turned_around():
+    scheduler = prepared(0.9)
+    levels = scheduler.sigmas.clone()
+    schedules.reverse(scheduler)
+    assert torch.equal(scheduler.sigmas, levels[:-1].flip(0))
+    assert len(scheduler.timesteps) == len(levels) - 2
