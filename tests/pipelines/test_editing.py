@@ -5,11 +5,12 @@ from common import relative_error
 from tiny_pipeline import LATENT_CHANNELS, seed
 
 from stable_longform import noise_schedule
-from stable_longform.noise_schedule import make_scheduler
 from stable_longform.pipelines import schedules
 from stable_longform.pipelines.editing import EditVelocity
 from stable_longform.pipelines.guidance import Guidance
 from stable_longform.pipelines.sampling import Run, sample
+from stable_longform.schedulers import scheduling
+from stable_longform.schedulers.scheduling import make_scheduler
 
 STEPS = 8
 SHAPE = (2, LATENT_CHANNELS, 16)
@@ -17,7 +18,7 @@ SHAPE = (2, LATENT_CHANNELS, 16)
 
 def prepared(start: float = 1.0):
     scheduler = make_scheduler()
-    noise_schedule.set_timesteps(scheduler, STEPS)
+    scheduling.set_timesteps(scheduler, STEPS)
     schedules.start_at(scheduler, start)
     return scheduler
 

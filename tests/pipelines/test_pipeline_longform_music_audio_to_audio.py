@@ -11,7 +11,7 @@ from diffusers import CosineDPMSolverMultistepScheduler
 from tiny_pipeline import PROMPTS, SHORT, generate, record_transformer, seed, tiny_pipeline
 
 from stable_longform import LongFormMusicAudioToAudioPipeline, LongFormMusicPipeline
-from stable_longform.noise_schedule import make_scheduler
+from stable_longform.schedulers.scheduling import make_scheduler
 
 RATE, WINDOW = 8000, 2048  # Hz, samples
 METHODS = ("noise", "invert", "edit")
