@@ -13,6 +13,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
 from accelerate import PartialState
@@ -21,13 +22,15 @@ from tqdm import tqdm
 
 from stable_longform.data.latents import INDEX_FILE, INFO_FILE, SILENCE_FILE, read_shards
 from stable_longform.data.sources import Source, open_source
-from stable_longform.data.tracks import SPLITS
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.latent_encoding import describe_track, encode_silence, encode_tracks, track_key
 from stable_longform.training_utils.loop import TimeLimit
+from stable_longform.training_utils.options import NumEntries
 from stable_longform.training_utils.pretrained import float_dtype
 from stable_longform.utils.files import atomic_path, weights_sha256, write_json, write_text
+from stable_longform.utils.ranges import Range
 
 logger = logging.getLogger(__name__)
 
@@ -36,26 +39,32 @@ logger = logging.getLogger(__name__)
 class Config:
     """`max_tracks` limits how many tracks of each split are encoded. A shard is written when either limit is met."""
 
-    manifest: str  # any source: see stable_longform.data.sources
-    autoencoder: str
-    output_dir: str
-    splits: tuple = ("valid", "train")  # in this order
-    max_tracks: int | None = None
-    dtype: str = "float32"
-    tracks_per_shard: int = 64
-    minutes_per_shard: float = 10.0  # what a stop can cost
-    max_minutes: float | None = None  # then the script stops after the track it is at, with an index of what is done
-    max_bad_fraction: float = 0.01
+    manifest: shared.Manifest
+    autoencoder: Annotated[str, "Folder or Hub id of the autoencoder."]
+    output_dir: shared.OutputDir
+    splits: Annotated[
+        tuple[Literal["train", "valid", "test"], ...],
+        NumEntries(1),
+        "Encoded in this order.",
+    ] = ("valid", "train")
+    max_tracks: Annotated[int | None, Range(1, shared.MAX_STEPS), "Of each split."] = None
+    dtype: Annotated[shared.Dtype, "Of the autoencoder while it encodes."] = "float32"
+    tracks_per_shard: Annotated[int, Range(1, shared.MAX_COUNT), "A shard is written when it has so many."] = 64
+    minutes_per_shard: Annotated[
+        float,
+        Range(0, 1e6),
+        "Or when it has taken so long, which is what a stop can cost.",
+    ] = 10.0
+    max_minutes: Annotated[
+        shared.MaxMinutes | None,
+        "Then the script stops after the track it is at, with an index of what is done.",
+    ] = None
+    max_bad_fraction: shared.MaxBadFraction = 0.01
 
 
 def main(config: Config) -> None:
     """Encodes this process's tracks, then writes the index."""
     time_limit = TimeLimit(config.max_minutes)
-    unknown = [split for split in config.splits if split not in SPLITS]
-    if unknown:
-        raise ValueError(f"splits must be among {', '.join(SPLITS)}, got {', '.join(unknown)}.")
-    if config.tracks_per_shard < 1:
-        raise ValueError(f"tracks_per_shard must be at least 1, got {config.tracks_per_shard}.")
     dtype = float_dtype(config.dtype)
     state = PartialState(cpu=not torch.accelerator.is_available())
     output_dir = Path(config.output_dir)

@@ -10,6 +10,7 @@ recorded, unless there is one already; say what they cannot know with `--descrip
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import yaml
 
@@ -18,11 +19,13 @@ from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
 from stable_longform.schedulers.scheduling import SIGMA_MAX, SIGMA_MIN, make_scheduler
+from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.pretrained import export_model, float_dtype, load_text_encoder
 from stable_longform.training_utils.runs import STAGE_FILE
 from stable_longform.utils.files import weights_sha256
 from stable_longform.utils.model_card import CARD_FILE, write_model_card
+from stable_longform.utils.ranges import Range
 from stable_longform.utils.text_files import read_json_lines
 
 
@@ -33,19 +36,27 @@ class Config:
     `clap` may also be the folder of a whole checkpoint, whose text encoder is taken.
     """
 
-    autoencoder: str
-    clap: str
-    dit: str
-    output_dir: str
-    dtype: str = "float32"
-    sigma_min: float = SIGMA_MIN
-    sigma_max: float = SIGMA_MAX
-    mask_text_padding: bool = False  # as the transformer was trained
-    guidance_interval: tuple = (0.0, 1.0)  # of calls that don't give one
-    window_in_s: tuple = ()  # the windows of all stages of the transformer, in seconds; empty: only the longest
-    description: str = ""  # what kind of model it is
-    data: str = ""  # what it learned from, and under which licences that is
-    license: str = ""  # of the weights, for example "cc-by-4.0"
+    autoencoder: Annotated[str, "Folder or Hub id of the autoencoder."]
+    clap: Annotated[str, "Folder or Hub id of the ClapModel, or folder of a checkpoint, whose text encoder is taken."]
+    dit: Annotated[str, "The `dit` folder of a run."]
+    output_dir: shared.OutputDir
+    dtype: shared.Dtype = "float32"
+    sigma_min: Annotated[float, Range(0, 1e6, above=True), "Where the default sampler ends."] = SIGMA_MIN
+    sigma_max: Annotated[float, Range(0, 1e6, above=True), "Where the default sampler starts."] = SIGMA_MAX
+    mask_text_padding: Annotated[bool, "As the transformer was trained."] = False
+    guidance_interval: Annotated[
+        tuple[float, float],
+        Range(0, 1),
+        "Times between which guidance is on, of calls that don't give an interval.",
+    ] = (0.0, 1.0)
+    window_in_s: Annotated[
+        tuple[float, ...],
+        Range(0, 1e6, above=True),
+        "The windows of all stages of the transformer in seconds; empty: only the longest.",
+    ] = ()
+    description: Annotated[str, "What kind of model it is, for the card."] = ""
+    data: Annotated[str, "What it learned from, and under which licences that is, for the card."] = ""
+    license: Annotated[str, "Of the weights, for the card, for example cc-by-4.0."] = ""
 
 
 def main(config: Config) -> None:

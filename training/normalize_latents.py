@@ -10,14 +10,17 @@ the first of the decoder, so the checkpoint format stays as it is. Not in the pa
 
 import logging
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
 from stable_longform.data.audio_crops import CropMaker
 from stable_longform.data.sources import open_source
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.pretrained import export_model
+from stable_longform.utils.ranges import Range
 
 logger = logging.getLogger(__name__)
 
@@ -26,12 +29,16 @@ logger = logging.getLogger(__name__)
 class Config:
     """The power is measured on `num_crops` crops of the train split, `crop_duration_in_s` seconds each."""
 
-    autoencoder: str
-    manifest: str  # any source: see stable_longform.data.sources
-    output_dir: str
-    num_crops: int = 64
-    crop_duration_in_s: float = 10.0
-    seed: int = 0
+    autoencoder: Annotated[str, "Folder or Hub id of the autoencoder."]
+    manifest: shared.Manifest
+    output_dir: shared.OutputDir
+    num_crops: Annotated[
+        int,
+        Range(1, shared.MAX_COUNT),
+        "Crops of the train split on which the power is measured.",
+    ] = 64
+    crop_duration_in_s: Annotated[float, Range(0.2, 1e4), "Length of each in seconds."] = 10.0
+    seed: shared.Seed = 0
 
 
 def main(config: Config) -> None:

@@ -14,6 +14,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from accelerate import DistributedDataParallelKwargs
@@ -23,6 +24,7 @@ from stable_longform.data.sources import Source, open_source
 from stable_longform.losses.stft import FFT_SIZES, stereo_stft_loss
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.discriminator_stft import MultiScaleSTFTDiscriminator
+from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.accelerator import make_accelerator
 from stable_longform.training_utils.adversarial_steps import (
     Turn,
@@ -31,17 +33,19 @@ from stable_longform.training_utils.adversarial_steps import (
     generator_step_losses,
 )
 from stable_longform.training_utils.checkpointing import latest_checkpoint, resume, save_checkpoint
-from stable_longform.training_utils.config import build_model, launch
+from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.ema import EMAModel
 from stable_longform.training_utils.items import item_generator, make_loader, seed_generators
 from stable_longform.training_utils.learning_rate import falling_rate, inverse_lr, set_learning_rate
 from stable_longform.training_utils.loop import TimeLimit, is_due, progress_bar
 from stable_longform.training_utils.metric_log import log_metrics, report
+from stable_longform.training_utils.options import ArgumentsOf, build_model
 from stable_longform.training_utils.pretrained import load_weights
 from stable_longform.training_utils.reconstruction_validation import validate_reconstruction, validation_crops
 from stable_longform.training_utils.runs import start_run, write_stage
 from stable_longform.training_utils.train_step import train_step
 from stable_longform.utils.files import atomic_folder
+from stable_longform.utils.ranges import Range
 
 
 def _paper_weights() -> dict:
@@ -63,44 +67,63 @@ def _paper_weights() -> dict:
 class Config:
     """Defaults are the paper's configuration; `batch_size` is per process and was not published."""
 
-    manifest: str  # any source: see stable_longform.data.sources
-    output_dir: str
-    max_bad_fraction: float = 0.01  # of the tracks, that may turn out to be unusable
-    init_from: str | None = None  # folder or Hub id of an autoencoder to go on from, of the same shape
-    model: dict = field(default_factory=dict)  # arguments of AutoencoderOobleck that differ from the paper
-    discriminator: dict = field(default_factory=dict)  # likewise of MultiScaleSTFTDiscriminator
-    loss_weights: dict = field(default_factory=_paper_weights)
-    fft_sizes: tuple = FFT_SIZES
-    complex_fft_sizes: tuple = (4096, 2048, 1024)  # of the loss complex_stft, which is off where its weight is 0
-    is_a_weighted: bool = True  # the signals before the spectral losses
-    crop_num_samples: int = 65536  # 1.486 s
-    batch_size: int = 8
-    gradient_accumulation_steps: int = 1  # micro-batches of batch_size in a step
-    max_steps: int = 1_000_000  # counts steps of both networks
-    max_minutes: float | None = None  # then the script stops after the step it is in, as if it were the last
-    discriminator_start_step: int = 0  # before it only the generator is trained
-    encoder_freeze_step: int | None = None  # from it on only the decoder is trained; 0 for a decoder-only stage
-    learning_rate: float = 1.5e-4
-    discriminator_learning_rate: float = 3e-4
-    betas: tuple = (0.8, 0.99)
-    weight_decay: float = 1e-3
-    inv_gamma: float = 200_000.0
-    warmup: float = 0.999
-    decay_start: float = 1.0  # share of max_steps after which the learning rates also fall linearly, in [0, 1]
-    final_rate: float = 0.02  # to this share, in [0, 1]
-    max_grad_norm: float | None = None  # the paper's code does not clip
-    ema_decay: float = 0.9999
-    mixed_precision: str = "no"
-    gradient_checkpointing: bool = False
-    num_workers: int = 2
-    seed: int = 0
-    save_every: int = 1000
-    log_every: int = 20
-    validate_every: int = 1000
-    num_validation_crops: int = 16
-    validation_duration_in_s: float = 3.0  # of each crop, rounded to latent frames
-    num_samples: int = 2  # of them are written with their spectrograms at each validation
-    trackers: tuple = ()  # "tensorboard", "wandb", "trackio"
+    manifest: shared.Manifest
+    output_dir: shared.OutputDir
+    max_bad_fraction: shared.MaxBadFraction = 0.01
+    init_from: Annotated[str | None, "Folder or Hub id of an autoencoder to go on from, of the same shape."] = None
+    model: Annotated[
+        dict,
+        ArgumentsOf(AutoencoderOobleck),
+        "What differs from the paper's.",
+    ] = field(default_factory=dict)
+    discriminator: Annotated[
+        dict,
+        ArgumentsOf(MultiScaleSTFTDiscriminator),
+        "What differs from the paper's.",
+    ] = field(default_factory=dict)
+    loss_weights: Annotated[dict, Range(0, 1e6), "Of each loss; 0: left out."] = field(default_factory=_paper_weights)
+    fft_sizes: Annotated[shared.FftSizes, "Of the spectral losses, in samples."] = FFT_SIZES
+    complex_fft_sizes: Annotated[
+        shared.FftSizes,
+        "Of the loss complex_stft, which is off where its weight is 0.",
+    ] = (4096, 2048, 1024)
+    is_a_weighted: Annotated[bool, "Filter the signals before the spectral losses."] = True
+    crop_num_samples: shared.CropNumSamples = 65536  # 1.486 s
+    batch_size: shared.BatchSize = 8
+    gradient_accumulation_steps: shared.Accumulation = 1
+    max_steps: Annotated[shared.MaxSteps, "Steps of both networks together."] = 1_000_000
+    max_minutes: shared.MaxMinutes | None = None
+    discriminator_start_step: Annotated[
+        int,
+        Range(0, shared.MAX_STEPS),
+        "Before it only the generator is trained.",
+    ] = 0
+    encoder_freeze_step: Annotated[
+        int | None,
+        Range(0, shared.MAX_STEPS),
+        "From it on only the decoder is trained; 0 for a decoder-only stage.",
+    ] = None
+    learning_rate: shared.LearningRate = 1.5e-4
+    discriminator_learning_rate: shared.LearningRate = 3e-4
+    betas: shared.Betas = (0.8, 0.99)
+    weight_decay: shared.WeightDecay = 1e-3
+    inv_gamma: shared.InvGamma = 200_000.0
+    warmup: shared.Warmup = 0.999
+    decay_start: shared.DecayStart = 1.0
+    final_rate: shared.FinalRate = 0.02
+    max_grad_norm: shared.MaxGradNorm | None = None  # the paper's code does not clip
+    ema_decay: shared.EmaDecay = 0.9999
+    mixed_precision: shared.MixedPrecision = "no"
+    gradient_checkpointing: shared.GradientCheckpointing = False
+    num_workers: shared.NumWorkers = 2
+    seed: shared.Seed = 0
+    save_every: shared.SaveEvery = 1000
+    log_every: shared.LogEvery = 20
+    validate_every: shared.ValidateEvery = 1000
+    num_validation_crops: shared.NumValidationCrops = 16
+    validation_duration_in_s: shared.ValidationDuration = 3.0
+    num_samples: shared.NumSamples = 2
+    trackers: shared.Trackers = ()
 
 
 def main(config: Config) -> None:
@@ -199,9 +222,6 @@ def check_config(config: Config, model: AutoencoderOobleck) -> None:
             f"crop_num_samples must be a multiple of {model.hop_length} and at least {least}, "
             f"got {config.crop_num_samples}."
         )
-    for name in ("decay_start", "final_rate"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"{name} must be in [0, 1], got {getattr(config, name)}.")
 
 
 def learning_rate(config: Config, turn: Turn, step: int) -> float:

@@ -14,6 +14,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from accelerate import Accelerator
@@ -25,6 +26,7 @@ from stable_longform.data.prompts import build_prompt
 from stable_longform.data.sources import open_source
 from stable_longform.data.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from stable_longform.data.tracks import Track
+from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.accelerator import make_accelerator
 from stable_longform.training_utils.batch_norm import share_batch_norms
 from stable_longform.training_utils.checkpointing import resume, save_checkpoint
@@ -46,6 +48,7 @@ from stable_longform.training_utils.retrieval_validation import validate_retriev
 from stable_longform.training_utils.runs import start_run, write_stage
 from stable_longform.training_utils.train_step import step_optimizer
 from stable_longform.utils.files import atomic_folder
+from stable_longform.utils.ranges import Range
 
 NUM_PROMPTS_PER_TRACK = 100  # from which the tokenizer is made
 
@@ -103,38 +106,64 @@ def _laion_features() -> dict:
 class Config:
     """Defaults are the paper's architecture and LAION's training; `batch_size` is per process (LAION: 24 of them)."""
 
-    manifest: str  # any source: see stable_longform.data.sources
-    output_dir: str
-    max_bad_fraction: float = 0.01  # of the tracks, that may turn out to be unusable
-    init_from: str | None = None  # folder or Hub id of a ClapModel to go on from, whose architecture is taken
-    audio_config: dict = field(default_factory=_htsat_base)
-    text_config: dict = field(default_factory=_roberta_base)
-    feature_extractor: dict = field(default_factory=_laion_features)
-    projection_dim: int = 512
-    tokenizer: str | None = "FacebookAI/roberta-base"  # folder or Hub id; None makes one from the manifest's prompts
-    crop_duration_in_s: float | None = None  # None: whole tracks, of which fusion takes four views
-    batch_size: int = 96
-    gradient_accumulation_steps: int = 1  # micro-batches of batch_size, all of which are each other's negatives
-    max_steps: int = 12_375  # 45 epochs of LAION's 633,526 pairs in batches of 2304
-    max_minutes: float | None = None  # then the script stops after the step it is in, as if it were the last
-    schedule_steps: int | None = None  # length of the learning rate's schedule; None: max_steps
-    learning_rate: float = 1e-4
-    warmup_steps: int = 3200
-    betas: tuple = (0.9, 0.999)
-    weight_decay: float = 0.0
-    max_grad_norm: float | None = None  # LAION's code does not clip
-    use_spec_augment: bool = True
-    time_drop_width: int = 64  # of 1024 frames, twice
-    frequency_drop_width: int = 8  # of 64 bands, twice
-    mixed_precision: str = "no"
-    gradient_checkpointing: bool = False
-    num_workers: int = 8
-    seed: int = 0
-    save_every: int = 500
-    log_every: int = 20
-    validate_every: int = 500
-    num_validation_pairs: int = 256
-    trackers: tuple = ()  # "tensorboard", "wandb", "trackio"
+    manifest: shared.Manifest
+    output_dir: shared.OutputDir
+    max_bad_fraction: shared.MaxBadFraction = 0.01
+    init_from: Annotated[
+        str | None,
+        "Folder or Hub id of a ClapModel to go on from, whose architecture is taken.",
+    ] = None
+    audio_config: Annotated[
+        dict,
+        "Arguments of ClapAudioConfig; hidden_size follows from the others.",
+    ] = field(default_factory=_htsat_base)
+    text_config: Annotated[
+        dict,
+        "Arguments of ClapTextConfig; a ready tokenizer brings its own vocab_size.",
+    ] = field(default_factory=_roberta_base)
+    feature_extractor: Annotated[
+        dict,
+        "Arguments of ClapFeatureExtractor; truncation follows from enable_fusion.",
+    ] = field(default_factory=_laion_features)
+    projection_dim: Annotated[int, Range(1, 65536), "Width of the embeddings."] = 512
+    tokenizer: Annotated[
+        str | None,
+        "Folder or Hub id; null makes one from the manifest's prompts.",
+    ] = "FacebookAI/roberta-base"
+    crop_duration_in_s: Annotated[
+        float | None,
+        Range(0, 1e5, above=True),
+        "Length of a crop; null: whole tracks, of which fusion takes four views.",
+    ] = None
+    batch_size: shared.BatchSize = 96
+    gradient_accumulation_steps: Annotated[
+        shared.Accumulation,
+        "Micro-batches in a step, all of which are each other's negatives.",
+    ] = 1
+    max_steps: shared.MaxSteps = 12_375  # 45 epochs of LAION's 633,526 pairs in batches of 2304
+    max_minutes: shared.MaxMinutes | None = None
+    schedule_steps: Annotated[
+        int | None,
+        Range(1, shared.MAX_STEPS),
+        "Length of the learning rate's schedule; null: max_steps.",
+    ] = None
+    learning_rate: shared.LearningRate = 1e-4
+    warmup_steps: shared.WarmupSteps = 3200
+    betas: shared.Betas = (0.9, 0.999)
+    weight_decay: shared.WeightDecay = 0.0
+    max_grad_norm: shared.MaxGradNorm | None = None  # LAION's code does not clip
+    use_spec_augment: Annotated[bool, "Leave out random frames and bands of what the audio encoder hears."] = True
+    time_drop_width: Annotated[int, Range(1, 1024), "At most so many of 1024 frames less one, twice."] = 64
+    frequency_drop_width: Annotated[int, Range(1, 64), "At most so many of 64 bands less one, twice."] = 8
+    mixed_precision: shared.MixedPrecision = "no"
+    gradient_checkpointing: shared.GradientCheckpointing = False
+    num_workers: shared.NumWorkers = 8
+    seed: shared.Seed = 0
+    save_every: shared.SaveEvery = 500
+    log_every: shared.LogEvery = 20
+    validate_every: shared.ValidateEvery = 500
+    num_validation_pairs: Annotated[int, Range(1, shared.MAX_COUNT), "Held-out pairs in a validation."] = 256
+    trackers: shared.Trackers = ()
 
 
 def main(config: Config) -> None:

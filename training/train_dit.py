@@ -14,6 +14,7 @@ and the timing conditioner; `training/make_checkpoint.py` puts a pipeline togeth
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from accelerate import Accelerator
@@ -24,9 +25,10 @@ from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
 from stable_longform.schedulers.scheduling import make_scheduler
+from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.accelerator import make_accelerator
 from stable_longform.training_utils.checkpointing import latest_checkpoint, resume, save_checkpoint
-from stable_longform.training_utils.config import build_model, launch
+from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.demos import make_demos
 from stable_longform.training_utils.diffusion_validation import validate
 from stable_longform.training_utils.ema import EMAModel, full_tensor
@@ -42,61 +44,99 @@ from stable_longform.training_utils.learning_rate import falling_rate, inverse_l
 from stable_longform.training_utils.loop import TimeLimit, is_due, progress_bar
 from stable_longform.training_utils.metric_log import log_metrics, report
 from stable_longform.training_utils.noise_and_times import draw_noise_and_times
+from stable_longform.training_utils.options import ArgumentsOf, NumEntries, build_model
 from stable_longform.training_utils.pretrained import load_text_encoder, load_weights
 from stable_longform.training_utils.runs import start_run, write_stage
 from stable_longform.training_utils.train_step import train_step
 from stable_longform.training_utils.v_objective import VelocityLoss, balance_silence
 from stable_longform.utils.files import atomic_folder
+from stable_longform.utils.ranges import Range
 
 
 @dataclass(frozen=True)
 class Config:
     """Defaults are the paper's configuration; `batch_size` is per process and was not published."""
 
-    clap: str  # folder or Hub id of a transformers ClapModel with its tokenizer, or folder of a checkpoint
-    output_dir: str
-    latents: str | None = None  # folder of latents, or in its place
-    manifest: str | None = None  # any source of music, see stable_longform.data.sources, and `autoencoder`
-    max_bad_fraction: float = 0.01  # of the tracks, which may turn out to be unusable or lost
-    init_from: str | None = None  # the `dit` folder of another run, of any window length, or folder of a checkpoint
-    model: dict = field(default_factory=dict)  # arguments of DiTTransformer1D that differ from the paper
-    timing: dict = field(default_factory=dict)  # likewise of TimingConditioner
-    batch_size: int = 4
-    gradient_accumulation_steps: int = 1  # micro-batches of batch_size in a step
-    max_steps: int = 1_000_000
-    max_minutes: float | None = None  # then the script stops after the step it is in, as if it were the last
-    learning_rate: float = 5e-5
-    betas: tuple = (0.9, 0.999)
-    weight_decay: float = 1e-3
-    inv_gamma: float = 1_000_000.0
-    warmup: float = 0.99
-    decay_start: float = 1.0  # share of max_steps after which the rate also falls linearly, in [0, 1]
-    final_rate: float = 0.02  # to this share of it, in [0, 1]
-    max_grad_norm: float | None = None  # the paper's code does not clip
-    ema_decay: float = 0.9999
-    condition_dropout: float = 0.1
-    excerpt_probability: float = 0.0  # share of items for which a part of the track stands for all of it
-    timestep_shift: float = 1.0  # above 1 more items are near t = 1, see `shift_times`; the paper: none
-    mask_text_padding: bool = False  # hide padding tokens of the prompts from the transformer; the paper: no
-    terminal_probability: float = 0.01  # share of items at t = 1, pure noise
-    balance_silence: bool = False  # music and the silence behind it get half of the loss each; the paper: no
-    mixed_precision: str = "no"
-    gradient_checkpointing: bool = False
-    attention_backend: str | None = None  # one of diffusers' attention backends; None: its default
-    num_workers: int = 2
-    seed: int = 0
-    save_every: int = 1000
-    log_every: int = 20
-    validate_every: int = 1000
-    num_validation_windows: int = 8
-    num_validation_buckets: int = 4  # of t, whose losses are shown apart; at most one for each window
-    demo_every: int = 0  # steps between demos, which need `autoencoder`; 0: none
-    autoencoder: str | None = None  # for demos, the one that made the latents
-    demo_duration_in_s: float = 30.0  # cut to the window
-    demo_steps: int = 50
-    demo_guidance_scales: tuple = (1.0, 7.0)
-    num_demos: int = 2
-    trackers: tuple = ()  # "tensorboard", "wandb", "trackio"
+    clap: Annotated[str, "Folder or Hub id of a ClapModel with its tokenizer, or folder of a checkpoint."]
+    output_dir: shared.OutputDir
+    latents: Annotated[str | None, "Folder of latents to train on; or give manifest."] = None
+    manifest: Annotated[
+        shared.Manifest | None,
+        "Any source of music to train on, with autoencoder, instead of latents.",
+    ] = None
+    max_bad_fraction: shared.MaxBadFraction = 0.01
+    init_from: Annotated[
+        str | None,
+        "The `dit` folder of another run, of any window length, or folder of a checkpoint.",
+    ] = None
+    model: Annotated[
+        dict,
+        ArgumentsOf(DiTTransformer1D),
+        "What differs from the paper's.",
+    ] = field(default_factory=dict)
+    timing: Annotated[
+        dict,
+        ArgumentsOf(TimingConditioner),
+        "What differs from the paper's.",
+    ] = field(default_factory=dict)
+    batch_size: shared.BatchSize = 4
+    gradient_accumulation_steps: shared.Accumulation = 1
+    max_steps: shared.MaxSteps = 1_000_000
+    max_minutes: shared.MaxMinutes | None = None
+    learning_rate: shared.LearningRate = 5e-5
+    betas: shared.Betas = (0.9, 0.999)
+    weight_decay: shared.WeightDecay = 1e-3
+    inv_gamma: shared.InvGamma = 1_000_000.0
+    warmup: shared.Warmup = 0.99
+    decay_start: shared.DecayStart = 1.0
+    final_rate: shared.FinalRate = 0.02
+    max_grad_norm: shared.MaxGradNorm | None = None  # the paper's code does not clip
+    ema_decay: shared.EmaDecay = 0.9999
+    condition_dropout: shared.ConditionDropout = 0.1
+    excerpt_probability: Annotated[
+        float,
+        Range(0, 1),
+        "Share of items for which a part of the track stands for all of it.",
+    ] = 0.0
+    timestep_shift: shared.TimestepShift = 1.0  # above 1 more items are near t = 1, see `shift_times`; the paper: none
+    mask_text_padding: Annotated[
+        bool,
+        "Hide padding tokens of the prompts from the transformer; the paper: false.",
+    ] = False
+    terminal_probability: shared.TerminalProbability = 0.01
+    balance_silence: Annotated[
+        bool,
+        "Music and the silence behind it get half of the loss each; the paper: false.",
+    ] = False
+    mixed_precision: shared.MixedPrecision = "no"
+    gradient_checkpointing: shared.GradientCheckpointing = False
+    attention_backend: Annotated[str | None, "One of diffusers' attention backends; null: its default."] = None
+    num_workers: shared.NumWorkers = 2
+    seed: shared.Seed = 0
+    save_every: shared.SaveEvery = 1000
+    log_every: shared.LogEvery = 20
+    validate_every: shared.ValidateEvery = 1000
+    num_validation_windows: Annotated[int, Range(1, shared.MAX_COUNT), "Held-out windows in a validation."] = 8
+    num_validation_buckets: Annotated[
+        int,
+        Range(1, shared.MAX_COUNT),
+        "Parts of t, whose losses are shown apart; at most one for each window.",
+    ] = 4
+    demo_every: Annotated[int, Range(0, shared.MAX_STEPS), "Steps between demos, which need autoencoder; 0: none."] = 0
+    autoencoder: Annotated[
+        str | None,
+        "Folder or Hub id of the one that made the latents, for demos; or that encodes manifest.",
+    ] = None
+    demo_duration_in_s: Annotated[float, Range(0, 1e5, above=True), "Length of a demo, cut to the window."] = 30.0
+    demo_steps: Annotated[int, Range(1, 1000), "Sampling steps of a demo."] = 50
+    demo_guidance_scales: Annotated[
+        tuple[float, ...],
+        Range(-100, 100),
+        NumEntries(1),
+        "A demo is made with each.",
+    ] = (1.0, 7.0)
+    num_demos: Annotated[int, Range(1, 1000), "Prompts that demos are made of."] = 2
+    trackers: shared.Trackers = ()
 
 
 def main(config: Config) -> None:
@@ -221,11 +261,6 @@ def check_config(config: Config) -> None:
         raise ValueError("--manifest needs --autoencoder, which encodes the music.")
     if config.autoencoder is None and config.demo_every:
         raise ValueError("demo_every needs --autoencoder, the one that made the latents.")
-    if config.num_validation_windows < 1:
-        raise ValueError(f"num_validation_windows must be at least 1, got {config.num_validation_windows}.")
-    for name in ("decay_start", "final_rate"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"{name} must be in [0, 1], got {getattr(config, name)}.")
     for name in ("excerpt_probability", "balance_silence"):
         if config.manifest is not None and getattr(config, name):
             raise ValueError(f"{name}={getattr(config, name)} needs --latents.")

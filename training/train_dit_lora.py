@@ -11,12 +11,14 @@ paper. Hu et al., "LoRA", arXiv 2106.09685.
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 
 from stable_longform.data.latents import LatentWindows, collate_windows
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.accelerator import make_accelerator
 from stable_longform.training_utils.checkpointing import resume, save_checkpoint
 from stable_longform.training_utils.config import launch
@@ -27,10 +29,12 @@ from stable_longform.training_utils.learning_rate import linear_warmup, set_lear
 from stable_longform.training_utils.loop import TimeLimit, is_due, progress_bar
 from stable_longform.training_utils.metric_log import log_metrics, report
 from stable_longform.training_utils.noise_and_times import draw_noise_and_times
+from stable_longform.training_utils.options import NumEntries
 from stable_longform.training_utils.runs import start_run
 from stable_longform.training_utils.train_step import train_step
 from stable_longform.training_utils.v_objective import VelocityLoss
 from stable_longform.utils.files import atomic_path
+from stable_longform.utils.ranges import Range
 
 WEIGHT_NAME = "pytorch_lora_weights.safetensors"
 
@@ -39,32 +43,40 @@ WEIGHT_NAME = "pytorch_lora_weights.safetensors"
 class Config:
     """Defaults suit some ten tracks; `batch_size` is per process. The adapter is scaled by `alpha / rank`."""
 
-    checkpoint: str  # folder or Hub id of a pipeline
-    latents: str  # encoded by the checkpoint's own autoencoder
-    output_dir: str
-    max_bad_fraction: float = 0.01  # of the tracks, whose latents may turn out to be lost
-    rank: int = 16
-    alpha: float = 16.0
-    target_modules: tuple = ("to_q", "to_k", "to_v", "to_out.0")
-    batch_size: int = 4
-    gradient_accumulation_steps: int = 1  # micro-batches of batch_size in a step
-    max_steps: int = 1000
-    max_minutes: float | None = None  # then the script stops after the step it is in, as if it were the last
-    learning_rate: float = 1e-4
-    warmup_steps: int = 50  # of a linear ramp; constant afterwards
-    weight_decay: float = 1e-2
-    condition_dropout: float = 0.1
-    timestep_shift: float = 1.0  # above 1 more items are near t = 1
-    terminal_probability: float = 0.01  # share of items at t = 1, pure noise
-    mixed_precision: str = "no"
-    gradient_checkpointing: bool = False
-    num_workers: int = 2
-    seed: int = 0
-    save_every: int = 200
-    log_every: int = 10
-    validate_every: int = 200
-    num_validation_windows: int = 8  # of the valid split; 0 if there is none
-    trackers: tuple = ()  # "tensorboard", "wandb", "trackio"
+    checkpoint: Annotated[str, "Folder or Hub id of a pipeline."]
+    latents: Annotated[str, "Folder of latents, encoded by the checkpoint's own autoencoder."]
+    output_dir: shared.OutputDir
+    max_bad_fraction: shared.MaxBadFraction = 0.01
+    rank: Annotated[int, Range(1, 65536), "Of the adapter's matrices."] = 16
+    alpha: Annotated[float, Range(0, 1e6, above=True), "The adapter is scaled by alpha / rank."] = 16.0
+    target_modules: Annotated[
+        tuple[str, ...],
+        NumEntries(1),
+        "Ends of the names of the layers that get an adapter.",
+    ] = ("to_q", "to_k", "to_v", "to_out.0")
+    batch_size: shared.BatchSize = 4
+    gradient_accumulation_steps: shared.Accumulation = 1
+    max_steps: shared.MaxSteps = 1000
+    max_minutes: shared.MaxMinutes | None = None
+    learning_rate: shared.LearningRate = 1e-4
+    warmup_steps: shared.WarmupSteps = 50
+    weight_decay: shared.WeightDecay = 1e-2
+    condition_dropout: shared.ConditionDropout = 0.1
+    timestep_shift: shared.TimestepShift = 1.0
+    terminal_probability: shared.TerminalProbability = 0.01
+    mixed_precision: shared.MixedPrecision = "no"
+    gradient_checkpointing: shared.GradientCheckpointing = False
+    num_workers: shared.NumWorkers = 2
+    seed: shared.Seed = 0
+    save_every: shared.SaveEvery = 200
+    log_every: shared.LogEvery = 10
+    validate_every: shared.ValidateEvery = 200
+    num_validation_windows: Annotated[
+        int,
+        Range(0, shared.MAX_COUNT),
+        "Windows of the valid split in a validation; 0 if there is none.",
+    ] = 8
+    trackers: shared.Trackers = ()
 
 
 class AdapterState:

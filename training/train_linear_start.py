@@ -16,24 +16,28 @@ To resume, run the same command again. The result is `output_dir/autoencoder`.
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
 
 from stable_longform.data.audio_crops import CropMaker, collate_crops
 from stable_longform.data.sources import Source, open_source
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.accelerator import make_accelerator
 from stable_longform.training_utils.checkpointing import latest_checkpoint, resume, save_checkpoint
-from stable_longform.training_utils.config import build_model, launch
+from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.items import VALIDATION_SEED, item_generator, make_loader, seed_generators
 from stable_longform.training_utils.learning_rate import falling_rate, linear_warmup, set_learning_rate
 from stable_longform.training_utils.linear_start import LinearAutoencoder, initialize, relative_error
 from stable_longform.training_utils.loop import TimeLimit, is_due, progress_bar
 from stable_longform.training_utils.metric_log import log_metrics, report
+from stable_longform.training_utils.options import ArgumentsOf, build_model
 from stable_longform.training_utils.reconstruction_validation import validate_reconstruction, validation_crops
 from stable_longform.training_utils.runs import start_run, write_stage
 from stable_longform.training_utils.train_step import train_step
 from stable_longform.utils.files import atomic_folder
+from stable_longform.utils.ranges import Range
 
 NUM_SCALING_CROPS = 8
 
@@ -42,33 +46,37 @@ NUM_SCALING_CROPS = 8
 class Config:
     """`batch_size` is per process."""
 
-    manifest: str  # any source: see stable_longform.data.sources
-    output_dir: str
-    max_bad_fraction: float = 0.01  # of the tracks, that may turn out to be unusable
-    model: dict = field(default_factory=dict)  # arguments of AutoencoderOobleck that differ from the paper
-    kl_weight: float = 1e-4
-    crop_num_samples: int = 65536  # 1.486 s
-    edge_num_samples: int = 4096  # at each end of a crop, where the error does not count
-    batch_size: int = 4
-    gradient_accumulation_steps: int = 1  # micro-batches of batch_size in a step
-    max_steps: int = 1500
-    max_minutes: float | None = None  # then the script stops after the step it is in, as if it were the last
-    learning_rate: float = 1e-3
-    betas: tuple = (0.9, 0.98)
-    warmup_steps: int = 50
-    decay_start: float = 0.5  # share of max_steps after which the learning rate falls linearly, in [0, 1]
-    final_rate: float = 0.02  # to this share, in [0, 1]
-    max_grad_norm: float | None = 1.0
-    mixed_precision: str = "no"
-    num_workers: int = 1
-    seed: int = 0
-    save_every: int = 500
-    log_every: int = 20
-    validate_every: int = 250
-    num_validation_crops: int = 32
-    validation_duration_in_s: float = 3.0  # of each crop, rounded to latent frames
-    num_samples: int = 2  # of them are written with their spectrograms at each validation
-    trackers: tuple = ()  # "tensorboard", "wandb", "trackio"
+    manifest: shared.Manifest
+    output_dir: shared.OutputDir
+    max_bad_fraction: shared.MaxBadFraction = 0.01
+    model: Annotated[
+        dict,
+        ArgumentsOf(AutoencoderOobleck),
+        "What differs from the paper's.",
+    ] = field(default_factory=dict)
+    kl_weight: Annotated[float, Range(0, 1e6), "Weight of the KL divergence."] = 1e-4
+    crop_num_samples: shared.CropNumSamples = 65536  # 1.486 s
+    edge_num_samples: Annotated[int, Range(0, 2**28), "At each end of a crop, where the error does not count."] = 4096
+    batch_size: shared.BatchSize = 4
+    gradient_accumulation_steps: shared.Accumulation = 1
+    max_steps: shared.MaxSteps = 1500
+    max_minutes: shared.MaxMinutes | None = None
+    learning_rate: shared.LearningRate = 1e-3
+    betas: shared.Betas = (0.9, 0.98)
+    warmup_steps: shared.WarmupSteps = 50
+    decay_start: shared.DecayStart = 0.5
+    final_rate: shared.FinalRate = 0.02
+    max_grad_norm: shared.MaxGradNorm | None = 1.0
+    mixed_precision: shared.MixedPrecision = "no"
+    num_workers: shared.NumWorkers = 1
+    seed: shared.Seed = 0
+    save_every: shared.SaveEvery = 500
+    log_every: shared.LogEvery = 20
+    validate_every: shared.ValidateEvery = 250
+    num_validation_crops: shared.NumValidationCrops = 32
+    validation_duration_in_s: shared.ValidationDuration = 3.0
+    num_samples: shared.NumSamples = 2
+    trackers: shared.Trackers = ()
 
 
 def main(config: Config) -> None:
@@ -143,16 +151,13 @@ def check_config(config: Config, vae: AutoencoderOobleck) -> None:
     Raises:
         ValueError: naming the value.
     """
-    if config.crop_num_samples % vae.hop_length or config.crop_num_samples < 1:
+    if config.crop_num_samples % vae.hop_length:
         raise ValueError(f"crop_num_samples must be a multiple of {vae.hop_length}, got {config.crop_num_samples}.")
-    if not 0 <= 2 * config.edge_num_samples < config.crop_num_samples:
+    if 2 * config.edge_num_samples >= config.crop_num_samples:
         raise ValueError(
-            "edge_num_samples must be at least 0 and leave something of crop_num_samples between both ends, "
-            f"got {config.edge_num_samples}."
+            f"edge_num_samples must be less than half of crop_num_samples, got {config.edge_num_samples} "
+            f"of {config.crop_num_samples}."
         )
-    for name in ("decay_start", "final_rate"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"{name} must be in [0, 1], got {getattr(config, name)}.")
 
 
 def learning_rate(config: Config, step: int) -> float:

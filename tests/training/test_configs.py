@@ -16,7 +16,8 @@ from stable_longform.models.discriminator_stft import MultiScaleSTFTDiscriminato
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.training_utils.clap_networks import build_clap, build_feature_extractor
-from stable_longform.training_utils.config import build_model, plain_values
+from stable_longform.training_utils.config import plain_values
+from stable_longform.training_utils.options import build_model
 
 FOLDER = ROOT / "training" / "configs"
 SCRIPTS = {

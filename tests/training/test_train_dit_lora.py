@@ -91,7 +91,7 @@ def test_example_writes_before_and_after(folder, trained):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("--rank=0", "rank must be at least 1, got 0"),
+        ("--rank=0", "rank must be a whole number in [1, 65536], got 0"),
         ("--target_modules=[to_x]", "no linear layer whose name ends in 'to_x'"),
         ("--latents=nowhere", "nowhere is not a folder of latents"),
     ],

@@ -39,7 +39,10 @@ def test_two_steps_and_two_more_equal_four(tmp_path, tiny_manifest, autoencoder,
         (["--manifest=b", "--autoencoder=c", "--excerpt_probability=0.5"], "excerpt_probability=0.5 needs --latents"),
         (["--manifest=b", "--autoencoder=c", "--balance_silence=true"], "balance_silence=True needs --latents"),
         (["--latents=a", "--demo_every=5"], "demo_every needs --autoencoder"),
-        (["--latents=a", "--num_validation_windows=0"], "num_validation_windows must be at least 1, got 0"),
+        (
+            ["--latents=a", "--num_validation_windows=0"],
+            "num_validation_windows must be a whole number in [1, 65536], got 0",
+        ),
     ],
 )
 def test_what_is_refused(tmp_path, arguments, message):

@@ -76,8 +76,8 @@ def test_a_resumed_run_equals_an_undisturbed_one(folder):
     "option, message",
     [
         ("--crop_num_samples=4095", "crop_num_samples must be a multiple of 4, got 4095"),
-        ("--edge_num_samples=2048", "edge_num_samples must be at least 0"),
-        ("--final_rate=2", r"final_rate must be in [0, 1], got 2.0"),
+        ("--edge_num_samples=2048", "edge_num_samples must be less than half of crop_num_samples, got 2048 of 4096"),
+        ("--final_rate=2", "final_rate must be a number in [0, 1], got 2"),
     ],
 )
 def test_wrong_settings_end_in_one_line(folder, option, message):

@@ -17,7 +17,7 @@ class Config:
     manifest: str
     learning_rate: float = 0.5
     max_steps: int = 10
-    betas: tuple = (0.9, 0.99)
+    betas: tuple[float, ...] = (0.9, 0.99)
 
 
 def test_start_run_describes_the_run(tmp_path):

@@ -1,0 +1,49 @@
+"""Ranges of options: what is accepted, in words, and the check of a value."""
+
+import math
+import numbers
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both included; `Range(0, 10, above=True)` is (0, 10], `below` likewise.
+
+    Args:
+        low: the least.
+        high: the greatest, finite or not; infinity itself is in no range.
+        above: whether `low` itself is left out.
+        below: whether `high` itself is left out.
+        multiple_of: what whole numbers must be a multiple of.
+    """
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+    below: bool = False
+    multiple_of: int = 1
+
+    def __str__(self) -> str:
+        multiple = "" if self.multiple_of == 1 else f", a multiple of {self.multiple_of}"
+        if self.high == math.inf:
+            return f"{'greater than' if self.above else 'at least'} {_text(self.low)} and finite{multiple}"
+        first, last = "(" if self.above else "[", ")" if self.below else "]"
+        return f"in {first}{_text(self.low)}, {_text(self.high)}{last}{multiple}"
+
+    def __contains__(self, value) -> bool:
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+            return False
+        is_above = value > self.low if self.above else value >= self.low
+        is_below = value < self.high if self.below else value <= self.high
+        return is_above and is_below and (self.multiple_of == 1 or value % self.multiple_of == 0)
+
+
+def _text(number: float) -> str:
+    """A bound as people write it: powers of ten and of two of many digits, other numbers as they are."""
+    if abs(number) < 10**5:
+        return f"{number:g}"
+    sign, size = "-" if number < 0 else "", abs(number)
+    tens, twos = round(math.log10(size)), round(math.log2(size))
+    if size == 10**tens:
+        return f"{sign}10^{tens}"
+    return f"{sign}2^{twos}" if size == 2**twos else f"2^{twos} - 1" if number == 2**twos - 1 else str(number)
