@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from stable_longform.noise_schedule import (
+    PREDICTION_TYPES,
     add_noise,
     alpha,
     latents_from_velocity,
@@ -27,13 +28,14 @@ def test_time_inverts_the_noise_level():
     torch.testing.assert_close(time_from_noise_level(sigma(t) / alpha(t)), t, rtol=0, atol=1e-14)
 
 
-def test_velocity_stands_for_both_latents_and_noise():
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_velocity_stands_for_both_latents_and_noise(prediction_type):
     generator = torch.Generator().manual_seed(0)
     latents, noise = torch.randn(2, 5, 3, 7, generator=generator, dtype=torch.float64)
     t = torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0], dtype=torch.float64)
-    noisy, v = add_noise(latents, noise, t), velocity(latents, noise, t)
-    torch.testing.assert_close(latents_from_velocity(noisy, v, t), latents)
-    torch.testing.assert_close(noise_from_velocity(noisy, v, t), noise)
+    noisy, v = (make(latents, noise, t, prediction_type) for make in (add_noise, velocity))
+    torch.testing.assert_close(latents_from_velocity(noisy, v, t, prediction_type), latents)
+    torch.testing.assert_close(noise_from_velocity(noisy, v, t, prediction_type), noise)
     torch.testing.assert_close(noisy[0], latents[0])
     torch.testing.assert_close(noisy[4], noise[4])
 
@@ -43,3 +45,10 @@ def test_velocity_is_the_derivative_of_the_noisy_latents_along_the_circle():
     t, h = torch.tensor([0.1, 0.4, 0.6, 0.9], dtype=torch.float64), 1e-5
     derivative = (add_noise(latents, noise, t + h) - add_noise(latents, noise, t - h)) / (2 * h)
     torch.testing.assert_close(velocity(latents, noise, t), derivative * 2 / math.pi, rtol=0, atol=1e-8)
+
+
+def test_velocity_of_rectified_flow_is_the_derivative_along_a_straight_line():
+    latents, noise = torch.randn(2, 4, 3, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    t, h = torch.tensor([0.1, 0.4, 0.6, 0.9], dtype=torch.float64), 1e-3
+    after, before = (add_noise(latents, noise, t + step, "flow_prediction") for step in (h, -h))
+    torch.testing.assert_close(velocity(latents, noise, t, "flow_prediction"), (after - before) / (2 * h))

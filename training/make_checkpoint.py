@@ -49,6 +49,8 @@ class Config:
         Range(0, 1),
         "Times between which guidance is on, of calls that don't give an interval.",
     ] = (0.0, 1.0)
+    num_inference_steps: Annotated[int, Range(1, 1000), "Sampling steps, likewise."] = 100
+    guidance_scale: Annotated[float, Range(-100, 100), "Scale of guidance, likewise."] = 7.0
     window_in_s: Annotated[
         tuple[float, ...],
         Range(0, 1e6, above=True),
@@ -81,6 +83,8 @@ def main(config: Config) -> None:
         mask_text_padding=config.mask_text_padding,
         guidance_interval=config.guidance_interval,
         window_in_s=config.window_in_s or None,
+        num_inference_steps=config.num_inference_steps,
+        guidance_scale=config.guidance_scale,
     ).to(dtype)
     export_model(pipe, config.output_dir, keep=(CARD_FILE, "ATTRIBUTION.md"))
     runs = {"autoencoder": config.autoencoder, "CLAP": config.clap, "transformer": config.dit}

@@ -12,7 +12,6 @@ from tiny_pipeline import randomize_weights, tiny_transformer
 
 from stable_longform import AutoencoderOobleck, LongFormMusicPipeline, __version__
 from stable_longform.cli import main
-from stable_longform.cli.settings import DEFAULT_STEPS
 from stable_longform.schedulers.scheduling import make_scheduler
 from stable_longform.utils.audio import read_audio, read_tags, write_audio
 
@@ -136,12 +135,19 @@ def test_random_seed_is_reported_and_makes_the_file_again(generate, capsys):
     assert settings_of(generate("piano", "--duration", "0.2"))["seed"] != seed
 
 
-def test_defaults(checkpoint, tmp_path, monkeypatch):
+def test_defaults_are_the_checkpoints(checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["generate", "piano", "--checkpoint", str(checkpoint)]) == 0
+    pipe = LongFormMusicPipeline.from_pretrained(checkpoint)
+    pipe.register_to_config(num_inference_steps=2, guidance_scale=1.5)
+    pipe.use_scheduler("ping-pong")
+    pipe.save_pretrained(tmp_path / "few_steps")
+    assert main(["generate", "piano", "--checkpoint", str(tmp_path / "few_steps"), "--seed", "3"]) == 0
     assert soundfile.info("music.wav").frames == WINDOW_IN_S * RATE
     settings = settings_of(tmp_path / "music.wav")
-    assert (settings["duration_in_s"], settings["num_inference_steps"]) == (WINDOW_IN_S, DEFAULT_STEPS)
+    names = ("duration_in_s", "num_inference_steps", "guidance_scale")
+    assert [settings[name] for name in names] == [WINDOW_IN_S, 2, 1.5]
+    expected = pipe("piano", generator=torch.Generator().manual_seed(3)).audios[0]
+    torch.testing.assert_close(read_audio("music.wav")[0], expected, rtol=0, atol=1e-4)
 
 
 def test_each_line_of_a_file_is_a_prompt(generate, tmp_path, capsys):

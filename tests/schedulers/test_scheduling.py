@@ -11,18 +11,24 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
 )
 
+from stable_longform.noise_schedule import FLOW_PREDICTION
 from stable_longform.schedulers.scheduling import (
+    SCHEDULER_NAMES,
     SIGMA_MAX,
     SIGMA_MIN,
     check_scheduler,
     make_scheduler,
+    scheduler_by_name,
     set_timesteps,
 )
+from stable_longform.schedulers.scheduling_ping_pong import PingPongScheduler
 
 
-def sample(scheduler, predict_velocity, latents, num_steps, generator=None, visit=lambda t, latents: None):
+def sample(
+    scheduler, predict_velocity, latents, num_steps, generator=None, visit=lambda t, latents: None, timesteps=None
+):
     """Runs the sampler from `latents`; `visit` sees every node, and the end with t = 0."""
-    timesteps = set_timesteps(scheduler, num_steps)
+    timesteps = set_timesteps(scheduler, num_steps, timesteps=timesteps)
     for t in timesteps:
         visit(t, latents)
         latents = scheduler.step(predict_velocity(latents, t), t, latents, generator=generator, return_dict=False)[0]
@@ -218,6 +224,7 @@ def make_dpm_solver(**config):
         (make_dpm_solver(prediction_type="flow_prediction", use_flow_sigmas=True), "flow_prediction"),
         (make_dpm_solver(use_flow_sigmas=True), "use_flow_sigmas"),
         (make_dpm_solver(algorithm_type="sde-dpmsolver++", solver_order=3), "solver_order"),
+        (PingPongScheduler("flow_prediction"), "flow_prediction"),
         (CosineDPMSolverMultistepScheduler(solver_order=3), "solver_order"),
         (CosineDPMSolverMultistepScheduler(sigma_data=0.5), "sigma_data"),
     ],
@@ -238,6 +245,107 @@ def test_schedulers_of_the_same_meaning_are_accepted(scheduler):
     torch.testing.assert_close(
         torch.tan(timesteps.double() * math.pi / 2), scheduler.sigmas[:-1].double(), rtol=1e-3, atol=0
     )
+
+
+@pytest.mark.parametrize(
+    "scheduler, message",
+    [
+        (DPMSolverMultistepScheduler(prediction_type="flow_prediction"), "flow sigmas"),
+        (FlowMatchEulerDiscreteScheduler(stochastic_sampling=True), "stochastic_sampling"),
+        (FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), "use_dynamic_shifting"),
+        (make_scheduler(), "v_prediction"),
+        (CosineDPMSolverMultistepScheduler(), "CosineDPMSolver"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_schedulers_that_are_wrong_for_rectified_flow_are_rejected(scheduler, message):
+    with pytest.raises(ValueError, match=message):
+        set_timesteps(scheduler, 4, prediction_type=FLOW_PREDICTION)
+
+
+def flow_solvers():
+    return [
+        FlowMatchEulerDiscreteScheduler(),
+        DPMSolverMultistepScheduler(prediction_type=FLOW_PREDICTION, use_flow_sigmas=True),
+        PingPongScheduler(FLOW_PREDICTION),
+    ]
+
+
+@pytest.mark.parametrize("scheduler", flow_solvers(), ids=lambda scheduler: type(scheduler).__name__)
+def test_rectified_flow_of_one_point_ends_in_it(scheduler):
+    """The velocity towards data that are all equal is (x − z) / t: every sampler must return z."""
+    generator, data = torch.Generator().manual_seed(0), torch.tensor([-1.5, 0.0, 2.0])
+    latents = torch.randn(3, generator=generator)
+    for t in set_timesteps(scheduler, 5, prediction_type=FLOW_PREDICTION):
+        latents = scheduler.step((latents - data) / t, t, latents, generator=generator, return_dict=False)[0]
+    torch.testing.assert_close(latents, data, rtol=0, atol=2e-3)
+
+
+# --- custom times
+
+
+@pytest.mark.parametrize("scheduler", [make_scheduler(), CosineDPMSolverMultistepScheduler(), PingPongScheduler()])
+def test_the_steps_are_at_the_times_that_are_given(scheduler):
+    times = [0.9, 0.5, 0.2]
+    assert torch.equal(set_timesteps(scheduler, timesteps=times), scheduler.timesteps)
+    torch.testing.assert_close(scheduler.timesteps, torch.tensor(times), rtol=0, atol=1e-6)
+
+
+def test_its_own_times_given_to_a_solver_change_nothing():
+    noise, scheduler = torch.linspace(-1, 1, 5), make_scheduler()
+    times = set_timesteps(scheduler, 12).double()
+    expected = sample(scheduler, gaussian_velocity(0.3, 0.5), noise, 12)
+    again = sample(scheduler, gaussian_velocity(0.3, 0.5), noise, None, timesteps=times)
+    torch.testing.assert_close(again, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "times, message",
+    [
+        ([0.5, 0.5], "falling"),
+        ([0.2, 0.5], "falling"),
+        ([0.5, 0.0], "falling"),
+        ([1.0, 0.5], "0.9999"),
+        ([], "falling"),
+    ],
+)
+def test_times_that_a_solver_cannot_have_are_rejected(times, message):
+    with pytest.raises(ValueError, match=message):
+        set_timesteps(make_scheduler(), timesteps=times)
+
+
+def test_steps_and_times_exclude_each_other():
+    for arguments in ({}, {"num_inference_steps": 2, "timesteps": [0.9, 0.1]}):
+        with pytest.raises(ValueError, match="either"):
+            set_timesteps(make_scheduler(), **arguments)
+
+
+def test_the_cosine_scheduler_has_no_noise_beyond_its_range():
+    with pytest.raises(ValueError, match="0.3 to 500"):
+        set_timesteps(CosineDPMSolverMultistepScheduler(), timesteps=[0.9, 0.1])
+
+
+# --- by name
+
+
+@pytest.mark.parametrize("start", [make_scheduler(0.1, 80.0), PingPongScheduler(), *flow_solvers()])
+@pytest.mark.parametrize("name", SCHEDULER_NAMES)
+def test_a_scheduler_by_name_is_one_for_the_same_model(start, name):
+    prediction_type = start.config.get("prediction_type", FLOW_PREDICTION)
+    scheduler = scheduler_by_name(name, start)
+    times = set_timesteps(scheduler, 6, prediction_type=prediction_type)
+    assert len(times) == 6
+    expected = {"dpmsolver++": ("dpmsolver++", 2), "sde-dpmsolver++": ("sde-dpmsolver++", 2)}
+    expected |= {"sde-dpmsolver++-3m": ("sde-dpmsolver++", 3), "ping-pong": (None, None)}
+    config = scheduler.config
+    assert (config.get("algorithm_type"), config.get("solver_order")) == expected[name]
+    if start.config.get("use_exponential_sigmas") and name != "ping-pong":
+        assert scheduler.sigmas[0].item() == pytest.approx(80, rel=1e-4)
+
+
+def test_another_name_is_rejected():
+    with pytest.raises(ValueError, match="euler"):
+        scheduler_by_name("euler", make_scheduler())
 
 
 @pytest.mark.parametrize("num_steps", [0, -1])
@@ -261,7 +369,6 @@ def test_more_steps_than_noise_levels_are_rejected():
         ({"num_train_timesteps": 1}, "got 1"),
         ({"algorithm_type": "ddim"}, "ddim"),
         ({"solver_order": 4}, "got 4"),
-        ({"algorithm_type": "sde-dpmsolver++", "solver_order": 3}, "got 3"),
     ],
 )
 def test_schedules_out_of_range_are_rejected(arguments, message):

@@ -59,8 +59,16 @@ Prompts = Annotated[
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder of the report.")]
 Trim = Annotated[float | None, seconds_option("--trim", "Only the first seconds of each file.")]
 MaxDuration = Annotated[float, seconds_option("--max-duration", "Files that are longer are left out.")]
-Steps = Annotated[int, typer.Option(min=1, max=MAX_STEPS, help="Sampling steps; the paper's 100.")]
-GuidanceScale = Annotated[float, typer.Option(min=-MAX_GUIDANCE_SCALE, max=MAX_GUIDANCE_SCALE, help="The paper's 7.")]
+Steps = Annotated[
+    int | None,
+    typer.Option(min=1, max=MAX_STEPS, help="Sampling steps; the paper's are 100. [default: the checkpoint's]"),
+]
+GuidanceScale = Annotated[
+    float | None,
+    typer.Option(
+        min=-MAX_GUIDANCE_SCALE, max=MAX_GUIDANCE_SCALE, help="The paper's is 7. [default: the checkpoint's]"
+    ),
+]
 NoSinging = Annotated[bool, typer.Option("--no-singing", help="Leave out prompts about singing, as the paper does.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 
@@ -85,8 +93,8 @@ def generate(
     duration: Annotated[
         float, seconds_option("--duration", "Music where the prompt has no length of its own.")
     ] = 120.0,
-    steps: Steps = 100,
-    guidance_scale: GuidanceScale = 7.0,
+    steps: Steps = None,
+    guidance_scale: GuidanceScale = None,
     guidance_rescale: Annotated[float, typer.Option(min=0, max=1)] = 0.0,
     tail: Annotated[
         float,
@@ -272,8 +280,8 @@ def reconstruct_score(
 def measure(
     output: Output,
     duration: Annotated[list[float], seconds_option("--duration", "May be repeated.")] = (120.0, 190.0, 285.0),
-    steps: Steps = 100,
-    guidance_scale: GuidanceScale = 7.0,
+    steps: Steps = None,
+    guidance_scale: GuidanceScale = None,
     runs: Annotated[
         int, typer.Option(min=1, max=1000, help="Timed runs of each duration, after one that is not timed.")
     ] = 3,
@@ -309,8 +317,8 @@ def _load_model(
     checkpoint: str,
     musicgen: str | None,
     device: torch.device,
-    steps: int,
-    guidance_scale: float,
+    steps: int | None,
+    guidance_scale: float | None,
     guidance_rescale: float,
     tail_in_s: float = 0.0,
 ):
@@ -327,6 +335,8 @@ def _load_model(
         return model, settings
     pipe = load_pipeline(resolve_checkpoint(checkpoint), device, torch.float32)
     pipe.set_progress_bar_config(leave=False)
+    steps = pipe.config.num_inference_steps if steps is None else steps
+    guidance_scale = pipe.config.guidance_scale if guidance_scale is None else guidance_scale
     settings = {"model": checkpoint, "num_inference_steps": steps, "guidance_scale": guidance_scale}
     settings |= {"guidance_rescale": guidance_rescale, "scheduler": type(pipe.scheduler).__name__}
     settings |= {"tail_in_s": tail_in_s, "max_duration_in_s": pipe.max_duration_in_s}

@@ -31,8 +31,6 @@ from stable_longform.cli.options import (
     seconds_option,
 )
 from stable_longform.cli.settings import (
-    DEFAULT_GUIDANCE_SCALE,
-    DEFAULT_STEPS,
     MAX_GUIDANCE_SCALE,
     MAX_LORA_SCALE,
     MAX_SEED,
@@ -77,22 +75,17 @@ def generate(
     ] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What the music should not be like.")] = None,
     num_inference_steps: Annotated[
-        int,
-        typer.Option(
-            "--steps",
-            min=1,
-            max=MAX_STEPS,
-            help="Sampling steps. The Python pipeline's default is 100, which takes twice the time.",
-        ),
-    ] = DEFAULT_STEPS,
+        int | None,
+        typer.Option("--steps", min=1, max=MAX_STEPS, help="Sampling steps. [default: the checkpoint's]"),
+    ] = None,
     guidance_scale: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=-MAX_GUIDANCE_SCALE,
             max=MAX_GUIDANCE_SCALE,
-            help="How strongly the prompt is followed; 1 switches guidance off.",
+            help="How strongly the prompt is followed; 1 switches guidance off. [default: the checkpoint's]",
         ),
-    ] = DEFAULT_GUIDANCE_SCALE,
+    ] = None,
     guidance_rescale: Annotated[
         float, typer.Option(min=0, max=1, help="How far guidance is kept from making the result louder.")
     ] = 0.0,
@@ -112,7 +105,8 @@ def generate(
         seconds_option("--window", "Seconds to sample, of which the duration is kept. [default: as trained]"),
     ] = None,
     scheduler: Annotated[
-        str | None, typer.Option(help=f"{' or '.join(SCHEDULERS)} (stochastic). [default: the checkpoint's]")
+        str | None,
+        typer.Option(help=f"{', '.join(SCHEDULERS[:-1])} or {SCHEDULERS[-1]}. [default: the checkpoint's]"),
     ] = None,
     lora: Annotated[str | None, typer.Option(help="Folder, file or Hub id of a LoRA adapter.")] = None,
     lora_scale: Annotated[float, typer.Option(min=-MAX_LORA_SCALE, max=MAX_LORA_SCALE, help="Its strength.")] = 1.0,
@@ -230,7 +224,7 @@ def _open(checkpoint: str, settings: Settings, device: torch.device, quiet: bool
     pipe = load_pipeline(checkpoint, device, DTYPES[settings.dtype])
     pipe.set_progress_bar_config(desc="sampling", disable=quiet)
     if settings.scheduler is not None:
-        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, algorithm_type=settings.scheduler)
+        pipe.use_scheduler(settings.scheduler)
     if settings.lora is not None:
         pipe.load_lora_weights(settings.lora, adapter_name="lora")
         pipe.set_adapters("lora", settings.lora_scale)
@@ -239,6 +233,8 @@ def _open(checkpoint: str, settings: Settings, device: torch.device, quiet: bool
 
 def _make(pipe, settings: Settings, path: Path, sample_format: str | None, quiet: bool) -> dict:
     """Writes one file; returns what its tags say."""
+    own = {name: pipe.config[name] for name in ("num_inference_steps", "guidance_scale")}
+    settings = replace(settings, **{name: own[name] for name in own if getattr(settings, name) is None})
     duration = settings.duration_in_s or settings.window_in_s or pipe.max_duration_in_s
     arguments = asdict(settings)
     names = (

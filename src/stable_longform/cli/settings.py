@@ -16,25 +16,28 @@ from stable_longform.cli.options import (
 )
 from stable_longform.utils.audio import read_tags
 
-DEFAULT_STEPS, MAX_STEPS = 50, 1000
-DEFAULT_GUIDANCE_SCALE, MAX_GUIDANCE_SCALE = 7.0, 100.0
+MAX_STEPS = 1000
+MAX_GUIDANCE_SCALE = 100.0
 MAX_SEED = 2**63 - 1
 MAX_LORA_SCALE = 10.0
-SCHEDULERS = ("dpmsolver++", "sde-dpmsolver++")
+SCHEDULERS = ("dpmsolver++", "sde-dpmsolver++", "sde-dpmsolver++-3m", "ping-pong")
 # Left out of the tags where they are as here; what is always there is the rest.
 OPTIONAL = ("guidance_interval", "seconds_start", "seconds_total", "window_in_s", "scheduler", "lora", "lora_scale")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides how a generation sounds; the names are those in the file's tags."""
+    """Everything that decides how a generation sounds; the names are those in the file's tags.
+
+    Steps and scale of guidance that are None are the checkpoint's own. In the tags they are always numbers.
+    """
 
     prompt: str = ""
     negative_prompt: str | None = None
     seed: int = 0
     duration_in_s: float | None = None
-    num_inference_steps: int = DEFAULT_STEPS
-    guidance_scale: float = DEFAULT_GUIDANCE_SCALE
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
     guidance_rescale: float = 0.0
     guidance_interval: tuple[float, float] | None = None
     seconds_start: float = 0.0
@@ -56,8 +59,10 @@ class Settings:
             if value is not None:
                 check_seconds(f"--{name}", value)
         check_range("--start", self.seconds_start, 0, 1e6)
-        check_count("--steps", self.num_inference_steps, 1, MAX_STEPS)
-        check_range("--guidance-scale", self.guidance_scale, -MAX_GUIDANCE_SCALE, MAX_GUIDANCE_SCALE)
+        if self.num_inference_steps is not None:
+            check_count("--steps", self.num_inference_steps, 1, MAX_STEPS)
+        if self.guidance_scale is not None:
+            check_range("--guidance-scale", self.guidance_scale, -MAX_GUIDANCE_SCALE, MAX_GUIDANCE_SCALE)
         check_range("--guidance-rescale", self.guidance_rescale, 0, 1)
         if self.guidance_interval is not None:
             for time in self.guidance_interval:

@@ -17,6 +17,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput, logging
 from transformers import PreTrainedModel
 
+from stable_longform import noise_schedule
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.clap_text_encoder import ClapTextEncoder, tokenize_texts
 from stable_longform.models.timing_conditioner import TimingConditioner
@@ -92,17 +93,21 @@ class LongFormMusicPipelineBase(StableAudioFolderMixin, DiffusionPipeline, LongF
         tokenizer: of the text encoder.
         timing_conditioner: `TimingConditioner` for the start and the total duration in seconds. Paper: §2.2.
         transformer: `DiTTransformer1D`; its `sample_size` is the longest window in latent frames.
-        scheduler: from `scheduling.make_scheduler`, or a `CosineDPMSolverMultistepScheduler`. Each call works on
-            a copy.
+        scheduler: from `scheduling.make_scheduler`, or another that `scheduling.check_scheduler` accepts. Each call
+            works on a copy.
         mask_text_padding: hide padding tokens of the prompt from the transformer. The paper's code does not.
         zero_text_padding: set the features of padding tokens to zero, as models with T5 (Stable Audio Open) are
             trained. The paper's code, with CLAP, does not.
         guidance_interval: that of calls which don't give one, two rising times in [0, 1]. The paper's: (0, 1).
         window_in_s: the windows that the model was trained on, in seconds. A call uses the smallest that holds its
             duration. None: only the longest, as in the paper.
+        num_inference_steps: that of calls which don't give one. A model that was distilled to few steps says so here.
+        guidance_scale: likewise; 1, no guidance, for a distilled model.
+        prediction_type: what the transformer predicts: "v_prediction", as in the paper, or "flow_prediction" of
+            rectified flow. The scheduler must be made for the same.
 
     Raises:
-        ValueError: `guidance_interval` is not such a pair, or a window not one that the transformer can have.
+        ValueError: a setting out of its range, or a window that the transformer cannot have.
     """
 
     model_cpu_offload_seq = "text_encoder->timing_conditioner->transformer->vae"
@@ -121,8 +126,12 @@ class LongFormMusicPipelineBase(StableAudioFolderMixin, DiffusionPipeline, LongF
         zero_text_padding: bool = False,
         guidance_interval: list[float] | tuple[float, float] = (0.0, 1.0),
         window_in_s: list[float] | tuple[float, ...] | None = None,
+        num_inference_steps: int = 100,
+        guidance_scale: float = 7.0,
+        prediction_type: str = noise_schedule.V_PREDICTION,
     ):
         super().__init__()
+        inputs.check_choice("prediction_type", prediction_type, noise_schedule.PREDICTION_TYPES)
         windows_in_s = None if window_in_s is None else inputs.check_windows(window_in_s)
         self.register_modules(
             vae=vae,
@@ -137,6 +146,9 @@ class LongFormMusicPipelineBase(StableAudioFolderMixin, DiffusionPipeline, LongF
             zero_text_padding=zero_text_padding,
             guidance_interval=list(inputs.check_interval(guidance_interval)),
             window_in_s=windows_in_s,
+            num_inference_steps=inputs.check_count("num_inference_steps", num_inference_steps, inputs.MAX_STEPS),
+            guidance_scale=inputs.check_guidance_scale(guidance_scale),
+            prediction_type=prediction_type,
         )
         if vae is not None and transformer is not None:
             for seconds in windows_in_s or ():
@@ -226,6 +238,15 @@ class LongFormMusicPipelineBase(StableAudioFolderMixin, DiffusionPipeline, LongF
     def current_timestep(self) -> float | None:
         """Time t in [0, 1] of the step that is being computed, for diffusers' caches; None between generations."""
         return self._run.current_timestep
+
+    def use_scheduler(self, name: str) -> None:
+        """Samples with another scheduler, one of `scheduling.SCHEDULER_NAMES`, for what the transformer predicts.
+
+        "dpmsolver++" is the paper's, "sde-dpmsolver++" its stochastic kind, "sde-dpmsolver++-3m" that of third order,
+        and "ping-pong" is for models that were distilled to few steps.
+        """
+        self._require("Sampling", "scheduler")
+        self.scheduler = scheduling.scheduler_by_name(name, self.scheduler)
 
     def enable_vae_tiling(self, tile_latent_length: int | None = None, memory_in_bytes: int | None = None) -> None:
         """Decodes in chunks, with the same result as at once (the default); see `AutoencoderOobleck.enable_tiling`."""
@@ -336,7 +357,7 @@ class LongFormMusicPipelineBase(StableAudioFolderMixin, DiffusionPipeline, LongF
         self,
         prompts: Prompts,
         num_waveforms_per_prompt: int,
-        guidance_scale: float,
+        guidance_scale: float | None,
         guidance_rescale: float,
         guidance_interval: tuple[float, float] | None,
         generator: Generators,
@@ -347,7 +368,7 @@ class LongFormMusicPipelineBase(StableAudioFolderMixin, DiffusionPipeline, LongF
         """Checks the arguments that all pipelines have; see `LongFormMusicPipeline.__call__`."""
         batch_size = inputs.check_batch_size(len(prompts), num_waveforms_per_prompt)
         guidance = Guidance(
-            inputs.check_guidance_scale(guidance_scale),
+            inputs.check_guidance_scale(self.config.guidance_scale if guidance_scale is None else guidance_scale),
             inputs.check_number("guidance_rescale", guidance_rescale, 0, 1),
             inputs.check_interval(self.config.guidance_interval if guidance_interval is None else guidance_interval),
         )
@@ -407,12 +428,25 @@ class LongFormMusicPipelineBase(StableAudioFolderMixin, DiffusionPipeline, LongF
         inputs.check_latents(latents, len(request.items), config.in_channels, config.sample_size, config.patch_size)
         return latents.shape[-1]
 
-    def _check_scheduler(self, num_inference_steps: int):
-        """A copy of the scheduler with its steps set, so that generations in several threads do not disturb it."""
+    def _check_scheduler(self, num_inference_steps: int | None, timesteps: Sequence[float] | None = None):
+        """A copy of the scheduler with its steps set, so that generations in several threads do not disturb it.
+
+        Args:
+            num_inference_steps: None: the pipeline's own, unless there are `timesteps`.
+            timesteps: times in (0, 1], or None.
+        """
         self._require("Sampling", "transformer", "scheduler")
-        num_inference_steps = inputs.check_count("num_inference_steps", num_inference_steps, inputs.MAX_STEPS)
+        if timesteps is not None:
+            if num_inference_steps is not None:
+                raise ValueError("Give num_inference_steps or timesteps, not both.")
+            timesteps = inputs.check_times("timesteps", timesteps)
+        else:
+            steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
+            num_inference_steps = inputs.check_count("num_inference_steps", steps, inputs.MAX_STEPS)
         scheduler = copy.deepcopy(self.scheduler)
-        scheduling.set_timesteps(scheduler, num_inference_steps, self._execution_device)
+        scheduling.set_timesteps(
+            scheduler, num_inference_steps, self._execution_device, timesteps, self.config.prediction_type
+        )
         return scheduler
 
     # --- sample

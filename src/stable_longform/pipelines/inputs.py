@@ -266,6 +266,25 @@ def check_count(name: str, value: int, high: int) -> int:
     return int(value)
 
 
+def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
+    """One of some words."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+    return value
+
+
+def check_times(name: str, times: Sequence[float]) -> list[float]:
+    """Up to `MAX_STEPS` times in [0, 1] that strictly fall."""
+    if isinstance(times, (np.ndarray, torch.Tensor)):
+        times = times.tolist()
+    if not isinstance(times, (list, tuple)) or not 1 <= len(times) <= MAX_STEPS:
+        raise ValueError(f"{name} must be a list of 1 to {MAX_STEPS} falling times in [0, 1], got {times!r}.")
+    checked = [check_number(name, time, 0, 1) for time in times]
+    if any(after >= before for before, after in zip(checked, checked[1:], strict=False)):
+        raise ValueError(f"{name} must strictly fall, got {times!r}.")
+    return checked
+
+
 def check_batch_size(num_prompts: int, num_waveforms_per_prompt: int) -> int:
     """The number of results, at most `MAX_BATCH_SIZE`."""
     num_waveforms_per_prompt = check_count("num_waveforms_per_prompt", num_waveforms_per_prompt, MAX_BATCH_SIZE)
@@ -306,8 +325,7 @@ def check_interval(guidance_interval: Sequence[float]) -> tuple[float, float]:
 
 def check_output_type(output_type: str) -> None:
     """One of `OUTPUT_TYPES`."""
-    if output_type not in OUTPUT_TYPES:
-        raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
+    check_choice("output_type", output_type, OUTPUT_TYPES)
 
 
 def check_callback(callback: Callable | None, names: Sequence[str], known: Sequence[str]) -> list[str]:

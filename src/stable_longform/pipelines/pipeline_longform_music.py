@@ -30,8 +30,8 @@ class LongFormMusicPipeline(LongFormMusicPipelineBase):
         negative_prompt: str | Sequence[str] | None = None,
         seconds_start: float | Sequence[float] = 0.0,
         seconds_total: float | Sequence[float] | None = None,
-        num_inference_steps: int = 100,
-        guidance_scale: float = 7.0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         guidance_rescale: float = 0.0,
         guidance_interval: tuple[float, float] | None = None,
         num_waveforms_per_prompt: int = 1,
@@ -48,6 +48,7 @@ class LongFormMusicPipeline(LongFormMusicPipelineBase):
         window_in_s: float | None = None,
         audio_end_in_s: float | Sequence[float] | None = None,
         audio_start_in_s: float | Sequence[float] | None = None,
+        timesteps: Sequence[float] | None = None,
     ) -> LongFormMusicPipelineOutput | tuple:
         """Generates music.
 
@@ -61,8 +62,9 @@ class LongFormMusicPipeline(LongFormMusicPipelineBase):
             seconds_total: duration of the whole piece in seconds, after `seconds_start`; None:
                 `seconds_start + duration`.
             num_inference_steps: sampling steps, in [1, 1000], each two evaluations of the transformer with guidance.
+                None: the checkpoint's own, 100 unless its configuration says otherwise.
             guidance_scale: weight s of classifier-free guidance, v_u + s·(v_c − v_u), in [-100, 100]; 1 switches it
-                off, 0 follows the negative prompt alone.
+                off, 0 follows the negative prompt alone. None: the checkpoint's own, 7 unless it says otherwise.
             guidance_rescale: φ in [0, 1] of Lin et al. (2023): how far the guided prediction is brought back to the
                 standard deviation of the conditional one, frame by frame.
             guidance_interval: times t, within [0, 1], between which guidance is on; None: the pipeline's own, (0, 1)
@@ -88,6 +90,7 @@ class LongFormMusicPipeline(LongFormMusicPipelineBase):
                 noise is a draw of that window's own size, so another window is other music.
             audio_end_in_s: diffusers' name for `seconds_start + duration`, instead of `duration`.
             audio_start_in_s: diffusers' name for `seconds_start`.
+            timesteps: times t in (0, 1] of the steps, strictly falling, instead of `num_inference_steps`.
 
         Returns:
             `LongFormMusicPipelineOutput`.
@@ -120,7 +123,7 @@ class LongFormMusicPipeline(LongFormMusicPipelineBase):
         timing, latent_lengths = self._check_timing(
             duration, seconds_start, seconds_total, len(prompts), window_in_s, self._check_noise(latents, request)
         )
-        scheduler = self._check_scheduler(num_inference_steps)
+        scheduler = self._check_scheduler(num_inference_steps, timesteps)
 
         with self._running(request.guidance, len(scheduler.timesteps)) as run:
             # Sample.

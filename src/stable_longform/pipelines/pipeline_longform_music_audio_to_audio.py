@@ -45,8 +45,8 @@ class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
         sampling_rate: int | None = None,
         seconds_start: float | Sequence[float] = 0.0,
         seconds_total: float | Sequence[float] | None = None,
-        num_inference_steps: int = 100,
-        guidance_scale: float = 7.0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         guidance_rescale: float = 0.0,
         guidance_interval: tuple[float, float] | None = None,
         num_waveforms_per_prompt: int = 1,
@@ -147,6 +147,8 @@ class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
         timing, latent_lengths = self._check_timing(
             duration, seconds_start, seconds_total, len(prompts), window_in_s, self._check_noise(latents, request)
         )
+        if self.config.prediction_type != noise_schedule.V_PREDICTION:
+            raise ValueError(f"Audio to audio needs a model of v_prediction, not of {self.config.prediction_type}.")
         scheduler = self._check_scheduler(num_inference_steps)
         is_all_noise = method == "noise" and strength >= scheduler.timesteps[0]
         schedules.start_at(scheduler, strength)

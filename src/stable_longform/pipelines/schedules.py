@@ -9,6 +9,7 @@ import torch
 from diffusers import CosineDPMSolverMultistepScheduler
 
 from stable_longform.noise_schedule import alpha, time_from_noise_level
+from stable_longform.schedulers.scheduling_ping_pong import PingPongScheduler
 
 
 def start_at(scheduler, time: float) -> None:
@@ -20,6 +21,12 @@ def start_at(scheduler, time: float) -> None:
         scheduler: with its timesteps set.
         time: t in (0, 1] of the new first step. At or above the schedule's first time it changes nothing.
     """
+    if isinstance(scheduler, PingPongScheduler):
+        times, half_step = scheduler.timesteps.tolist(), 0.5 / len(scheduler.timesteps)
+        if time < times[0]:
+            kept = [time, *(t for t in times if t < time - half_step)]
+            scheduler.set_timesteps(timesteps=kept, device=scheduler.timesteps.device)
+        return
     levels = scheduler.sigmas[:-1].float()
     if time >= time_from_noise_level(levels[0]):
         return

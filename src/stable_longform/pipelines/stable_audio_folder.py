@@ -13,6 +13,8 @@ from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.clap_text_encoder import ClapTextEncoder
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
+from stable_longform.schedulers.scheduling_ping_pong import PingPongScheduler
+from stable_longform.schedulers.scheduling_sde_dpmsolver import SDEDPMSolverMultistepScheduler
 
 STABLE_AUDIO_PIPELINE = "StableAudioPipeline"
 COMPONENTS = {"vae": AutoencoderOobleck, "transformer": DiTTransformer1D, "timing_conditioner": TimingConditioner}
@@ -21,6 +23,8 @@ COMPONENTS = {"vae": AutoencoderOobleck, "transformer": DiTTransformer1D, "timin
 # repository, and opens no Hub repository of ours.
 for component in (*COMPONENTS.values(), ClapTextEncoder):
     LOADABLE_CLASSES[component.__module__] = {"ModelMixin": ["save_pretrained", "from_pretrained"]}
+for component in (PingPongScheduler, SDEDPMSolverMultistepScheduler):
+    LOADABLE_CLASSES[component.__module__] = {"SchedulerMixin": ["save_pretrained", "from_pretrained"]}
 
 # Arguments of `from_pretrained` that say where a repository is and how to fetch it, and how to read its weights.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision")

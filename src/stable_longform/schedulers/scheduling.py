@@ -4,13 +4,34 @@ Paper: §3 names DPM-Solver++. Reference: Lu et al., "DPM-Solver++" (2022).
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
-from diffusers import CosineDPMSolverMultistepScheduler, DPMSolverMultistepScheduler
+from diffusers import (
+    CosineDPMSolverMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SchedulerMixin,
+)
 
-from stable_longform.noise_schedule import alpha, time_from_noise_level
+from stable_longform.noise_schedule import (
+    FLOW_PREDICTION,
+    PREDICTION_TYPES,
+    V_PREDICTION,
+    alpha,
+    time_from_noise_level,
+)
+from stable_longform.schedulers.scheduling_ping_pong import PingPongScheduler
+from stable_longform.schedulers.scheduling_sde_dpmsolver import SDEDPMSolverMultistepScheduler
 
+ACCEPTED = {
+    V_PREDICTION: (DPMSolverMultistepScheduler, CosineDPMSolverMultistepScheduler, PingPongScheduler),
+    FLOW_PREDICTION: (DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, PingPongScheduler),
+}
+SCHEDULER_NAMES = ("dpmsolver++", "sde-dpmsolver++", "sde-dpmsolver++-3m", "ping-pong")
+ALGORITHM_TYPES = ("dpmsolver++", "sde-dpmsolver++")
 SIGMA_MIN, SIGMA_MAX = 0.3, 500.0  # noise levels σ/α of the last and the first sampling step
+LATEST_TIME = 0.9999  # of a solver's own times: at t = 1 its logarithms are infinite
 
 
 def make_scheduler(
@@ -30,7 +51,8 @@ def make_scheduler(
         sigma_max: noise level of the first step, greater than `sigma_min`.
         num_train_timesteps: entries of the scheduler's table, at least 2; between them it interpolates.
         algorithm_type: "dpmsolver++" (deterministic) or "sde-dpmsolver++" (stochastic).
-        solver_order: 1 or 2; also 3 for "dpmsolver++".
+        solver_order: 1, 2 or 3. The third of "sde-dpmsolver++" needs a scheduler of ours, which takes the place of
+            the stock one, see `scheduling_sde_dpmsolver.py`.
 
     Raises:
         ValueError: a value outside these ranges.
@@ -39,15 +61,16 @@ def make_scheduler(
         raise ValueError(f"0.03 <= sigma_min < sigma_max < inf must hold, got {sigma_min} and {sigma_max}.")
     if num_train_timesteps < 2:
         raise ValueError(f"num_train_timesteps must be at least 2, got {num_train_timesteps}.")
-    orders = {"dpmsolver++": (1, 2, 3), "sde-dpmsolver++": (1, 2)}
-    if algorithm_type not in orders:
-        raise ValueError(f"algorithm_type must be one of {', '.join(orders)}, got {algorithm_type!r}.")
-    if solver_order not in orders[algorithm_type]:
-        raise ValueError(f"solver_order of {algorithm_type} must be in {orders[algorithm_type]}, got {solver_order}.")
+    if algorithm_type not in ALGORITHM_TYPES:
+        raise ValueError(f"algorithm_type must be one of {', '.join(ALGORITHM_TYPES)}, got {algorithm_type!r}.")
+    if solver_order not in (1, 2, 3):
+        raise ValueError(f"solver_order must be 1, 2 or 3, got {solver_order}.")
     first, last = (time_from_noise_level(torch.tensor(s, dtype=torch.float64)) for s in (sigma_min, sigma_max))
     signal = alpha(torch.linspace(first, last, num_train_timesteps, dtype=torch.float64)).square()
     betas = 1 - signal / torch.cat([signal.new_ones(1), signal[:-1]])
-    return DPMSolverMultistepScheduler(
+    is_ours = algorithm_type == "sde-dpmsolver++" and solver_order == 3
+    scheduler_class = SDEDPMSolverMultistepScheduler if is_ours else DPMSolverMultistepScheduler
+    return scheduler_class(
         num_train_timesteps=num_train_timesteps,
         trained_betas=betas.tolist(),
         prediction_type="v_prediction",
@@ -59,51 +82,130 @@ def make_scheduler(
     )
 
 
-def set_timesteps(scheduler, num_inference_steps: int, device: torch.device | str | None = None) -> torch.Tensor:
+def scheduler_by_name(name: str, scheduler) -> SchedulerMixin:
+    """Another scheduler for the model of a given one.
+
+    Args:
+        name: one of `SCHEDULER_NAMES`.
+        scheduler: that the model has. Its noise levels are kept where it has a table of them.
+
+    Raises:
+        ValueError: another name.
+    """
+    if name not in SCHEDULER_NAMES:
+        raise ValueError(f"scheduler must be one of {', '.join(SCHEDULER_NAMES)}, got {name!r}.")
+    prediction_type = scheduler.config.get("prediction_type", FLOW_PREDICTION)
+    if name == "ping-pong":
+        is_one = isinstance(scheduler, PingPongScheduler)
+        return scheduler if is_one else PingPongScheduler(prediction_type=prediction_type)
+    algorithm_type, solver_order = name.removesuffix("-3m"), 3 if name.endswith("-3m") else 2
+    if not isinstance(scheduler, DPMSolverMultistepScheduler):
+        scheduler = make_scheduler()
+        if prediction_type == FLOW_PREDICTION:
+            scheduler = DPMSolverMultistepScheduler(prediction_type=FLOW_PREDICTION, use_flow_sigmas=True)
+    scheduler_class = SDEDPMSolverMultistepScheduler if solver_order == 3 else DPMSolverMultistepScheduler
+    return scheduler_class.from_config(scheduler.config, algorithm_type=algorithm_type, solver_order=solver_order)
+
+
+def set_timesteps(
+    scheduler,
+    num_inference_steps: int | None = None,
+    device: torch.device | str | None = None,
+    timesteps: Sequence[float] | None = None,
+    prediction_type: str = V_PREDICTION,
+) -> torch.Tensor:
     """Prepares a scheduler for sampling; its timesteps become the continuous times of its nodes.
 
     Args:
-        scheduler: a `DPMSolverMultistepScheduler` or `CosineDPMSolverMultistepScheduler` that predicts v.
+        scheduler: one that `check_scheduler` accepts.
         num_inference_steps: at least 1.
         device: of the returned times.
+        timesteps: times in [0, 1] of the nodes, which strictly fall, instead of the number of steps.
+        prediction_type: what the network predicts.
 
     Returns:
-        `(num_inference_steps,)` float32, t = (2/π)·atan(σ/α) falling from near 1, to be given to the network and to
-        `scheduler.step`.
+        The times `(number of steps,)` in float32, t = (2/π)·atan(σ/α) falling from near 1, to be given to the network
+        and to `scheduler.step`. Of rectified flow t = σ.
 
     Raises:
-        ValueError: a scheduler that `check_scheduler` rejects, too few steps, or more than the scheduler has distinct
-            noise levels for.
+        ValueError: a scheduler that `check_scheduler` rejects, too few steps, more than the scheduler has distinct
+            noise levels for, or times that it cannot have.
     """
-    if num_inference_steps < 1:
+    check_scheduler(scheduler, prediction_type)
+    if (num_inference_steps is None) == (timesteps is None):
+        raise ValueError("Give either num_inference_steps or timesteps.")
+    if timesteps is None and num_inference_steps < 1:
         raise ValueError(f"num_inference_steps must be at least 1, got {num_inference_steps}.")
-    check_scheduler(scheduler)
-    scheduler.set_timesteps(num_inference_steps, device=device)
+    if isinstance(scheduler, PingPongScheduler):
+        scheduler.set_timesteps(num_inference_steps, device, timesteps)
+        return scheduler.timesteps
+    scheduler.set_timesteps(num_inference_steps or len(timesteps), device=device)
+    if timesteps is not None:
+        scheduler.sigmas = _noise_levels(scheduler, timesteps, prediction_type).to(scheduler.sigmas)
     noise_levels = scheduler.sigmas[:-1].float()
     if not noise_levels.isfinite().all() or (noise_levels.diff() >= 0).any():
-        raise ValueError(f"The scheduler has no {num_inference_steps} finite noise levels that strictly fall.")
-    scheduler.timesteps = time_from_noise_level(noise_levels).to(device)
+        raise ValueError(f"The scheduler has no {len(noise_levels)} finite noise levels that strictly fall.")
+    times = noise_levels if prediction_type == FLOW_PREDICTION else time_from_noise_level(noise_levels)
+    scheduler.timesteps = times.to(device)
     scheduler.set_begin_index(0)
     return scheduler.timesteps
 
 
-def check_scheduler(scheduler) -> None:
+def check_scheduler(scheduler, prediction_type: str = V_PREDICTION) -> None:
     """Raises a ValueError unless the scheduler's noise levels and predictions mean what the network learned.
 
-    Orders that diffusers gets wrong (third order of the stochastic samplers) are rejected too.
+    What diffusers gets wrong is rejected too: the third order of its stochastic samplers, and noise from the global
+    generator. docs/schedulers.md says of every scheduler of diffusers why.
+
+    Args:
+        scheduler: of diffusers or ours.
+        prediction_type: what the network predicts, one of `noise_schedule.PREDICTION_TYPES`.
     """
-    known = (DPMSolverMultistepScheduler, CosineDPMSolverMultistepScheduler)
-    if not isinstance(scheduler, known):
-        names = " or ".join(kind.__name__ for kind in known)
-        raise ValueError(f"scheduler must be a {names}, got {type(scheduler).__name__}.")
-    if scheduler.config.prediction_type != "v_prediction":
+    if prediction_type not in PREDICTION_TYPES:
+        raise ValueError(f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}, got {prediction_type!r}.")
+    if not isinstance(scheduler, ACCEPTED[prediction_type]):
+        names = [kind.__name__ for kind in ACCEPTED[prediction_type]]
         raise ValueError(
-            f"scheduler must have prediction_type='v_prediction', got {scheduler.config.prediction_type!r}."
+            f"scheduler of a model of {prediction_type} must be a {', '.join(names[:-1])} or {names[-1]}, "
+            f"got {type(scheduler).__name__}."
         )
-    if scheduler.config.get("sigma_data", 1.0) != 1.0:
-        raise ValueError(f"scheduler must have sigma_data=1.0, got {scheduler.config.sigma_data}.")
-    is_stochastic = scheduler.config.get("algorithm_type", "sde-dpmsolver++").startswith("sde")
-    if is_stochastic and scheduler.config.solver_order > 2:
-        raise ValueError(f"A stochastic scheduler must have solver_order 1 or 2, got {scheduler.config.solver_order}.")
-    if scheduler.config.get("use_flow_sigmas"):
-        raise ValueError("scheduler must not use flow sigmas (use_flow_sigmas=True), whose time means something else.")
+    config = scheduler.config
+    if config.get("prediction_type", FLOW_PREDICTION) != prediction_type:
+        raise ValueError(
+            f"scheduler must have prediction_type={prediction_type!r}, as the model, got {config.prediction_type!r}."
+        )
+    if config.get("sigma_data", 1.0) != 1.0:
+        raise ValueError(f"scheduler must have sigma_data=1.0, got {config.sigma_data}.")
+    is_solver = isinstance(scheduler, (DPMSolverMultistepScheduler, CosineDPMSolverMultistepScheduler))
+    is_stochastic = config.get("algorithm_type", "sde-dpmsolver++").startswith("sde")
+    has_third_order = isinstance(scheduler, SDEDPMSolverMultistepScheduler)
+    if is_solver and is_stochastic and config.solver_order > 2 and not has_third_order:
+        raise ValueError(
+            f"A stochastic scheduler of diffusers must have solver_order 1 or 2, got {config.solver_order}; "
+            "make_scheduler makes one of third order."
+        )
+    if is_solver and bool(config.get("use_flow_sigmas")) != (prediction_type == FLOW_PREDICTION):
+        raise ValueError(
+            f"scheduler must use flow sigmas exactly for a model of {FLOW_PREDICTION}, got "
+            f"use_flow_sigmas={config.get('use_flow_sigmas')} for one of {prediction_type}."
+        )
+    for name in ("stochastic_sampling", "use_dynamic_shifting", "invert_sigmas"):
+        if config.get(name):
+            raise ValueError(f"scheduler must not have {name}=True: docs/schedulers.md says why.")
+
+
+def _noise_levels(scheduler, timesteps: Sequence[float], prediction_type: str) -> torch.Tensor:
+    """A scheduler's `sigmas` for given times: the levels σ/α, or σ of rectified flow, and zero at the end."""
+    times = torch.as_tensor(timesteps, dtype=torch.float64).flatten()
+    high = 1.0 if isinstance(scheduler, FlowMatchEulerDiscreteScheduler) else LATEST_TIME
+    if not len(times) or not ((times > 0) & (times <= high)).all() or (times.diff() >= 0).any():
+        raise ValueError(f"timesteps of this scheduler must be falling times in (0, {high}], got {times.tolist()}.")
+    levels = times if prediction_type == FLOW_PREDICTION else torch.tan(times * math.pi / 2)
+    if isinstance(scheduler, CosineDPMSolverMultistepScheduler):
+        low, high = scheduler.config.sigma_min, scheduler.config.sigma_max
+        if levels[-1] < low * (1 - 1e-6) or levels[0] > high * (1 + 1e-6):
+            raise ValueError(
+                f"timesteps must be within the noise levels {low} to {high} of this scheduler, whose noise is drawn "
+                f"between them; got levels {levels[-1]:.4g} to {levels[0]:.4g}."
+            )
+    return torch.cat([levels, levels.new_zeros(1)])

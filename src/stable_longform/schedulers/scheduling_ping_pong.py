@@ -1,0 +1,163 @@
+"""Ping-pong sampling, for models that were distilled to a few steps.
+
+Each step jumps to the data that the network predicts and adds fresh noise at the level of the next step. A network
+that jumps well needs no more than 1 to 8 of them. Not in the paper.
+
+References: Song et al., "Consistency models", arXiv 2303.01469, algorithm 1 (multistep sampling). Novack et al.,
+"Fast text-to-audio generation with adversarial post-training", arXiv 2505.08175 (ping-pong).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import ConfigMixin, SchedulerMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.schedulers.scheduling_utils import SchedulerOutput
+from diffusers.utils.torch_utils import randn_tensor
+
+from stable_longform.noise_schedule import (
+    FLOW_PREDICTION,
+    PREDICTION_TYPES,
+    add_noise,
+    latents_from_velocity,
+    time_from_noise_level,
+)
+
+SPACINGS = ("linear", "log_snr")
+
+
+class PingPongScheduler(SchedulerMixin, ConfigMixin):
+    """Multistep consistency sampling of a network that predicts a velocity.
+
+    With a list of generators the noise of an item comes from its own and does not depend on the others in the batch.
+
+    Args:
+        prediction_type: "v_prediction" or "flow_prediction", see `noise_schedule`.
+        timestep_spacing: "linear": t = 1, 1 − 1/n, ..., 1/n for n steps. "log_snr": equally spaced in ln(α/σ), from
+            `log_snr_start` to what is one step before `log_snr_end`; but the first is t = 1. That is how
+            stable-audio-tools spaces the steps of rectified flow.
+        log_snr_start: of "log_snr".
+        log_snr_end: of "log_snr"; greater than `log_snr_start`.
+
+    Raises:
+        ValueError: another type or spacing, or a range that does not rise.
+    """
+
+    order = 1
+    init_noise_sigma = 1.0
+
+    @register_to_config
+    def __init__(
+        self,
+        prediction_type: str = "v_prediction",
+        timestep_spacing: str = "linear",
+        log_snr_start: float = -6.0,
+        log_snr_end: float = 2.0,
+    ):
+        if prediction_type not in PREDICTION_TYPES:
+            raise ValueError(f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}, got {prediction_type!r}.")
+        if timestep_spacing not in SPACINGS:
+            raise ValueError(f"timestep_spacing must be one of {', '.join(SPACINGS)}, got {timestep_spacing!r}.")
+        if not log_snr_start < log_snr_end:
+            raise ValueError(f"log_snr_start must be below log_snr_end={log_snr_end}, got {log_snr_start}.")
+        self.timesteps: torch.Tensor | None = None
+        self.begin_index: int | None = None
+        self.step_index: int | None = None
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """The step that the first call of `step` takes."""
+        self.begin_index, self.step_index = begin_index, None
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: torch.device | str | None = None,
+        timesteps: Sequence[float] | torch.Tensor | None = None,
+    ) -> None:
+        """Sets `timesteps`, falling times in (0, 1] in float32.
+
+        Args:
+            num_inference_steps: how many, at least 1, spaced as configured.
+            device: of the times.
+            timesteps: the times themselves, instead.
+
+        Raises:
+            ValueError: neither or both are given, or times that do not fall or are outside (0, 1].
+        """
+        if (num_inference_steps is None) == (timesteps is None):
+            raise ValueError("Give either num_inference_steps or timesteps.")
+        if timesteps is None:
+            if num_inference_steps < 1:
+                raise ValueError(f"num_inference_steps must be at least 1, got {num_inference_steps}.")
+            times = self._spaced(num_inference_steps)
+        else:
+            times = torch.as_tensor(timesteps, dtype=torch.float64).flatten()
+        if not len(times) or not ((times > 0) & (times <= 1)).all() or (times.diff() >= 0).any():
+            raise ValueError(f"timesteps must be falling times in (0, 1], got {times.tolist()}.")
+        self.timesteps = times.to(device, torch.float32)
+        self.num_inference_steps = len(times)
+        self.set_begin_index(0)
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: torch.Tensor | None = None) -> torch.Tensor:
+        """The sample as it is: the noisy latents that the network takes."""
+        return sample
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: torch.Tensor | float,
+        sample: torch.Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[torch.Tensor]:
+        """Goes to the next time: to the predicted data, then back up to that time's noise.
+
+        Args:
+            model_output: the velocity `(B, C, L)`.
+            timestep: the time; only read in the first step, to find which one it is, unless `set_begin_index` said so.
+            sample: noisy latents `(B, C, L)`.
+            generator: of the fresh noise; a list has one for each item.
+            return_dict: whether to return an output object or a plain tuple.
+
+        Raises:
+            ValueError: `set_timesteps` was not called, or `timestep` is none of the times.
+        """
+        if self.timesteps is None:
+            raise ValueError("Call set_timesteps before step.")
+        if self.step_index is None:
+            self.step_index = self._find(timestep) if self.begin_index is None else self.begin_index
+        t, kind = self.timesteps[self.step_index], self.config.prediction_type
+        result = latents_from_velocity(sample.float(), model_output.float(), t, kind)
+        self.step_index += 1
+        if self.step_index < len(self.timesteps):
+            noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=torch.float32)
+            result = add_noise(result, noise, self.timesteps[self.step_index], kind)
+        result = result.to(sample.dtype)
+        return SchedulerOutput(prev_sample=result) if return_dict else (result,)
+
+    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Noisy latents at times `(B,)`, from latents and noise `(B, C, L)`."""
+        return add_noise(original_samples, noise, timesteps, self.config.prediction_type)
+
+    def __len__(self) -> int:
+        return 0 if self.timesteps is None else len(self.timesteps)
+
+    def _spaced(self, num_inference_steps: int) -> torch.Tensor:
+        """The times that `timestep_spacing` says, in float64."""
+        if self.config.timestep_spacing == "linear":
+            return torch.linspace(1, 0, num_inference_steps + 1, dtype=torch.float64)[:-1]
+        ends = self.config.log_snr_start, self.config.log_snr_end
+        log_snr = torch.linspace(*ends, num_inference_steps + 1, dtype=torch.float64)[:-1]
+        if self.config.prediction_type == FLOW_PREDICTION:
+            times = torch.sigmoid(-log_snr)  # ln(α/σ) = ln((1 − t) / t)
+        else:
+            times = time_from_noise_level(torch.exp(-log_snr))
+        times[0] = 1.0
+        return times
+
+    def _find(self, timestep: torch.Tensor | float) -> int:
+        """The number of the step at a time."""
+        found = (self.timesteps == torch.as_tensor(timestep, dtype=torch.float32).to(self.timesteps.device)).nonzero()
+        if not len(found):
+            raise ValueError(f"timestep must be one of {self.timesteps.tolist()}, got {float(timestep)}.")
+        return int(found[0])

@@ -1,0 +1,78 @@
+"""Schedulers in the pipeline: by name, at given times, and what a checkpoint carries."""
+
+import pytest
+import torch
+from common import relative_error
+from tiny_pipeline import SHORT, generate, record_transformer, seed, tiny_pipeline
+
+from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+from stable_longform.schedulers.scheduling import SCHEDULER_NAMES
+
+
+@pytest.fixture
+def pipe():
+    return tiny_pipeline()
+
+
+@pytest.mark.parametrize("name", SCHEDULER_NAMES)
+def test_an_item_depends_neither_on_its_neighbours_nor_on_how_they_are_batched(pipe, name):
+    pipe.use_scheduler(name)
+    settings = {"num_inference_steps": 5, "output_type": "latent"}
+    together = generate(pipe, [SHORT] * 3, generator=[seed(number) for number in range(3)], **settings)
+    for number in range(3):
+        alone = generate(pipe, generator=[seed(number)], **settings)
+        assert relative_error(together[number : number + 1], alone) < 1e-4
+
+
+def test_a_checkpoint_carries_its_sampler_steps_and_guidance(pipe, tmp_path):
+    pipe.register_to_config(num_inference_steps=3, guidance_scale=1.0)
+    pipe.use_scheduler("ping-pong")
+    pipe.save_pretrained(tmp_path)
+    opened = LongFormMusicPipeline.from_pretrained(tmp_path)
+    calls = record_transformer(opened)
+    latents = opened(SHORT, generator=seed(0), output_type="latent").audios
+    assert [call["timestep"].tolist() for call in calls] == [pytest.approx([t]) for t in (1, 2 / 3, 1 / 3)]
+    expected = generate(pipe, num_inference_steps=3, guidance_scale=1.0, output_type="latent")
+    assert torch.equal(latents, expected)
+    assert len(generate(opened, num_inference_steps=2, guidance_scale=3.0, output_type="latent")) == 1
+    assert [call["timestep"].shape for call in calls[3:]] == [(2,)] * 2
+
+
+def test_the_third_order_sampler_can_be_saved(pipe, tmp_path):
+    pipe.use_scheduler("sde-dpmsolver++-3m")
+    pipe.save_pretrained(tmp_path)
+    opened = LongFormMusicPipeline.from_pretrained(tmp_path)
+    assert torch.equal(generate(opened, output_type="latent"), generate(pipe, output_type="latent"))
+
+
+def test_times_instead_of_a_number_of_steps(pipe):
+    calls = record_transformer(pipe)
+    pipe(SHORT, timesteps=[0.9, 0.4], generator=seed(0))
+    assert [call["timestep"][0].item() for call in calls] == pytest.approx([0.9, 0.4])
+    for arguments, message in (
+        ({"timesteps": [0.4, 0.9]}, "fall"),
+        ({"timesteps": [1.5]}, r"\[0, 1\]"),
+        ({"timesteps": 0.5}, "list"),
+        ({"timesteps": [0.5], "num_inference_steps": 2}, "not both"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pipe(SHORT, **arguments)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"num_inference_steps": 0}, "num_inference_steps"),
+        ({"guidance_scale": 1e6}, "guidance_scale"),
+        ({"prediction_type": "epsilon"}, "prediction_type"),
+    ],
+)
+def test_settings_out_of_range_are_refused(pipe, settings, message):
+    with pytest.raises(ValueError, match=message):
+        LongFormMusicPipeline.from_pipe(pipe, **settings)
+
+
+def test_a_scheduler_for_another_prediction_is_refused(pipe):
+    flow = LongFormMusicPipeline.from_pipe(pipe, prediction_type="flow_prediction")
+    with pytest.raises(ValueError, match="as the model"):
+        flow(SHORT)
