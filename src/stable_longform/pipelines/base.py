@@ -26,6 +26,7 @@ from stable_longform.pipelines import inputs
 from stable_longform.pipelines.guidance import Conditioning, Guidance
 from stable_longform.pipelines.inputs import Generators, Prompts, Timing
 from stable_longform.pipelines.lora import LongFormMusicLoraLoaderMixin
+from stable_longform.pipelines.run_state import RunStateMixin
 from stable_longform.pipelines.sampling import GuidedVelocity, Run, sample
 from stable_longform.pipelines.stable_audio_folder import StableAudioFolderMixin
 from stable_longform.pipelines.windows import WindowSizes
@@ -79,7 +80,9 @@ class Request:
     callback_inputs: list[str]
 
 
-class LongFormMusicPipelineBase(StableAudioFolderMixin, DiffusionPipeline, LongFormMusicLoraLoaderMixin):
+class LongFormMusicPipelineBase(
+    StableAudioFolderMixin, RunStateMixin, DiffusionPipeline, LongFormMusicLoraLoaderMixin
+):
     """Components and methods of every pipeline.
 
     Any component but the timing conditioner may be None, for a pipeline that only does a part: without text encoder
@@ -199,46 +202,6 @@ class LongFormMusicPipelineBase(StableAudioFolderMixin, DiffusionPipeline, LongF
         self._require("max_duration_in_s", "vae", "transformer")
         return self._window_sizes.max_in_s
 
-    @property
-    def interrupt(self) -> bool:
-        """Set `_interrupt = True` to skip the steps that remain, in a callback or from another thread.
-
-        A callback stops its own generation; a thread that generates nothing stops all of them.
-        """
-        return self._interrupt
-
-    @property
-    def _interrupt(self) -> bool:
-        return self._run.is_interrupted
-
-    @_interrupt.setter
-    def _interrupt(self, value: bool) -> None:
-        runs = [self._run] if self._run.is_running else list(self._runs.values())
-        for run in runs:
-            run.is_interrupted = value
-
-    @property
-    def guidance_scale(self) -> float:
-        """That of the generation in this thread, running or last; a callback may set another for the next step on."""
-        return self._run.guidance.scale
-
-    @guidance_scale.setter
-    def guidance_scale(self, value: float) -> None:
-        """Takes effect in the next step of the generation in this thread."""
-        self._run.guidance.scale = inputs.check_guidance_scale(value)
-
-    _guidance_scale = guidance_scale  # the name that diffusers' callbacks set
-
-    @property
-    def num_timesteps(self) -> int:
-        """Sampling steps of the generation in this thread, running or last; 0 before the first."""
-        return self._run.num_timesteps
-
-    @property
-    def current_timestep(self) -> float | None:
-        """Time t in [0, 1] of the step that is being computed, for diffusers' caches; None between generations."""
-        return self._run.current_timestep
-
     def use_scheduler(self, name: str) -> None:
         """Samples with another scheduler, one of `scheduling.SCHEDULER_NAMES`, for what the transformer predicts.
 
@@ -310,11 +273,6 @@ class LongFormMusicPipelineBase(StableAudioFolderMixin, DiffusionPipeline, LongF
         for chunk in self.vae.decode_stream(latents[None].to(self.vae.dtype), num_frames):
             yield _check_finite("audio that is", chunk[0, :, :remaining], self.vae)
             remaining -= chunk.shape[-1]
-
-    @property
-    def _run(self) -> Run:
-        """The latest generation in this thread, or one that stands for none."""
-        return self._runs.get(threading.get_ident(), Run(Guidance(1.0), 0, is_running=False))
 
     @property
     def _window_sizes(self) -> WindowSizes:

@@ -1,0 +1,58 @@
+"""What a pipeline tells and is told while it generates, in the thread of the generation."""
+
+import threading
+
+from stable_longform.pipelines import inputs
+from stable_longform.pipelines.guidance import Guidance
+from stable_longform.pipelines.sampling import Run
+
+
+class RunStateMixin:
+    """The state of the latest generation in each thread, which a pipeline keeps in `_runs`."""
+
+    _runs: dict[int, Run]  # by thread
+
+    @property
+    def interrupt(self) -> bool:
+        """Set `_interrupt = True` to skip the steps that remain, in a callback or from another thread.
+
+        A callback stops its own generation; a thread that generates nothing stops all of them.
+        """
+        return self._interrupt
+
+    @property
+    def _interrupt(self) -> bool:
+        return self._run.is_interrupted
+
+    @_interrupt.setter
+    def _interrupt(self, value: bool) -> None:
+        runs = [self._run] if self._run.is_running else list(self._runs.values())
+        for run in runs:
+            run.is_interrupted = value
+
+    @property
+    def guidance_scale(self) -> float:
+        """That of the generation in this thread, running or last; a callback may set another for the next step on."""
+        return self._run.guidance.scale
+
+    @guidance_scale.setter
+    def guidance_scale(self, value: float) -> None:
+        """Takes effect in the next step of the generation in this thread."""
+        self._run.guidance.scale = inputs.check_guidance_scale(value)
+
+    _guidance_scale = guidance_scale  # the name that diffusers' callbacks set
+
+    @property
+    def num_timesteps(self) -> int:
+        """Sampling steps of the generation in this thread, running or last; 0 before the first."""
+        return self._run.num_timesteps
+
+    @property
+    def current_timestep(self) -> float | None:
+        """Time t in [0, 1] of the step that is being computed, for diffusers' caches; None between generations."""
+        return self._run.current_timestep
+
+    @property
+    def _run(self) -> Run:
+        """The latest generation in this thread, or one that stands for none."""
+        return self._runs.get(threading.get_ident(), Run(Guidance(1.0), 0, is_running=False))
