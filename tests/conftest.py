@@ -5,6 +5,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["NUMBA_NUM_THREADS"] = "1"  # numba sets torch's number of threads to it, as they share one OpenMP
 # Two processes that compile librosa's functions at once can leave a cache that crashes every later process.
 os.environ["NUMBA_CACHE_DIR"] = os.path.abspath(f".pytest_cache/numba-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}")
 
@@ -38,6 +39,13 @@ def synthetic_audio(num_samples: int, num_channels: int = 2, sampling_rate: int 
         tones = np.sin(2 * np.pi * frequencies * seconds) * np.exp(-rates * (seconds % 1.0))
         channels.append(0.18 * tones.sum(axis=0) + 0.02 * rng.standard_normal(num_samples))
     return np.stack(channels).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """No test leaves more threads to the next: they would wait for each other, and round otherwise."""
+    yield
+    assert torch.get_num_threads() == 1
 
 
 @pytest.fixture
