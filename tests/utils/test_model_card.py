@@ -5,7 +5,7 @@ import re
 import pytest
 from huggingface_hub import ModelCard
 
-from stable_longform.utils.model_card import write_model_card
+from stable_longform.utils.model_card import set_section, write_model_card
 
 ARGUMENTS = {
     "description": "A small model",
@@ -58,3 +58,19 @@ def test_wrong_input(tmp_path):
         write_model_card(tmp_path / "none")
     with pytest.raises(ValueError, match="must have the keys part"):
         write_model_card(tmp_path, training=[{"part": "vae"}, {"step": 3}])
+
+
+def test_a_section_takes_the_place_of_the_one_before(tmp_path):
+    path = write_model_card(tmp_path, **ARGUMENTS)
+    before = sections(path)
+    set_section(tmp_path, "Metrics", "| a |\n|---|")
+    assert sections(path) == before | {"Metrics": "| a |\n|---|"}
+    set_section(tmp_path, "Memorization", "first")
+    set_section(tmp_path, "Memorization", "second\n\n### Details\n\nall")
+    found = sections(path)
+    assert list(found) == [*before, "Memorization"] and found["Memorization"] == "second\n\n### Details\n\nall"
+    text = path.read_text()
+    set_section(tmp_path, "Memorization", found["Memorization"])
+    assert path.read_text() == text
+    with pytest.raises(ValueError, match="has no card"):
+        set_section(tmp_path / "none", "Metrics", "")

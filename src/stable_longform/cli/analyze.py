@@ -4,17 +4,29 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from accelerate import PartialState
 
+from stable_longform.cli.evaluate import GuidanceScale, Seed, Steps, load_model
+from stable_longform.cli.options import Checkpoint, Device, check_device, check_seconds, seconds_option
 from stable_longform.evaluation.audio_files import ReadingSettings
+from stable_longform.evaluation.embedders import NAMES, load_embedder
+from stable_longform.evaluation.generation import generate_folder
+from stable_longform.evaluation.memorization import (
+    MemorizationAnalysis,
+    MemorizationSettings,
+    choose_prompts,
+    open_tracks,
+)
+from stable_longform.evaluation.memorization_report import CARD_TITLE, card_section, report_generations
 from stable_longform.evaluation.structure import NUM_RESAMPLES, analyze_folders, read_sections
+from stable_longform.utils.model_card import set_section
 
-app = typer.Typer(help="Musical structure, as in Figure 4.", rich_markup_mode=None, add_completion=False)
+HELD_OUT = ("valid", "test")  # splits of music that the model has not seen
+PROMPT_SETS = ("training_prompts", "held_out_prompts")
 
-
-@app.callback()
-def analyze() -> None:
-    # With it, an app of a single command has that command's name. A docstring would replace the help.
-    pass
+app = typer.Typer(
+    help="Musical structure, as in Figure 4, and memorization.", rich_markup_mode=None, add_completion=False
+)
 
 
 @app.command()
@@ -45,6 +57,83 @@ def structure(
     settings = ReadingSettings(trim, max_duration)
     analyze_folders(systems, output, settings, sections, pictures, num_resamples, seed)
     typer.echo((output / "table.md").read_text(encoding="utf-8"), nl=False)
+
+
+@app.command()
+def memorization(
+    source: Annotated[
+        str,
+        typer.Argument(help="Manifest, folder or CSV file with the training set and, in other splits, other music."),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the report.")],
+    embedder: Annotated[
+        str, typer.Option(help=f"One of {', '.join(NAMES)}; with weights as NAME=FILE_OR_FOLDER.")
+    ] = "mel44",
+    generated: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FOLDER",
+            help="Existing generations instead of new ones. May be repeated; the first two are compared.",
+        ),
+    ] = None,
+    checkpoint: Checkpoint = "tiny",
+    num_generations: Annotated[
+        int, typer.Option(min=1, help="From training prompts, those of duplicates first, and as many from others.")
+    ] = 100,
+    duration: Annotated[float, seconds_option("--duration", "Seconds of each generation.")] = 30.0,
+    steps: Steps = 50,
+    guidance_scale: GuidanceScale = 7.0,
+    segment: Annotated[float, seconds_option("--segment", "Passages that are compared.")] = 10.0,
+    num_copies: Annotated[int, typer.Option(min=1, help="Recordings of which copies are planted.")] = 40,
+    num_splices: Annotated[int, typer.Option(min=1, help="Generations that training music is spliced into.")] = 40,
+    max_duration: Annotated[float, seconds_option("--max-duration", "Longer files are left out.")] = 1800.0,
+    limit: Annotated[int | None, typer.Option(min=2, help="Only the first recordings of the training set.")] = None,
+    card: Annotated[Path | None, typer.Option(help="Checkpoint into whose card the answer is written.")] = None,
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Duplicates in a training set, and whether a model's music is copied from it.
+
+    Run it again after an interruption; `accelerate launch -m stable_longform analyze memorization ...` shares the work
+    among processes.
+    """
+    for name, seconds in (("--duration", duration), ("--segment", segment), ("--max-duration", max_duration)):
+        check_seconds(name, seconds)
+    folders = name_folders(generated or [])
+    training, held_out = open_tracks(source, ("train",), limit), open_tracks(source, HELD_OUT)
+    state = PartialState()
+    chosen = check_device(device) if device or state.num_processes == 1 else state.device
+    settings = MemorizationSettings(
+        segment, duration, num_copies, num_splices, max_duration_in_s=max_duration, seed=seed
+    )
+    analysis = MemorizationAnalysis(
+        {name: track.path for name, track in training.items()},
+        {name: track.path for name, track in held_out.items()},
+        load_embedder(embedder, chosen),
+        output,
+        settings,
+        state.process_index,
+        state.num_processes,
+        state.wait_for_everyone,
+    )
+    analysis.embed()
+    calibration = analysis.calibrate()
+    duplicates = analysis.find_duplicates(calibration["duplicate_threshold"])
+    if not folders:
+        synthesize, protocol = load_model(checkpoint, None, chosen, steps, guidance_scale, 0.0)
+        groups = [group["names"] for group in duplicates["groups"]]
+        for name, tracks in zip(PROMPT_SETS, (training, held_out), strict=True):
+            rows = choose_prompts(tracks, groups, num_generations, name, seed)
+            folders[name] = output / "generated" / name
+            shares = (state.process_index, state.num_processes)
+            generate_folder(synthesize, rows, folders[name], duration, protocol, seed, *shares)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        verdict = report_generations(analysis, calibration, duplicates, folders, output)
+        if card is not None:
+            set_section(card, CARD_TITLE, card_section(verdict, embedder))
+        typer.echo((output / "table.md").read_text(encoding="utf-8"), nl=False)
+    state.wait_for_everyone()
 
 
 def name_folders(specs: list[str]) -> dict[str, Path]:

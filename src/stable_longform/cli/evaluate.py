@@ -122,7 +122,7 @@ def generate(
     rows = read_prompt_list(prompts, no_singing)[:limit]
     state = PartialState()
     chosen = check_device(device) if device or state.num_processes == 1 else state.device
-    synthesize, settings = _load_model(checkpoint, musicgen, chosen, steps, guidance_scale, guidance_rescale, tail)
+    synthesize, settings = load_model(checkpoint, musicgen, chosen, steps, guidance_scale, guidance_rescale, tail)
     longest = settings.get("max_duration_in_s", math.inf) - tail
     for row in rows:
         if (row.duration or duration) > longest:
@@ -293,7 +293,7 @@ def measure(
     for seconds in duration:
         check_seconds("--duration", seconds)
     chosen = check_device(device)
-    synthesize, settings = _load_model(checkpoint, musicgen, chosen, steps, guidance_scale, 0.0)
+    synthesize, settings = load_model(checkpoint, musicgen, chosen, steps, guidance_scale, 0.0)
     rows = measurements.measure_time(synthesize, duration, chosen, "Genre: Ambient|Instruments: Piano", runs)
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "time.json", {"rows": rows, "protocol": settings | {"versions": reports.versions()}})
@@ -313,7 +313,7 @@ def params(checkpoint: Checkpoint = "tiny") -> None:
     typer.echo(reports.markdown_table(("component", checkpoint, "at the paper's size", "paper"), rows), nl=False)
 
 
-def _load_model(
+def load_model(
     checkpoint: str,
     musicgen: str | None,
     device: torch.device,

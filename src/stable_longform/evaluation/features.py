@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -101,6 +101,24 @@ def file_features(
 ) -> FolderFeatures:
     """The same of files that are known, by name; `title` is that of the progress bar."""
     result = FolderFeatures()
+    for name, features, notes in each_file_features(files, embedders, settings, cache, title):
+        if isinstance(features, UnusableAudioError):
+            result.skipped[name] = str(features)
+        else:
+            result.features[name] = features
+            if notes:
+                result.notes[name] = notes
+    return result
+
+
+def each_file_features(
+    files: Mapping[str, Path], embedders: Sequence, settings: ReadingSettings, cache: Path, title: str
+) -> Iterator[tuple[str, dict[str, AudioFeatures] | UnusableAudioError, list[str]]]:
+    """The same one by one, for more files than memory holds.
+
+    Yields:
+        Name, features by the embedders' names or what is wrong with the file, and notes.
+    """
     stores = {embedder.name: cache / _store_name(embedder, settings) for embedder in embedders}
     for store in stores.values():
         store.mkdir(parents=True, exist_ok=True)
@@ -109,12 +127,9 @@ def file_features(
             features, notes = _features_of_file(path, embedders, settings, stores)
         except UnusableAudioError as error:
             logger.warning("%s is left out: %s", path, error)
-            result.skipped[name] = str(error)
+            yield name, error, []
         else:
-            result.features[name] = features
-            if notes:
-                result.notes[name] = notes
-    return result
+            yield name, features, notes
 
 
 def _features_of_file(

@@ -1,6 +1,7 @@
 """Model cards: the README.md of a checkpoint, with the header that the Hugging Face Hub reads."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -70,6 +71,31 @@ def write_model_card(
     card = ModelCard(f"---\n{header}\n---\n\n" + "\n\n".join(sections) + "\n")
     write_text(path, card.content)
     return path
+
+
+def set_section(directory: str | os.PathLike, title: str, text: str) -> None:
+    """Puts a section into the card of a checkpoint: in place of the one of that title, else at the end.
+
+    Args:
+        directory: folder of the checkpoint.
+        title: of the section, `## title` in the card.
+        text: Markdown below the title, with no headings of the first or second level.
+
+    Raises:
+        ValueError: the folder has no card.
+    """
+    path = Path(directory) / CARD_FILE
+    if not path.is_file():
+        raise ValueError(f"{directory} has no card, {CARD_FILE}.")
+    card, section = path.read_text(encoding="utf-8"), f"## {title}\n\n{text.strip()}\n"
+    found = re.search(rf"^## {re.escape(title)}\n.*?(?=^##? |\Z)", card, re.DOTALL | re.MULTILINE)
+    if found is None:
+        card = f"{card.rstrip()}\n\n{section}"
+    else:
+        rest = card[found.end() :]
+        separator = "\n" if rest else ""
+        card = f"{card[: found.start()]}{section}{separator}{rest}"
+    write_text(path, card)
 
 
 def _table(rows: Sequence[Mapping[str, object]]) -> str:

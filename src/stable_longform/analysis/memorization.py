@@ -1,0 +1,314 @@
+"""Whether music is a copy of other music, from embeddings: exact search, groups of copies, thresholds. Paper: §4.5.
+
+Conventions: embeddings are rows of unit length, so products are cosines; a row of zeros (silence) is like nothing. An
+owner is the recording that an embedding belongs to, as a number. Searches go block by block, so items may be a file
+that is mapped into memory; the cosines that are returned are computed anew in float64, pair by pair, and so depend
+neither on the blocks nor on who computes them.
+
+Contents: `Standardizer`, `nearest_items`, `SimilarPairs`, `in_blocks` for searches that are shared and can go on after
+a stop, `group_pairs`, `choose_threshold`, `detection_rate`, `area_under_curve`.
+
+References: Carlini et al., "Extracting training data from diffusion models" (2023) for copies as neighbours nearer
+than other music's; Wilson, "Probable inference, the law of succession, and statistical inference" (1927) for intervals
+of shares.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+
+from stable_longform.utils.files import atomic_path
+
+QUERY_BLOCK, ITEM_BLOCK = 2048, 16384  # rows; 128 MB of cosines at a time
+NUM_SPARE = 8  # candidates beyond those asked for, among which float32 may have mistaken the order
+NUM_BOUND_DIMS = 64  # of the vectors whose products bound the cosines from above
+MAX_BASIS_ROWS = 8192  # from which these vectors' basis is computed
+ROUNDING = 1e-5  # by which a product in float32 may be off
+MAX_FALSE_POSITIVES = 0.01  # share of music known to be no copy that a threshold may take for one
+Z_95 = 1.959964
+
+
+@dataclass(frozen=True)
+class Standardizer:
+    """Brings embeddings to unit length after taking off their mean and dividing by their deviation, dimension by
+    dimension. Without it, what all music has in common makes all cosines large.
+
+    Args:
+        mean: `(dim,)` of a set of embeddings.
+        deviation: `(dim,)`.
+    """
+
+    mean: np.ndarray
+    deviation: np.ndarray
+
+    @classmethod
+    def of(cls, blocks: Iterable[np.ndarray]) -> "Standardizer":
+        """That of all rows of some `(n, dim)`; rows of zeros don't count.
+
+        Raises:
+            ValueError: no row.
+        """
+        count, total, squares = 0, 0.0, 0.0
+        for block in blocks:
+            rows = block[block.any(axis=1)].astype(np.float64)
+            count, total, squares = count + len(rows), total + rows.sum(axis=0), squares + np.square(rows).sum(axis=0)
+        if count == 0:
+            raise ValueError("There is no embedding.")
+        mean = total / count
+        return cls(mean, np.sqrt(np.maximum(squares / count - np.square(mean), 0)))
+
+    def __call__(self, embeddings: np.ndarray) -> np.ndarray:
+        """Unit rows `(n, dim)` in float32; rows of zeros stay zero, dimensions that never change count as zero."""
+        usable = self.deviation > 1e-9
+        rows = (embeddings - self.mean) * np.where(usable, 1 / np.where(usable, self.deviation, 1), 0)
+        return unit_rows(np.where(embeddings.any(axis=1, keepdims=True), rows, 0))
+
+
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Rows `(n, dim)` divided by their lengths, in float32; rows of zeros stay zero."""
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+
+
+def pair_cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Products `(n,)` in float64 of the rows of two `(n, dim)`."""
+    return np.einsum("nd,nd->n", left.astype(np.float64), right.astype(np.float64))
+
+
+def nearest_items(
+    queries: np.ndarray,
+    items: np.ndarray,
+    num_neighbors: int = 1,
+    query_owners: np.ndarray | None = None,
+    item_owners: np.ndarray | None = None,
+    item_block: int = ITEM_BLOCK,
+    device: str | torch.device = "cpu",
+) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest items of each query, exactly.
+
+    Args:
+        queries: unit rows `(Q, dim)`.
+        items: unit rows `(N, dim)`; may be a mapped file.
+        num_neighbors: how many.
+        query_owners: `(Q,)`; a query's own items are not its neighbours. None: all count.
+        item_owners: `(N,)`.
+        item_block: items at a time.
+        device: where products are computed.
+
+    Returns:
+        `(indices, cosines)`, each `(Q, num_neighbors)`, nearest first, the lower index first among equals. Where there
+        are fewer items, the index is -1 and the cosine -inf.
+    """
+    found = [
+        _nearest_of_block(
+            queries[start : start + QUERY_BLOCK],
+            items,
+            num_neighbors,
+            None if query_owners is None else query_owners[start : start + QUERY_BLOCK],
+            item_owners,
+            item_block,
+            device,
+        )
+        for start in range(0, len(queries), QUERY_BLOCK)
+    ]
+    if not found:
+        return np.zeros((0, num_neighbors), dtype=np.int64), np.zeros((0, num_neighbors))
+    index, cosines = zip(*found, strict=True)
+    return np.concatenate(index), np.concatenate(cosines)
+
+
+def _nearest_of_block(
+    queries: np.ndarray,
+    items: np.ndarray,
+    num_neighbors: int,
+    query_owners: np.ndarray | None,
+    item_owners: np.ndarray | None,
+    item_block: int,
+    device: str | torch.device,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`nearest_items` of some queries, all at a time."""
+    wanted = num_neighbors + NUM_SPARE
+    rows = torch.from_numpy(np.array(queries)).to(device)
+    best = torch.full((len(queries), 0), -math.inf, device=device)
+    index = torch.zeros((len(queries), 0), dtype=torch.long, device=device)
+    for start in range(0, len(items), item_block):
+        block = torch.from_numpy(np.array(items[start : start + item_block])).to(device)
+        cosines = rows @ block.T
+        cosines[~rows.any(dim=1)] = -math.inf
+        cosines[:, ~block.any(dim=1)] = -math.inf
+        if query_owners is not None:
+            own = torch.from_numpy(query_owners[:, None] == item_owners[None, start : start + item_block])
+            cosines.masked_fill_(own.to(device), -math.inf)
+        found, place = cosines.topk(min(wanted, cosines.shape[1]), dim=1)
+        best, index = torch.cat([best, found], dim=1), torch.cat([index, place + start], dim=1)
+        best, place = best.topk(min(wanted, best.shape[1]), dim=1)
+        index = index.gather(1, place)
+    return _sort_exactly(queries, items, index.cpu().numpy(), best.isfinite().cpu().numpy(), num_neighbors)
+
+
+def _sort_exactly(
+    queries: np.ndarray, items: np.ndarray, index: np.ndarray, is_found: np.ndarray, num_neighbors: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The best of some candidates `(Q, n)` of each query, by their cosines in float64."""
+    cosines = np.full(index.shape, -np.inf)
+    for column in range(index.shape[1]):
+        cosines[:, column] = pair_cosines(queries, np.asarray(items[index[:, column]]))
+    cosines[~is_found] = -np.inf
+    order = np.lexsort((index, -cosines), axis=1)[:, :num_neighbors]
+    index, cosines = np.take_along_axis(index, order, axis=1), np.take_along_axis(cosines, order, axis=1)
+    missing = ((0, 0), (0, num_neighbors - index.shape[1]))
+    index = np.pad(np.where(np.isfinite(cosines), index, -1), missing, constant_values=-1)
+    return index, np.pad(cosines, missing, constant_values=-np.inf)
+
+
+class SimilarPairs:
+    """All pairs of items whose cosine is at least a threshold, exactly.
+
+    Most pairs are ruled out by shorter vectors. Of each item these hold its coordinates in the directions in which
+    items differ most, and the length of the rest. Their product is no less than the cosine (Cauchy and Schwarz), so
+    no pair is lost.
+
+    Args:
+        items: unit rows `(N, dim)`; may be a mapped file.
+        threshold: a cosine.
+        item_block: items at a time.
+        device: where products are computed.
+    """
+
+    def __init__(
+        self,
+        items: np.ndarray,
+        threshold: float,
+        item_block: int = ITEM_BLOCK,
+        device: str | torch.device = "cpu",
+    ):
+        self.items, self.threshold, self.item_block = items, threshold, item_block
+        self.device = torch.device(device)
+        step = max(1, len(items) // MAX_BASIS_ROWS)
+        sample = np.array(items[::step][:MAX_BASIS_ROWS], dtype=np.float64)
+        num_dims = min(NUM_BOUND_DIMS - 1, items.shape[1])
+        self.basis = np.linalg.eigh(sample.T @ sample)[1][:, ::-1][:, :num_dims]
+        blocks = range(0, len(items), item_block)
+        self.bounds = torch.cat([self._bound(items[start : start + item_block]) for start in blocks])
+
+    def _bound(self, block: np.ndarray) -> torch.Tensor:
+        """The shorter vectors of some items."""
+        rows = np.asarray(block, dtype=np.float64)
+        coordinates = rows @ self.basis
+        rest = np.sqrt(np.maximum(np.square(rows).sum(axis=1) - np.square(coordinates).sum(axis=1), 0))
+        return torch.from_numpy(np.column_stack([coordinates, rest]).astype(np.float32)).to(self.device)
+
+    def of_rows(self, start: int, end: int) -> dict[str, np.ndarray]:
+        """Pairs of the items `start` to `end - 1`, each with a later item.
+
+        Returns:
+            `left`, `right` and `cosine`, each `(num_pairs,)`, in ascending order of left and right.
+        """
+        found = []
+        for first in range(start // self.item_block * self.item_block, len(self.items), self.item_block):
+            bounds = self.bounds[start:end] @ self.bounds[first : first + self.item_block].T
+            least = self.threshold - ROUNDING
+            rows = torch.nonzero(bounds.amax(dim=1) >= least)[:, 0]
+            hits = torch.nonzero(bounds[rows] >= least)
+            found.append(torch.stack([rows[hits[:, 0]] + start, hits[:, 1] + first], dim=1).cpu().numpy())
+        left, right = np.concatenate(found).T if found else np.zeros((2, 0), dtype=np.int64)
+        left, right = left[left < right], right[left < right]
+        cosines = [np.zeros(0)]
+        for first in range(0, len(left), self.item_block):
+            pair = slice(first, first + self.item_block)
+            cosines.append(pair_cosines(np.asarray(self.items[left[pair]]), np.asarray(self.items[right[pair]])))
+        cosine = np.concatenate(cosines)
+        is_similar = cosine >= self.threshold
+        left, right, cosine = left[is_similar], right[is_similar], cosine[is_similar]
+        order = np.lexsort((right, left))
+        return {"left": left[order], "right": right[order], "cosine": cosine[order]}
+
+
+def in_blocks(
+    num_rows: int,
+    compute: Callable[[int, int], dict[str, np.ndarray]],
+    folder: Path,
+    block_size: int = QUERY_BLOCK,
+    process_index: int = 0,
+    num_processes: int = 1,
+) -> None:
+    """Computes this process's share of a search, block by block, and keeps each; what is kept is not computed again.
+
+    Args:
+        num_rows: of the whole search.
+        compute: called with the first row of a block and the one after its last; gives arrays by name.
+        folder: of this search alone; made if it is not there.
+        block_size: rows of a block.
+        process_index: this process, in [0, num_processes).
+        num_processes: how many share the work.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for start in range(0, num_rows, block_size)[process_index::num_processes]:
+        path = folder / f"{start:012d}.safetensors"
+        if not path.is_file():
+            arrays = compute(start, min(start + block_size, num_rows))
+            with atomic_path(path) as temporary:
+                save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, temporary)
+
+
+def join_blocks(folder: Path) -> dict[str, np.ndarray]:
+    """The whole result of a search of which all blocks are kept."""
+    blocks = [load_file(path) for path in sorted(folder.glob("[0-9]*.safetensors"))]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def group_pairs(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Groups of items that pairs join, directly or through others; each ascending, in the order of their first."""
+    parent: dict[int, int] = {}
+
+    def root(item: int) -> int:
+        while parent.setdefault(item, item) != item:
+            parent[item] = item = parent[parent[item]]
+        return item
+
+    for left, right in pairs:
+        low, high = sorted((root(left), root(right)))
+        parent[high] = low
+    groups: dict[int, list[int]] = {}
+    for item in sorted(parent):
+        groups.setdefault(root(item), []).append(item)
+    return sorted(groups.values())
+
+
+def choose_threshold(others: Sequence[float], max_false_positives: float = MAX_FALSE_POSITIVES) -> float:
+    """The lowest cosine that at most a share of music known to be no copy reaches.
+
+    Args:
+        others: nearest cosines of that music.
+        max_false_positives: the share, in [0, 1).
+
+    Raises:
+        ValueError: `others` is empty.
+    """
+    if not len(others):
+        raise ValueError("A threshold needs music that is known to be no copy.")
+    ordered = np.sort(np.asarray(others, dtype=np.float64))[::-1]
+    return float(np.nextafter(ordered[int(max_false_positives * len(ordered))], np.inf))
+
+
+def detection_rate(scores: Sequence[float], threshold: float) -> dict[str, float | int]:
+    """Share of scores that reach a threshold, with Wilson's 95 % interval: `rate`, `low`, `high`, `num`."""
+    num = len(scores)
+    rate = float(np.mean(np.asarray(scores) >= threshold)) if num else 0.0
+    if not num:
+        return {"rate": rate, "low": 0.0, "high": 1.0, "num": 0}
+    center, width = rate + Z_95**2 / (2 * num), Z_95 * math.sqrt(rate * (1 - rate) / num + Z_95**2 / (4 * num**2))
+    scale = 1 + Z_95**2 / num
+    low, high = (center - width) / scale, (center + width) / scale
+    return {"rate": rate, "low": max(low, 0.0), "high": min(high, 1.0), "num": num}
+
+
+def area_under_curve(higher: Sequence[float], lower: Sequence[float]) -> float:
+    """Share of pairs of one of each in which the first is higher; equals count half."""
+    higher, lower = np.asarray(higher, dtype=np.float64)[:, None], np.asarray(lower, dtype=np.float64)[None, :]
+    return float(np.mean((higher > lower) + 0.5 * (higher == lower)))

@@ -1,0 +1,423 @@
+"""Whether a model's music is copied from its training set, and what that set holds twice. Paper: §4.5.
+
+Steps, each of which can go on after a stop: embed the training set and held-out music; calibrate thresholds on planted
+copies and on held-out music, which is no copy; find duplicates; find what in the training set is nearest to each
+generation; splice training music into generations, to see how much of it would be found. `memorization_report.py` says
+the result in words, tables and pictures.
+
+A recording is compared with others as a whole, by the mean of its segments, to find duplicates. A generation is
+compared segment by segment, by the nearest of all, so that a copied passage shows.
+"""
+
+import dataclasses
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from stable_longform.analysis.memorization import (
+    QUERY_BLOCK,
+    SimilarPairs,
+    Standardizer,
+    choose_threshold,
+    detection_rate,
+    group_pairs,
+    in_blocks,
+    join_blocks,
+    nearest_items,
+    pair_cosines,
+)
+from stable_longform.data.prompts import build_prompt, prompt_fields
+from stable_longform.data.sources import open_source
+from stable_longform.data.tracks import Track
+from stable_longform.evaluation.audio_files import ReadingSettings, UnusableAudioError, load_audio, to_channels
+from stable_longform.evaluation.features import each_file_features
+from stable_longform.evaluation.prompt_lists import PromptRow
+from stable_longform.evaluation.segments import COPIES, SegmentEmbedder, make_copy, mean_row, splice
+from stable_longform.utils.files import atomic_path, file_sha256, write_json
+
+QUERY_HOPS = 4  # segments of generations begin so many times as often, so that one fits a copied passage
+SPLICED_SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
+MAX_SAMPLE = 10000  # recordings whose nearest other one is looked up, for the histogram
+COLLECT_BLOCK = 65536  # rows
+
+
+@dataclass(frozen=True)
+class MemorizationSettings:
+    """What the analysis is like.
+
+    Args:
+        segment_in_s: length of the passages that are compared; at least as long as the embedder's windows.
+        excerpt_in_s: of held-out music and of splices: about as long as the generations.
+        num_copies: recordings of which copies of each kind are planted.
+        num_splices: pairs of a generation and a recording that are spliced.
+        max_false_positives: share of held-out recordings that a threshold may take for copies.
+        max_duration_in_s: longer files are left out.
+        seed: of everything drawn.
+    """
+
+    segment_in_s: float = 10.0
+    excerpt_in_s: float = 30.0
+    num_copies: int = 40
+    num_splices: int = 40
+    max_false_positives: float = 0.01
+    max_duration_in_s: float = 1800.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class EmbeddedSet:
+    """The segments of a set of recordings.
+
+    Args:
+        names: of the recordings that can be used.
+        owners: `(num_segments,)`, the recording of each segment.
+        places: `(num_segments,)`, which segment of its recording it is.
+        segments: `(num_segments, dim)`, unit rows; a file that is mapped into memory.
+        recordings: `(num_recordings, dim)`, the unit mean of each one's segments; likewise.
+        skipped: reason for each recording that is left out.
+    """
+
+    names: tuple[str, ...]
+    owners: np.ndarray
+    places: np.ndarray
+    segments: np.ndarray
+    recordings: np.ndarray
+    skipped: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Neighbor:
+    """The training segment nearest to a recording: cosine, the recording's and the training set's segment."""
+
+    cosine: float
+    place: int
+    item: int
+
+
+class MemorizationAnalysis:
+    """The steps of the analysis, in their order.
+
+    Args:
+        training: files of the training set by name.
+        held_out: files of music that the model has not seen.
+        embedder: of metrics.embedders.
+        output: folder that keeps everything; made if it is not there.
+        settings: of the analysis.
+        process_index: this process, in [0, num_processes).
+        num_processes: how many share the work.
+        wait: returns when all processes have called it.
+    """
+
+    def __init__(
+        self,
+        training: Mapping[str, Path],
+        held_out: Mapping[str, Path],
+        embedder,
+        output: Path,
+        settings: MemorizationSettings,
+        process_index: int = 0,
+        num_processes: int = 1,
+        wait: Callable[[], object] = lambda: None,
+    ):
+        self.training_files, self.held_out_files, self.settings = dict(training), dict(held_out), settings
+        self.process, self.num_processes, self.wait = process_index, num_processes, wait
+        self.cache, self.work = output / "features", output / "work"
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.embedder = SegmentEmbedder(embedder, settings.segment_in_s, settings.segment_in_s)
+        self.query_embedder = SegmentEmbedder(embedder, settings.segment_in_s, settings.segment_in_s / QUERY_HOPS)
+        self.reading = ReadingSettings(None, settings.max_duration_in_s, None)
+        self.excerpts = dataclasses.replace(self.reading, trim_in_s=settings.excerpt_in_s)
+
+    # --- embed
+
+    def embed(self) -> None:
+        """Embeds this process's share of the training set and of held-out music, then puts all together."""
+        for files in (self.training_files, self.held_out_files):
+            share = dict(list(files.items())[self.process :: self.num_processes])
+            for _ in each_file_features(share, [self.embedder], self.reading, self.cache, "embedding"):
+                pass
+        self.wait()
+        if self.process == 0:
+            self._collect(self.training_files, self.embedder, self.reading, "training")
+            self._collect(self.held_out_files, self.embedder, self.reading, "held_out", self.standardizer)
+            self._collect(self.held_out_files, self.query_embedder, self.excerpts, "excerpts", self.standardizer)
+        self.wait()
+
+    def embed_generations(self, name: str, files: Mapping[str, Path]) -> EmbeddedSet:
+        """Embeds generated files, in short steps."""
+        self._collect(files, self.query_embedder, self.reading, name, self.standardizer)
+        return self.open(name)
+
+    def _collect(
+        self,
+        files: Mapping[str, Path],
+        embedder: SegmentEmbedder,
+        reading: ReadingSettings,
+        name: str,
+        standardizer: Standardizer | None = None,
+    ) -> None:
+        """Writes the embeddings of all files into one, standardized by the training set's; see `open`.
+
+        Raises:
+            ValueError: no file can be used.
+        """
+        folder, names, skipped, counts, dim = self.work / name, [], {}, [], 0
+        folder.mkdir(exist_ok=True)
+        with atomic_path(folder / "raw.bin") as temporary:
+            with temporary.open("wb") as file:
+                for title, features, _ in each_file_features(files, [embedder], reading, self.cache, name):
+                    if isinstance(features, UnusableAudioError):
+                        skipped[title] = str(features)
+                        continue
+                    rows = features[embedder.name].embeddings
+                    file.write(np.ascontiguousarray(rows, dtype=np.float32).tobytes())
+                    names.append(title)
+                    counts.append(len(rows))
+                    dim = rows.shape[1]
+        if not names:
+            reasons = "; ".join(f"{file}: {reason}" for file, reason in list(skipped.items())[:5])
+            raise ValueError(f"No file of the set {name!r} can be used: {reasons}.")
+        raw = np.memmap(folder / "raw.bin", np.float32, "r", shape=(sum(counts), dim))
+        blocks = [raw[start : start + COLLECT_BLOCK] for start in range(0, len(raw), COLLECT_BLOCK)]
+        if standardizer is None:
+            standardizer = Standardizer.of(blocks)
+            values = {"mean": standardizer.mean.tolist(), "deviation": standardizer.deviation.tolist()}
+            write_json(self.work / "standardizer.json", values)
+        _write_rows(folder / "segments.npy", len(raw), dim, map(standardizer, blocks))
+        segments = np.load(folder / "segments.npy", mmap_mode="r")
+        ends = np.cumsum(counts)
+        means = (mean_row(segments[end - count : end])[None] for count, end in zip(counts, ends, strict=True))
+        _write_rows(folder / "recordings.npy", len(counts), dim, means)
+        write_json(folder / "index.json", {"names": names, "counts": counts, "skipped": skipped})
+
+    def open(self, name: str) -> EmbeddedSet:
+        """A set that was embedded: "training", "held_out", "excerpts" or the name of generations."""
+        folder = self.work / name
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        counts = np.array(index["counts"], dtype=np.int64)
+        arrays = [np.load(folder / f"{kind}.npy", mmap_mode="r") for kind in ("segments", "recordings")]
+        owners = np.repeat(np.arange(len(counts)), counts)
+        places = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return EmbeddedSet(tuple(index["names"]), owners, places, *arrays, index["skipped"])
+
+    @cached_property
+    def training(self) -> EmbeddedSet:
+        """The training set, once it is embedded."""
+        return self.open("training")
+
+    @property
+    def standardizer(self) -> Standardizer:
+        """That of the training set's segments."""
+        values = json.loads((self.work / "standardizer.json").read_text(encoding="utf-8"))
+        return Standardizer(np.array(values["mean"]), np.array(values["deviation"]))
+
+    @cached_property
+    def key(self) -> str:
+        """Names what is kept and depends on the embeddings of the training set and of held-out music."""
+        sets = [file_sha256(self.work / name / "segments.npy") for name in ("training", "held_out", "excerpts")]
+        depends_on = [self.embedder.protocol, dataclasses.asdict(self.settings), sets]
+        return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:16]
+
+    def keep(self, name: str, compute: Callable[[], dict]) -> dict:
+        """A result that is computed once."""
+        path = self.work / f"{name}-{self.key}.json"
+        if not path.is_file():
+            write_json(path, compute())
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def _on_first(self, name: str, compute: Callable[[], dict]) -> dict:
+        """The same in several processes: the first computes, the others read."""
+        if self.process == 0:
+            self.keep(name, compute)
+        self.wait()
+        return self.keep(name, compute)
+
+    # --- thresholds
+
+    def calibrate(self) -> dict:
+        """Thresholds, and how many planted copies they find."""
+        return self._on_first("calibration", self._calibrate)
+
+    def _calibrate(self) -> dict:
+        """The threshold for whole recordings and the one for generations, and what they rest on."""
+        training, share = self.training, self.settings.max_false_positives
+        held_out = nearest_items(self.open("held_out").recordings, training.recordings)[1][:, 0].tolist()
+        excerpts = [neighbor.cosine for neighbor in self.nearest_passages(self.open("excerpts")).values()]
+        threshold = choose_threshold(held_out, share)
+        copies = {kind: {"cosines": [], "num_nearest": 0} for kind in COPIES}
+        for number in tqdm(self._draw(len(training.names), self.settings.num_copies), desc="planting copies"):
+            audio = load_audio(self.training_files[training.names[number]], self.reading)
+            for kind, found in copies.items():
+                try:
+                    row = mean_row(self._embed(self.embedder, self._to_channels(make_copy(audio, kind))))[None]
+                except ValueError:  # cut, it is too short for the embedder
+                    continue
+                nearest = int(nearest_items(row, training.recordings)[0][0, 0])
+                found["cosines"].append(float(pair_cosines(row, training.recordings[number : number + 1])[0]))
+                found["num_nearest"] += nearest == number
+        for found in copies.values():
+            found |= {"found": detection_rate(found["cosines"], threshold)}
+        return {
+            "duplicate_threshold": threshold,
+            "duplicate_false_positives": detection_rate(held_out, threshold),
+            "held_out": held_out,
+            "copies": copies,
+            "passage_threshold": choose_threshold(excerpts, share),
+            "passage_false_positives": detection_rate(excerpts, choose_threshold(excerpts, share)),
+            "excerpts": excerpts,
+        }
+
+    def _draw(self, count: int, size: int) -> list[int]:
+        """Numbers below `count`, at most `size` of them, in ascending order."""
+        return sorted(random.Random(self.settings.seed).sample(range(count), min(size, count)))
+
+    def _to_channels(self, audio):
+        """A waveform as the embedder takes it."""
+        return to_channels(audio, self.embedder.num_channels, self.embedder.sampling_rate)
+
+    def _embed(self, embedder: SegmentEmbedder, waveform) -> np.ndarray:
+        """Standardized segments of a waveform."""
+        return self.standardizer(embedder(waveform).embeddings)
+
+    # --- duplicates
+
+    def find_duplicates(self, threshold: float) -> dict:
+        """Groups of training recordings that are alike, and each one's nearest other one (of a sample, if many)."""
+        recordings, folder = self.training.recordings, self.work / f"pairs-{self.key}"
+        search = SimilarPairs(recordings, threshold)
+        in_blocks(len(recordings), search.of_rows, folder, QUERY_BLOCK, self.process, self.num_processes)
+        self.wait()
+        return self._on_first("duplicates", lambda: self._group_duplicates(threshold, folder))
+
+    def _group_duplicates(self, threshold: float, folder: Path) -> dict:
+        """What `find_duplicates` returns, from the pairs that all processes have found."""
+        recordings = self.training.recordings
+        pairs = join_blocks(folder)
+        names = self.training.names
+        pair_list = list(zip(pairs["left"].tolist(), pairs["right"].tolist(), strict=True))
+        members = group_pairs(pair_list)
+        group_of = {item: number for number, group in enumerate(members) for item in group}
+        cosines: list[list[float]] = [[] for _ in members]
+        for (left, _), cosine in zip(pair_list, pairs["cosine"].tolist(), strict=True):
+            cosines[group_of[left]].append(cosine)
+        groups = [
+            {"names": [names[item] for item in group], "lowest": min(values), "highest": max(values)}
+            for group, values in zip(members, cosines, strict=True)
+        ]
+        numbers = np.array(self._draw(len(names), MAX_SAMPLE))
+        nearest = nearest_items(recordings[numbers], recordings, 1, numbers, np.arange(len(names)))[1][:, 0]
+        return {
+            "threshold": threshold,
+            "num_recordings": len(names),
+            "num_pairs": len(pair_list),
+            "num_in_groups": sum(len(group["names"]) for group in groups),
+            "groups": groups,
+            "nearest": [float(cosine) for cosine in nearest if np.isfinite(cosine)],
+        }
+
+    # --- generations
+
+    def nearest_passages(self, queries: EmbeddedSet) -> dict[str, Neighbor]:
+        """The nearest training segment of each recording, by name; recordings without sound are left out."""
+        items, cosines = nearest_items(queries.segments, self.training.segments)
+        found = {}
+        for owner, name in enumerate(queries.names):
+            own = np.flatnonzero(queries.owners == owner)
+            best = own[cosines[own, 0].argmax()]
+            if items[best, 0] >= 0:
+                found[name] = Neighbor(float(cosines[best, 0]), int(queries.places[best]), int(items[best, 0]))
+        return found
+
+    def splice_curve(self, threshold: float, hosts: Mapping[str, Path]) -> dict:
+        """How often training music is found that takes a share of a host's place: generations, or held-out music."""
+        hosts_key = hashlib.sha256(json.dumps(list(map(str, hosts.values()))).encode()).hexdigest()[:8]
+        return self.keep(f"splices-{hosts_key}", lambda: self._splice(threshold, hosts))
+
+    def _splice(self, threshold: float, hosts: Mapping[str, Path]) -> dict:
+        """Scores of splices of each share, and the rate at which they are found."""
+        rng = random.Random(self.settings.seed + 1)
+        names, training = sorted(hosts), self.training
+        curve = {share: {"cosines": [], "num_of_source": 0} for share in SPLICED_SHARES}
+        sources = list(range(len(training.names)))
+        rng.shuffle(sources)
+        progress = tqdm(total=self.settings.num_splices, desc="splicing")
+        for source in sources:
+            if progress.n == self.settings.num_splices:
+                break
+            place, host_name = rng.random(), rng.choice(names)
+            try:
+                host = self._to_channels(load_audio(hosts[host_name], self.excerpts))
+            except UnusableAudioError:
+                continue
+            music = self._to_channels(load_audio(self.training_files[training.names[source]], self.reading))
+            if music.shape[1] < host.shape[1]:
+                continue
+            for share, found in curve.items():
+                rows = self._embed(self.query_embedder, splice(host, music, share, place))
+                items, cosines = nearest_items(rows, training.segments)
+                best = int(cosines[:, 0].argmax())
+                found["cosines"].append(float(cosines[best, 0]))
+                found["num_of_source"] += int(training.owners[items[best, 0]]) == source
+            progress.update()
+        rates = {f"{share:g}": detection_rate(found["cosines"], threshold) for share, found in curve.items()}
+        return {"threshold": threshold, "rates": rates, "scores": {f"{share:g}": f for share, f in curve.items()}}
+
+
+def _write_rows(path: Path, count: int, dim: int, blocks: Iterator[np.ndarray]) -> None:
+    """Writes blocks of rows as one `.npy` file, without holding them all."""
+    with atomic_path(path) as temporary:
+        array, start = np.lib.format.open_memmap(temporary, "w+", np.float32, (count, dim)), 0
+        for block in blocks:
+            array[start : start + len(block)] = block
+            start += len(block)
+        array.flush()
+
+
+def open_tracks(source: str, splits: Sequence[str], limit: int | None = None) -> dict[str, Track]:
+    """Tracks of some splits of a source that consists of audio files, by name.
+
+    Raises:
+        ValueError: see `open_source`; also a source that holds its audio in tars or tables, or has no such track.
+    """
+    tracks = getattr(open_source(source), "tracks", None)
+    if tracks is None or any(track.storage is not None for track in tracks):
+        raise ValueError(f"{source} does not consist of audio files.")
+    found = {track.path.as_posix(): track for track in tracks if track.split in splits}
+    if not found:
+        raise ValueError(f"{source} has no track in the splits {', '.join(splits)}.")
+    return dict(list(found.items())[:limit])
+
+
+def choose_prompts(
+    tracks: Mapping[str, Track], groups: Sequence[Sequence[str]], count: int, prefix: str, seed: int = 0
+) -> list[PromptRow]:
+    """Prompts of recordings, those that are there more than once first.
+
+    First come recordings that are in a group of duplicates, then those whose metadata another recording has as well,
+    then the rest; each kind in random order. Recordings without metadata have no prompt.
+
+    Args:
+        tracks: by name.
+        groups: names of duplicates.
+        count: at most so many prompts.
+        prefix: of the ids.
+        seed: of the order and of what is drawn from the metadata.
+    """
+    fields = {name: json.dumps(prompt_fields(track.metadata)) for name, track in tracks.items()}
+    num_alike = Counter(fields.values())
+    duplicates = {name for group in groups for name in group}
+    names = [name for name in sorted(tracks) if prompt_fields(tracks[name].metadata)]
+    random.Random(seed).shuffle(names)
+    names.sort(key=lambda name: (name not in duplicates, num_alike[fields[name]] == 1))
+    return [
+        PromptRow(f"{prefix}-{number:04d}", build_prompt(tracks[name].metadata, random.Random(f"{seed}:{name}")), name)
+        for number, name in enumerate(names[:count])
+    ]

@@ -1,0 +1,121 @@
+"""Embeddings of a recording's segments, and copies of recordings as they occur: what memorization is measured with.
+
+Every segment is brought to one level, so scores don't depend on a recording's gain. A segment is embedded by itself,
+so what an embedder does with longer audio, such as the random chunks of CLAP with fusion, has no part in it.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stable_longform.analysis.memorization import unit_rows
+from stable_longform.evaluation.audio_files import PEAK_IN_DB, Audio, normalize_peak
+from stable_longform.metrics.embedders.features import AudioFeatures
+from stable_longform.utils.audio import read_audio, write_audio
+
+SILENCE_PEAK = 1e-4  # 80 dB below full scale
+SHIFT_IN_S = 1.37
+GAIN_IN_DB = -9.0
+COPIES = ("exact", "re-encoded", "shifted", "quieter", "cut")
+
+
+class SegmentEmbedder:
+    """An embedder of audio as one of its segments: `embeddings` has a row for each, zero for a silent one.
+
+    A segment's row is the mean over the embedder's windows in it. What is left at the end is a segment as well if it
+    is at least half as long as one and long enough for the embedder, or all there is.
+
+    Args:
+        embedder: of metrics.embedders.
+        segment_in_s: > 0; at least as long as the embedder's windows.
+        hop_in_s: from the beginning of a segment to the next one's.
+    """
+
+    def __init__(self, embedder, segment_in_s: float, hop_in_s: float):
+        self.embedder, self.segment_in_s, self.hop_in_s = embedder, segment_in_s, hop_in_s
+        self.name, self.sampling_rate = embedder.name, embedder.sampling_rate
+        self.num_channels = embedder.num_channels
+        self.protocol = embedder.protocol | {"segment_in_s": segment_in_s, "hop_in_s": hop_in_s}
+
+    def __call__(self, waveform: torch.Tensor) -> AudioFeatures:
+        """Features of `(channels, num_samples)`.
+
+        Raises:
+            ValueError: it is too short for the embedder, or all silent.
+        """
+        size, hop = (round(seconds * self.sampling_rate) for seconds in (self.segment_in_s, self.hop_in_s))
+        rows: list[np.ndarray | None] = []
+        for start in range(0, max(waveform.shape[1] - size // 2, 1), hop):
+            try:
+                rows.append(self._row(waveform[:, start : start + size]))
+            except ValueError:
+                if not rows or start + size <= waveform.shape[1]:
+                    raise
+        dim = max((len(row) for row in rows if row is not None), default=0)
+        if dim == 0:
+            raise ValueError("silent")
+        return AudioFeatures(np.stack([np.zeros(dim, np.float32) if row is None else row for row in rows]))
+
+    def _row(self, segment: torch.Tensor) -> np.ndarray | None:
+        """The embedding of one segment; None if it is silent."""
+        if segment.abs().max() < SILENCE_PEAK:
+            return None
+        return self.embedder(normalize_peak(segment, PEAK_IN_DB)).embeddings.mean(axis=0)
+
+
+def mean_row(segments: np.ndarray) -> np.ndarray:
+    """The unit mean `(dim,)` of unit rows `(num_segments, dim)`, silent ones left out."""
+    rows = segments[segments.any(axis=1)]
+    return unit_rows(rows.mean(axis=0, keepdims=True))[0] if len(rows) else np.zeros(segments.shape[1], np.float32)
+
+
+def make_copy(audio: Audio, kind: str) -> Audio:
+    """A copy of a recording, altered as the kind says.
+
+    Args:
+        audio: the recording.
+        kind: "exact"; "re-encoded" as Ogg Vorbis; "shifted", without its first 1.37 s; "quieter" by 9 dB; "cut" to the
+            half in its middle.
+
+    Raises:
+        ValueError: another kind.
+    """
+    waveform, rate = audio.waveform, audio.sampling_rate
+    if kind == "exact":
+        return audio
+    if kind == "quieter":
+        return Audio(waveform * 10 ** (GAIN_IN_DB / 20), rate)
+    if kind == "shifted":
+        return Audio(waveform[:, round(SHIFT_IN_S * rate) :], rate)
+    if kind == "cut":
+        quarter = waveform.shape[1] // 4
+        return Audio(waveform[:, quarter : waveform.shape[1] - quarter], rate)
+    if kind != "re-encoded":
+        raise ValueError(f"kind must be one of {', '.join(COPIES)}, got {kind!r}.")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "copy.ogg"
+        write_audio(path, waveform.clamp(-1, 1), rate)
+        return Audio(*read_audio(path))
+
+
+def splice(host: torch.Tensor, source: torch.Tensor, share: float, place: float) -> torch.Tensor:
+    """A host of which a share is a source's; a larger share of the same splice holds all of a smaller one.
+
+    Args:
+        host: `(channels, num_samples)`.
+        source: `(channels, at least as many samples)` at the same rate.
+        share: of the host, in [0, 1].
+        place: where it lies in both, in [0, 1]: 0 the beginning, 1 the end.
+
+    Raises:
+        ValueError: the source is shorter than the host.
+    """
+    num_samples, rest = host.shape[1], source.shape[1] - host.shape[1]
+    if rest < 0:
+        raise ValueError(f"The source of a splice must have at least {num_samples} samples, got {source.shape[1]}.")
+    spliced, length = host.clone(), round(share * num_samples)
+    start, offset = int(place * (num_samples - length)), int(place * rest)
+    spliced[:, start : start + length] = source[:, offset + start : offset + start + length]
+    return spliced

@@ -1,0 +1,70 @@
+"""Segments and copies: what changes a recording's embeddings, and what doesn't."""
+
+import numpy as np
+import pytest
+import torch
+
+from stable_longform.evaluation.audio_files import Audio
+from stable_longform.evaluation.segments import COPIES, SegmentEmbedder, make_copy, mean_row, splice
+from stable_longform.metrics.embedders.mel44 import Mel44Embedder
+
+RATE = 44100
+
+
+def test_segments_begin_at_every_hop_and_the_rest_is_half_of_one_at_least(make_audio):
+    embedder = SegmentEmbedder(Mel44Embedder(), 6.2, 3.1)
+    for seconds, starts in ((4.0, [0]), (6.2, [0]), (9.2, [0, 3.1]), (9.4, [0, 3.1, 6.2])):
+        waveform = make_audio(round(seconds * RATE))
+        rows = embedder(waveform).embeddings
+        assert len(rows) == len(starts)
+        last = SegmentEmbedder(Mel44Embedder(), 6.2, 6.2)(waveform[:, round(starts[-1] * RATE) :]).embeddings
+        np.testing.assert_array_equal(rows[-1], last[0])
+    with pytest.raises(ValueError, match="at least"):
+        embedder(make_audio(RATE))
+
+
+def test_gain_changes_nothing_and_silence_is_a_row_of_zeros(make_audio):
+    waveform = make_audio(6 * RATE)
+    waveform[:, 3 * RATE :] = 0
+    embedder = SegmentEmbedder(Mel44Embedder(), 3.0, 3.0)
+    rows = embedder(waveform).embeddings
+    assert rows.shape == (2, 136) and rows[0].any() and not rows[1].any()
+    quieter = embedder(0.1 * waveform).embeddings
+    np.testing.assert_allclose(quieter, rows, atol=1e-3)
+    with pytest.raises(ValueError, match="silent"):
+        embedder(torch.zeros(2, 6 * RATE))
+    np.testing.assert_allclose(np.linalg.norm(mean_row(rows)), 1, rtol=1e-6)
+    np.testing.assert_allclose(mean_row(rows), mean_row(rows[:1]))
+    assert not mean_row(rows[1:]).any()
+
+
+def test_copies_are_what_they_are_called(make_audio):
+    audio = Audio(make_audio(4 * RATE), RATE)
+    copies = {kind: make_copy(audio, kind) for kind in COPIES}
+    assert torch.equal(copies["exact"].waveform, audio.waveform)
+    assert torch.equal(copies["shifted"].waveform, audio.waveform[:, round(1.37 * RATE) :])
+    assert torch.equal(copies["cut"].waveform, audio.waveform[:, RATE : 3 * RATE])
+    assert float(copies["quieter"].waveform.abs().max() / audio.waveform.abs().max()) == pytest.approx(10**-0.45)
+    encoded = copies["re-encoded"].waveform
+    error = (encoded - audio.waveform).square().sum() / audio.waveform.square().sum()
+    assert encoded.shape == audio.waveform.shape and 1e-6 < error < 0.1
+    with pytest.raises(ValueError, match="kind must be one of exact"):
+        make_copy(audio, "reversed")
+
+
+def test_a_splice_holds_all_of_a_smaller_one():
+    host, source = torch.zeros(1, 1000), torch.arange(1.0, 3001.0)[None]
+    assert torch.equal(splice(host, source, 0.0, 0.3), host)
+    for place in (0.0, 0.37, 1.0):
+        before = torch.zeros(1, 1000, dtype=torch.bool)
+        for share in (0.1, 0.25, 0.5, 0.75, 1.0):
+            spliced = splice(host, source, share, place)
+            is_source = spliced > 0
+            assert is_source.sum() == round(share * 1000) and (is_source | ~before).all()
+            inside = spliced[is_source]
+            assert (inside.diff() == 1).all()  # one passage, and always the same place of the source
+            offset = inside[0] - is_source.flatten().nonzero()[0]
+            assert offset == 1 + int(place * 2000)
+            before = is_source
+    with pytest.raises(ValueError, match="at least 1000 samples"):
+        splice(host, source[:, :999], 0.5, 0.0)
