@@ -81,8 +81,8 @@ def memorization(
         int, typer.Option(min=1, help="From training prompts, those of duplicates first, and as many from others.")
     ] = 100,
     duration: Annotated[float, seconds_option("--duration", "Seconds of each generation.")] = 30.0,
-    steps: Steps = 50,
-    guidance_scale: GuidanceScale = 7.0,
+    steps: Steps = None,
+    guidance_scale: GuidanceScale = None,
     segment: Annotated[float, seconds_option("--segment", "Passages that are compared.")] = 10.0,
     num_copies: Annotated[int, typer.Option(min=1, help="Recordings of which copies are planted.")] = 40,
     num_splices: Annotated[int, typer.Option(min=1, help="Generations that training music is spliced into.")] = 40,
