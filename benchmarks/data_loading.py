@@ -38,7 +38,8 @@ from stable_longform.data.numbered_items import WeightedItems, draw_index
 from stable_longform.data.sources import open_source
 from stable_longform.data.tracks import Track
 from stable_longform.utils.audio import read_audio, to_stereo
-from stable_longform.utils.scripts import run_main
+from stable_longform.utils.ranges import Range
+from stable_longform.utils.scripts import SECONDS, ScriptParser, run_main
 
 SAMPLING_RATE = 44100
 WINDOW_LENGTH, LATENT_CHANNELS = 6144, 64  # the paper's 4m45s
@@ -185,16 +186,16 @@ def measure(dataset, options: argparse.Namespace, collate_fn) -> tuple[float, fl
 
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ScriptParser(__doc__)
     parser.add_argument("--source", help="instead of the corpus that is made: any source of music")
-    parser.add_argument("--num_tracks", type=int, default=8, help="of the corpus that is made")
-    parser.add_argument("--duration_in_s", type=float, default=240.0, help="of its tracks")
+    parser.add_number("--num_tracks", Range(1, 10**4), default=8, help="of the corpus that is made")
+    parser.add_number("--duration_in_s", SECONDS, kind=float, default=240.0, help="of its tracks")
     parser.add_argument("--extension", choices=("wav", "flac", "ogg"), default="flac", help="of its files")
-    parser.add_argument("--crop_num_samples", type=int, default=65536)
-    parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--num_workers", type=int, default=8)
-    parser.add_argument("--step_time_in_s", type=float, default=0.5)
-    parser.add_argument("--steps", type=int, default=30, help="to measure")
+    parser.add_number("--crop_num_samples", Range(1, 2**28), default=65536, help="length of a crop")
+    parser.add_number("--batch_size", Range(1, 65536), default=8, help="items in a batch")
+    parser.add_number("--num_workers", Range(0, 1024), default=8, help="processes that load data")
+    parser.add_number("--step_time_in_s", Range(0, 1e4), kind=float, default=0.5, help="how long a step would take")
+    parser.add_number("--steps", Range(1, 10**6), default=30, help="to measure")
     parser.add_argument("--pairs", action="store_true", help="measure the making of CLAP's pairs instead")
     return parser.parse_args()
 

@@ -18,22 +18,25 @@ from model_pairs import DECODERS, LATENT_CHANNELS, autoencoders, stable_audio_to
 from timing import interleave, machine, print_table
 
 from stable_longform import AutoencoderOobleck
-from stable_longform.utils.scripts import run_main
+from stable_longform.utils.ranges import Range
+from stable_longform.utils.scripts import DTYPES, SECONDS, ScriptParser, run_main
 
 SAMPLING_RATE, HOP_LENGTH = 44100, 2048
 
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=DECODERS, default="paper")
-    parser.add_argument("--seconds", type=float, nargs="+", default=[8.0])
-    parser.add_argument("--part", type=float, help="seconds asked for out of the longest input")
-    parser.add_argument("--peers", nargs="*", choices=("whole", "tiled"), default=["whole", "tiled"])
+    parser = ScriptParser(__doc__)
+    parser.add_argument("--size", choices=DECODERS, default="paper", help="of the model")
+    parser.add_number("--seconds", SECONDS, kind=float, nargs="+", default=[8.0], help="of music, one row each")
+    parser.add_number("--part", SECONDS, kind=float, help="seconds asked for out of the longest input")
+    parser.add_argument(
+        "--peers", nargs="*", choices=("whole", "tiled"), default=["whole", "tiled"], help="diffusers' ways to decode"
+    )
     parser.add_argument("--stable_audio_tools", type=Path, help="a checkout to compare with as well")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--device", default="cpu")
+    parser.add_number("--repeats", Range(1, 1000), default=3, help="of which the median is taken")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the computation")
+    parser.add_device()
     arguments = parser.parse_args()
     dtype = getattr(torch, arguments.dtype)
     print(f"{arguments.size} decoder, {arguments.dtype}; {machine(arguments.device)}\n")

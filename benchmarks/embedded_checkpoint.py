@@ -41,7 +41,8 @@ from stable_longform.metrics.embedders.mel44 import Mel44Embedder
 from stable_longform.metrics.embedders.musicnn import MusicnnEmbedder
 from stable_longform.metrics.reconstruction import mel_distance, si_sdr, stft_distance
 from stable_longform.utils.audio import read_audio, resample, to_stereo
-from stable_longform.utils.scripts import run_main
+from stable_longform.utils.ranges import Range
+from stable_longform.utils.scripts import SECONDS, SEEDS, STEPS, ScriptParser, run_main
 
 CROP_IN_S, WINDOWS_PER_CROP = 6.05, 2
 UNTRAINED_STEPS = 4  # its prediction hardly depends on the time
@@ -91,20 +92,24 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--manifest", required=True)
-    parser.add_argument("--checkpoint", default=TINY_CHECKPOINT)
-    parser.add_argument("--durations", type=float, nargs="+", default=[30.0, 120.0, 285.0], help="seconds")
-    parser.add_argument("--num_items", type=int, nargs="+", default=[8, 2, 2], help="generations of each duration")
+    parser = ScriptParser(__doc__)
+    parser.add_argument("--manifest", required=True, help="any source of music")
+    parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
+    parser.add_number("--durations", SECONDS, kind=float, nargs="+", default=[30.0, 120.0, 285.0], help="seconds")
+    parser.add_number(
+        "--num_items", Range(1, 10**4), nargs="+", default=[8, 2, 2], help="generations of each duration"
+    )
     parser.add_argument(
         "--peer", type=Path, help="a folder of another system's music; evaluate prepare --peer gets one"
     )
-    parser.add_argument("--num_windows", type=int, default=80, help="3 s windows of each row; 360 for firm numbers")
-    parser.add_argument("--num_inference_steps", type=int, default=16)
-    parser.add_argument("--guidance_scale", type=float, default=4.0)
-    parser.add_argument("--guidance_rescale", type=float, default=0.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_number(
+        "--num_windows", Range(2, 10**6), default=80, help="3 s windows of each row; 360 for firm numbers"
+    )
+    parser.add_number("--num_inference_steps", STEPS, default=16, help="sampling steps")
+    parser.add_number("--guidance_scale", Range(-100, 100), kind=float, default=4.0, help="classifier-free guidance")
+    parser.add_number("--guidance_rescale", Range(0, 1), kind=float, default=0.0, help="of the guided prediction")
+    parser.add_number("--seed", SEEDS, default=0, help="of everything random")
+    parser.add_device("cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, help="file for the rows as JSON")
     arguments = parser.parse_args()
     if len(arguments.durations) != len(arguments.num_items):

@@ -34,7 +34,8 @@ from stable_longform.metrics.embedders.mel44 import Mel44Embedder
 from stable_longform.metrics.embedders.minilm import MinilmEmbedder
 from stable_longform.metrics.embedders.musicnn import MusicnnEmbedder
 from stable_longform.utils.audio import read_audio, resample, to_stereo
-from stable_longform.utils.scripts import run_main
+from stable_longform.utils.ranges import Range
+from stable_longform.utils.scripts import SEEDS, ScriptParser, run_main
 
 RATE, CROP_IN_S, WINDOWS_PER_CROP = 44100, 6.05, 2
 CLAP_CROP_IN_S = 10.0
@@ -45,13 +46,13 @@ TAG_FIELDS = ("genre", "moods", "instruments")  # what a tagger can hear: no tem
 
 def main() -> None:
     """Prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--manifest", required=True)
-    parser.add_argument("--num_windows", type=int, default=360, help="3 s windows of each row")
+    parser = ScriptParser(__doc__)
+    parser.add_argument("--manifest", required=True, help="any source of music")
+    parser.add_number("--num_windows", Range(2, 10**6), default=360, help="3 s windows of each row")
     parser.add_argument("--rendered", type=Path, help="folder of music rendered from scores")
     parser.add_argument("--clap", help="folder of a ClapModel, for right and wrong prompts")
     parser.add_argument("--pairs_only", action="store_true", help="no distances between sets")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_number("--seed", SEEDS, default=0, help="of everything random")
     arguments = parser.parse_args()
     start = time.perf_counter()
     embedders = [MusicnnEmbedder("msd"), MusicnnEmbedder("mtt"), Mel44Embedder()]

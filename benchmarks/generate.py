@@ -21,22 +21,25 @@ from model_pairs import autoencoders
 from timing import machine, peak_resident_bytes, print_table, resident_bytes, synchronize
 
 from stable_longform import TINY_CHECKPOINT, LongFormMusicPipeline
-from stable_longform.utils.scripts import run_main
+from stable_longform.utils.ranges import Range
+from stable_longform.utils.scripts import DTYPES, SECONDS, STEPS, ScriptParser, run_main
 
 PROMPT = "Genre: Ambient|Instruments: Synth|Moods: Slow"
 
 
 def main() -> None:
     """Prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", default=TINY_CHECKPOINT)
-    parser.add_argument("--num_inference_steps", type=int, nargs="+", default=[25])
-    parser.add_argument("--duration", type=float, default=285.0, help="seconds of music")
-    parser.add_argument("--dtype", default="float32", help="of the transformer and the text encoder")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--tile_latent_lengths", type=int, nargs="+", default=[], help="chunks to compare, in frames")
-    parser.add_argument("--peer", action="store_true")
-    parser.add_argument("--peer_steps", type=int, default=1)
+    parser = ScriptParser(__doc__)
+    parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
+    parser.add_number("--num_inference_steps", STEPS, nargs="+", default=[25], help="sampling steps")
+    parser.add_number("--duration", SECONDS, kind=float, default=285.0, help="seconds of music")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the transformer and the text encoder")
+    parser.add_device()
+    parser.add_number(
+        "--tile_latent_lengths", Range(1, 10**6), nargs="+", default=[], help="chunks to compare, in frames"
+    )
+    parser.add_argument("--peer", action="store_true", help="measure diffusers' pipeline too")
+    parser.add_number("--peer_steps", STEPS, default=1, help="sampling steps of the peer")
     arguments = parser.parse_args()
     print(f"{machine(arguments.device)}\n")
     pipe = LongFormMusicPipeline.from_pretrained(arguments.checkpoint)

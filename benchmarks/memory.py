@@ -18,7 +18,7 @@ from model_pairs import DECODERS, LATENT_CHANNELS, autoencoders
 from timing import machine, peak_resident_bytes, print_table, resident_bytes, synchronize
 
 from stable_longform import TINY_CHECKPOINT, AutoencoderOobleck
-from stable_longform.utils.scripts import run_main
+from stable_longform.utils.scripts import DTYPES, ScriptParser, run_main
 
 SAMPLING_RATE, HOP_LENGTH = 44100, 2048
 MODES = ("ours", "stream", "encode", "tiled", "whole")
@@ -26,13 +26,13 @@ MODES = ("ours", "stream", "encode", "tiled", "whole")
 
 def main() -> None:
     """Prints the table; each case is measured by a process of its own."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=DECODERS, default="paper")
+    parser = ScriptParser(__doc__)
+    parser.add_argument("--size", choices=DECODERS, default="paper", help="of the model")
     parser.add_argument(
         "--cases", nargs="+", default=["ours:30", "tiled:30"], help="mode:seconds; " + ", ".join(MODES)
     )
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the computation")
+    parser.add_device()
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     for case in arguments.cases:

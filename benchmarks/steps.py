@@ -20,7 +20,8 @@ from timing import machine, print_table, relative_error
 from stable_longform import TINY_CHECKPOINT, LongFormMusicPipeline
 from stable_longform.metrics.embedders.mel44 import Mel44Embedder
 from stable_longform.metrics.frechet import GaussianStatistics, frechet_distance
-from stable_longform.utils.scripts import run_main
+from stable_longform.utils.ranges import Range
+from stable_longform.utils.scripts import ScriptParser, run_main
 
 PROMPTS = (
     "Genre: Ambient|Instruments: Synth|Moods: Slow",
@@ -32,14 +33,18 @@ PROMPTS = (
 
 def main() -> None:
     """Prints the table, and draws it if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", default=TINY_CHECKPOINT)
-    parser.add_argument("--window", type=int, default=1024, help="latents")
-    parser.add_argument("--steps", type=int, nargs="+", default=[10, 25, 50, 100])
-    parser.add_argument("--reference_steps", type=int, default=1000)
-    parser.add_argument("--num_prompts", type=int, default=len(PROMPTS), choices=range(1, len(PROMPTS) + 1))
-    parser.add_argument("--guidance_scale", type=float, default=4.0)
-    parser.add_argument("--plot", type=Path)
+    parser = ScriptParser(__doc__)
+    parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
+    parser.add_number("--window", Range(1, 2**20), default=1024, help="latents")
+    parser.add_number(
+        "--steps", Range(1, 10**6), nargs="+", default=[10, 25, 50, 100], help="sampling steps, one row each"
+    )
+    parser.add_number("--reference_steps", Range(1, 10**4), default=1000, help="sampling steps of the reference")
+    parser.add_number(
+        "--num_prompts", Range(1, len(PROMPTS)), default=len(PROMPTS), help="prompts that are averaged over"
+    )
+    parser.add_number("--guidance_scale", Range(-100, 100), kind=float, default=4.0, help="classifier-free guidance")
+    parser.add_argument("--plot", type=Path, help="file for a picture")
     arguments = parser.parse_args()
     print(f"window of {arguments.window} latents; {machine('cpu')}\n")
     pipe = LongFormMusicPipeline.from_pretrained(arguments.checkpoint)

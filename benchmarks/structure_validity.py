@@ -9,7 +9,6 @@ order. Boundaries are compared with the manifest's. Time and memory are those of
 by repeating the last piece. Needs the extra `eval`.
 """
 
-import argparse
 import resource
 import time
 from collections.abc import Iterator
@@ -26,7 +25,8 @@ from stable_longform.evaluation.reports import markdown_table
 from stable_longform.evaluation.structure import read_sections, summarize
 from stable_longform.utils.audio import READ_BLOCK, read_audio
 from stable_longform.utils.files import write_json
-from stable_longform.utils.scripts import run_main
+from stable_longform.utils.ranges import Range
+from stable_longform.utils.scripts import SEEDS, ScriptParser, run_main
 
 SHUFFLED_IN_S, LOOPED_IN_S = (1.0, 2.0, 4.0), (2.0, 8.0)
 MIN_SECTIONS = 4
@@ -36,12 +36,14 @@ LESS, MORE = ("late_return", "longest_repetition_in_s"), ("longest_loop_in_s", "
 
 def main() -> None:
     """Prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ScriptParser(__doc__)
     parser.add_argument("--manifest", type=Path, required=True, help="of composed pieces")
-    parser.add_argument("--skip", type=int, default=0, help="pieces that come before, such as those used for tuning")
-    parser.add_argument("--num_pieces", type=int, default=24)
+    parser.add_number(
+        "--skip", Range(0, 10**6), default=0, help="pieces that come before, such as those used for tuning"
+    )
+    parser.add_number("--num_pieces", Range(1, 10**6), default=24, help="pieces to measure")
     parser.add_argument("--output", type=Path, help="JSON file of all numbers")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_number("--seed", SEEDS, default=0, help="of everything random")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rng = np.random.default_rng(arguments.seed)

@@ -71,7 +71,8 @@ from stable_longform.training_utils.clap_networks import (
 from stable_longform.training_utils.ema import EMAModel
 from stable_longform.training_utils.pretrained import load_text_encoder
 from stable_longform.training_utils.v_objective import VelocityLoss
-from stable_longform.utils.scripts import run_main
+from stable_longform.utils.ranges import Range
+from stable_longform.utils.scripts import ScriptParser, run_main
 
 STAGES = ("autoencoder", "clap", "dit")
 NUM_TRACKS, TRACK_IN_S, WARMUP_STEPS = 32, 20.0, 2
@@ -127,20 +128,17 @@ def main() -> None:
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The benchmark's own arguments, and those for the scripts."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = ScriptParser(__doc__, allow_abbrev=False)
     parser.add_argument(
         "--preset", default="small networks", help="the end of names in training/configs: tiny_48s ..."
     )
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
-    parser.add_argument("--steps", type=int, default=20, help="to measure; even")
-    parser.add_argument("--rounds", type=int, default=1, help="more even out what else the machine does")
-    parser.add_argument("--batch_size", type=int, default=4)
-    parser.add_argument("--latent_length", type=int, help="window of the transformer, instead of the preset's")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="which trainings")
+    parser.add_number("--steps", Range(2, 10**6, multiple_of=2), default=20, help="to measure")
+    parser.add_number("--rounds", Range(1, 1000), default=1, help="more even out what else the machine does")
+    parser.add_number("--batch_size", Range(1, 65536), default=4, help="items in a batch")
+    parser.add_number("--latent_length", Range(1, 2**20), help="window of the transformer, instead of the preset's")
     parser.add_argument("--stable_audio_tools", type=Path, help="checkout to compare with")
-    options, overrides = parser.parse_known_args(arguments)
-    if options.steps < 2 or options.steps % 2:
-        parser.error(f"--steps must be even, got {options.steps}.")
-    return options, overrides
+    return parser.parse_known_args(arguments)
 
 
 def print_rows(stage: str, runs: dict[str, list[tuple[np.ndarray, int]]], batch_size: int) -> None:

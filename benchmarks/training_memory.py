@@ -9,7 +9,6 @@ one block, 1 GiB for CUDA and 5 % for what the allocator cannot use. These are c
 them.
 """
 
-import argparse
 import functools
 from collections.abc import Callable
 
@@ -24,7 +23,8 @@ from stable_longform.models.clap_text_encoder import ClapTextEncoder
 from stable_longform.models.discriminator_stft import MultiScaleSTFTDiscriminator
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.training_utils.adversarial_steps import generator_step_losses
-from stable_longform.utils.scripts import run_main
+from stable_longform.utils.ranges import Range
+from stable_longform.utils.scripts import ScriptParser, run_main
 
 GIB = 2**30
 CARDS_IN_GIB = (24, 40, 80)
@@ -35,8 +35,10 @@ TEXT_LENGTH = 77
 
 def main() -> None:
     """Prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shards", type=int, default=8, help="GPUs that FSDP2 or DeepSpeed share the states among")
+    parser = ScriptParser(__doc__)
+    parser.add_number(
+        "--shards", Range(1, 65536), default=8, help="GPUs that FSDP2 or DeepSpeed share the states among"
+    )
     shards = parser.parse_args().shards
     print("Largest `batch_size` of a GPU in bf16 (0: does not fit), and GiB at that size\n")
     print("| training | parameters | " + " | ".join(f"{card} GB" for card in CARDS_IN_GIB) + " |")

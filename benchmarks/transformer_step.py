@@ -23,22 +23,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stable_longform.pipelines.guidance import branches_in_turn, make_conditions, predict_velocity
 from stable_longform.schedulers import scheduling
-from stable_longform.utils.scripts import run_main
+from stable_longform.utils.ranges import Range
+from stable_longform.utils.scripts import DTYPES, ScriptParser, run_main
 
 NUM_TEXT_TOKENS = 77
 
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=TRANSFORMERS, default="paper")
-    parser.add_argument("--num_layers", type=int)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[1024])
+    parser = ScriptParser(__doc__)
+    parser.add_argument("--size", choices=TRANSFORMERS, default="paper", help="of the model")
+    parser.add_number("--num_layers", Range(1, 1024), help="of the transformer, instead of all")
+    parser.add_number(
+        "--lengths", Range(1, 2**20), nargs="+", default=[1024], help="of the windows in latent frames, one row each"
+    )
     parser.add_argument("--schedulers", action="store_true", help="measure the stochastic schedulers instead")
     parser.add_argument("--stable_audio_tools", type=Path, help="a checkout to compare with as well")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--device", default="cpu")
+    parser.add_number("--repeats", Range(1, 1000), default=3, help="of which the median is taken")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the computation")
+    parser.add_device()
     arguments = parser.parse_args()
     print(f"{machine(arguments.device)}\n")
     if arguments.schedulers:

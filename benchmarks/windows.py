@@ -5,7 +5,6 @@
 Windows take turns, so that a machine that slows down slows all of them. The table goes to stdout.
 """
 
-import argparse
 import statistics
 import sys
 import time
@@ -14,17 +13,18 @@ import torch
 
 from stable_longform import TINY_CHECKPOINT, LongFormMusicPipeline
 from stable_longform.evaluation.reports import markdown_table
-from stable_longform.utils.scripts import run_main
+from stable_longform.utils.ranges import Range
+from stable_longform.utils.scripts import SECONDS, STEPS, ScriptParser, run_main
 
 
 def main() -> None:
     """Times each window and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", default=TINY_CHECKPOINT)
-    parser.add_argument("--windows", type=float, nargs="+", default=[31.0, 47.5, 95.0, 285.3], help="seconds")
-    parser.add_argument("--num_inference_steps", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
+    parser = ScriptParser(__doc__)
+    parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
+    parser.add_number("--windows", SECONDS, kind=float, nargs="+", default=[31.0, 47.5, 95.0, 285.3], help="seconds")
+    parser.add_number("--num_inference_steps", STEPS, default=2, help="sampling steps")
+    parser.add_number("--repeats", Range(1, 1000), default=3, help="of which the median is taken")
+    parser.add_device()
     arguments = parser.parse_args()
     try:
         pipe = LongFormMusicPipeline.from_pretrained(arguments.checkpoint).to(arguments.device)

@@ -12,20 +12,23 @@ import torch
 
 from stable_longform import TINY_CHECKPOINT, LongFormMusicPipeline
 from stable_longform.utils.audio import write_audio
-from stable_longform.utils.scripts import run_main
+from stable_longform.utils.ranges import Range
+from stable_longform.utils.scripts import SECONDS, SEEDS, STEPS, ScriptParser, run_main
 
 
 def main() -> None:
     """Generates twice and compares."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__)
     parser.add_argument("--lora", required=True, help="folder with pytorch_lora_weights.safetensors")
     parser.add_argument("--checkpoint", default=str(TINY_CHECKPOINT), help="folder or Hub id that the adapter is for")
-    parser.add_argument("--prompt", default="Genre: Ambient|Instruments: Piano, Strings")
-    parser.add_argument("--duration", type=float, default=20.0, help="seconds")
-    parser.add_argument("--scale", type=float, default=1.0, help="how much of the adapter")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--num_inference_steps", type=int, default=50)
-    parser.add_argument("--output_dir", type=Path, default=Path("."))
+    parser.add_argument(
+        "--prompt", default="Genre: Ambient|Instruments: Piano, Strings", help="what the music is to be"
+    )
+    parser.add_number("--duration", SECONDS, kind=float, default=20.0, help="seconds")
+    parser.add_number("--scale", Range(-10, 10), kind=float, default=1.0, help="how much of the adapter")
+    parser.add_number("--seed", SEEDS, default=0, help="of everything random")
+    parser.add_number("--num_inference_steps", STEPS, default=50, help="sampling steps")
+    parser.add_argument("--output_dir", type=Path, default=Path("."), help="folder of the results")
     arguments = parser.parse_args()
 
     pipe = LongFormMusicPipeline.from_pretrained(arguments.checkpoint)

@@ -34,6 +34,8 @@ from stable_longform.data.composition.corpus import compose, metadata_of
 from stable_longform.data.composition.rendering import SAMPLING_RATE, find_soundfont, render, render_stems
 from stable_longform.utils.audio import write_audio
 from stable_longform.utils.files import write_text
+from stable_longform.utils.ranges import Range
+from stable_longform.utils.scripts import ScriptParser
 from stable_longform.utils.text_files import read_json_lines
 
 logger = logging.getLogger("compose_music")
@@ -122,54 +124,34 @@ def make_corpus(options: argparse.Namespace, soundfont: Path) -> dict[str, dict]
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Reads the command line."""
-    shortest, longest = PIECE_DURATION_IN_S
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ScriptParser(__doc__)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the audio and the manifest")
-    parser.add_argument("--num_pieces", type=int, default=400, help="whole pieces, one for each seed (default: 400)")
-    parser.add_argument("--num_stems", type=int, default=0, help="instruments alone, 10 to 60 s (default: 0)")
-    parser.add_argument("--num_one_shots", type=int, default=0, help="single sounds (default: 0)")
-    parser.add_argument("--first_seed", type=int, default=0, help="the first seed of each (default: 0)")
-    parser.add_argument(
-        "--min_duration_in_s", type=float, default=60.0, help=f"of pieces, from {shortest:g} (default: 60)"
-    )
-    parser.add_argument("--max_duration_in_s", type=float, default=longest, help=f"up to {longest:g} (default: 285)")
-    parser.add_argument(
-        "--max_minutes", type=float, default=None, help="then no further recording is kept (default: no limit)"
-    )
+    counts, lengths = Range(0, 10**7), Range(*PIECE_DURATION_IN_S)
+    parser.add_number("--num_pieces", counts, default=400, help="whole pieces, one for each seed")
+    parser.add_number("--num_stems", counts, default=0, help="instruments alone, 10 to 60 s")
+    parser.add_number("--num_one_shots", counts, default=0, help="single sounds")
+    parser.add_number("--first_seed", Range(0, 2**31 - 1), default=0, help="the first seed of each")
+    parser.add_number("--min_duration_in_s", lengths, kind=float, default=60.0, help="of pieces")
+    parser.add_number("--max_duration_in_s", lengths, kind=float, default=lengths.high, help="of pieces")
+    parser.add_number("--max_minutes", Range(0, 1e6, above=True), kind=float, help="then no further recording is kept")
     parser.add_argument("--parts", action="store_true", help="write what each part of a piece plays, too")
-    parser.add_argument("--format", choices=SAMPLE_FORMATS, default="flac", help="of the audio files (default: flac)")
+    parser.add_argument("--format", choices=SAMPLE_FORMATS, default="flac", help="of the audio files")
     parser.add_argument("--soundfont", type=Path, default=None, help="a General MIDI .sf2 file (default: Debian's)")
-    parser.add_argument("--num_processes", type=int, default=os.cpu_count(), help="default: one for each core")
-    return parser.parse_args(arguments)
-
-
-def check_options(options: argparse.Namespace) -> None:
-    """Checks the values of the command line.
-
-    Raises:
-        ValueError: one is out of range.
-    """
-    shortest, longest = PIECE_DURATION_IN_S
-    for name in ("num_pieces", "num_stems", "num_one_shots", "first_seed"):
-        if getattr(options, name) < 0:
-            raise ValueError(f"{name} must be at least 0, got {getattr(options, name)}.")
-    if options.max_minutes is not None and not options.max_minutes > 0:
-        raise ValueError(f"max_minutes must be greater than 0, got {options.max_minutes}.")
-    if options.num_processes < 1:
-        raise ValueError(f"num_processes must be at least 1, got {options.num_processes}.")
-    if not shortest <= options.min_duration_in_s <= options.max_duration_in_s <= longest:
-        raise ValueError(
-            f"min_duration_in_s and max_duration_in_s must be in [{shortest:g}, {longest:g}], in this order, "
-            f"got {options.min_duration_in_s:g} and {options.max_duration_in_s:g}."
+    parser.add_number("--num_processes", Range(1, 1024), default=os.cpu_count(), help="pieces rendered at a time")
+    options = parser.parse_args(arguments)
+    if options.min_duration_in_s > options.max_duration_in_s:
+        parser.error(
+            "argument --min_duration_in_s: must be at most max_duration_in_s, "
+            f"got {options.min_duration_in_s:g} and {options.max_duration_in_s:g}"
         )
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the script; gives the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    options = parse_arguments(arguments)
     try:
-        check_options(options)
+        options = parse_arguments(arguments)
         rows = make_corpus(options, find_soundfont(options.soundfont))
     except (ValueError, OSError) as error:
         print(f"compose_music.py: error: {error}", file=sys.stderr)

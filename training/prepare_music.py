@@ -29,6 +29,7 @@ from torch.nn.functional import pad
 
 from stable_longform.utils.audio import read_audio, write_audio
 from stable_longform.utils.files import atomic_path, write_text
+from stable_longform.utils.scripts import ScriptParser
 from stable_longform.utils.text_files import read_json_lines
 
 logger = logging.getLogger("prepare_music")
@@ -250,10 +251,10 @@ def prepare(rows: list[dict], output_dir: Path, download_dir: Path) -> list[dict
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ScriptParser(__doc__)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the packages and the manifest")
     choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--preset", choices=PRESETS, default="core", help="which packages (default: core)")
+    choice.add_argument("--preset", choices=PRESETS, default="core", help="which packages")
     choice.add_argument("--packages", nargs="+", default=None, metavar="NAME", help="packages by name, instead")
     parser.add_argument("--table", type=Path, default=TABLE, help="the table of tracks (default: the repository's)")
     parser.add_argument(
@@ -265,9 +266,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the script; gives the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    options = parse_arguments(arguments)
-    download_dir = options.download_dir or options.output_dir / "debs"
     try:
+        options = parse_arguments(arguments)
+        download_dir = options.download_dir or options.output_dir / "debs"
         rows = read_table(options.table, options.packages or PRESETS[options.preset])
         for folder in (options.output_dir, download_dir):
             folder.mkdir(parents=True, exist_ok=True)

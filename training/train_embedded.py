@@ -15,7 +15,6 @@ but not on stops: run the same command again to go on.
 import argparse
 import json
 import logging
-import math
 import os
 import shlex
 import subprocess
@@ -28,7 +27,9 @@ from pathlib import Path
 import torch
 
 from stable_longform.utils.files import write_json
+from stable_longform.utils.ranges import Range
 from stable_longform.utils.run_folder import METRICS_FILE, read_metrics
+from stable_longform.utils.scripts import ScriptParser
 from stable_longform.utils.text_files import read_json_lines
 
 logger = logging.getLogger("train_embedded")
@@ -261,20 +262,18 @@ def run_script(
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ScriptParser(__doc__)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of all runs and the checkpoint")
-    parser.add_argument("--minutes", type=float, required=True, help="of all stages together, at least 5")
-    parser.add_argument("--device", choices=DEVICES, default="cpu", help="default: cpu")
+    parser.add_number("--minutes", Range(5, 1e6), kind=float, required=True, help="of all stages together")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="of all trainings")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs all stages; gives the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    options = parse_arguments(arguments)
     try:
-        if not 5 <= options.minutes < math.inf:
-            raise ValueError(f"--minutes must be at least 5, got {options.minutes:g}.")
+        options = parse_arguments(arguments)
         if options.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("--device cuda: torch sees no GPU.")
         options.output_dir.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ Any table with a column of lengths, CSV or JSONL: a manifest, or the metadata of
 audio is read. Rows without a length above zero are counted and left out.
 """
 
-import argparse
 import csv
 import json
 import math
@@ -15,14 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stable_longform.data.statistics import MARKS_IN_S, draw_durations, share_shorter
-from stable_longform.utils.scripts import run_main
+from stable_longform.utils.scripts import ScriptParser, run_main
 
 UNITS_IN_S = {"s": 1.0, "ms": 0.001, "min": 60.0}
 
 
 def main() -> None:
     """Reads the lengths, draws the figure and prints the share of tracks not longer than each window."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ScriptParser(__doc__)
     parser.add_argument("--table", type=Path, required=True, help=".jsonl or .csv")
     parser.add_argument("--column", default="duration_in_s", help="of the lengths")
     parser.add_argument("--unit", choices=UNITS_IN_S, default="s", help="of the lengths")

@@ -6,19 +6,18 @@ Each folder has a subfolder for each genre (the paper: rock, pop, jazz, hip-hop,
 drawn. Folders without such subfolders are drawn file by file. Running it again continues it.
 """
 
-import argparse
 from pathlib import Path
 
 from stable_longform.cli.analyze import name_folders
 from stable_longform.evaluation.structure import analyze_folders
-from stable_longform.utils.scripts import run_main
+from stable_longform.utils.scripts import ScriptParser, run_main
 
 
 def main() -> None:
     """Analyzes the folders, draws the figure and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ScriptParser(__doc__)
     parser.add_argument("--rows", nargs="+", required=True, metavar="NAME=FOLDER", help="from top to bottom")
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the results")
     arguments = parser.parse_args()
     analyze_folders(name_folders(arguments.rows), arguments.output_dir, has_pictures=False)
     print((arguments.output_dir / "table.md").read_text(encoding="utf-8"), end="")

@@ -3,19 +3,17 @@
 python examples/paper/table_1.py --checkpoint DIR
 """
 
-import argparse
-
 from stable_longform import TINY_CHECKPOINT, LongFormMusicPipeline
 from stable_longform.evaluation.measurements import count_parameters, paper_components
 from stable_longform.evaluation.reports import markdown_table
-from stable_longform.utils.scripts import run_main
+from stable_longform.utils.scripts import ScriptParser, run_main
 
 PAPER = ("paper", "1.1B", "157M", "125M", "1.3B")
 
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ScriptParser(__doc__)
     parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
     arguments = parser.parse_args()
     rows = [PAPER]

@@ -25,7 +25,8 @@ from stable_longform.evaluation.generation import generate_folder
 from stable_longform.evaluation.prompt_lists import PromptRow
 from stable_longform.evaluation.reports import markdown_table
 from stable_longform.utils.files import write_json
-from stable_longform.utils.scripts import run_main
+from stable_longform.utils.ranges import Range
+from stable_longform.utils.scripts import SECONDS, SEEDS, STEPS, ScriptParser, run_main
 
 HEADER = ("model", "output", "FD", "KL", "CLAP score", "inference time")
 PAPER = (  # FD on OpenL3, KL on PaSST, LAION-CLAP; on one A100
@@ -41,16 +42,16 @@ PAPER = (  # FD on OpenL3, KL on PaSST, LAION-CLAP; on one A100
 
 def main() -> None:
     """Generates, scores and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ScriptParser(__doc__)
     parser.add_argument("--manifest", required=True, help="its test split is the held-out music")
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the results")
     parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
-    parser.add_argument("--durations", type=float, nargs="+", default=[120.0, 190.0, 285.0], help="seconds")
-    parser.add_argument("--num_tracks", type=int, default=2)
-    parser.add_argument("--num_inference_steps", type=int, default=12, help="the paper's 100")
-    parser.add_argument("--guidance_scale", type=float, default=7.0)
-    parser.add_argument("--embedders", nargs="+", default=["musicnn_msd", "mel44"])
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_number("--durations", SECONDS, kind=float, nargs="+", default=[120.0, 190.0, 285.0], help="seconds")
+    parser.add_number("--num_tracks", Range(1, 10**4), default=2, help="recordings to take")
+    parser.add_number("--num_inference_steps", STEPS, default=12, help="the paper's 100")
+    parser.add_number("--guidance_scale", Range(-100, 100), kind=float, default=7.0, help="classifier-free guidance")
+    parser.add_argument("--embedders", nargs="+", default=["musicnn_msd", "mel44"], help="of the scores")
+    parser.add_number("--seed", SEEDS, default=0, help="of everything random")
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipe = LongFormMusicPipeline.from_pretrained(arguments.checkpoint).to(device)

@@ -7,12 +7,11 @@
 The results are those of the page, of webMUSHRA or of pymushra, files or folders of them.
 """
 
-import argparse
 from pathlib import Path
 
 from stable_longform.evaluation.listening_test import score_test
 from stable_longform.evaluation.reports import markdown_table
-from stable_longform.utils.scripts import run_main
+from stable_longform.utils.scripts import ScriptParser, run_main
 
 HEADER = ("system", "audio quality", "text alignment", "structure", "musicality", "stereo correctness")
 PAPER = (
@@ -26,10 +25,10 @@ PAPER = (
 
 def main() -> None:
     """Scores the results and prints the paper's table and the one of the results."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ScriptParser(__doc__)
     parser.add_argument("--test", type=Path, required=True, help="folder of the test")
     parser.add_argument("--results", type=Path, nargs="+", required=True, help="result files and folders")
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the results")
     arguments = parser.parse_args()
     score_test(arguments.test / "key.json", arguments.results, arguments.output_dir)
     print(markdown_table(HEADER, PAPER))

@@ -7,7 +7,6 @@ folder (--folder). Codecs of transformers, from a folder or the Hub: --codecs fa
 continues it.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -23,7 +22,8 @@ from stable_longform.evaluation.codecs import (
 )
 from stable_longform.evaluation.reports import markdown_table
 from stable_longform.utils.files import weights_sha256
-from stable_longform.utils.scripts import run_main
+from stable_longform.utils.ranges import Range
+from stable_longform.utils.scripts import SECONDS, ScriptParser, run_main
 
 HEADER = ("model", "latent rate", "STFT distance", "MEL distance", "SI-SDR", "recordings")
 PAPER = (
@@ -38,15 +38,15 @@ PAPER = (
 
 def main() -> None:
     """Reconstructs, measures and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ScriptParser(__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--manifest", help="its test split gives the recordings")
     source.add_argument("--folder", type=Path, help="a folder of recordings, instead")
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the results")
     parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id of a pipeline")
     parser.add_argument("--codecs", nargs="*", default=[], help="codecs of transformers")
-    parser.add_argument("--num_tracks", type=int, default=6)
-    parser.add_argument("--trim", type=float, default=30.0, help="seconds of each recording")
+    parser.add_number("--num_tracks", Range(1, 10**4), default=6, help="recordings to take")
+    parser.add_number("--trim", SECONDS, kind=float, default=30.0, help="seconds of each recording")
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if arguments.num_tracks < 1:

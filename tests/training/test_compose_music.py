@@ -67,10 +67,13 @@ def test_what_is_there_is_kept_and_what_is_gone_comes_back_the_same(corpus):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--num_pieces", -1), "num_pieces must be at least 0, got -1."),
-        (("--num_processes", 0), "num_processes must be at least 1, got 0."),
-        (("--min_duration_in_s", 10), "must be in [20, 285], in this order, got 10 and 285."),
-        (("--max_duration_in_s", 50), "must be in [20, 285], in this order, got 60 and 50."),
+        (("--num_pieces", -1), "argument --num_pieces: must be a whole number in [0, 10^7], got '-1'"),
+        (("--num_processes", 0), "argument --num_processes: must be a whole number in [1, 1024], got '0'"),
+        (("--min_duration_in_s", 10), "argument --min_duration_in_s: must be a number in [20, 285], got '10'"),
+        (
+            ("--max_duration_in_s", 50),
+            "argument --min_duration_in_s: must be at most max_duration_in_s, got 60 and 50",
+        ),
         (("--soundfont", "missing.sf2"), "There is no soundfont missing.sf2."),
     ],
 )

@@ -1,9 +1,77 @@
-"""How the scripts of examples/ and benchmarks/ end."""
+"""How scripts with options of their own, in examples/, benchmarks/ and training/, read them, and how they end."""
 
+import argparse
+import math
 import sys
 from collections.abc import Callable
 
+import torch
+
+from stable_longform.utils.ranges import Range
+
 EXIT_BAD_INPUT = 2
+SEEDS, STEPS, SECONDS = Range(0, 2**63 - 1), Range(1, 1000), Range(0, 1e5, above=True)
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class ScriptParser(argparse.ArgumentParser):
+    """Options with ranges and defaults in their help, and errors of one line.
+
+    Args:
+        doc: the script's docstring, of which the help begins with the first line.
+    """
+
+    def __init__(self, doc: str, **kwargs):
+        super().__init__(description=doc.splitlines()[0], formatter_class=_HelpFormatter, **kwargs)
+
+    def add_number(self, name: str, accepted: Range, *, kind: type = int, **kwargs) -> None:
+        """An option that is a number, or with `nargs` several, each in a range."""
+        kwargs["help"] = f"{kwargs['help']}; {'whole numbers' if kind is int else 'numbers'} {accepted}"
+        self.add_argument(name, type=_number_parser(kind, accepted), metavar=kind.__name__.upper(), **kwargs)
+
+    def add_device(self, default: str = "cpu") -> None:
+        """The option `--device`."""
+        self.add_argument("--device", type=_check_device, default=default, help="cpu, cuda, cuda:1 ...")
+
+    def error(self, message: str):
+        """Raises a ValueError instead of printing the usage and the message."""
+        raise ValueError(message)
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Adds the default to each option's help."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        is_flag = action.nargs == 0 or action.default is None or action.default is argparse.SUPPRESS
+        if is_flag or not action.option_strings:
+            return action.help
+        default = action.default if isinstance(action.default, (list, tuple)) else [action.default]
+        return f"{action.help} (default: {' '.join(map(str, default)) or 'none'})".replace("%", "%%")
+
+
+def _number_parser(kind: type, accepted: Range) -> Callable[[str], float]:
+    """A function that reads a number of a range."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if value not in accepted:
+            noun = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"must be {noun} {accepted}, got {text!r}")
+        return value
+
+    return parse
+
+
+def _check_device(name: str) -> str:
+    """A device's name, if this machine has it."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
+        raise argparse.ArgumentTypeError(f"must be a device of this machine, got {name!r}") from error
+    return name
 
 
 def run_main(main: Callable[[], None]) -> None:
