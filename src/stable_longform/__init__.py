@@ -16,6 +16,7 @@ TINY_CHECKPOINT = str(Path(__file__).parent / "checkpoints" / "tiny")
 _MODULES = {
     "LongFormMusicPipeline": "stable_longform.pipelines.pipeline_longform_music",
     "LongFormMusicAudioToAudioPipeline": "stable_longform.pipelines.pipeline_longform_music_audio_to_audio",
+    "LongFormMusicInpaintPipeline": "stable_longform.pipelines.pipeline_longform_music_inpaint",
     "AutoencoderOobleck": "stable_longform.models.autoencoder_oobleck",
     "ClapTextEncoder": "stable_longform.models.clap_text_encoder",
     "DiTTransformer1D": "stable_longform.models.transformer_dit_1d",

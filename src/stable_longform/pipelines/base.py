@@ -264,14 +264,14 @@ class LongFormMusicPipelineBase(
         """
         num_samples, num_frames = self._decoded_lengths(duration)
         audio = self.vae.decode(latents[None].to(self.vae.dtype), num_frames).sample[0, :, :num_samples]
-        return _check_finite("audio that is", audio, self.vae)
+        return check_finite("audio that is", audio, self.vae)
 
     @torch.no_grad()
     def stream_latents(self, latents: torch.Tensor, duration: float) -> Iterator[torch.Tensor]:
         """Decodes as `decode_latents`, but yields chunks `(audio_channels, n)` as they are computed."""
         remaining, num_frames = self._decoded_lengths(duration)
         for chunk in self.vae.decode_stream(latents[None].to(self.vae.dtype), num_frames):
-            yield _check_finite("audio that is", chunk[0, :, :remaining], self.vae)
+            yield check_finite("audio that is", chunk[0, :, :remaining], self.vae)
             remaining -= chunk.shape[-1]
 
     @property
@@ -322,6 +322,7 @@ class LongFormMusicPipelineBase(
         output_type: str,
         callback: Callable | None,
         callback_inputs: Sequence[str],
+        output_types: Sequence[str] = inputs.OUTPUT_TYPES,
     ) -> Request:
         """Checks the arguments that all pipelines have; see `LongFormMusicPipeline.__call__`."""
         batch_size = inputs.check_batch_size(len(prompts), num_waveforms_per_prompt)
@@ -330,7 +331,7 @@ class LongFormMusicPipelineBase(
             inputs.check_number("guidance_rescale", guidance_rescale, 0, 1),
             inputs.check_interval(self.config.guidance_interval if guidance_interval is None else guidance_interval),
         )
-        inputs.check_output_type(output_type)
+        inputs.check_output_type(output_type, output_types)
         if output_type != "latent":
             self._require(f"output_type={output_type!r}", "vae")
         names = inputs.check_callback(callback, callback_inputs, self._callback_tensor_inputs)
@@ -417,7 +418,7 @@ class LongFormMusicPipelineBase(
         num_samples = latent_length * self.vae.hop_length
         waveform = torch.nn.functional.pad(waveform[:, :num_samples], (0, max(num_samples - waveform.shape[1], 0)))
         posterior = self.vae.encode(waveform[None].to(self._execution_device, self.vae.dtype)).latent_dist
-        return _check_finite("latents that are", posterior.mode()[0].float(), self.vae)
+        return check_finite("latents that are", posterior.mode()[0].float(), self.vae)
 
     @contextlib.contextmanager
     def _running(self, guidance: Guidance, num_timesteps: int) -> Iterator[Run]:
@@ -431,7 +432,6 @@ class LongFormMusicPipelineBase(
 
     def _make_conditioning(self, prompts: Prompts, timing: Timing) -> Conditioning:
         """Encodes text and timing, one item for each prompt."""
-        device = self._execution_device
         prompt_embeds, mask = self.encode_prompt(prompts.texts, prompts.embeds, prompts.mask)
         negative_embeds, negative_mask = prompts.negative_embeds, prompts.negative_mask
         if prompts.negative_texts is not None:
@@ -440,17 +440,15 @@ class LongFormMusicPipelineBase(
             negative_embeds = torch.zeros_like(prompt_embeds)
         elif negative_mask is not None:  # the padding of a negative prompt is zero, as in the paper's code
             negative_embeds = negative_embeds * negative_mask.to(negative_embeds)[..., None]
-        seconds = (
-            torch.tensor(values, dtype=torch.float32, device=device) for values in (timing.starts, timing.totals)
-        )
+        tokens, global_states = self._embed_timing(timing.starts, timing.totals)
+        return Conditioning(prompt_embeds, mask, negative_embeds.to(prompt_embeds), tokens, global_states)
+
+    def _embed_timing(self, starts: Sequence[float], totals: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Timing tokens `(num_prompts, 2, dim)` and global states `(num_prompts, 1, dim)` of seconds."""
+        device = self._execution_device
+        seconds = (torch.tensor(values, dtype=torch.float32, device=device) for values in (starts, totals))
         embedded = self.timing_conditioner(*seconds)
-        return Conditioning(
-            prompt_embeds,
-            mask,
-            negative_embeds.to(prompt_embeds),
-            embedded.encoder_hidden_states,
-            embedded.global_hidden_states,
-        )
+        return embedded.encoder_hidden_states, embedded.global_hidden_states
 
     def _encode_texts(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings `(num_texts, max_length, dim)`, zero for "", and the boolean mask of real tokens."""
@@ -491,18 +489,18 @@ class LongFormMusicPipelineBase(
 
     def _sample(
         self,
-        latent_lengths: Sequence[int],
+        keys: Sequence,
         sample_items: Callable[[list[int], Callable[..., torch.Tensor], Generators], torch.Tensor],
         scheduler,
         run: Run,
         request: Request,
         num_paths: int = 1,
     ) -> list[torch.Tensor]:
-        """Latents `(latent_channels, latent_length)` of each item; items of one window are sampled together.
+        """Latents `(latent_channels, latent_length)` of each item; items of one key are sampled together.
 
         Args:
-            latent_lengths: frames of each item.
-            sample_items: called for the items of one window as `sample_items(items, follow, generator)`, with their
+            keys: of each item, that can be sorted; items of one key have the same number of frames.
+            sample_items: called for the items of one key as `sample_items(items, follow, generator)`, with their
                 numbers, the sampling loop as `follow(velocity, latents, path, **hooks)`, see `sampling.sample`, and
                 their generators; returns their latents `(B, latent_channels, latent_length)`. A `path` is a scheduler
                 that takes the place of the given one, for steps that the callback does not see.
@@ -512,9 +510,9 @@ class LongFormMusicPipelineBase(
             num_paths: how often `sample_items` goes through the schedule.
         """
         groups = {}
-        for item, length in enumerate(latent_lengths):
-            groups.setdefault(length, []).append(item)
-        results: list = [None] * len(latent_lengths)
+        for item, key in enumerate(keys):
+            groups.setdefault(key, []).append(item)
+        results: list = [None] * len(keys)
         with self.progress_bar(total=num_paths * run.num_timesteps * len(groups)) as progress:
             for _, items in sorted(groups.items()):
                 generator = request.generator
@@ -527,7 +525,7 @@ class LongFormMusicPipelineBase(
                     return sample(velocity, steps, latents, run, generator, after_step=hook, **hooks)
 
                 latents = sample_items(items, follow, generator)
-                _check_finite("latents that are", latents, self.transformer, run.guidance)
+                check_finite("latents that are", latents, self.transformer, run.guidance)
                 for item, result in zip(items, latents, strict=True):
                     results[item] = result
         return results
@@ -574,7 +572,7 @@ def _align(component) -> None:
             tensor.data = tensor.data.clone()
 
 
-def _check_finite(
+def check_finite(
     what: str, tensor: torch.Tensor, model: torch.nn.Module, guidance: Guidance | None = None
 ) -> torch.Tensor:
     """Returns a result of `model`, or raises a ValueError that says why it is likely not finite."""

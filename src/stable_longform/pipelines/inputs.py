@@ -221,6 +221,54 @@ def check_timing(
     return Timing(durations, starts, totals)
 
 
+def check_place(
+    durations: Sequence[float],
+    seconds_start: float | Sequence[float],
+    seconds_total: float | Sequence[float] | None,
+    num_prompts: int,
+) -> Timing:
+    """Where pieces of known durations are in longer ones, in seconds; they may be longer than a model knows."""
+    starts = check_numbers("seconds_start", seconds_start, num_prompts)
+    for value in starts:
+        check_number("seconds_start", value, 0, 1e6)
+    ends = [start + duration for start, duration in zip(starts, durations, strict=True)]
+    totals = ends if seconds_total is None else check_numbers("seconds_total", seconds_total, num_prompts)
+    for end, total in zip(ends, totals, strict=True):
+        check_number("seconds_total", total, end, 1e6)
+    return Timing(list(durations), starts, totals)
+
+
+def check_regions(regions: Sequence[tuple[float, float]], num_samples: int, rate: int) -> list[tuple[int, int]]:
+    """Rising `(start, stop)` in seconds, within the audio, not overlapping, as samples."""
+    if isinstance(regions, (np.ndarray, torch.Tensor)):
+        regions = regions.tolist()
+    if not isinstance(regions, (list, tuple)):
+        raise ValueError(f"regions must be pairs (start, stop) in seconds, got {regions!r}.")
+    samples, end = [], num_samples / rate
+    for region in regions:
+        if not isinstance(region, (list, tuple)) or len(region) != 2:
+            raise ValueError(f"regions must be pairs (start, stop) in seconds, got {region!r}.")
+        start, stop = (check_number("A region", value) for value in region)
+        if not 0 <= start < stop <= end + 0.5 / rate:
+            raise ValueError(
+                f"A region must be within the audio, 0 <= start < stop <= {end:g} s, got {start:g}-{stop:g}."
+            )
+        first, last = round(start * rate), min(round(stop * rate), num_samples)
+        if first >= last:
+            raise ValueError(f"A region must hold at least one sample, got {start:g}-{stop:g} s.")
+        if samples and first < samples[-1][1]:
+            raise ValueError(f"regions must rise and not overlap, got {start:g}-{stop:g} s after the one before.")
+        samples.append((first, last))
+    return samples
+
+
+def check_frame_mask(mask: torch.Tensor, latent_length: int) -> None:
+    """A boolean tensor `(latent_length,)`."""
+    if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or mask.shape != (latent_length,):
+        got = f"shape {tuple(mask.shape)}, dtype {mask.dtype}" if isinstance(mask, torch.Tensor) else repr(mask)
+        raise ValueError(f"mask must be a boolean tensor ({latent_length},), True = make anew, got {got}.")
+
+
 def check_start_and_end(
     duration: float | Sequence[float] | None,
     seconds_start: float | Sequence[float],
@@ -323,9 +371,9 @@ def check_interval(guidance_interval: Sequence[float]) -> tuple[float, float]:
     return float(guidance_interval[0]), float(guidance_interval[1])
 
 
-def check_output_type(output_type: str) -> None:
-    """One of `OUTPUT_TYPES`."""
-    check_choice("output_type", output_type, OUTPUT_TYPES)
+def check_output_type(output_type: str, known: Sequence[str] = OUTPUT_TYPES) -> None:
+    """One of those known."""
+    check_choice("output_type", output_type, known)
 
 
 def check_callback(callback: Callable | None, names: Sequence[str], known: Sequence[str]) -> list[str]:

@@ -1,12 +1,12 @@
 """The sampling loop, which all pipelines share, and what it follows from step to step. Paper: §3.
 
-A pipeline gives `sample` a function for the velocity. `GuidedVelocity` is that of one prompt for the whole music; a
-mixture over frames of several of them would be that of music in sections. Starting from noisy music at a later step
-makes variations of it; a `before_step` that puts known music in its place, at the noise level of the step, makes what
-is missing around it.
+A pipeline gives `sample` a function for the velocity. `GuidedVelocity` is that of a window, `WindowedVelocity` that of
+longer music. Starting from noisy music at a later time makes variations of it; a `before_step` that puts known music
+in its place, at the noise level of the step, makes what is missing around it.
 """
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -102,6 +102,47 @@ class GuidedVelocity:
         return guide(*v.chunk(2), self.guidance.scale, self.guidance.rescale) if is_guided else v
 
 
+class WindowedVelocity:
+    """The velocity of latents that are longer than the window: the mean of overlapping windows, weighted.
+
+    Near the ends of a window, where the model does not see what goes on, its weight falls to almost nothing.
+    Bar-Tal et al., "MultiDiffusion", arXiv 2302.08113.
+
+    Args:
+        velocities: of the windows.
+        starts: their first frames, rising, each before the end of the window before.
+        window_length: frames of each window; the last one ends the latents.
+    """
+
+    def __init__(self, velocities: Sequence[GuidedVelocity], starts: Sequence[int], window_length: int):
+        self.velocities, self.starts, self.window_length = velocities, starts, window_length
+        positions = torch.arange(window_length) + 0.5
+        self.weight = torch.minimum(positions, window_length - positions)
+        total = torch.zeros(starts[-1] + window_length)
+        for start in starts:
+            total[start : start + window_length] += self.weight
+        self.total = total
+
+    @property
+    def conditioning(self) -> Conditioning:
+        """That of the first window, for callbacks."""
+        return self.velocities[0].conditioning
+
+    def change(self, **tensors: torch.Tensor) -> None:
+        """Goes on with other tensors of the conditioning in all windows."""
+        for velocity in self.velocities:
+            velocity.change(**tensors)
+
+    def __call__(self, latents: torch.Tensor, t: torch.Tensor, time: float) -> torch.Tensor:
+        """The velocity; arguments as in `GuidedVelocity`."""
+        mean = torch.zeros_like(latents, dtype=torch.float32)
+        for start, velocity in zip(self.starts, self.velocities, strict=True):
+            frames = slice(start, start + self.window_length)
+            weight = (self.weight / self.total[frames]).to(mean.device)
+            mean[..., frames] += weight * velocity(latents[..., frames], t, time)
+        return mean
+
+
 def sample(
     velocity: Velocity,
     scheduler,
@@ -111,6 +152,8 @@ def sample(
     first_step: int = 0,
     before_step: StepHook | None = None,
     after_step: StepHook | None = None,
+    num_repeats: int = 1,
+    undo_step: StepHook | None = None,
 ) -> torch.Tensor:
     """Goes from noisy latents to latents, step by step.
 
@@ -123,7 +166,10 @@ def sample(
         first_step: from which step on, in [0, number of steps).
         before_step: called as `before_step(step, t, latents)` before the velocity is computed; returns the latents
             that take the place of those given.
-        after_step: likewise, after the step.
+        after_step: likewise, after the step, the last time that it is taken.
+        num_repeats: how often each step is taken.
+        undo_step: likewise, between the times: returns latents at the noise level before the step. Lugmayr et al.,
+            "RePaint", arXiv 2201.09865.
 
     Returns:
         The latents `(B, C, L)` after the last step, or after the one in which `run` was interrupted.
@@ -134,10 +180,22 @@ def sample(
         if run.is_interrupted:
             break
         t, run.current_timestep = scheduler.timesteps[step], times[step]
-        if before_step is not None:
-            latents = before_step(step, t, latents)
-        v = velocity(scheduler.scale_model_input(latents, t), t, times[step])
-        latents = scheduler.step(v, t, latents, generator=generator, return_dict=False)[0]
+        before = scheduler
+        for repeat in range(num_repeats):
+            scheduler = _fork(before) if num_repeats > 1 else before
+            if repeat > 0:
+                latents = undo_step(step, t, latents)
+            if before_step is not None:
+                latents = before_step(step, t, latents)
+            v = velocity(scheduler.scale_model_input(latents, t), t, times[step])
+            latents = scheduler.step(v, t, latents, generator=generator, return_dict=False)[0]
         if after_step is not None:
             latents = after_step(step, t, latents)
     return latents
+
+
+def _fork(scheduler):
+    """A scheduler that goes on from here and leaves this one, with its memory of earlier steps, as it is."""
+    other = copy.copy(scheduler)
+    other.model_outputs = list(scheduler.model_outputs)
+    return other

@@ -54,6 +54,17 @@ def in_scheduler_scale(scheduler, latents: torch.Tensor, t: torch.Tensor) -> tor
     return latents / alpha(t) if isinstance(scheduler, CosineDPMSolverMultistepScheduler) else latents
 
 
+def undo_step(scheduler, step: int, latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Latents after a step, in the scheduler's scale, with as much noise as they had before it.
+
+    With z + s·ε for a noise level s, the variance grows from one level's square to the other's. RePaint, eq. 1.
+    """
+    before, after = scheduler.sigmas[step], scheduler.sigmas[step + 1]
+    times = [time_from_noise_level(level) for level in (before, after)]
+    scales = [float(in_scheduler_scale(scheduler, alpha(t), t)) for t in times]
+    return scales[0] * (latents / scales[1] + float((before**2 - after**2).sqrt()) * noise)
+
+
 def _set_levels(scheduler, levels: torch.Tensor) -> None:
     """Makes these noise levels the scheduler's nodes; the last one is where it ends."""
     scheduler.sigmas = levels.cpu()

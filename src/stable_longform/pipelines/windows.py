@@ -49,3 +49,32 @@ class WindowSizes:
         """Frames of the smallest of some windows that holds a duration; those of the longest if none does."""
         lengths = sorted(self.length(window_in_s) for window_in_s in windows_in_s)
         return next((length for length in lengths if duration_in_s <= self.seconds(length)), self.max_length)
+
+
+def window_starts(length: int, window_length: int, step: int) -> list[int]:
+    """First frames of windows that overlap by at least half and cover `length` frames, more than a window has.
+
+    Args:
+        length: frames in all.
+        window_length: frames of a window.
+        step: of which every start is a multiple, but the last.
+    """
+    hop = max(window_length // 2 // step, 1) * step
+    return [*range(0, length - window_length, hop), length - window_length]
+
+
+def place_window(start: float, total: float, window: float, latest: float) -> tuple[float, float]:
+    """Where a window of a piece is said to be, start and total in seconds, for a model that knows no later time.
+
+    A piece that the model knows is taken as it is. In a longer one the first window begins it, the last ends it as far
+    from the end as it is, and those between are in the middle.
+
+    Args:
+        start: of the window in the piece, in seconds.
+        total: duration of the piece.
+        window: duration of the window.
+        latest: the largest time that the model knows.
+    """
+    if total <= latest:
+        return start, total
+    return max(min(start, max(latest - window, 0) / 2), latest - (total - start)), latest

@@ -1,0 +1,206 @@
+"""A piece of which parts are kept and parts are made anew: where in its samples, in its frames, in which spans.
+
+A region is a pair of samples `(start, stop)` that is made anew. A frame is free if a region touches it. A span is a
+stretch of frames that is sampled at once, with what is kept of it as context.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+BLOCK = 2**20  # samples that are read at once
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What is known of a piece, and what of it is made anew.
+
+    Args:
+        num_samples: of the whole piece.
+        segments: `(start, waveform)` of what is known, rising; between them and around them nothing is known.
+        regions: rising `(start, stop)` that are made anew: all that is not known, and what the user says.
+        hop_length: samples of a frame.
+    """
+
+    num_samples: int
+    segments: list[tuple[int, torch.Tensor]]
+    regions: list[tuple[int, int]]
+    hop_length: int
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the whole piece; the last may be partly beyond its end."""
+        return math.ceil(self.num_samples / self.hop_length)
+
+    @property
+    def is_free(self) -> torch.Tensor:
+        """Boolean `(num_frames,)`."""
+        mask = torch.zeros(self.num_frames, dtype=torch.bool)
+        for start, stop in self.regions:
+            mask[start // self.hop_length : math.ceil(stop / self.hop_length)] = True
+        return mask
+
+    def read(self, start: int, stop: int) -> torch.Tensor:
+        """Samples `(channels, stop - start)`; next to what is known its mirror image, and zeros elsewhere."""
+        samples = self.segments[0][1].new_zeros(self.segments[0][1].shape[0], stop - start)
+        for number, (begin, waveform) in enumerate(self.segments):
+            end = begin + waveform.shape[1]
+            before = self.segments[number - 1] if number > 0 else None
+            after = self.segments[number + 1] if number + 1 < len(self.segments) else None
+            # The mirror images reach half way to the neighbours, and no further than the segment is long.
+            low = begin - waveform.shape[1] if before is None else (before[0] + before[1].shape[1] + begin) // 2
+            high = end + waveform.shape[1] if after is None else (end + after[0]) // 2
+            low, high = max(low, 2 * begin - end, 0), min(high, 2 * end - begin, self.num_samples)
+            for a, b, mirror in ((low, begin, 2 * begin), (begin, end, None), (end, high, 2 * end)):
+                a, b = max(a, start), min(b, stop)
+                if a < b and mirror is None:
+                    samples[:, a - start : b - start] = waveform[:, a - begin : b - begin]
+                elif a < b:
+                    samples[:, a - start : b - start] = waveform[:, mirror - b - begin : mirror - a - begin].flip(1)
+        return samples
+
+    def read_blocks(self, start: int, stop: int) -> Iterator[torch.Tensor]:
+        """The same as `read`, block by block."""
+        for first in range(start, stop, BLOCK):
+            yield self.read(first, min(first + BLOCK, stop))
+
+    def rotate(self, shift: int) -> "Piece":
+        """The piece as a loop that is entered `shift` samples later; what crosses the new start is cut in two."""
+
+        def cut(begin: int, end: int) -> list[tuple[int, int, int]]:
+            """Parts of `(begin, end)` after the turn, each as its old begin, new begin and length."""
+            middle = min(max(shift, begin), end)
+            return [
+                (old, (old - shift) % self.num_samples, length)
+                for old, length in ((begin, middle - begin), (middle, end - middle))
+                if length > 0
+            ]
+
+        segments = [
+            (new, waveform[:, old - begin : old - begin + length])
+            for begin, waveform in self.segments
+            for old, new, length in cut(begin, begin + waveform.shape[1])
+        ]
+        regions = [(new, new + length) for begin, end in self.regions for _, new, length in cut(begin, end)]
+        segments.sort(key=lambda segment: segment[0])
+        return replace(self, segments=segments, regions=merge(regions))
+
+    def middle_of_longest_kept(self) -> int:
+        """The sample in the middle of the longest stretch of the loop that is kept."""
+        gaps = [
+            (start - stop, (start + stop) // 2)
+            for (_, stop), (start, _) in zip(self.regions, self.regions[1:], strict=False)
+        ]
+        first, last = self.regions[0][0], self.regions[-1][1]
+        gaps.append((self.num_samples - last + first, (last + first + self.num_samples) // 2))
+        return max(gaps)[1] % self.num_samples
+
+
+def lay_out(
+    waveform: torch.Tensor, regions: Sequence[tuple[int, int]], before: int, after: int, hop_length: int, is_loop: bool
+) -> tuple[Piece, int]:
+    """The piece that music is part of, and how many samples later than the music's it starts, if it is a loop.
+
+    A loop is entered in the middle of what is kept, so that what is made anew has both its ends around it.
+
+    Args:
+        waveform: what there is, `(channels, num_samples)`.
+        regions: samples of it to make anew.
+        before: new samples before it.
+        after: new samples after it.
+        hop_length: samples of a frame.
+        is_loop: whether the end is followed by the beginning.
+
+    Raises:
+        ValueError: nothing or everything is to be made anew, or what is made anew does not touch the ends of a loop.
+    """
+    end = before + waveform.shape[1]
+    num_samples = end + after
+    every = merge(
+        [(0, before)] * (before > 0)
+        + [(start + before, stop + before) for start, stop in regions]
+        + [(end, num_samples)] * (after > 0)
+    )
+    if not every:
+        raise ValueError("Nothing is to be made anew: give regions, mask, extend_to or prepend_in_s.")
+    piece = Piece(num_samples, [(before, waveform)], every, hop_length)
+    if piece.is_free.all():
+        raise ValueError("Nothing is kept: for music of which all is new, use LongFormMusicPipeline.")
+    if not is_loop:
+        return piece, 0
+    start, stop = before, end
+    if every[0][0] == 0:
+        start = every[0][1]
+    if every[-1][1] == num_samples:
+        stop = every[-1][0]
+    if (start, stop) == (0, num_samples):
+        raise ValueError("loop=True needs an end of the music made anew: a region that touches it, or extend_to.")
+    # What is replaced at the ends does not lead to the other end: nothing is faded into it.
+    piece = replace(piece, segments=[(start, waveform[:, start - before : stop - before])])
+    shift = piece.middle_of_longest_kept()
+    return piece.rotate(shift), shift
+
+
+def runs(mask: torch.Tensor) -> list[tuple[int, int]]:
+    """Stretches `(start, stop)` of a boolean `(n,)` that are True."""
+    edges = torch.diff(mask.int(), prepend=mask.new_zeros(1).int(), append=mask.new_zeros(1).int())
+    starts, stops = (edges == 1).nonzero()[:, 0].tolist(), (edges == -1).nonzero()[:, 0].tolist()
+    return list(zip(starts, stops, strict=True))
+
+
+def merge(stretches: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Rising stretches; those that overlap or touch become one."""
+    merged: list[tuple[int, int]] = []
+    for start, stop in sorted(stretches):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(merged[-1][1], stop)
+        else:
+            merged.append((start, stop))
+    return merged
+
+
+def find_stretches(is_free: torch.Tensor, context: int | None, max_length: int) -> list[tuple[int, int]]:
+    """Stretches of frames to sample, which together hold every free frame.
+
+    Args:
+        is_free: boolean `(num_frames,)`.
+        context: kept frames on either side of what is free; None: as many as a window holds.
+        max_length: frames of the longest window.
+    """
+    num_frames, free = len(is_free), runs(is_free)
+    if context is not None:
+        return merge([(max(start - context, 0), min(stop + context, num_frames)) for start, stop in free])
+    if num_frames <= max_length:
+        return [(0, num_frames)]
+    stretches = [(max(a - max_length // 4, 0), min(b + max_length // 4, num_frames)) for a, b in free]
+    while True:
+        widened = merge([_widen(stretch, max_length, num_frames) for stretch in stretches])
+        if widened == stretches:
+            return stretches
+        stretches = widened
+
+
+def _widen(stretch: tuple[int, int], length: int, num_frames: int) -> tuple[int, int]:
+    """The stretch with as much on both sides as makes it `length` frames long, within the piece."""
+    missing = max(length - (stretch[1] - stretch[0]), 0)
+    start = min(max(stretch[0] - missing // 2, 0), max(num_frames - length, 0))
+    return min(start, stretch[0]), max(min(start + length, num_frames), stretch[1])
+
+
+def crossfade(positions: torch.Tensor, num_samples: int, fade_in: int, fade_out: int) -> torch.Tensor:
+    """The weight of what is new at some samples of a region: it rises from the start and falls to the end.
+
+    Args:
+        positions: `(n,)` in [0, `num_samples`).
+        num_samples: of the region.
+        fade_in: samples over which the weight rises, at most half the region; 0: it is 1 from the start.
+        fade_out: likewise, at the end.
+    """
+    weight = torch.ones(len(positions))
+    for length, distance in ((fade_in, positions), (fade_out, num_samples - 1 - positions)):
+        length = min(length, num_samples // 2)
+        if length > 0:
+            weight *= torch.sin(((distance + 1) / (length + 1)).clamp(max=1) * (math.pi / 2)) ** 2
+    return weight

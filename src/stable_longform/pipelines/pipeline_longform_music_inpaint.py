@@ -1,0 +1,389 @@
+"""Parts of music made anew, music continued at either end, and loops, by a model that was not trained for it.
+
+In each step what is kept takes its place in the noisy latents, at the noise level of the step, and every step is
+repeated so that what is new can adapt to it. Music longer than the model's window is sampled in overlapping windows.
+
+References: Lugmayr et al., "RePaint", arXiv 2201.09865. Bar-Tal et al., "MultiDiffusion", arXiv 2302.08113.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import diffusers
+import torch
+
+from stable_longform import noise_schedule
+from stable_longform.pipelines import inputs, schedules
+from stable_longform.pipelines.audio_inputs import MAX_DURATION_IN_S, Audio, read_audios
+from stable_longform.pipelines.base import LongFormMusicPipelineBase, LongFormMusicPipelineOutput, check_finite
+from stable_longform.pipelines.guidance import Conditioning, Guidance
+from stable_longform.pipelines.inputs import Generators
+from stable_longform.pipelines.pieces import Piece, crossfade, find_stretches, lay_out, runs
+from stable_longform.pipelines.sampling import GuidedVelocity, WindowedVelocity
+from stable_longform.pipelines.windows import place_window, window_starts
+
+OUTPUT_TYPES = (*inputs.OUTPUT_TYPES, "stream")
+MAX_REPEATS = 100
+
+
+@dataclass(frozen=True)
+class Span:
+    """Frames of one result that are sampled at once.
+
+    Args:
+        result: whose frames.
+        start: the first of them.
+        stop: after the last.
+        length: frames that are sampled; those after `stop` are left out.
+    """
+
+    result: int
+    start: int
+    stop: int
+    length: int
+
+
+class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
+    """Makes parts of music anew. Its components and settings are those of `LongFormMusicPipelineBase`.
+
+    `from_pipe` makes one of a text-to-music pipeline, and the other way round, without loading anything again.
+    """
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        audio: Audio | Sequence[Audio] | None = None,
+        regions: Sequence[tuple[float, float]] | None = None,
+        mask: torch.Tensor | None = None,
+        extend_to: float | None = None,
+        prepend_in_s: float = 0.0,
+        loop: bool = False,
+        context_in_s: float | None = None,
+        crossfade_in_s: float = 0.05,
+        num_repeats: int = 3,
+        negative_prompt: str | Sequence[str] | None = None,
+        sampling_rate: int | None = None,
+        seconds_start: float | Sequence[float] = 0.0,
+        seconds_total: float | Sequence[float] | None = None,
+        num_inference_steps: int = 100,
+        guidance_scale: float = 7.0,
+        guidance_rescale: float = 0.0,
+        guidance_interval: tuple[float, float] | None = None,
+        num_waveforms_per_prompt: int = 1,
+        generator: Generators = None,
+        prompt_embeds: torch.Tensor | None = None,
+        prompt_attention_mask: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_attention_mask: torch.Tensor | None = None,
+        output_type: str = "pt",
+        return_dict: bool = True,
+        callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        window_in_s: float | None = None,
+    ) -> LongFormMusicPipelineOutput | tuple:
+        """Makes parts of music anew. Where nothing else is said, arguments are those of `LongFormMusicPipeline`.
+
+        What is kept is in the result bit for bit, at the model's rate. The result may last an hour.
+
+        Args:
+            prompt: of the whole piece; None: music without a prompt.
+            audio: one recording for all prompts, or one for each; a single prompt may have several. A path, or a
+                tensor or array `(channels, num_samples)` with full scale 1. Any rate; mono or stereo.
+            regions: `(start, stop)` in seconds of the audio that are made anew, rising, not overlapping.
+            mask: the same in latent frames: boolean `(latent_length,)`, True = make anew, with `latent_length` the
+                audio's samples at the model's rate over `vae.hop_length`, rounded up.
+            extend_to: seconds of the result, more than there are: it goes on after the audio.
+            prepend_in_s: seconds of new music before the audio.
+            loop: the end of the result is followed by its beginning, and what is made anew there leads from one to
+                the other.
+            context_in_s: seconds of kept music on either side of a new part that the model hears; None: what fits
+                into its window.
+            crossfade_in_s: seconds at the borders of a new part, inside it, over which what was there, or its mirror
+                image where nothing was, fades into what is new.
+            num_repeats: how often each step is taken, in [1, 100]. Time grows with it. 1: no repetition.
+            negative_prompt: what to steer away from.
+            sampling_rate: Hz of audio that is not a file; None: the model's.
+            seconds_start: where in a longer piece the result starts, in seconds.
+            seconds_total: duration of that piece in seconds; None: to the end of the result.
+            num_inference_steps: sampling steps.
+            guidance_scale: weight of classifier-free guidance.
+            guidance_rescale: φ in [0, 1].
+            guidance_interval: times t between which guidance is on.
+            num_waveforms_per_prompt: results for each prompt.
+            generator: for the noise; a list has one for each result.
+            prompt_embeds: instead of `prompt`.
+            prompt_attention_mask: of `prompt_embeds`.
+            negative_prompt_embeds: instead of `negative_prompt`.
+            negative_prompt_attention_mask: of `negative_prompt_embeds`.
+            output_type: "pt", "np", "latent", or "stream": each of `audios` is an iterator over consecutive chunks
+                `(audio_channels, n)` that are decoded when they are asked for, so that the memory does not grow with
+                the result.
+            return_dict: an output object, or the tuple `(audios, sampling_rate)`.
+            callback_on_step_end: called after each step. Parts far from each other are sampled one after the other.
+            callback_on_step_end_tensor_inputs: names of the tensors it is shown.
+            window_in_s: seconds that are sampled at once, at most `max_duration_in_s`.
+
+        Returns:
+            `LongFormMusicPipelineOutput`.
+
+        Raises:
+            ValueError: an argument outside its range, before any work is done; or a result that is not finite.
+        """
+        # Check, before any work.
+        self._require("Inpainting", "transformer", "scheduler", "vae")
+        waveforms = read_audios(audio, sampling_rate, self.sampling_rate, self.vae.config.audio_channels)
+        if prompt is None and prompt_embeds is None:
+            prompt = ""
+        if isinstance(prompt, str):
+            prompt = [prompt] * len(waveforms)
+        prompts = self._check_prompts(
+            prompt,
+            negative_prompt,
+            prompt_embeds,
+            prompt_attention_mask,
+            negative_prompt_embeds,
+            negative_prompt_attention_mask,
+        )
+        waveforms = inputs.one_for_each("audio", waveforms, len(prompts))
+        places = [self._lay_out(waveform, regions, mask, extend_to, prepend_in_s, loop) for waveform in waveforms]
+        pieces = [piece for piece, _ in places]
+        context = None if context_in_s is None else self._frames("context_in_s", context_in_s)
+        fade = round(inputs.check_number("crossfade_in_s", crossfade_in_s, 0, 10) * self.sampling_rate)
+        num_repeats = inputs.check_count("num_repeats", num_repeats, MAX_REPEATS)
+        request = self._check_request(
+            prompts,
+            num_waveforms_per_prompt,
+            guidance_scale,
+            guidance_rescale,
+            guidance_interval,
+            generator,
+            output_type,
+            callback_on_step_end,
+            callback_on_step_end_tensor_inputs,
+            OUTPUT_TYPES,
+        )
+        durations = [piece.num_samples / self.sampling_rate for piece in pieces]
+        timing = inputs.check_place(durations, seconds_start, seconds_total, len(prompts))
+        window = self._window_sizes.max_length if window_in_s is None else self._window_sizes.length(window_in_s)
+        scheduler = self._check_scheduler(num_inference_steps)
+
+        with self._running(request.guidance, len(scheduler.timesteps)) as run:
+            # Encode.
+            known = [self._encode_kept(piece) for piece in pieces]
+            self.maybe_free_model_hooks()
+            prompt_conditioning = self._make_conditioning(prompts, timing)
+            # Sample.
+            spans = [
+                span
+                for result, item in enumerate(request.items)
+                for span in self._spans(result, pieces[item], context, window, window_in_s is not None)
+            ]
+            generators = request.generator
+            if isinstance(generators, list):
+                generators = [generators[span.result] for span in spans]
+            noise = self._draw_noise([span.length for span in spans], generators)
+
+            def sample_items(items, follow, generator):
+                group = [spans[item] for item in items]
+                numbers = [request.items[span.result] for span in group]
+                conditioning = prompt_conditioning.select(numbers)
+                velocity = self._velocity(group, numbers, conditioning, timing, run.guidance, window)
+                start = torch.stack([noise[item] for item in items]).to(self._execution_device)
+                kept = [
+                    _cut(known[number], pieces[number].is_free, span)
+                    for span, number in zip(group, numbers, strict=True)
+                ]
+                music, is_free = (torch.stack(tensors).to(start.device) for tensors in zip(*kept, strict=True))
+
+                def put_in_place(step: int, t: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+                    noisy = noise_schedule.add_noise(music, start, t)
+                    return torch.where(is_free, latents, schedules.in_scheduler_scale(scheduler, noisy, t))
+
+                def undo_step(step: int, t: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+                    fresh = torch.stack(self._draw_noise([latents.shape[-1]] * len(items), generator))
+                    return schedules.undo_step(scheduler, step, latents, fresh.to(latents))
+
+                return follow(
+                    velocity,
+                    start * scheduler.init_noise_sigma,
+                    before_step=put_in_place,
+                    num_repeats=num_repeats,
+                    undo_step=undo_step,
+                )
+
+            keys = _keys(spans)
+            sampled = self._sample(keys, sample_items, scheduler, run, replace(request, generator=generators))
+            results = [known[item].clone() for item in request.items]
+            for span, latents in zip(spans, sampled, strict=True):
+                is_free = pieces[request.items[span.result]].is_free[span.start : span.stop]
+                part = results[span.result][:, span.start : span.stop]
+                part[:, is_free] = latents[:, : span.stop - span.start].to(part)[:, is_free]
+            # Decode.
+            audios = [
+                self._finish(results[result], *places[item], fade, output_type)
+                for result, item in enumerate(request.items)
+            ]
+        return LongFormMusicPipelineOutput(audios, self.sampling_rate) if return_dict else (audios, self.sampling_rate)
+
+    # --- check
+
+    def _frames(self, name: str, seconds: float) -> int:
+        """Frames that hold some seconds."""
+        return math.ceil(inputs.check_number(name, seconds, 0, MAX_DURATION_IN_S) * self.vae.latent_rate)
+
+    def _lay_out(
+        self, waveform: torch.Tensor, regions, mask, extend_to: float | None, prepend_in_s: float, loop: bool
+    ) -> tuple[Piece, int]:
+        """The piece around a recording, see `pieces.lay_out`."""
+        rate, hop_length = self.sampling_rate, self.vae.hop_length
+        num_samples = waveform.shape[1]
+        before = round(inputs.check_number("prepend_in_s", prepend_in_s, 0, MAX_DURATION_IN_S) * rate)
+        after = 0
+        if extend_to is not None:
+            extend_to = inputs.check_number("extend_to", extend_to)
+            after = round(extend_to * rate) - num_samples - before
+            if after <= 0 or extend_to > MAX_DURATION_IN_S:
+                low = (num_samples + before) / rate
+                raise ValueError(f"extend_to must be in ({low:g}, {MAX_DURATION_IN_S:g}] seconds, got {extend_to:g}.")
+        if mask is not None:
+            if regions is not None:
+                raise ValueError("Give regions or mask, not both.")
+            inputs.check_frame_mask(mask, math.ceil(num_samples / hop_length))
+            samples = [(a * hop_length, min(b * hop_length, num_samples)) for a, b in runs(mask.cpu())]
+        else:
+            samples = inputs.check_regions(regions or [], num_samples, rate)
+        return lay_out(waveform, samples, before, after, hop_length, bool(loop))
+
+    # --- encode
+
+    def _encode_kept(self, piece: Piece) -> torch.Tensor:
+        """Latents `(latent_channels, num_frames)` of what is kept, on the CPU; zeros elsewhere."""
+        latents = torch.zeros(self.transformer.config.in_channels, piece.num_frames)
+        hop_length, context = self.vae.hop_length, self.vae.encoder_context
+        for start, stop in runs(~piece.is_free):
+            first, last = max(start - context, 0), min(stop + context, piece.num_frames)
+            blocks = piece.read_blocks(first * hop_length, min(last * hop_length, piece.num_samples))
+            posteriors = self.vae.encode_stream(block[None].to(self.vae.dtype) for block in blocks)
+            encoded = torch.cat([posterior.mode()[0].float().cpu() for posterior in posteriors], dim=-1)
+            latents[:, start:stop] = encoded[:, start - first : stop - first]
+        return check_finite("latents that are", latents, self.vae)
+
+    # --- sample
+
+    def _spans(self, result: int, piece: Piece, context: int | None, window: int, is_fixed: bool) -> list[Span]:
+        """The spans of one result; those that fit into a window have the length of one."""
+        sizes, patch_size, spans = self._window_sizes, self.transformer.config.patch_size, []
+        for start, stop in find_stretches(piece.is_free, context, window):
+            length = stop - start
+            if length > window:
+                length = math.ceil(length / patch_size) * patch_size
+            elif is_fixed:
+                length = window
+            else:
+                length = sizes.smallest(sizes.seconds(length), self.config.window_in_s or ())
+            spans.append(Span(result, start, stop, length))
+        return spans
+
+    def _velocity(
+        self,
+        spans: Sequence[Span],
+        numbers: Sequence[int],
+        conditioning: Conditioning,
+        timing: inputs.Timing,
+        guidance: Guidance,
+        window: int,
+    ) -> GuidedVelocity | WindowedVelocity:
+        """The velocity of spans of one length, of the prompts with these numbers."""
+        length = spans[0].length
+        starts, frames = ([0], length) if length <= window else (self._window_starts(length, window), window)
+        velocities = []
+        for start in starts:
+            places = [
+                place_window(
+                    timing.starts[number] + self._window_sizes.seconds(span.start + start),
+                    timing.totals[number],
+                    self._window_sizes.seconds(frames),
+                    self.timing_conditioner.config.max_value,
+                )
+                for span, number in zip(spans, numbers, strict=True)
+            ]
+            tokens, global_states = self._embed_timing(*zip(*places, strict=True))
+            timed = replace(conditioning, timing_tokens=tokens, global_states=global_states)
+            velocities.append(GuidedVelocity(self.transformer, timed, guidance, f"velocity {start}"))
+        return velocities[0] if len(starts) == 1 else WindowedVelocity(velocities, starts, window)
+
+    def _window_starts(self, length: int, window: int) -> list[int]:
+        """First frames of the windows of a span."""
+        return window_starts(length, window, self.transformer.config.patch_size)
+
+    # --- decode
+
+    def _finish(self, latents: torch.Tensor, piece: Piece, shift: int, fade: int, output_type: str):
+        """One result in the form that was asked for, with a loop turned back to its own start."""
+        if output_type == "latent":
+            return latents
+        own_start = (piece.num_samples - shift) % piece.num_samples
+        parts = ((own_start, piece.num_samples), (0, own_start))
+        chunks = itertools.chain(*(self._render(latents, piece, fade, *part) for part in parts))
+        if output_type == "stream":
+            return chunks
+        waveform = torch.empty(self.vae.config.audio_channels, piece.num_samples)
+        position = 0
+        for chunk in chunks:
+            waveform[:, position : position + chunk.shape[1]] = chunk
+            position += chunk.shape[1]
+        return waveform.numpy() if output_type == "np" else waveform
+
+    @torch.no_grad()
+    def _render(self, latents: torch.Tensor, piece: Piece, fade: int, start: int, stop: int) -> Iterator[torch.Tensor]:
+        """Samples `start` to `stop` of a piece, chunk by chunk: what is kept as it was, what is new decoded."""
+        position = start
+        for low, high in piece.regions:
+            first, last = max(low, start), min(high, stop)
+            if first >= last:
+                continue
+            yield from piece.read_blocks(position, first)
+            fades = fade if low > 0 else 0, fade if high < piece.num_samples else 0
+            for chunk in self._decode_part(latents, first, last):
+                position = first + chunk.shape[1]
+                weight = crossfade(torch.arange(first - low, position - low), high - low, *fades)
+                yield torch.lerp(piece.read(first, position), chunk, weight)
+                first = position
+        yield from piece.read_blocks(position, stop)
+
+    def _decode_part(self, latents: torch.Tensor, start: int, stop: int) -> Iterator[torch.Tensor]:
+        """Decoded samples `start` to `stop`, on the CPU in float32; they are those of the whole latents decoded."""
+        hop_length, context = self.vae.hop_length, self.vae.decoder_context
+        first = max(start // hop_length - context, 0)
+        needed = math.ceil(stop / hop_length) - first
+        part = latents[:, first : first + needed + context].to(self._execution_device, self.vae.dtype)
+        position = first * hop_length
+        for chunk in self.vae.decode_stream(part[None], needed):
+            low, high = max(start - position, 0), min(stop - position, chunk.shape[-1])
+            position += chunk.shape[-1]
+            if low < high:
+                yield check_finite("audio that is", chunk[0, :, low:high].float().cpu(), self.vae)
+
+
+def _cut(latents: torch.Tensor, is_free: torch.Tensor, span: Span) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is known of a span and what of it is free, `(latent_channels, length)` and `(1, length)`."""
+    behind = span.length - (span.stop - span.start)
+    music = torch.nn.functional.pad(latents[:, span.start : span.stop], (0, behind))
+    free = torch.nn.functional.pad(is_free[span.start : span.stop], (0, behind), value=True)
+    return music, free[None]
+
+
+def _keys(spans: Sequence[Span]) -> list[tuple[int, int]]:
+    """Which spans are sampled together: of each result one at a time, those of one length."""
+    keys, seen = [], {}
+    for span in spans:
+        number = seen[span.result] = seen.get(span.result, -1) + 1
+        keys.append((number, span.length))
+    return keys
+
+
+# Where `DiffusionPipeline.from_pretrained` looks for the class that a folder names.
+diffusers.LongFormMusicInpaintPipeline = LongFormMusicInpaintPipeline

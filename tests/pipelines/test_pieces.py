@@ -1,0 +1,141 @@
+"""Kept and new parts of a piece: samples, frames, stretches, turns, crossfades."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stable_longform.pipelines.pieces import Piece, crossfade, find_stretches, lay_out, merge, runs
+
+HOP = 4
+
+
+def wave(num_samples: int) -> torch.Tensor:
+    return torch.arange(1.0, num_samples + 1)[None]
+
+
+@st.composite
+def layouts(draw):
+    """A recording, regions of it, and new samples around it, of which something is kept and something new."""
+    num_samples = draw(st.integers(4, 60))
+    cuts = sorted(draw(st.sets(st.integers(0, num_samples), max_size=6)))
+    regions = list(zip(cuts[::2], cuts[1::2], strict=False))
+    return wave(num_samples), regions, draw(st.integers(0, 30)), draw(st.integers(0, 30))
+
+
+def laid_out(layout, is_loop=False):
+    try:
+        return lay_out(*layout, HOP, is_loop)
+    except ValueError:
+        return None, 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(layouts(), st.data())
+def test_what_is_read_is_what_is_known_or_its_mirror_image(layout, data):
+    waveform, _, before, after = layout
+    piece, _ = laid_out(layout)
+    if piece is None:
+        return
+    whole = piece.read(0, piece.num_samples)[0]
+    num_samples = waveform.shape[1]
+    mirror = torch.cat([waveform.flip(1), waveform, waveform.flip(1)], dim=1)[0]
+    expected = torch.nn.functional.pad(mirror, (max(before - num_samples, 0), max(after - num_samples, 0)))
+    first = max(num_samples - before, 0)
+    assert torch.equal(whole, expected[first : first + piece.num_samples])
+    start = data.draw(st.integers(0, piece.num_samples))
+    stop = data.draw(st.integers(start, piece.num_samples))
+    assert torch.equal(piece.read(start, stop)[0], whole[start:stop])
+
+
+@settings(max_examples=100, deadline=None)
+@given(layouts())
+def test_a_loop_that_is_turned_is_the_same_loop(layout):
+    piece, shift = laid_out(layout, is_loop=True)
+    if piece is None:
+        return
+    waveform, regions, before, after = layout
+    is_new = torch.ones(before + waveform.shape[1] + after, dtype=torch.bool)
+    is_new[before : before + waveform.shape[1]] = False
+    known = torch.zeros(len(is_new))
+    known[before : before + waveform.shape[1]] = waveform[0]
+    for start, stop in regions:
+        is_new[before + start : before + stop] = True
+    turned = torch.zeros_like(is_new)
+    for start, stop in piece.regions:
+        turned[start:stop] = True
+    assert torch.equal(turned, is_new.roll(-shift))
+    assert not turned[0] and not turned[-1], "new music has kept music on both sides"
+    kept = ~turned
+    whole = piece.read(0, piece.num_samples)[0]
+    assert torch.equal(whole[kept], known.roll(-shift)[kept])
+    seam = -shift % piece.num_samples  # what is replaced there is mirrored from what is kept on its own side
+    assert not kept[seam] or not kept[seam - 1]
+    for start, stop in piece.regions:
+        if start <= seam <= stop:
+            assert whole[start] == whole[start - 1] and whole[stop - 1] == whole[stop]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.booleans(), min_size=1, max_size=80).filter(any),
+    st.one_of(st.none(), st.integers(0, 20)),
+    st.integers(4, 30),
+)
+def test_stretches_hold_all_that_is_free(free, context, window):
+    is_free = torch.tensor(free)
+    stretches = find_stretches(is_free, context, window)
+    covered = torch.zeros_like(is_free)
+    for start, stop in stretches:
+        assert 0 <= start < stop <= len(free)
+        covered[start:stop] = True
+    assert covered[is_free].all()
+    assert stretches == merge(stretches)
+    for start, stop in stretches:
+        free_runs = [run for run in runs(is_free) if start <= run[0] < stop]
+        assert free_runs
+        if context is not None:
+            assert free_runs[0][0] - start == min(context, free_runs[0][0])
+            assert stop - free_runs[-1][1] == min(context, len(free) - free_runs[-1][1])
+        else:
+            assert stop - start >= min(window, len(free))
+
+
+def test_a_frame_that_is_partly_new_is_free():
+    piece, _ = lay_out(wave(22), [(5, 6), (11, 13)], 0, 0, HOP, False)
+    assert piece.num_frames == 6
+    assert piece.is_free.tolist() == [False, True, True, True, False, False]
+
+
+def test_the_crossfade_is_inside_and_reaches_neither_end():
+    weight = crossfade(torch.arange(100), 100, 10, 20)
+    assert (weight[10:80] == 1).all() and 0 < weight[0] < 0.05 and 0 < weight[-1] < 0.05
+    assert (weight[:11].diff() > 0).all() and (weight[79:].diff() < 0).all()
+    assert torch.equal(crossfade(torch.arange(40, 90), 100, 10, 20), weight[40:90])
+    assert (crossfade(torch.arange(100), 100, 0, 0) == 1).all()
+    short = crossfade(torch.arange(3), 3, 50, 50)
+    assert (short > 0).all() and short[1] == 1
+
+
+def test_runs():
+    assert runs(torch.tensor([True, False, True, True])) == [(0, 1), (2, 4)]
+    assert runs(torch.tensor([False])) == []
+
+
+@pytest.mark.parametrize(
+    ("regions", "before", "after", "is_loop", "message"),
+    [
+        ([], 0, 0, False, "Nothing is to be made anew"),
+        ([(0, 20)], 0, 0, False, "Nothing is kept"),
+        ([(1, 19)], 0, 0, False, "Nothing is kept"),
+        ([(8, 12)], 0, 0, True, "loop=True needs an end"),
+    ],
+)
+def test_what_cannot_be_laid_out(regions, before, after, is_loop, message):
+    with pytest.raises(ValueError, match=message):
+        lay_out(wave(20), regions, before, after, HOP, is_loop)
+
+
+def test_long_music_is_read_block_by_block():
+    piece = Piece(3 * 2**20, [(0, torch.ones(1, 2**20))], [(2**20, 3 * 2**20)], HOP)
+    assert [block.shape[1] for block in piece.read_blocks(5, 2**21 + 6)] == [2**20, 2**20, 1]
