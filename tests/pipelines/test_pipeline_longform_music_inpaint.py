@@ -8,13 +8,19 @@ from common import assert_all_equal, relative_error
 from diffusers import CosineDPMSolverMultistepScheduler
 from tiny_pipeline import LATENT_CHANNELS, PROMPTS, SHORT, generate, record_transformer, seed, tiny_pipeline
 
-from stable_longform import LongFormMusicAudioToAudioPipeline, LongFormMusicInpaintPipeline, LongFormMusicPipeline
+from stable_longform import (
+    LongFormMusicAudioToAudioPipeline,
+    LongFormMusicInpaintPipeline,
+    LongFormMusicPipeline,
+    noise_schedule,
+)
 from stable_longform.metrics.clicks import click_ratio
 from stable_longform.pipelines import schedules
 from stable_longform.pipelines.sampling import WindowedVelocity
 from stable_longform.pipelines.windows import place_window, window_starts
 from stable_longform.schedulers import scheduling
 from stable_longform.schedulers.scheduling import make_scheduler
+from stable_longform.schedulers.scheduling_ping_pong import PingPongScheduler
 
 RATE, HOP, WINDOW = 8000, 32, 64  # Hz, samples, frames
 
@@ -97,7 +103,7 @@ def test_the_model_hears_what_is_kept(pipe, audio):
     region = {"regions": [(0.1, 0.12)]}
     first = inpaint(pipe, audio, **region)[0][:, 840:920]
     other = audio.clone()
-    other[:, 100:300] *= -1
+    other[:, :200] *= -1  # further than context and receptive fields
     assert relative_error(inpaint(pipe, other, **region)[0][:, 840:920], first) > 1e-3
     near = {"context_in_s": 0.02, **region}
     first = inpaint(pipe, audio, **near)[0][:, 840:920]
@@ -212,19 +218,39 @@ def test_where_a_window_is_said_to_be():
 
 
 @pytest.mark.parametrize(
-    "scheduler", [make_scheduler(), CosineDPMSolverMultistepScheduler(sigma_min=0.3, sigma_max=500)]
+    "scheduler",
+    [make_scheduler(), CosineDPMSolverMultistepScheduler(sigma_min=0.3, sigma_max=500), PingPongScheduler()],
 )
 def test_a_step_that_is_undone_has_the_noise_of_before(scheduler):
     scheduling.set_timesteps(scheduler, 4)
-    music = torch.full((1, 1, 100_000), 2.0)
+    draws = [torch.randn(1, 1, 100_000, generator=seed(number)) for number in (0, 1)]
+    music, times = torch.full_like(draws[0], 2.0), [*scheduler.timesteps, torch.tensor(0.0)]
     for step in range(4):
-        level = [float(scheduler.sigmas[step + offset]) for offset in (0, 1)]
-        draws = [torch.randn(music.shape, generator=seed(number)) for number in (0, 1)]
-        scale = [1.0 if "Cosine" in type(scheduler).__name__ else 1 / math.hypot(1, value) for value in level]
-        after = scale[1] * (music + level[1] * draws[0])
-        before = schedules.undo_step(scheduler, step, after, draws[1]) / scale[0]
-        assert float(before.mean()) == pytest.approx(2.0, abs=0.02 * level[0] + 1e-3)
-        assert float(before.std()) == pytest.approx(level[0], rel=0.02)
+        noisy = noise_schedule.add_noise(music, draws[0], times[step + 1])
+        after = schedules.in_scheduler_scale(scheduler, noisy, times[step + 1])
+        before = schedules.undo_step(scheduler, step, after, draws[1], "v_prediction")
+        scale = float(schedules.in_scheduler_scale(scheduler, torch.tensor(1.0), times[step]))
+        a, s = noise_schedule.amplitudes(times[step])
+        assert float(before.mean()) / scale == pytest.approx(float(2 * a), abs=0.02)
+        assert float(before.std()) / scale == pytest.approx(float(s), abs=0.01)
+
+
+def test_few_steps_of_a_distilled_model_and_rectified_flow(pipe, audio):
+    """Other schedulers, other meanings of time: what is kept is shown with the noise of the step."""
+    for prediction_type in noise_schedule.PREDICTION_TYPES:
+        other = LongFormMusicInpaintPipeline.from_pipe(
+            pipe, scheduler=PingPongScheduler(prediction_type), prediction_type=prediction_type
+        )
+        other.set_progress_bar_config(disable=True)
+        calls = record_transformer(other)
+        result = inpaint(other, audio, regions=[(0.1, 0.15)], num_repeats=2, guidance_scale=1)[0]
+        assert torch.equal(result[:, :800], audio[:, :800]) and len(calls) == 6
+        with torch.no_grad():
+            music = pipe.vae.encode(audio[None]).latent_dist.mode()[:, :, :20]
+        noise = torch.randn(1, LATENT_CHANNELS, WINDOW, generator=seed(0))[:, :, :20]
+        for call in calls:
+            expected = noise_schedule.add_noise(music, noise, call["timestep"], prediction_type)
+            assert relative_error(call["latents"][..., :20], expected) < 1e-5
 
 
 def test_each_step_is_taken_as_often_as_was_said(pipe, audio):

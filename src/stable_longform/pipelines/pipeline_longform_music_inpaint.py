@@ -68,8 +68,8 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         sampling_rate: int | None = None,
         seconds_start: float | Sequence[float] = 0.0,
         seconds_total: float | Sequence[float] | None = None,
-        num_inference_steps: int = 100,
-        guidance_scale: float = 7.0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         guidance_rescale: float = 0.0,
         guidance_interval: tuple[float, float] | None = None,
         num_waveforms_per_prompt: int = 1,
@@ -83,6 +83,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         window_in_s: float | None = None,
+        timesteps: Sequence[float] | None = None,
     ) -> LongFormMusicPipelineOutput | tuple:
         """Makes parts of music anew. Where nothing else is said, arguments are those of `LongFormMusicPipeline`.
 
@@ -125,6 +126,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
             callback_on_step_end: called after each step. Parts far from each other are sampled one after the other.
             callback_on_step_end_tensor_inputs: names of the tensors it is shown.
             window_in_s: seconds that are sampled at once, at most `max_duration_in_s`.
+            timesteps: times t in (0, 1] of the steps, instead of `num_inference_steps`.
 
         Returns:
             `LongFormMusicPipelineOutput`.
@@ -168,7 +170,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         durations = [piece.num_samples / self.sampling_rate for piece in pieces]
         timing = inputs.check_place(durations, seconds_start, seconds_total, len(prompts))
         window = self._window_sizes.max_length if window_in_s is None else self._window_sizes.length(window_in_s)
-        scheduler = self._check_scheduler(num_inference_steps)
+        scheduler = self._check_scheduler(num_inference_steps, timesteps)
 
         with self._running(request.guidance, len(scheduler.timesteps)) as run:
             # Encode.
@@ -199,12 +201,14 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
                 music, is_free = (torch.stack(tensors).to(start.device) for tensors in zip(*kept, strict=True))
 
                 def put_in_place(step: int, t: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-                    noisy = noise_schedule.add_noise(music, start, t)
+                    noisy = noise_schedule.add_noise(music, start, t, self.config.prediction_type)
                     return torch.where(is_free, latents, schedules.in_scheduler_scale(scheduler, noisy, t))
 
                 def undo_step(step: int, t: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
                     fresh = torch.stack(self._draw_noise([latents.shape[-1]] * len(items), generator))
-                    return schedules.undo_step(scheduler, step, latents, fresh.to(latents))
+                    return schedules.undo_step(
+                        scheduler, step, latents, fresh.to(latents), self.config.prediction_type
+                    )
 
                 return follow(
                     velocity,

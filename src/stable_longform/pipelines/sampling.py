@@ -197,5 +197,5 @@ def sample(
 def _fork(scheduler):
     """A scheduler that goes on from here and leaves this one, with its memory of earlier steps, as it is."""
     other = copy.copy(scheduler)
-    other.model_outputs = list(scheduler.model_outputs)
+    vars(other).update({name: list(value) for name, value in vars(scheduler).items() if isinstance(value, list)})
     return other

@@ -8,7 +8,7 @@ import math
 import torch
 from diffusers import CosineDPMSolverMultistepScheduler
 
-from stable_longform.noise_schedule import alpha, time_from_noise_level
+from stable_longform.noise_schedule import alpha, amplitudes, time_from_noise_level
 from stable_longform.schedulers.scheduling_ping_pong import PingPongScheduler
 
 
@@ -54,15 +54,18 @@ def in_scheduler_scale(scheduler, latents: torch.Tensor, t: torch.Tensor) -> tor
     return latents / alpha(t) if isinstance(scheduler, CosineDPMSolverMultistepScheduler) else latents
 
 
-def undo_step(scheduler, step: int, latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+def undo_step(scheduler, step: int, latents: torch.Tensor, noise: torch.Tensor, prediction_type: str) -> torch.Tensor:
     """Latents after a step, in the scheduler's scale, with as much noise as they had before it.
 
-    With z + s·ε for a noise level s, the variance grows from one level's square to the other's. RePaint, eq. 1.
+    From α'·z + σ'·ε to α·z + σ·ε, as in RePaint, eq. 1: scaled by α / α', with the noise that σ² lacks.
     """
-    before, after = scheduler.sigmas[step], scheduler.sigmas[step + 1]
-    times = [time_from_noise_level(level) for level in (before, after)]
-    scales = [float(in_scheduler_scale(scheduler, alpha(t), t)) for t in times]
-    return scales[0] * (latents / scales[1] + float((before**2 - after**2).sqrt()) * noise)
+    t = scheduler.timesteps[step]
+    next_t = scheduler.timesteps[step + 1] if step + 1 < len(scheduler.timesteps) else torch.zeros_like(t)
+    (a, s), (next_a, next_s) = (amplitudes(time, prediction_type) for time in (t, next_t))
+    if isinstance(scheduler, CosineDPMSolverMultistepScheduler):
+        latents = latents * alpha(next_t)
+    undone = a / next_a * latents + (s**2 - (a * next_s / next_a) ** 2).clamp(min=0).sqrt() * noise
+    return in_scheduler_scale(scheduler, undone, t)
 
 
 def _set_levels(scheduler, levels: torch.Tensor) -> None:
