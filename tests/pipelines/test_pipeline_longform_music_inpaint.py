@@ -99,15 +99,22 @@ def test_all_new_but_a_frame_is_like_text_to_music(pipe, audio):
     assert ours["latents"].shape == theirs["latents"].shape
 
 
-def test_the_model_hears_what_is_kept(pipe, audio):
-    region = {"regions": [(0.1, 0.12)]}
+def test_the_model_hears_what_is_kept_within_the_context(pipe, audio):
+    region = {"regions": [(0.1, 0.12)]}  # frames 25 to 29
     first = inpaint(pipe, audio, **region)[0][:, 840:920]
     other = audio.clone()
-    other[:, :200] *= -1  # further than context and receptive fields
+    other[:, :300] *= -1
     assert relative_error(inpaint(pipe, other, **region)[0][:, 840:920], first) > 1e-3
-    near = {"context_in_s": 0.02, **region}
-    first = inpaint(pipe, audio, **near)[0][:, 840:920]
-    assert relative_error(inpaint(pipe, other, **near)[0][:, 840:920], first) < 1e-5
+    calls = record_transformer(pipe)
+    inpaint(pipe, audio, context_in_s=0.02, num_inference_steps=1, **region)
+    with torch.no_grad():
+        music = pipe.vae.encode(audio[None]).latent_dist.mode()
+    noise = torch.randn(1, LATENT_CHANNELS, WINDOW, generator=seed(0))
+    shown, t = calls[0]["latents"][:1], calls[0]["timestep"][:1]
+    for frames, kept in ((slice(0, 5), music[..., 20:25]), (slice(10, 15), music[..., 30:35])):
+        expected = noise_schedule.add_noise(kept, noise[..., frames], t)
+        assert relative_error(shown[..., frames], expected) < 1e-5
+    assert torch.equal(shown[..., 5:10], noise[..., 5:10]) and torch.equal(shown[..., 15:], noise[..., 15:])
 
 
 def test_the_prompt_the_negative_prompt_and_the_repeats_are_heard(pipe, audio):
