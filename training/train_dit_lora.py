@@ -10,16 +10,15 @@ paper. Hu et al., "LoRA", arXiv 2106.09685.
 
 import itertools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 
 from stable_longform.data.latents import LatentWindows, collate_windows
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
 from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.accelerator import make_accelerator
+from stable_longform.training_utils.adapters import AdapterState, add_adapter, save_adapter
 from stable_longform.training_utils.checkpointing import resume, save_checkpoint
 from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.diffusion_validation import validate
@@ -33,10 +32,7 @@ from stable_longform.training_utils.options import NumEntries
 from stable_longform.training_utils.runs import start_run
 from stable_longform.training_utils.train_step import train_step
 from stable_longform.training_utils.v_objective import VelocityLoss
-from stable_longform.utils.files import atomic_path
 from stable_longform.utils.ranges import Range
-
-WEIGHT_NAME = "pytorch_lora_weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -79,21 +75,6 @@ class Config:
     trackers: shared.Trackers = ()
 
 
-class AdapterState:
-    """What a checkpoint holds of the model: the adapter, not the weights that stay as they are."""
-
-    def __init__(self, transformer: torch.nn.Module):
-        self.transformer = transformer
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """The adapter's weights."""
-        return get_peft_model_state_dict(self.transformer)
-
-    def load_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:
-        """Puts them back."""
-        set_peft_model_state_dict(self.transformer, state_dict)
-
-
 def main(config: Config) -> None:
     """Loads, adds the adapter, resumes, loops, saves."""
     time_limit = TimeLimit(config.max_minutes)
@@ -111,7 +92,7 @@ def main(config: Config) -> None:
         valid_windows = LatentWindows(config.latents, "valid", *shape, VALIDATION_SEED, config.max_bad_fraction)
     for name in ("vae", "text_encoder", "timing_conditioner", "transformer"):
         getattr(pipe, name).requires_grad_(False)
-    add_adapter(adapter, config)
+    add_adapter(adapter, config.rank, config.alpha, config.target_modules)
     pipe.to(accelerator.device)
     sources = {"checkpoint": config.checkpoint, "latents": config.latents}
     output_dir = start_run(config.output_dir, config, accelerator, sources)
@@ -153,7 +134,7 @@ def main(config: Config) -> None:
             report(accelerator, output_dir, done, metrics, progress)
         if is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
             if accelerator.is_main_process:
-                export(adapter, output_dir / "lora")
+                save_adapter(adapter, output_dir / "lora")
             if valid_windows is not None:
                 metrics = validate(
                     velocity_loss, valid_windows, embed_prompts, config.num_validation_windows, 1, accelerator
@@ -166,34 +147,6 @@ def main(config: Config) -> None:
         if is_last:
             break
     accelerator.end_training()
-
-
-def add_adapter(transformer: torch.nn.Module, config: Config) -> None:
-    """Adds a fresh adapter, whose product is zero; its weights are in float32 and the only ones that are trained.
-
-    Raises:
-        ValueError: `rank` below 1, or target modules that the transformer does not have.
-    """
-    if config.rank < 1:
-        raise ValueError(f"rank must be at least 1, got {config.rank}.")
-    names = [name for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)]
-    for target in config.target_modules:
-        if not any(name.endswith(f".{target}") for name in names):
-            raise ValueError(f"target_modules: the transformer has no linear layer whose name ends in {target!r}.")
-    transformer.add_adapter(
-        LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=list(config.target_modules))
-    )
-
-
-def export(transformer: torch.nn.Module, directory: Path) -> None:
-    """Writes the adapter and its configuration, atomically."""
-    with atomic_path(directory / WEIGHT_NAME) as temporary:
-        LongFormMusicPipeline.save_lora_weights(
-            directory,
-            get_peft_model_state_dict(transformer),
-            weight_name=temporary.name,
-            transformer_lora_adapter_metadata=transformer.peft_config["default"].to_dict(),
-        )
 
 
 if __name__ == "__main__":

@@ -303,7 +303,10 @@ def test_loud_audio_is_turned_down_not_clipped(generate, checkpoint, tmp_path, c
             "--guidance-interval must be two rising times, got (0.5, 0.2)",
         ),
         (["piano", "--guidance-scale", "101"], "'--guidance-scale'"),
-        (["piano", "--scheduler", "euler"], "--scheduler must be one of dpmsolver++, sde-dpmsolver++, got 'euler'"),
+        (
+            ["piano", "--scheduler", "euler"],
+            "--scheduler must be one of dpmsolver++, sde-dpmsolver++, sde-dpmsolver++-3m, ping-pong, got 'euler'",
+        ),
         (["piano", "--lora-scale", "11"], "'--lora-scale'"),
         (["piano", "--variations", "0"], "'--variations'"),
         (["piano", "--seed", str(2**63 - 1), "--variations", "2"], "--seed must be in [0, 9.22337e+18]"),

@@ -25,6 +25,7 @@ SCRIPTS = {
     "autoencoder": ("train_autoencoder.py", ["--manifest=m"]),
     "clap": ("train_clap.py", ["--manifest=m"]),
     "dit": ("train_dit.py", ["--latents=l", "--clap=c"]),
+    "distill": ("distill_dit.py", ["--checkpoint=c", "--prompts=p"]),
 }
 NETWORKS = {
     "train_linear_start.py": {"model": AutoencoderOobleck},
@@ -60,7 +61,10 @@ def build(name: str, config: dict) -> torch.nn.Module:
 
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
 def test_presets_load_and_have_the_size_they_say(file):
-    model = build(file.stem, resolved(file.stem))
+    config = resolved(file.stem)
+    if script_of(file.stem)[0] == "distill_dit.py":  # which builds no network but takes the teacher's
+        return
+    model = build(file.stem, config)
     said = re.search(r"\((\d+) M parameters\)", file.read_text())
     if said:
         count = sum(parameter.numel() for parameter in model.parameters())

@@ -35,25 +35,31 @@ class VelocityLoss(torch.nn.Module):
                 zero, which is guidance's unconditional branch (the global timing token stays); if frames don't weigh
                 the same, `frame_weights (B, L)` of mean 1.
         """
+        device = batch["prompt_embeds"].device
+        latents, noise, t = (batch[name].to(device) for name in ("latents", "noise", "timestep"))
+        prediction = self.predict(noise_schedule.add_noise(latents, noise, t), t, batch)
+        errors = (prediction.float() - noise_schedule.velocity(latents, noise, t)).square().mean(dim=1)
+        if "frame_weights" in batch:
+            errors = errors * batch["frame_weights"].to(errors)
+        return errors.mean(dim=1)
+
+    def predict(self, noisy_latents: torch.Tensor, t: torch.Tensor, batch: dict) -> torch.Tensor:
+        """The velocity `(B, C, L)` of noisy latents at times `(B,)` under the conditions of a batch, see `forward`."""
         prompt_embeds = batch["prompt_embeds"]
-        names = ("latents", "noise", "timestep", "seconds_start", "seconds_total", "is_dropped")
-        latents, noise, t, start, total, is_dropped = (batch[name].to(prompt_embeds.device) for name in names)
+        names = ("seconds_start", "seconds_total", "is_dropped")
+        start, total, is_dropped = (batch[name].to(prompt_embeds.device) for name in names)
         timing = self.timing_conditioner(start, total)
         tokens = torch.cat([prompt_embeds, timing.encoder_hidden_states.to(prompt_embeds)], dim=1)
         mask = batch.get("prompt_attention_mask")
         if mask is not None:
             mask = torch.cat([mask, mask.new_ones(timing.encoder_hidden_states.shape[:2])], dim=1)
-        prediction = self.transformer(
-            noise_schedule.add_noise(latents, noise, t),
+        return self.transformer(
+            noisy_latents,
             t,
             encoder_hidden_states=tokens.masked_fill(is_dropped[:, None, None], 0),
             global_hidden_states=timing.global_hidden_states.to(prompt_embeds),
             encoder_attention_mask=mask,
         ).sample
-        errors = (prediction.float() - noise_schedule.velocity(latents, noise, t)).square().mean(dim=1)
-        if "frame_weights" in batch:
-            errors = errors * batch["frame_weights"].to(errors)
-        return errors.mean(dim=1)
 
 
 def balance_silence(latent_mask: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,62 @@
+"""LoRA adapters of the transformer in a training: added, kept in checkpoints, written.
+
+Reference: Hu et al., "LoRA: Low-rank adaptation of large language models", arXiv 2106.09685.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers.loaders.lora_pipeline import CogVideoXLoraLoaderMixin
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+
+from stable_longform.utils.files import atomic_path
+
+WEIGHT_NAME = "pytorch_lora_weights.safetensors"
+
+
+class AdapterState:
+    """What a checkpoint holds of the model: the adapter, not the weights that stay as they are."""
+
+    def __init__(self, transformer: torch.nn.Module):
+        self.transformer = transformer
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The adapter's weights."""
+        return get_peft_model_state_dict(self.transformer)
+
+    def load_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:
+        """Puts them back."""
+        set_peft_model_state_dict(self.transformer, state_dict)
+
+
+def add_adapter(transformer: torch.nn.Module, rank: int, alpha: float, target_modules: Sequence[str]) -> None:
+    """Adds a fresh adapter, whose product is zero; its weights are in float32 and the only ones that are trained.
+
+    Args:
+        transformer: with frozen weights.
+        rank: of the matrices, at least 1.
+        alpha: the adapter is scaled by `alpha / rank`.
+        target_modules: ends of the names of the linear layers that get one.
+
+    Raises:
+        ValueError: `rank` below 1, or target modules that the transformer does not have.
+    """
+    if rank < 1:
+        raise ValueError(f"rank must be at least 1, got {rank}.")
+    names = [name for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)]
+    for target in target_modules:
+        if not any(name.endswith(f".{target}") for name in names):
+            raise ValueError(f"target_modules: the transformer has no linear layer whose name ends in {target!r}.")
+    transformer.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(target_modules)))
+
+
+def save_adapter(transformer: torch.nn.Module, directory: Path) -> None:
+    """Writes the adapter and its configuration for `load_lora_weights`, atomically."""
+    with atomic_path(directory / WEIGHT_NAME) as temporary:
+        CogVideoXLoraLoaderMixin.save_lora_weights(  # the one that our pipelines inherit
+            directory,
+            get_peft_model_state_dict(transformer),
+            weight_name=temporary.name,
+            transformer_lora_adapter_metadata=transformer.peft_config["default"].to_dict(),
+        )

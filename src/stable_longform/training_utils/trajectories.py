@@ -1,0 +1,172 @@
+"""Trajectories of a teacher: the points that its sampling passes from noise to latents, kept on disk and used again.
+
+Each trajectory is a file, a function of the seed and its number. They need prompts and durations, but no audio.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from stable_longform.data.bad_tracks import BadTrackError, BadTracks, one_line
+from stable_longform.data.numbered_items import NumberedItems
+from stable_longform.training_utils.items import item_generator
+from stable_longform.utils.files import atomic_path, write_json
+
+INFO_FILE = "trajectories.json"
+
+
+def trajectory_path(folder: Path, number: int) -> Path:
+    """The file of a trajectory."""
+    return folder / f"{number:08d}.safetensors"
+
+
+def make_trajectories(
+    pipe,
+    requests: Sequence[tuple[str, float]],
+    folder: Path,
+    settings: dict,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+    process_index: int = 0,
+    num_processes: int = 1,
+    **call,
+) -> None:
+    """Samples the trajectories that are not there yet; it may be stopped at any time and run again.
+
+    Trajectory k begins with noise and ends in what `pipe(prompt, duration, generator=item_generator(seed, k), **call)`
+    returns as latents.
+
+    Args:
+        pipe: the teacher, with a deterministic scheduler.
+        requests: prompt and seconds of each trajectory.
+        folder: for the files.
+        settings: what they depend on, as JSON, besides seed and requests; trajectories made otherwise are refused.
+        seed: of all of them.
+        dtype: of the points on disk.
+        process_index: this process, in [0, `num_processes`), which all call this.
+        num_processes: that share the work.
+        call: further arguments of the pipeline.
+
+    Raises:
+        ValueError: the scheduler is stochastic, or the folder holds trajectories that were made otherwise.
+    """
+    if getattr(pipe.scheduler.config, "algorithm_type", "sde").startswith("sde"):
+        raise ValueError(f"The teacher's scheduler must be deterministic, got {type(pipe.scheduler).__name__}.")
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_info(folder, settings | {"seed": seed})
+    todo = [k for k in range(process_index, len(requests), num_processes) if not trajectory_path(folder, k).is_file()]
+    for number in tqdm(todo, desc="trajectories", disable=process_index > 0):
+        prompt, duration = requests[number]
+        tensors = sample_trajectory(pipe, prompt, duration, item_generator(seed, number), **call)
+        tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
+        tensors |= {name: tensors[name].to(dtype).contiguous() for name in ("points", "end")}
+        metadata = {"request": json.dumps([prompt, duration])}
+        with atomic_path(trajectory_path(folder, number)) as temporary:
+            save_file(tensors, temporary, metadata)
+
+
+def sample_trajectory(
+    pipe, prompt: str, duration: float, generator: torch.Generator, **call
+) -> dict[str, torch.Tensor]:
+    """The points of one sampling.
+
+    Args:
+        pipe: the teacher.
+        prompt: of the music.
+        duration: in seconds.
+        generator: of the noise, on the CPU.
+        call: further arguments of the pipeline.
+
+    Returns:
+        `points (N, C, L)`, the noisy latents before each of N steps, `times (N,)`, theirs, and `end (C, L)`.
+    """
+    start = generator.get_state()
+    points, times = [], []
+
+    def keep(_, step: int, t: torch.Tensor, tensors: dict) -> dict:
+        points.append(tensors["latents"][0])
+        times.append(float(t))
+        return {}
+
+    output_type = {"output_type": "latent", "callback_on_step_end": keep}
+    end = pipe(prompt, duration, generator=generator, **output_type, **call).audios[0]
+    noise = torch.randn(end.shape, generator=torch.Generator().set_state(start)).to(end)
+    points = torch.stack([noise, *points[:-1]])
+    return {"points": points, "times": torch.tensor(times), "end": end}
+
+
+class TrajectoryPoints(NumberedItems):
+    """Endless items, each a random point of a random trajectory and where it ends.
+
+    Args:
+        folder: of `make_trajectories`.
+        numbers: of the trajectories to take.
+        seed: of the whole sequence.
+    """
+
+    def __init__(self, folder: Path, numbers: Sequence[int], seed: int):
+        super().__init__(seed, BadTracks(len(numbers), 0.0, "trajectories"))
+        self.folder, self.numbers = folder, numbers
+
+    def candidates(self, number: int, rng: np.random.Generator) -> Iterator[int]:
+        """One trajectory: what is broken is an error, not left out."""
+        yield int(rng.choice(self.numbers))
+
+    def make(self, candidate: int, rng: np.random.Generator) -> dict:
+        """A point of the trajectory, each as likely."""
+        return read_point(trajectory_path(self.folder, candidate), float(rng.random()))
+
+
+def read_point(path: Path, place: float) -> dict:
+    """One point of a trajectory, read without the others.
+
+    Args:
+        path: of the trajectory.
+        place: which one, in [0, 1): 0 is the noise.
+
+    Returns:
+        `noisy_latents (C, L)` and `end (C, L)` in float32, `timestep`, `prompt`, `seconds_start` and `seconds_total`.
+
+    Raises:
+        BadTrackError: the file cannot be read.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            prompt, duration = json.loads(file.metadata()["request"])
+            times = file.get_tensor("times")
+            index = int(place * len(times))
+            noisy_latents, end = file.get_slice("points")[index], file.get_tensor("end")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise BadTrackError(path, "broken", one_line(error)) from error
+    return {
+        "noisy_latents": noisy_latents.float(),
+        "end": end.float(),
+        "timestep": times[index],
+        "prompt": prompt,
+        "seconds_start": torch.tensor(0.0),
+        "seconds_total": torch.tensor(float(duration)),
+    }
+
+
+def collate_points(items: Sequence[dict]) -> dict:
+    """A batch of points, whose windows must be equally long."""
+    batch = {name: torch.stack([item[name] for item in items]) for name in items[0] if name != "prompt"}
+    return batch | {"prompt": [item["prompt"] for item in items]}
+
+
+def _check_info(folder: Path, info: dict) -> None:
+    """Writes what the trajectories depend on, or raises a ValueError if there are others."""
+    path, info = folder / INFO_FILE, json.loads(json.dumps(info))
+    if path.is_file():
+        old = json.loads(path.read_text(encoding="utf-8"))
+        changed = sorted(name for name in old.keys() | info.keys() if old.get(name) != info.get(name))
+        if changed:
+            raise ValueError(f"{folder} holds trajectories made with other values of {', '.join(changed)}.")
+    else:
+        write_json(path, info)

@@ -1,0 +1,92 @@
+import json
+
+import pytest
+import torch
+from tiny_pipeline import PROMPTS, SHORT, seed, tiny_pipeline
+
+from stable_longform.data.bad_tracks import DataError
+from stable_longform.training_utils.items import item_generator
+from stable_longform.training_utils.trajectories import (
+    TrajectoryPoints,
+    collate_points,
+    make_trajectories,
+    read_point,
+    sample_trajectory,
+    trajectory_path,
+)
+
+CALL = {"num_inference_steps": 4, "guidance_scale": 3.0}
+REQUESTS = [(PROMPTS[0], 0.1), ("", 0.25), (SHORT, 0.2)]
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny_pipeline()
+
+
+@pytest.fixture(scope="module")
+def folder(pipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trajectories")
+    make_trajectories(pipe, REQUESTS, folder, {"steps": 4}, 5, **CALL)
+    return folder
+
+
+def test_a_trajectory_ends_in_what_the_pipeline_makes_of_the_same_seed(pipe, folder):
+    for number, (prompt, duration) in enumerate(REQUESTS):
+        call = CALL | {"generator": item_generator(5, number), "output_type": "latent"}
+        expected = pipe(prompt, duration, **call).audios[0]
+        assert torch.equal(read_point(trajectory_path(folder, number), 0.0)["end"], expected)
+
+
+def test_its_points_are_what_the_network_saw_at_their_times(pipe):
+    seen = []
+    hook = pipe.transformer.register_forward_pre_hook(lambda _, args: seen.append(args[:2]))
+    trajectory = sample_trajectory(pipe, SHORT, 0.1, seed(0), num_inference_steps=4, guidance_scale=1.0)
+    hook.remove()
+    assert torch.equal(trajectory["points"], torch.cat([latents for latents, _ in seen]))
+    assert torch.equal(trajectory["times"], torch.cat([t for _, t in seen]))
+
+
+def test_each_process_makes_its_share_and_nothing_twice(pipe, folder, tmp_path):
+    for index in (0, 1):
+        make_trajectories(pipe, REQUESTS, tmp_path, {"steps": 4}, 5, torch.float32, index, 2, **CALL)
+        assert len(list(tmp_path.glob("*.safetensors"))) == (2, 3)[index]
+    for number in range(3):
+        assert trajectory_path(tmp_path, number).read_bytes() == trajectory_path(folder, number).read_bytes()
+    trajectory_path(tmp_path, 1).write_bytes(b"kept")
+    make_trajectories(pipe, REQUESTS, tmp_path, {"steps": 4}, 5, **CALL)
+    assert trajectory_path(tmp_path, 1).read_bytes() == b"kept"
+
+
+@pytest.mark.parametrize("settings, number, name", [({"steps": 5}, 5, "steps"), ({"steps": 4}, 6, "seed")])
+def test_trajectories_made_otherwise_are_refused(pipe, folder, settings, number, name):
+    with pytest.raises(ValueError, match=f"other values of {name}"):
+        make_trajectories(pipe, REQUESTS, folder, settings, number, **CALL)
+
+
+def test_a_stochastic_teacher_is_refused(tmp_path):
+    pipe = tiny_pipeline()
+    pipe.use_scheduler("sde-dpmsolver++")
+    with pytest.raises(ValueError, match="deterministic"):
+        make_trajectories(pipe, REQUESTS, tmp_path, {}, 0)
+
+
+def test_items_are_points_of_trajectories_as_their_numbers_say(folder):
+    points = TrajectoryPoints(folder, [0, 2], seed=1)
+    items = points.take(40)
+    again = TrajectoryPoints(folder, [0, 2], seed=1)[7]
+    assert torch.equal(again["noisy_latents"], items[7]["noisy_latents"])
+    assert {item["prompt"] for item in items} == {REQUESTS[0][0], REQUESTS[2][0]}
+    assert len({float(item["timestep"]) for item in items}) == 4
+    for item in items:
+        assert float(item["seconds_total"]) == pytest.approx(dict(REQUESTS)[item["prompt"]])
+    batch = collate_points(items[:3])
+    assert batch["noisy_latents"].shape == batch["end"].shape == (3, *items[0]["end"].shape)
+    assert batch["timestep"].shape == (3,) and len(batch["prompt"]) == 3
+
+
+def test_a_broken_trajectory_stops_the_run(folder, tmp_path):
+    trajectory_path(tmp_path, 0).write_bytes(trajectory_path(folder, 0).read_bytes()[:100])
+    with pytest.raises(DataError, match="00000000.safetensors"):
+        TrajectoryPoints(tmp_path, [0], seed=0)[0]
+    assert json.loads((folder / "trajectories.json").read_text()) == {"steps": 4, "seed": 5}

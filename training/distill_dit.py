@@ -1,0 +1,248 @@
+"""Distills a checkpoint to a student that makes music in 1 to 8 steps without guidance. Not in the paper.
+
+    accelerate launch training/distill_dit.py --checkpoint checkpoint --prompts prompts.jsonl --output_dir runs/steps8
+
+The teacher, the checkpoint itself, samples trajectories with guidance, which are kept and used again. The student
+starts from the teacher's weights; from a random point of a trajectory it predicts where it ends. That needs prompts
+and durations, but no audio. To resume, run the same command again.
+
+The result is `output_dir/checkpoint`, which samples with ping-pong in `num_inference_steps` steps unless it is told
+otherwise; or with `--rank 16` an adapter, `output_dir/lora`, for the teacher's checkpoint:
+`stable-longform generate --lora runs/steps8/lora --scheduler ping-pong --steps 8 --guidance-scale 1`.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from stable_longform.evaluation.prompt_lists import PromptRow, read_prompt_list
+from stable_longform.noise_schedule import V_PREDICTION
+from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+from stable_longform.schedulers.scheduling_ping_pong import PingPongScheduler
+from stable_longform.training_utils import shared_options as shared
+from stable_longform.training_utils.accelerator import make_accelerator
+from stable_longform.training_utils.adapters import AdapterState, add_adapter, save_adapter
+from stable_longform.training_utils.checkpointing import resume, save_checkpoint
+from stable_longform.training_utils.config import launch
+from stable_longform.training_utils.ema import EMAModel
+from stable_longform.training_utils.end_point_objective import EndPointLoss, validate_end_points
+from stable_longform.training_utils.items import make_loader, seed_generators
+from stable_longform.training_utils.learning_rate import falling_rate, linear_warmup, set_learning_rate
+from stable_longform.training_utils.loop import TimeLimit, is_due, progress_bar
+from stable_longform.training_utils.metric_log import log_metrics, report
+from stable_longform.training_utils.options import NumEntries
+from stable_longform.training_utils.pretrained import float_dtype
+from stable_longform.training_utils.runs import start_run, write_stage
+from stable_longform.training_utils.train_step import train_step
+from stable_longform.training_utils.trajectories import (
+    TrajectoryPoints,
+    collate_points,
+    make_trajectories,
+    read_point,
+    trajectory_path,
+)
+from stable_longform.utils.files import atomic_folder, weights_sha256
+from stable_longform.utils.ranges import Range
+
+VALIDATION_PLACES = (0.0, 0.25, 0.5, 0.75)  # of points in a held-out trajectory
+
+
+@dataclass(frozen=True)
+class Config:
+    """Defaults are ours; `batch_size` is per process."""
+
+    checkpoint: Annotated[str, "Folder or Hub id of the teacher, a pipeline of v-prediction."]
+    prompts: Annotated[str, "List of prompts, .jsonl (with durations, where known), .txt or .csv."]
+    output_dir: shared.OutputDir
+    trajectories: (
+        Annotated[str, "Folder of trajectories, of other runs too; null: output_dir/trajectories."] | None
+    ) = None
+    num_trajectories: Annotated[int, Range(1, shared.MAX_STEPS), "Of the teacher, held-out ones included."] = 1024
+    num_validation_trajectories: Annotated[int, Range(1, shared.MAX_COUNT), "Of them are held out."] = 16
+    durations_in_s: Annotated[
+        tuple[float, ...],
+        Range(0, 1e6, above=True),
+        "Drawn from for prompts without a duration; empty: the whole window.",
+    ] = ()
+    window_in_s: Annotated[float, Range(0, 1e6, above=True), "Seconds sampled; null: the longest."] | None = None
+    teacher_steps: Annotated[int, Range(1, 1000), "Sampling steps of the teacher."] = 25
+    teacher_guidance_scale: Annotated[float, Range(-100, 100), "Its guidance; null: the checkpoint's."] | None = None
+    trajectory_dtype: Annotated[shared.Dtype, "Of the points on disk."] = "float32"
+    num_inference_steps: Annotated[int, Range(1, 1000), "Of the student, which its checkpoint says."] = 8
+    rank: Annotated[int, Range(0, 65536), "Of a LoRA adapter; 0: all weights are trained."] = 0
+    alpha: Annotated[float, Range(0, 1e6, above=True), "The adapter is scaled by alpha / rank."] = 16.0
+    target_modules: Annotated[
+        tuple[str, ...], NumEntries(1), "Ends of the names of the layers that get an adapter."
+    ] = ("to_q", "to_k", "to_v", "to_out.0")
+    batch_size: shared.BatchSize = 4
+    gradient_accumulation_steps: shared.Accumulation = 1
+    max_steps: shared.MaxSteps = 10_000
+    max_minutes: shared.MaxMinutes | None = None
+    learning_rate: shared.LearningRate = 2e-5
+    warmup_steps: shared.WarmupSteps = 100
+    decay_start: shared.DecayStart = 1.0
+    final_rate: shared.FinalRate = 0.02
+    weight_decay: shared.WeightDecay = 1e-3
+    max_grad_norm: shared.MaxGradNorm | None = None
+    ema_decay: shared.EmaDecay = 0.999
+    mixed_precision: shared.MixedPrecision = "no"
+    gradient_checkpointing: shared.GradientCheckpointing = False
+    num_workers: shared.NumWorkers = 2
+    seed: shared.Seed = 0
+    save_every: shared.SaveEvery = 500
+    log_every: shared.LogEvery = 10
+    validate_every: shared.ValidateEvery = 500
+    trackers: shared.Trackers = ()
+
+
+def main(config: Config) -> None:
+    """Loads, samples trajectories, resumes, loops, saves."""
+    time_limit = TimeLimit(config.max_minutes)
+    if config.num_validation_trajectories >= config.num_trajectories:
+        raise ValueError(
+            f"num_validation_trajectories must be below num_trajectories={config.num_trajectories}, "
+            f"got {config.num_validation_trajectories}."
+        )
+    rows = read_prompt_list(config.prompts)
+    accelerator = make_accelerator(
+        config.mixed_precision, config.gradient_accumulation_steps, config.trackers, config.output_dir
+    )
+    seed_generators(config.seed, 0)
+    pipe = LongFormMusicPipeline.from_pretrained(config.checkpoint)
+    if pipe.config.prediction_type != V_PREDICTION:
+        raise ValueError(f"The teacher must be a model of {V_PREDICTION}, got {pipe.config.prediction_type}.")
+    pipe.set_progress_bar_config(disable=True)
+    for name in ("vae", "text_encoder", "timing_conditioner", "transformer"):
+        getattr(pipe, name).requires_grad_(False)
+    pipe.to(accelerator.device)
+    sources = {"checkpoint": config.checkpoint, "trajectories": config.trajectories}
+    output_dir = start_run(config.output_dir, config, accelerator, sources)
+    folder = output_dir / "trajectories" if config.trajectories is None else Path(config.trajectories)
+    sample_trajectories(config, pipe, rows, folder, accelerator)
+
+    transformer = pipe.transformer.train()
+    if config.rank:
+        add_adapter(transformer, config.rank, config.alpha, config.target_modules)
+    else:
+        transformer.requires_grad_(True)
+    if config.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    trained = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+    loss, optimizer = accelerator.prepare(EndPointLoss(transformer, pipe.timing_conditioner), optimizer)
+    ema = EMAModel(trained, config.ema_decay)
+    accelerator.register_for_checkpointing(ema)
+    if config.rank:
+        accelerator.register_for_checkpointing(AdapterState(transformer))
+        accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
+        accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
+
+    @torch.no_grad()
+    def add_conditions(batch: dict) -> dict:
+        embeds, mask = pipe.encode_prompt(batch["prompt"])
+        is_dropped = torch.tensor([not prompt.strip() for prompt in batch["prompt"]])
+        return batch | {"prompt_embeds": embeds, "prompt_attention_mask": mask, "is_dropped": is_dropped}
+
+    def compute_losses(batch: dict) -> dict:
+        with accelerator.autocast():
+            return {"loss": loss(add_conditions(batch)).mean()}
+
+    held_out = range(config.num_validation_trajectories)
+    valid = [[read_point(trajectory_path(folder, k), place) for place in VALIDATION_PLACES] for k in held_out]
+    points = TrajectoryPoints(folder, range(len(held_out), config.num_trajectories), config.seed)
+    order = resume(accelerator, output_dir, config.batch_size)
+    batches = make_loader(points, order, config.max_steps, config.num_workers, collate_points)
+    progress = progress_bar(accelerator, order.start_step, config.max_steps)
+    for step in progress:
+        rate = config.learning_rate * linear_warmup(step, config.warmup_steps)
+        rate *= falling_rate(step, config.max_steps, config.decay_start, config.final_rate)
+        set_learning_rate(optimizer, rate)
+        metrics = train_step(
+            accelerator,
+            optimizer,
+            [loss],
+            itertools.islice(batches, order.accumulation),
+            compute_losses,
+            step,
+            max_grad_norm=config.max_grad_norm,
+        )
+        ema.step(trained)
+        done = step + 1
+        is_last = done == config.max_steps or time_limit.is_reached(accelerator)
+        if is_due(done, config.log_every, is_last):
+            report(accelerator, output_dir, done, metrics, progress)
+        if is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
+            with ema.swapped(trained):
+                metrics = validate_end_points(loss, valid, add_conditions, accelerator)
+                if accelerator.is_main_process:
+                    log_metrics(output_dir, done, metrics, accelerator)
+                    export(config, pipe, output_dir, done)
+            accelerator.wait_for_everyone()
+        if is_due(done, config.save_every, is_last):
+            save_checkpoint(accelerator, output_dir, done, order)
+        if is_last:
+            break
+    accelerator.end_training()
+
+
+def sample_trajectories(
+    config: Config, pipe: LongFormMusicPipeline, rows: Sequence[PromptRow], folder: Path, accelerator: Accelerator
+) -> None:
+    """Makes the trajectories that are missing in the folder; all processes share the work."""
+    window = pipe.max_duration_in_s if config.window_in_s is None else config.window_in_s
+    requests = choose_requests(rows, config.durations_in_s or (window,), config.num_trajectories, config.seed)
+    call = {
+        "num_inference_steps": config.teacher_steps,
+        "guidance_scale": config.teacher_guidance_scale,
+        "window_in_s": window,
+    }
+    settings = call | {
+        "transformer_sha256": weights_sha256(pipe.transformer),
+        "prompts_sha256": hashlib.sha256(
+            json.dumps([[row.prompt, row.duration] for row in rows]).encode()
+        ).hexdigest(),
+        "durations_in_s": config.durations_in_s,
+        "dtype": config.trajectory_dtype,
+    }
+    dtype, share = float_dtype(config.trajectory_dtype), (accelerator.process_index, accelerator.num_processes)
+    with accelerator.main_process_first():  # one of them writes what they depend on, the others compare
+        make_trajectories(pipe, [], folder, settings, config.seed)
+    make_trajectories(pipe, requests, folder, settings, config.seed, dtype, *share, **call)
+    accelerator.wait_for_everyone()
+
+
+def choose_requests(
+    rows: Sequence[PromptRow], durations_in_s: Sequence[float], number: int, seed: int
+) -> list[tuple[str, float]]:
+    """Prompt and seconds of each trajectory: the prompts in turn, with their own durations or drawn ones."""
+    rng = np.random.default_rng([seed, 3])
+    drawn = rng.choice(durations_in_s, size=number).tolist()
+    return [(rows[k % len(rows)].prompt, rows[k % len(rows)].duration or drawn[k]) for k in range(number)]
+
+
+def export(config: Config, pipe: LongFormMusicPipeline, output_dir: Path, step: int) -> None:
+    """Writes the student: an adapter, or a checkpoint that says how it is sampled."""
+    if config.rank:
+        save_adapter(pipe.transformer, output_dir / "lora")
+        return
+    student = LongFormMusicPipeline.from_pipe(
+        pipe,
+        scheduler=PingPongScheduler(),
+        num_inference_steps=config.num_inference_steps,
+        guidance_scale=1.0,
+    )
+    with atomic_folder(output_dir / "checkpoint") as folder:
+        student.save_pretrained(folder)
+        write_stage(folder, output_dir, "distilled", step, num_inference_steps=config.num_inference_steps)
+
+
+if __name__ == "__main__":
+    launch(main, Config)
