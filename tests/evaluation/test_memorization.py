@@ -105,7 +105,7 @@ def test_more_of_the_training_music_is_found_more_often(report):
     rates = [rate["rate"] for rate in curve["rates"].values()]
     assert rates == sorted(rates) and rates[0] == 0 and rates[-1] > 0.5
     means = [np.mean(scores["cosines"]) for scores in curve["scores"].values()]
-    assert means[0] < means[3] < means[-1] + 1e-6
+    assert means[0] + 0.1 < min(means[3:])
     assert curve["scores"]["1"]["num_of_source"] >= 2  # train2 and train6 are one piece
 
 

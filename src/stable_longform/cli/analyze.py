@@ -87,7 +87,9 @@ def memorization(
     num_copies: Annotated[int, typer.Option(min=1, help="Recordings of which copies are planted.")] = 40,
     num_splices: Annotated[int, typer.Option(min=1, help="Generations that training music is spliced into.")] = 40,
     max_duration: Annotated[float, seconds_option("--max-duration", "Longer files are left out.")] = 1800.0,
-    limit: Annotated[int | None, typer.Option(min=2, help="Only the first recordings of the training set.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=2, help="Only the first recordings of the training set, and of the rest.")
+    ] = None,
     card: Annotated[Path | None, typer.Option(help="Checkpoint into whose card the answer is written.")] = None,
     seed: Seed = 0,
     device: Device = None,
@@ -100,7 +102,7 @@ def memorization(
     for name, seconds in (("--duration", duration), ("--segment", segment), ("--max-duration", max_duration)):
         check_seconds(name, seconds)
     folders = name_folders(generated or [])
-    training, held_out = open_tracks(source, ("train",), limit), open_tracks(source, HELD_OUT)
+    training, held_out = open_tracks(source, ("train",), limit), open_tracks(source, HELD_OUT, limit)
     state = PartialState()
     chosen = check_device(device) if device or state.num_processes == 1 else state.device
     settings = MemorizationSettings(
