@@ -2,11 +2,16 @@
 
 import pytest
 import torch
+import yaml
 from launch import check_script
+from tiny_pipeline import tiny_pipeline
+from tiny_training import AUTOENCODER, CLAP, DIT
 from tokenizers import ByteLevelBPETokenizer
 from transformers import ClapAudioConfig, ClapConfig, ClapModel, ClapTextConfig, RobertaTokenizerFast
 
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+
+FEW_STEPS = {"max_steps": 3, "save_every": 100, "validate_every": 100, "log_every": 1}
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +50,31 @@ def latents(tmp_path_factory, tiny_manifest, autoencoder):
     check_script("encode_latents.py", "--manifest", tiny_manifest, "--autoencoder", autoencoder,
                  "--output_dir", folder)  # fmt: skip
     return folder
+
+
+@pytest.fixture
+def training_command(tmp_path, tiny_manifest, autoencoder, clap, latents):
+    """A function from a script to the command that trains it for three steps, but for the output folder."""
+
+    def settings_of(script: str) -> dict:
+        if script == "train_linear_start.py":
+            settings = {name: AUTOENCODER[name] for name in ("model", "crop_num_samples", "num_validation_crops")}
+            return settings | {"manifest": str(tiny_manifest), "edge_num_samples": 64, "num_workers": 0}
+        if script == "train_autoencoder.py":
+            return AUTOENCODER | {"manifest": str(tiny_manifest), "discriminator_start_step": 5}
+        if script == "train_clap.py":
+            return CLAP | {"manifest": str(tiny_manifest), "num_validation_pairs": 2}
+        if script == "train_dit.py":
+            return DIT | {"latents": str(latents), "clap": str(clap)}
+        tiny_pipeline(mask_text_padding=True).save_pretrained(tmp_path / "checkpoint")
+        vae = tmp_path / "checkpoint" / "vae"
+        check_script("encode_latents.py", "--manifest", tiny_manifest, "--autoencoder", vae,
+                     "--output_dir", tmp_path / "latents")  # fmt: skip
+        paths = {"checkpoint": str(tmp_path / "checkpoint"), "latents": str(tmp_path / "latents")}
+        return {"batch_size": 2, "num_workers": 0, "num_validation_windows": 2, "learning_rate": 1e-2, **paths}
+
+    def make(script: str) -> list:
+        (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings_of(script) | FEW_STEPS))
+        return [script, "--config", tmp_path / "settings.yaml", "--output_dir"]
+
+    return make

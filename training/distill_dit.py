@@ -34,14 +34,16 @@ from stable_longform.training_utils.checkpointing import resume, save_checkpoint
 from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.ema import EMAModel
 from stable_longform.training_utils.end_point_objective import EndPointLoss, validate_end_points
+from stable_longform.training_utils.gpu_settings import compile_networks, is_fused
 from stable_longform.training_utils.items import make_loader, seed_generators
 from stable_longform.training_utils.learning_rate import falling_rate, linear_warmup, set_learning_rate
-from stable_longform.training_utils.loop import TimeLimit, is_due, progress_bar
+from stable_longform.training_utils.loop import StopRequest, is_due, progress_bar
 from stable_longform.training_utils.metric_log import log_metrics, report
 from stable_longform.training_utils.options import NumEntries
 from stable_longform.training_utils.pretrained import float_dtype
+from stable_longform.training_utils.run_options import RunOptions
 from stable_longform.training_utils.runs import start_run, write_stage
-from stable_longform.training_utils.train_step import train_step
+from stable_longform.training_utils.train_step import SkippedSteps, train_step
 from stable_longform.training_utils.trajectories import (
     TrajectoryPoints,
     collate_points,
@@ -56,7 +58,7 @@ VALIDATION_PLACES = (0.0, 0.25, 0.5, 0.75)  # of points in a held-out trajectory
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RunOptions):
     """Defaults are ours; `batch_size` is per process."""
 
     checkpoint: Annotated[str, "Folder or Hub id of the teacher, a pipeline of v-prediction."]
@@ -103,9 +105,9 @@ class Config:
     trackers: shared.Trackers = ()
 
 
-def main(config: Config) -> None:
-    """Loads, samples trajectories, resumes, loops, saves."""
-    time_limit = TimeLimit(config.max_minutes)
+def main(config: Config) -> int:
+    """Loads, samples trajectories, resumes, loops, saves; returns the exit code."""
+    stop = StopRequest(config.max_minutes)
     if config.num_validation_trajectories >= config.num_trajectories:
         raise ValueError(
             f"num_validation_trajectories must be below num_trajectories={config.num_trajectories}, "
@@ -113,7 +115,11 @@ def main(config: Config) -> None:
         )
     rows = read_prompt_list(config.prompts)
     accelerator = make_accelerator(
-        config.mixed_precision, config.gradient_accumulation_steps, config.trackers, config.output_dir
+        config.mixed_precision,
+        config.gradient_accumulation_steps,
+        config.trackers,
+        config.output_dir,
+        options=config,
     )
     seed_generators(config.seed, 0)
     pipe = LongFormMusicPipeline.from_pretrained(config.checkpoint)
@@ -136,7 +142,13 @@ def main(config: Config) -> None:
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     trained = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+    compile_networks(config, transformer)
+    optimizer = torch.optim.AdamW(
+        trained,
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=is_fused(config, accelerator.device),
+    )
     loss, optimizer = accelerator.prepare(EndPointLoss(transformer, pipe.timing_conditioner), optimizer)
     ema = EMAModel(trained, config.ema_decay)
     accelerator.register_for_checkpointing(ema)
@@ -158,27 +170,33 @@ def main(config: Config) -> None:
     held_out = range(config.num_validation_trajectories)
     valid = [[read_point(trajectory_path(folder, k), place) for place in VALIDATION_PLACES] for k in held_out]
     points = TrajectoryPoints(folder, range(len(held_out), config.num_trajectories), config.seed)
-    order = resume(accelerator, output_dir, config.batch_size)
+    skipped = SkippedSteps(config.max_skipped_steps)
+    order = resume(accelerator, output_dir, config.batch_size, skipped)
     batches = make_loader(points, order, config.max_steps, config.num_workers, collate_points)
     progress = progress_bar(accelerator, order.start_step, config.max_steps)
     for step in progress:
         rate = config.learning_rate * linear_warmup(step, config.warmup_steps)
         rate *= falling_rate(step, config.max_steps, config.decay_start, config.final_rate)
         set_learning_rate(optimizer, rate)
-        metrics = train_step(
+        metrics, is_taken = train_step(
             accelerator,
             optimizer,
             [loss],
             itertools.islice(batches, order.accumulation),
             compute_losses,
             step,
+            skipped,
             max_grad_norm=config.max_grad_norm,
         )
-        ema.step(trained)
+        if is_taken:
+            ema.step(trained)
         done = step + 1
-        is_last = done == config.max_steps or time_limit.is_reached(accelerator)
+        is_last = done == config.max_steps or stop.is_time_over(accelerator)
+        is_stopped = not is_last and stop.is_signalled(accelerator)
         if is_due(done, config.log_every, is_last):
             report(accelerator, output_dir, done, metrics, progress)
+        if is_stopped:  # saved first: little time may be left
+            save_checkpoint(accelerator, output_dir, done, order, skipped, config)
         if is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
             with ema.swapped(trained):
                 metrics = validate_end_points(loss, valid, add_conditions, accelerator)
@@ -186,11 +204,12 @@ def main(config: Config) -> None:
                     log_metrics(output_dir, done, metrics, accelerator)
                     export(config, pipe, output_dir, done)
             accelerator.wait_for_everyone()
-        if is_due(done, config.save_every, is_last):
-            save_checkpoint(accelerator, output_dir, done, order)
-        if is_last:
+        if is_due(done, config.save_every, is_last) and not is_stopped:
+            save_checkpoint(accelerator, output_dir, done, order, skipped, config)
+        if is_last or is_stopped:
             break
     accelerator.end_training()
+    return stop.exit_code
 
 
 def sample_trajectories(

@@ -7,6 +7,7 @@ Each process encodes its share of the tracks; tracks already encoded are kept, s
 stop, with any number of processes. `stable_longform.data.latents` describes what is written.
 """
 
+import datetime
 import itertools
 import json
 import logging
@@ -26,11 +27,13 @@ from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.latent_encoding import describe_track, encode_silence, encode_tracks, track_key
-from stable_longform.training_utils.loop import TimeLimit
+from stable_longform.training_utils.loop import StopRequest
 from stable_longform.training_utils.options import NumEntries
 from stable_longform.training_utils.pretrained import float_dtype
 from stable_longform.utils.files import atomic_path, weights_sha256, write_json, write_text
 from stable_longform.utils.ranges import Range
+
+LONGEST_WAIT = datetime.timedelta(days=7)  # of the processes for the one that is done last
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +65,11 @@ class Config:
     max_bad_fraction: shared.MaxBadFraction = 0.01
 
 
-def main(config: Config) -> None:
-    """Encodes this process's tracks, then writes the index."""
-    time_limit = TimeLimit(config.max_minutes)
+def main(config: Config) -> int:
+    """Encodes this process's tracks, then writes the index; returns the exit code."""
+    stop = StopRequest(config.max_minutes)
     dtype = float_dtype(config.dtype)
-    state = PartialState(cpu=not torch.accelerator.is_available())
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST_WAIT)
     output_dir = Path(config.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     vae = AutoencoderOobleck.from_pretrained(config.autoencoder)
@@ -82,7 +85,9 @@ def main(config: Config) -> None:
     place = state.process_index, state.num_processes, config.max_tracks
     shares = [part.share(*place, lambda track: track_key(track) not in done) for part in parts]
     total = None if source.tracks is None else sum(map(len, shares))
-    tracks = itertools.takewhile(lambda _: not time_limit.is_reached(), itertools.chain.from_iterable(shares))
+    tracks = itertools.takewhile(
+        lambda _: not (stop.is_time_over() or stop.is_signalled()), itertools.chain.from_iterable(shares)
+    )
     progress = tqdm(tracks, total=total, disable=not state.is_main_process, unit="track")
     encode_tracks(progress, vae, output_dir, source.bad_tracks, config.tracks_per_shard, config.minutes_per_shard)
     state.wait_for_everyone()
@@ -90,6 +95,7 @@ def main(config: Config) -> None:
         rows = _index_rows(done | read_shards(output_dir), parts)
         write_text(output_dir / INDEX_FILE, "".join(json.dumps(row) + "\n" for row in rows))
         logger.info("%d tracks encoded in %s", len(rows), output_dir)
+    return stop.exit_code
 
 
 def _index_rows(done: dict[str, dict], parts: Sequence[Source]) -> list[dict]:

@@ -6,7 +6,8 @@
 The defaults are the paper's. Not in the paper, and off by default: the losses `l1` and `complex_stft`, spectra without
 A-weighting, clipping, and a learning rate that falls at the end; with `training/train_linear_start.py` they make a
 short training keep the notes. To resume, run the same command again. The result is `output_dir/autoencoder`, the
-exponential moving average of the weights, for `AutoencoderOobleck.from_pretrained`.
+exponential moving average of the weights, for `AutoencoderOobleck.from_pretrained`. `output_dir/discriminator` is for
+another stage, as `--init_discriminator_from`.
 """
 
 import functools
@@ -35,15 +36,17 @@ from stable_longform.training_utils.adversarial_steps import (
 from stable_longform.training_utils.checkpointing import latest_checkpoint, resume, save_checkpoint
 from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.ema import EMAModel
+from stable_longform.training_utils.gpu_settings import compile_networks, is_fused
 from stable_longform.training_utils.items import item_generator, make_loader, seed_generators
 from stable_longform.training_utils.learning_rate import falling_rate, inverse_lr, set_learning_rate
-from stable_longform.training_utils.loop import TimeLimit, is_due, progress_bar
+from stable_longform.training_utils.loop import StopRequest, is_due, progress_bar
 from stable_longform.training_utils.metric_log import log_metrics, report
 from stable_longform.training_utils.options import ArgumentsOf, build_model
 from stable_longform.training_utils.pretrained import load_weights
 from stable_longform.training_utils.reconstruction_validation import validate_reconstruction, validation_crops
+from stable_longform.training_utils.run_options import RunOptions
 from stable_longform.training_utils.runs import start_run, write_stage
-from stable_longform.training_utils.train_step import train_step
+from stable_longform.training_utils.train_step import SkippedSteps, train_step
 from stable_longform.utils.files import atomic_folder
 from stable_longform.utils.ranges import Range
 
@@ -64,13 +67,16 @@ def _paper_weights() -> dict:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RunOptions):
     """Defaults are the paper's configuration; `batch_size` is per process and was not published."""
 
     manifest: shared.Manifest
     output_dir: shared.OutputDir
     max_bad_fraction: shared.MaxBadFraction = 0.01
     init_from: Annotated[str | None, "Folder or Hub id of an autoencoder to go on from, of the same shape."] = None
+    init_discriminator_from: Annotated[str | None, "Folder of a discriminator to go on from, of the same shape."] = (
+        None
+    )
     model: Annotated[
         dict,
         ArgumentsOf(AutoencoderOobleck),
@@ -126,9 +132,9 @@ class Config:
     trackers: shared.Trackers = ()
 
 
-def main(config: Config) -> None:
-    """Builds, resumes, loops, saves."""
-    time_limit = TimeLimit(config.max_minutes)
+def main(config: Config) -> int:
+    """Builds, resumes, loops, saves; returns the exit code."""
+    stop = StopRequest(config.max_minutes)
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=config.encoder_freeze_step is not None)]
     accelerator = make_accelerator(
         config.mixed_precision,
@@ -136,6 +142,7 @@ def main(config: Config) -> None:
         trackers=config.trackers,
         output_dir=config.output_dir,
         kwargs_handlers=handlers,
+        options=config,
     )
     seed_generators(config.seed, 0)
     model = build_model(AutoencoderOobleck, config.model, "model")
@@ -147,15 +154,23 @@ def main(config: Config) -> None:
     place = accelerator.process_index, accelerator.num_processes
     crops = source.items(make_item, config.seed, *place)
     accelerator.register_for_checkpointing(source)
-    output_dir = start_run(config.output_dir, config, accelerator, {"init_from": config.init_from})
+    sources = {"init_from": config.init_from, "init_discriminator_from": config.init_discriminator_from}
+    output_dir = start_run(config.output_dir, config, accelerator, sources)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     is_new = latest_checkpoint(output_dir) is None
     if is_new and config.init_from is not None:
         load_weights(model, AutoencoderOobleck.from_pretrained(config.init_from))
+    if is_new and config.init_discriminator_from is not None:
+        load_weights(
+            discriminator,
+            MultiScaleSTFTDiscriminator.from_pretrained(config.init_discriminator_from),
+            "init_discriminator_from",
+        )
+    compile_networks(config, model.encoder, model.decoder, discriminator)
     optimizers = (
-        _optimizer(model, config.learning_rate, config),
-        _optimizer(discriminator, config.discriminator_learning_rate, config),
+        _optimizer(model, config.learning_rate, config, accelerator.device),
+        _optimizer(discriminator, config.discriminator_learning_rate, config, accelerator.device),
     )
     model, discriminator, *optimizers = accelerator.prepare(model, discriminator, *optimizers)
     raw_model = accelerator.unwrap_model(model)
@@ -171,7 +186,8 @@ def main(config: Config) -> None:
         judge = accelerator.unwrap_model(discriminator) if turn.is_adversarial else None
         return generator_step_losses(model, judge, waveform, spectral_losses, draws)
 
-    order = resume(accelerator, output_dir, config.batch_size)
+    skipped = SkippedSteps(config.max_skipped_steps)
+    order = resume(accelerator, output_dir, config.batch_size, skipped)
     batches = make_loader(crops, order, config.max_steps, config.num_workers, collate_crops)
     progress = progress_bar(accelerator, order.start_step, config.max_steps)
     for step in progress:
@@ -180,34 +196,40 @@ def main(config: Config) -> None:
         set_learning_rate(active, learning_rate(config, turn, step))
         if config.encoder_freeze_step is not None:
             raw_model.encoder.requires_grad_(step < config.encoder_freeze_step)
-        metrics = train_step(
+        metrics, is_taken = train_step(
             accelerator,
             active,
             [model, discriminator],
             itertools.islice(batches, order.accumulation),
             functools.partial(compute_losses, turn),
             step,
+            skipped,
             {"discriminator": 1.0} | config.loss_weights,
             config.max_grad_norm,
         )
-        if not turn.is_discriminators:
+        if is_taken and not turn.is_discriminators:
             ema.step(model.parameters())
         done = step + 1
-        is_last = done == config.max_steps or time_limit.is_reached(accelerator)
+        is_last = done == config.max_steps or stop.is_time_over(accelerator)
+        is_stopped = not is_last and stop.is_signalled(accelerator)
         if step % config.log_every < 2 or is_last:
             report(accelerator, output_dir, done, metrics, progress)
+        if is_stopped:  # saved first: little time may be left
+            save_checkpoint(accelerator, output_dir, done, order, skipped, config)
         if is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
             if accelerator.is_main_process:
+                export("discriminator", accelerator.unwrap_model(discriminator), output_dir, done)
                 with ema.swapped(model.parameters()):
-                    export(raw_model, output_dir, done)
+                    export("autoencoder", raw_model, output_dir, done)
                     metrics = validate(raw_model, valid_source, config, output_dir / "samples" / f"step-{done:08d}")
                 log_metrics(output_dir, done, metrics, accelerator)
             accelerator.wait_for_everyone()
-        if is_due(done, config.save_every, is_last):
-            save_checkpoint(accelerator, output_dir, done, order)
-        if is_last:
+        if is_due(done, config.save_every, is_last) and not is_stopped:
+            save_checkpoint(accelerator, output_dir, done, order, skipped, config)
+        if is_last or is_stopped:
             break
     accelerator.end_training()
+    return stop.exit_code
 
 
 def check_config(config: Config, model: AutoencoderOobleck) -> None:
@@ -251,17 +273,23 @@ def validate(model: AutoencoderOobleck, source: Source, config: Config, samples_
     return {f"valid/{name}": float(value) for name, value in (losses | metrics).items()}
 
 
-def export(model: AutoencoderOobleck, output_dir: Path, step: int) -> None:
-    """Saves the model with a note of where it comes from."""
-    with atomic_folder(output_dir / "autoencoder") as folder:
+def export(name: str, model: AutoencoderOobleck | MultiScaleSTFTDiscriminator, output_dir: Path, step: int) -> None:
+    """Saves a model with a note of where it comes from."""
+    with atomic_folder(output_dir / name) as folder:
         model.save_pretrained(folder)
-        write_stage(folder, output_dir, "autoencoder", step)
+        write_stage(folder, output_dir, name, step)
 
 
-def _optimizer(model: torch.nn.Module, learning_rate: float, config: Config) -> torch.optim.Optimizer:
+def _optimizer(
+    model: torch.nn.Module, learning_rate: float, config: Config, device: torch.device
+) -> torch.optim.Optimizer:
     """AdamW with the paper's betas and weight decay."""
     return torch.optim.AdamW(
-        model.parameters(), lr=learning_rate, betas=tuple(config.betas), weight_decay=config.weight_decay
+        model.parameters(),
+        lr=learning_rate,
+        betas=tuple(config.betas),
+        weight_decay=config.weight_decay,
+        fused=is_fused(config, device),
     )
 
 

@@ -39,14 +39,16 @@ from stable_longform.training_utils.clap_networks import (
     embed_pairs,
 )
 from stable_longform.training_utils.config import launch
+from stable_longform.training_utils.gpu_settings import compile_networks, is_fused
 from stable_longform.training_utils.gradient_cache import contrastive_backward
 from stable_longform.training_utils.items import VALIDATION_SEED, make_loader, seed_generators
 from stable_longform.training_utils.learning_rate import set_learning_rate, warmup_cosine
-from stable_longform.training_utils.loop import TimeLimit, is_due, progress_bar
+from stable_longform.training_utils.loop import StopRequest, is_due, progress_bar
 from stable_longform.training_utils.metric_log import log_metrics, report
 from stable_longform.training_utils.retrieval_validation import validate_retrieval
+from stable_longform.training_utils.run_options import RunOptions
 from stable_longform.training_utils.runs import start_run, write_stage
-from stable_longform.training_utils.train_step import step_optimizer
+from stable_longform.training_utils.train_step import SkippedSteps, finish_step, keep_buffers
 from stable_longform.utils.files import atomic_folder
 from stable_longform.utils.ranges import Range
 
@@ -103,7 +105,7 @@ def _laion_features() -> dict:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RunOptions):
     """Defaults are the paper's architecture and LAION's training; `batch_size` is per process (LAION: 24 of them)."""
 
     manifest: shared.Manifest
@@ -166,11 +168,15 @@ class Config:
     trackers: shared.Trackers = ()
 
 
-def main(config: Config) -> None:
-    """Builds, resumes, loops, saves."""
-    time_limit = TimeLimit(config.max_minutes)
+def main(config: Config) -> int:
+    """Builds, resumes, loops, saves; returns the exit code."""
+    stop = StopRequest(config.max_minutes)
     accelerator = make_accelerator(
-        config.mixed_precision, config.gradient_accumulation_steps, config.trackers, config.output_dir
+        config.mixed_precision,
+        config.gradient_accumulation_steps,
+        config.trackers,
+        config.output_dir,
+        options=config,
     )
     check_config(config)
     if config.init_from is not None:
@@ -194,15 +200,18 @@ def main(config: Config) -> None:
         tokenizer = load_tokenizer(config, output_dir, source.tracks)
     seed_generators(config.seed, 0)
     model = load_networks(config, len(tokenizer), accelerator)
+    compile_networks(config, model.audio_model, model.text_model)
     optimizer = torch.optim.Adam(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=config.learning_rate,
         betas=tuple(config.betas),
         weight_decay=config.weight_decay,
+        fused=is_fused(config, accelerator.device),
     )
     model, optimizer = accelerator.prepare(model, optimizer)
     raw_model = accelerator.unwrap_model(model)
-    order = resume(accelerator, output_dir, config.batch_size)
+    skipped = SkippedSteps(config.max_skipped_steps)
+    order = resume(accelerator, output_dir, config.batch_size, skipped)
     batches = make_loader(pairs, order, config.max_steps, config.num_workers)
     progress = progress_bar(accelerator, order.start_step, config.max_steps)
     for step in progress:
@@ -218,25 +227,39 @@ def main(config: Config) -> None:
             with accelerator.autocast():
                 return embed_pairs(model, tokenizer, batch, accelerator.device)
 
-        loss = contrastive_backward(accelerator, model, embed, order.accumulation, step)
-        metrics = step_optimizer(accelerator, optimizer, step, config.max_grad_norm, micro_batches[-1])
+        buffers = keep_buffers([model])
+        loss = contrastive_backward(accelerator, model, embed, order.accumulation)
+        metrics, _ = finish_step(
+            accelerator,
+            optimizer,
+            {"contrastive": loss},
+            step,
+            skipped,
+            buffers,
+            config.max_grad_norm,
+            micro_batches[-1],
+        )
         clamp_logit_scale(raw_model)
         done = step + 1
-        is_last = done == config.max_steps or time_limit.is_reached(accelerator)
+        is_last = done == config.max_steps or stop.is_time_over(accelerator)
+        is_stopped = not is_last and stop.is_signalled(accelerator)
         if is_due(done, config.log_every, is_last):
-            metrics = {"contrastive": loss} | metrics | {"logit_scale": raw_model.logit_scale_a.detach().exp()}
+            metrics |= {"logit_scale": raw_model.logit_scale_a.detach().exp()}
             report(accelerator, output_dir, done, metrics, progress)
+        if is_stopped:  # saved first: little time may be left
+            save_checkpoint(accelerator, output_dir, done, order, skipped, config)
         if is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
             if accelerator.is_main_process:
                 export(raw_model, ClapProcessor(extractor, tokenizer), output_dir, done)
                 metrics = validate_retrieval(raw_model, tokenizer, validation, config.batch_size)
                 log_metrics(output_dir, done, metrics, accelerator)
             accelerator.wait_for_everyone()
-        if is_due(done, config.save_every, is_last):
-            save_checkpoint(accelerator, output_dir, done, order)
-        if is_last:
+        if is_due(done, config.save_every, is_last) and not is_stopped:
+            save_checkpoint(accelerator, output_dir, done, order, skipped, config)
+        if is_last or is_stopped:
             break
     accelerator.end_training()
+    return stop.exit_code
 
 
 def check_config(config: Config) -> None:

@@ -32,6 +32,7 @@ from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.demos import make_demos
 from stable_longform.training_utils.diffusion_validation import validate
 from stable_longform.training_utils.ema import EMAModel, full_tensor
+from stable_longform.training_utils.gpu_settings import compile_networks, is_fused
 from stable_longform.training_utils.items import make_loader, seed_generators
 from stable_longform.training_utils.latent_windows import (
     WindowSource,
@@ -41,20 +42,21 @@ from stable_longform.training_utils.latent_windows import (
     open_music_windows,
 )
 from stable_longform.training_utils.learning_rate import falling_rate, inverse_lr, set_learning_rate
-from stable_longform.training_utils.loop import TimeLimit, is_due, progress_bar
+from stable_longform.training_utils.loop import StopRequest, is_due, progress_bar
 from stable_longform.training_utils.metric_log import log_metrics, report
 from stable_longform.training_utils.noise_and_times import draw_noise_and_times
 from stable_longform.training_utils.options import ArgumentsOf, NumEntries, build_model
 from stable_longform.training_utils.pretrained import load_text_encoder, load_weights
+from stable_longform.training_utils.run_options import RunOptions
 from stable_longform.training_utils.runs import start_run, write_stage
-from stable_longform.training_utils.train_step import train_step
+from stable_longform.training_utils.train_step import SkippedSteps, train_step
 from stable_longform.training_utils.v_objective import VelocityLoss, balance_silence
 from stable_longform.utils.files import atomic_folder
 from stable_longform.utils.ranges import Range
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RunOptions):
     """Defaults are the paper's configuration; `batch_size` is per process and was not published."""
 
     clap: Annotated[str, "Folder or Hub id of a ClapModel with its tokenizer, or folder of a checkpoint."]
@@ -139,12 +141,17 @@ class Config:
     trackers: shared.Trackers = ()
 
 
-def main(config: Config) -> None:
-    """Builds, resumes, loops, saves."""
-    time_limit = TimeLimit(config.max_minutes)
+def main(config: Config) -> int:
+    """Builds, resumes, loops, saves; returns the exit code."""
+    stop = StopRequest(config.max_minutes)
     check_config(config)
     accelerator = make_accelerator(
-        config.mixed_precision, config.gradient_accumulation_steps, config.trackers, config.output_dir, can_shard=True
+        config.mixed_precision,
+        config.gradient_accumulation_steps,
+        config.trackers,
+        config.output_dir,
+        can_shard=True,
+        options=config,
     )
     seed_generators(config.seed, 0)
     transformer = build_model(DiTTransformer1D, config.model, "model")
@@ -165,8 +172,13 @@ def main(config: Config) -> None:
         transformer.enable_gradient_checkpointing()
     if config.attention_backend is not None:
         transformer.set_attention_backend(config.attention_backend)
+    compile_networks(config, transformer)
     optimizer = torch.optim.AdamW(
-        velocity_loss.parameters(), config.learning_rate, tuple(config.betas), weight_decay=config.weight_decay
+        velocity_loss.parameters(),
+        config.learning_rate,
+        tuple(config.betas),
+        weight_decay=config.weight_decay,
+        fused=is_fused(config, accelerator.device),
     )
     velocity_loss, optimizer = accelerator.prepare(velocity_loss, optimizer)
     averaged = list(accelerator.unwrap_model(velocity_loss).transformer.parameters())
@@ -192,27 +204,33 @@ def main(config: Config) -> None:
         with accelerator.autocast():
             return {"loss": velocity_loss(batch | embed_prompts(batch["prompt"])).mean()}
 
-    order = resume(accelerator, output_dir, config.batch_size)
+    skipped = SkippedSteps(config.max_skipped_steps)
+    order = resume(accelerator, output_dir, config.batch_size, skipped)
     batches = make_loader(windows.train, order, config.max_steps, config.num_workers, windows.collate)
     progress = progress_bar(accelerator, order.start_step, config.max_steps)
     for step in progress:
         rate = config.learning_rate * inverse_lr(step, config.inv_gamma, warmup=config.warmup)
         rate *= falling_rate(step, config.max_steps, config.decay_start, config.final_rate)
         set_learning_rate(optimizer, rate)
-        metrics = train_step(
+        metrics, is_taken = train_step(
             accelerator,
             optimizer,
             [velocity_loss],
             itertools.islice(batches, order.accumulation),
             compute_losses,
             step,
+            skipped,
             max_grad_norm=config.max_grad_norm,
         )
-        ema.step(averaged)
+        if is_taken:
+            ema.step(averaged)
         done = step + 1
-        is_last = done == config.max_steps or time_limit.is_reached(accelerator)
+        is_last = done == config.max_steps or stop.is_time_over(accelerator)
+        is_stopped = not is_last and stop.is_signalled(accelerator)
         if is_due(done, config.log_every, is_last):
             report(accelerator, output_dir, done, metrics, progress)
+        if is_stopped:  # saved first: little time may be left
+            save_checkpoint(accelerator, output_dir, done, order, skipped, config)
         if is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
             with ema.swapped(averaged):
                 metrics = validate(
@@ -242,11 +260,12 @@ def main(config: Config) -> None:
                 )
                 log_metrics(output_dir, done, metrics, accelerator)
             accelerator.wait_for_everyone()
-        if is_due(done, config.save_every, is_last):
-            save_checkpoint(accelerator, output_dir, done, order)
-        if is_last:
+        if is_due(done, config.save_every, is_last) and not is_stopped:
+            save_checkpoint(accelerator, output_dir, done, order, skipped, config)
+        if is_last or is_stopped:
             break
     accelerator.end_training()
+    return stop.exit_code
 
 
 def check_config(config: Config) -> None:

@@ -22,21 +22,23 @@ from stable_longform.training_utils.adapters import AdapterState, add_adapter, s
 from stable_longform.training_utils.checkpointing import resume, save_checkpoint
 from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.diffusion_validation import validate
+from stable_longform.training_utils.gpu_settings import compile_networks, is_fused
 from stable_longform.training_utils.items import VALIDATION_SEED, make_loader, seed_generators
 from stable_longform.training_utils.latent_windows import check_encoder
 from stable_longform.training_utils.learning_rate import linear_warmup, set_learning_rate
-from stable_longform.training_utils.loop import TimeLimit, is_due, progress_bar
+from stable_longform.training_utils.loop import StopRequest, is_due, progress_bar
 from stable_longform.training_utils.metric_log import log_metrics, report
 from stable_longform.training_utils.noise_and_times import draw_noise_and_times
 from stable_longform.training_utils.options import NumEntries
+from stable_longform.training_utils.run_options import RunOptions
 from stable_longform.training_utils.runs import start_run
-from stable_longform.training_utils.train_step import train_step
+from stable_longform.training_utils.train_step import SkippedSteps, train_step
 from stable_longform.training_utils.v_objective import VelocityLoss
 from stable_longform.utils.ranges import Range
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RunOptions):
     """Defaults suit some ten tracks; `batch_size` is per process. The adapter is scaled by `alpha / rank`."""
 
     checkpoint: Annotated[str, "Folder or Hub id of a pipeline."]
@@ -75,11 +77,15 @@ class Config:
     trackers: shared.Trackers = ()
 
 
-def main(config: Config) -> None:
-    """Loads, adds the adapter, resumes, loops, saves."""
-    time_limit = TimeLimit(config.max_minutes)
+def main(config: Config) -> int:
+    """Loads, adds the adapter, resumes, loops, saves; returns the exit code."""
+    stop = StopRequest(config.max_minutes)
     accelerator = make_accelerator(
-        config.mixed_precision, config.gradient_accumulation_steps, config.trackers, config.output_dir
+        config.mixed_precision,
+        config.gradient_accumulation_steps,
+        config.trackers,
+        config.output_dir,
+        options=config,
     )
     seed_generators(config.seed, 0)
     pipe = LongFormMusicPipeline.from_pretrained(config.checkpoint)
@@ -99,7 +105,13 @@ def main(config: Config) -> None:
     if config.gradient_checkpointing:
         adapter.enable_gradient_checkpointing()
     trained = [parameter for parameter in adapter.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+    compile_networks(config, adapter)
+    optimizer = torch.optim.AdamW(
+        trained,
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=is_fused(config, accelerator.device),
+    )
     velocity_loss, optimizer = accelerator.prepare(VelocityLoss(adapter.train(), pipe.timing_conditioner), optimizer)
     accelerator.register_for_checkpointing(AdapterState(adapter))
     accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
@@ -121,17 +133,21 @@ def main(config: Config) -> None:
         with accelerator.autocast():
             return {"loss": velocity_loss(batch | embed_prompts(batch["prompt"])).mean()}
 
-    order = resume(accelerator, output_dir, config.batch_size)
+    skipped = SkippedSteps(config.max_skipped_steps)
+    order = resume(accelerator, output_dir, config.batch_size, skipped)
     batches = make_loader(windows, order, config.max_steps, config.num_workers, collate_windows)
     progress = progress_bar(accelerator, order.start_step, config.max_steps)
     for step in progress:
         set_learning_rate(optimizer, config.learning_rate * linear_warmup(step, config.warmup_steps))
         micro_batches = itertools.islice(batches, order.accumulation)
-        metrics = train_step(accelerator, optimizer, [velocity_loss], micro_batches, compute_losses, step)
+        metrics, _ = train_step(accelerator, optimizer, [velocity_loss], micro_batches, compute_losses, step, skipped)
         done = step + 1
-        is_last = done == config.max_steps or time_limit.is_reached(accelerator)
+        is_last = done == config.max_steps or stop.is_time_over(accelerator)
+        is_stopped = not is_last and stop.is_signalled(accelerator)
         if is_due(done, config.log_every, is_last):
             report(accelerator, output_dir, done, metrics, progress)
+        if is_stopped:  # saved first: little time may be left
+            save_checkpoint(accelerator, output_dir, done, order, skipped, config)
         if is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
             if accelerator.is_main_process:
                 save_adapter(adapter, output_dir / "lora")
@@ -142,11 +158,12 @@ def main(config: Config) -> None:
                 if accelerator.is_main_process:
                     log_metrics(output_dir, done, metrics, accelerator)
             accelerator.wait_for_everyone()
-        if is_due(done, config.save_every, is_last):
-            save_checkpoint(accelerator, output_dir, done, order)
-        if is_last:
+        if is_due(done, config.save_every, is_last) and not is_stopped:
+            save_checkpoint(accelerator, output_dir, done, order, skipped, config)
+        if is_last or is_stopped:
             break
     accelerator.end_training()
+    return stop.exit_code
 
 
 if __name__ == "__main__":

@@ -27,15 +27,17 @@ from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.accelerator import make_accelerator
 from stable_longform.training_utils.checkpointing import latest_checkpoint, resume, save_checkpoint
 from stable_longform.training_utils.config import launch
+from stable_longform.training_utils.gpu_settings import compile_networks, is_fused
 from stable_longform.training_utils.items import VALIDATION_SEED, item_generator, make_loader, seed_generators
 from stable_longform.training_utils.learning_rate import falling_rate, linear_warmup, set_learning_rate
 from stable_longform.training_utils.linear_start import LinearAutoencoder, initialize, relative_error
-from stable_longform.training_utils.loop import TimeLimit, is_due, progress_bar
+from stable_longform.training_utils.loop import StopRequest, is_due, progress_bar
 from stable_longform.training_utils.metric_log import log_metrics, report
 from stable_longform.training_utils.options import ArgumentsOf, build_model
 from stable_longform.training_utils.reconstruction_validation import validate_reconstruction, validation_crops
+from stable_longform.training_utils.run_options import RunOptions
 from stable_longform.training_utils.runs import start_run, write_stage
-from stable_longform.training_utils.train_step import train_step
+from stable_longform.training_utils.train_step import SkippedSteps, train_step
 from stable_longform.utils.files import atomic_folder
 from stable_longform.utils.ranges import Range
 
@@ -43,7 +45,7 @@ NUM_SCALING_CROPS = 8
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RunOptions):
     """`batch_size` is per process."""
 
     manifest: shared.Manifest
@@ -79,14 +81,15 @@ class Config:
     trackers: shared.Trackers = ()
 
 
-def main(config: Config) -> None:
-    """Builds, resumes, loops, saves."""
-    time_limit = TimeLimit(config.max_minutes)
+def main(config: Config) -> int:
+    """Builds, resumes, loops, saves; returns the exit code."""
+    stop = StopRequest(config.max_minutes)
     accelerator = make_accelerator(
         config.mixed_precision,
         config.gradient_accumulation_steps,
         trackers=config.trackers,
         output_dir=config.output_dir,
+        options=config,
     )
     seed_generators(config.seed, 0)
     network = LinearAutoencoder(build_model(AutoencoderOobleck, config.model, "model"))
@@ -102,7 +105,14 @@ def main(config: Config) -> None:
         items = crops.take(NUM_SCALING_CROPS, VALIDATION_SEED)
         initialize(network, torch.stack([item["waveform"] for item in items]))
     parameters = network.trained_parameters()
-    optimizer = torch.optim.AdamW(parameters, config.learning_rate, tuple(config.betas), weight_decay=0.0)
+    compile_networks(config, network)
+    optimizer = torch.optim.AdamW(
+        parameters,
+        config.learning_rate,
+        tuple(config.betas),
+        weight_decay=0.0,
+        fused=is_fused(config, accelerator.device),
+    )
     network, optimizer = accelerator.prepare(network, optimizer)
     vae = accelerator.unwrap_model(network).vae
 
@@ -113,36 +123,42 @@ def main(config: Config) -> None:
         error = relative_error(decoded.float(), waveform, config.edge_num_samples)
         return {"error": error, "kl": posterior.kl()}
 
-    order = resume(accelerator, output_dir, config.batch_size)
+    skipped = SkippedSteps(config.max_skipped_steps)
+    order = resume(accelerator, output_dir, config.batch_size, skipped)
     batches = make_loader(crops, order, config.max_steps, config.num_workers, collate_crops)
     progress = progress_bar(accelerator, order.start_step, config.max_steps)
     for step in progress:
         set_learning_rate(optimizer, learning_rate(config, step))
-        metrics = train_step(
+        metrics, is_taken = train_step(
             accelerator,
             optimizer,
             [network],
             itertools.islice(batches, order.accumulation),
             compute_losses,
             step,
+            skipped,
             {"error": 1.0, "kl": config.kl_weight},
             config.max_grad_norm,
         )
         done = step + 1
-        is_last = done == config.max_steps or time_limit.is_reached(accelerator)
+        is_last = done == config.max_steps or stop.is_time_over(accelerator)
+        is_stopped = not is_last and stop.is_signalled(accelerator)
         if is_due(done, config.log_every, is_last):
             report(accelerator, output_dir, done, metrics, progress)
+        if is_stopped:  # saved first: little time may be left
+            save_checkpoint(accelerator, output_dir, done, order, skipped, config)
         if is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
             if accelerator.is_main_process:
                 export(vae, output_dir, done)
                 samples_dir = output_dir / "samples" / f"step-{done:08d}"
                 log_metrics(output_dir, done, validate(vae, valid_source, config, samples_dir), accelerator)
             accelerator.wait_for_everyone()
-        if is_due(done, config.save_every, is_last):
-            save_checkpoint(accelerator, output_dir, done, order)
-        if is_last:
+        if is_due(done, config.save_every, is_last) and not is_stopped:
+            save_checkpoint(accelerator, output_dir, done, order, skipped, config)
+        if is_last or is_stopped:
             break
     accelerator.end_training()
+    return stop.exit_code
 
 
 def check_config(config: Config, vae: AutoencoderOobleck) -> None:

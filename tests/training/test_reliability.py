@@ -4,11 +4,13 @@ After each the same command goes on, and the result is bit for bit that of a run
 kills and files are real; the autoencoder stands for all scripts, which share this code.
 """
 
+import functools
 import json
 import os
 import random
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -72,14 +74,19 @@ def checkpoints(run: Path) -> list[str]:
     return sorted(path.name for path in run.glob("*checkpoint*"))
 
 
-def wait_for_step(script: RunningScript, run: Path, step: int) -> None:
-    """Returns as soon as a step is in the metrics."""
+def wait_for(script: RunningScript, is_there: Callable[[], bool]) -> None:
+    """Returns as soon as a condition holds."""
     while script.process.is_alive():
-        file = run / "metrics.jsonl"
-        if file.exists() and any(f'"step": {step},' in line for line in file.read_text().splitlines()):
+        if is_there():
             return
         time.sleep(0.002)
     raise AssertionError(script.wait().stderr[-3000:])
+
+
+def has_step(run: Path, step: int) -> bool:
+    """Whether a step is in the metrics."""
+    file = run / "metrics.jsonl"
+    return file.exists() and f'"step": {step},' in file.read_text()
 
 
 def test_nothing_is_lost(folder, undisturbed):
@@ -91,9 +98,9 @@ def test_nothing_is_lost(folder, undisturbed):
     assert "error: The checkpoint of step 2 could not be written" in finished.stderr.splitlines()[-1]
     assert "Traceback" not in finished.stderr and checkpoints(run) == []
 
-    # Killed right after step 4, while its model is exported or its checkpoint written.
+    # Killed while the checkpoint of step 4 is written.
     script = RunningScript(*command)
-    wait_for_step(script, run, 4)
+    wait_for(script, (run / "partial-checkpoint-00000004").exists)
     script.kill()
     assert script.process.exitcode == -9
     newest = max(path for path in run.glob("checkpoint-*"))
@@ -101,12 +108,12 @@ def test_nothing_is_lost(folder, undisturbed):
     # That left the newest checkpoint cut off: the one before is taken, if there is one, and the user is told.
     (run / "metrics.jsonl").write_text((run / "metrics.jsonl").read_text() + '{"step": 4, "mi')
     script = RunningScript(*command)
-    wait_for_step(script, run, 6)
+    wait_for(script, lambda: has_step(run, 6))
     script.kill()
     assert "Resumed from" in script.output() and newest.name in script.output()
     if len(list(run.glob("checkpoint-*"))) == 1:  # killed before the second one was complete
         script = RunningScript(*command)
-        wait_for_step(script, run, 7)
+        wait_for(script, lambda: has_step(run, 7))
         script.kill()
     newest = max(path for path in run.glob("checkpoint-*"))
     os.truncate(newest / "model.safetensors", (newest / "model.safetensors").stat().st_size // 2)
@@ -132,8 +139,12 @@ def test_a_run_with_damaged_checkpoints_only_is_not_started_anew(folder, undistu
     assert checkpoints(run) == ["checkpoint-00000006", "checkpoint-00000008"]
 
 
-def test_a_batch_that_is_not_finite_stops_the_run_before_it_does_harm(folder, latents, clap):
-    """After two steps the latents get values whose squares are infinite; later they are put right again."""
+def test_batches_that_are_not_finite_do_no_harm(folder, latents, clap):
+    """After two steps the latents get values whose squares are infinite; later they are put right again.
+
+    The run stops, or leaves such steps out: then its checkpoint is, but for the step, the one before bit for bit. What
+    may help is changed on the way, and noted.
+    """
     settings = DIT | {"clap": str(clap), "latents": str(folder / "latents"), "validate_every": 100}
     (folder / "dit.yaml").write_text(yaml.safe_dump(settings))
     command = ["train_dit.py", "--config", folder / "dit.yaml", "--max_steps=4", "--output_dir"]
@@ -143,10 +154,26 @@ def test_a_batch_that_is_not_finite_stops_the_run_before_it_does_harm(folder, la
     for file in set((folder / "latents").rglob("*.safetensors")):
         damaged = {name: torch.full(tensor.shape, 1e30) for name, tensor in load_file(file).items()}
         save_file(damaged, file)
-    finished = run_script(*command, folder / "stopped")
-    shutil.rmtree(folder / "latents")
+    shutil.copytree(folder / "stopped", folder / "skipping")
+    finished = run_script(*command, folder / "stopped", "--max_skipped_steps=0")
     assert finished.returncode == 3 and checkpoints(folder / "stopped") == ["checkpoint-00000002"]
-    assert "error: Step 2: loss is not finite; its data are" in finished.stderr.splitlines()[-1]
+    message = "error: Step 2: loss, gradient_norm is not finite; its data are (1 of the last 100 steps were not,"
+    assert message in finished.stderr.splitlines()[-1]
+
+    finished = check_script(*command, folder / "skipping", "--learning_rate=1e-4", "--max_grad_norm=1")
+    shutil.rmtree(folder / "latents")
+    assert finished.stderr.count("it is skipped") == 2
+    before, after = (folder / "skipping" / f"checkpoint-{step:08d}" for step in (2, 4))
+    for file in ("model.safetensors", "optimizer.bin", "custom_checkpoint_0.pkl"):
+        load = load_file if file.endswith("safetensors") else functools.partial(torch.load, weights_only=False)
+        states = [torch.utils._pytree.tree_leaves(load(checkpoint / file)) for checkpoint in (before, after)]
+        tensors = [[leaf for leaf in state if torch.is_tensor(leaf)] for state in states]
+        assert_all_equal(*tensors)
+    rows = [json.loads(line) for line in (folder / "skipping" / "metrics.jsonl").open()]
+    assert [row["skipped_steps"] for row in rows if "skipped_steps" in row] == [0, 0, 1, 2]
+    changes = json.loads((folder / "skipping" / "run.json").read_text())["history"][-1]["changes"]
+    assert changes == {"learning_rate": [1e-2, 1e-4], "max_grad_norm": [None, 1.0]}
+
     shutil.copytree(latents, folder / "latents")
     check_script(*command, folder / "stopped")
     for file in ("checkpoint-00000004/model.safetensors", "dit/transformer/diffusion_pytorch_model.safetensors"):

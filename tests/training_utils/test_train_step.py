@@ -1,10 +1,12 @@
 """One step: what is averaged, weighted, clipped, checked and applied."""
 
+import json
+
 import pytest
 import torch
 from accelerate import Accelerator
 
-from stable_longform.training_utils.train_step import check_finite, train_step
+from stable_longform.training_utils.train_step import SkippedSteps, describe_not_finite, train_step
 
 
 class Point(torch.nn.Module):
@@ -16,10 +18,14 @@ class Point(torch.nn.Module):
 
 
 def take_step(point, batches, compute_losses, lr: float = 0.5, **options) -> dict:
-    """One step of plain gradient descent."""
+    """The metrics of one step of plain gradient descent, which must be taken."""
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=len(batches))
     point, optimizer = accelerator.prepare(point, torch.optim.SGD(point.parameters(), lr=lr))
-    return train_step(accelerator, optimizer, [point], batches, compute_losses, 3, **options)
+    metrics, is_taken = train_step(
+        accelerator, optimizer, [point], batches, compute_losses, 3, SkippedSteps(0), **options
+    )
+    assert is_taken and metrics["skipped_steps"] == 0
+    return metrics
 
 
 def pull(point):
@@ -95,13 +101,59 @@ def test_a_step_that_is_not_finite_leaves_the_weights_as_they_were(name):
     assert not point.place.any()
 
 
-def test_check_finite():
-    check_finite({"a": torch.tensor(1e30), "b": torch.zeros(3)}, 4)
+class Norm(torch.nn.Module):
+    """A linear layer behind a batch norm, whose statistics a forward pass changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 1))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_skipped_step_leaves_everything_as_it_was(bad):
+    """Bit for bit: weights, statistics, optimiser. The run without that step goes on as the run with it does."""
+    runs = []
+    for numbers in ((0, 1, 2), (0, "bad", 1, 2)):
+        torch.manual_seed(0)
+        accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+        model, skipped = Norm(), SkippedSteps(1)
+        model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=0.1))
+        taken = []
+        for step, number in enumerate(numbers):
+            generator = torch.Generator().manual_seed(0 if number == "bad" else number)
+            batches = [{"x": torch.randn(4, 3, generator=generator)} for _ in range(2)]
+            if number == "bad":
+                batches[1]["x"][2, 1] = bad
+
+            def losses(batch: dict) -> dict:
+                return {"loss": model(batch["x"]).square().mean()}  # noqa: B023
+
+            metrics, is_taken = train_step(accelerator, optimizer, [model], batches, losses, step, skipped)
+            taken.append(is_taken)
+        assert taken == [number != "bad" for number in numbers]
+        assert metrics["skipped_steps"] == taken.count(False)
+        runs.append([model.state_dict(), optimizer.state_dict()["state"]])
+    values, expected = map(torch.utils._pytree.tree_leaves, runs)
+    assert len(values) > 10 and all(torch.equal(*pair) for pair in zip(values, expected, strict=True))
+
+
+def test_so_many_steps_may_be_skipped_within_the_window():
+    skipped = SkippedSteps(2)
+    for step in (5, 70, 105, 170):  # 5 is no longer among the last hundred when 105 comes
+        skipped.add(step, "loss is not finite")
+    resumed = SkippedSteps(2)
+    resumed.load_state_dict(json.loads(json.dumps(skipped.state_dict())))
+    assert resumed.total == 4
+    with pytest.raises(FloatingPointError, match="Step 204: loss.*3 of the last 100 steps.*max_skipped_steps is 2"):
+        resumed.add(204, "loss is not finite")
+
+
+def test_what_is_not_finite_is_named():
     losses = {"a": torch.tensor(1.0), "b": torch.tensor([0.0, torch.inf]), "c": torch.tensor(torch.nan)}
-    with pytest.raises(FloatingPointError, match="Step 4: b, c is not finite; the last"):
-        check_finite(losses, 4)
+    assert describe_not_finite(losses) == "b, c is not finite"
     batch = {"waveform": torch.tensor([[0.0], [torch.nan]]), "prompt": ["a", "b"]}
-    with pytest.raises(FloatingPointError, match="not finite; so is waveform of its items 1; the last"):
-        check_finite(losses, 4, batch)
-    with pytest.raises(FloatingPointError, match="not finite; its data are; the last"):
-        check_finite(losses, 4, {"waveform": torch.zeros(2, 1)})
+    assert describe_not_finite(losses, batch) == "b, c is not finite; so is waveform of its items 1"
+    assert describe_not_finite(losses, {"waveform": torch.zeros(2, 1)}) == "b, c is not finite; its data are"

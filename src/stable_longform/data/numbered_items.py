@@ -6,6 +6,7 @@ at random and `EpochItems` takes each track once in an epoch.
 """
 
 import functools
+import signal
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -73,6 +74,7 @@ class NumberedItems(torch.utils.data.Dataset):
             num_workers=num_workers,
             collate_fn=collate_fn,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=leave_signals_to_main,
         )
 
 
@@ -151,6 +153,13 @@ class EpochItems(NumberedItems):
     def make(self, candidate: int, rng: np.random.Generator) -> dict:
         """The item of the track with that number."""
         return self.make_item(self.tracks[candidate], rng) | {"track": candidate}
+
+
+def leave_signals_to_main(worker: int) -> None:
+    """Lets a loader's worker go on when its whole process group is told to stop: the main process ends it in time."""
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def draw_index(cumulative_weights: np.ndarray, rng: np.random.Generator) -> int:

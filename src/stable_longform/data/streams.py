@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from stable_longform.data.bad_tracks import IGNORED_KINDS, MAX_BAD_FRACTION, BadTrackError, BadTracks, DataError
-from stable_longform.data.numbered_items import MakeItem
+from stable_longform.data.numbered_items import MakeItem, leave_signals_to_main
 from stable_longform.data.recordings import Found, Recording, examine
 from stable_longform.data.tracks import Track
 from stable_longform.utils.optional import require
@@ -256,6 +256,7 @@ class StreamItems(torch.utils.data.IterableDataset):
             num_workers=num_workers,
             collate_fn=collate_fn,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=leave_signals_to_main,
         )
         if self._loader_state is not None:
             saved = self._loader_state

@@ -1,11 +1,16 @@
 """The accelerator of a training script."""
 
+import datetime
 import os
 from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, InitProcessGroupKwargs
+
+from stable_longform.training_utils.gpu_settings import set_kernels
+from stable_longform.training_utils.run_options import RunOptions
 
 
 def make_accelerator(
@@ -15,6 +20,7 @@ def make_accelerator(
     output_dir: str | os.PathLike | None = None,
     can_shard: bool = False,
     kwargs_handlers: Sequence = (),
+    options: RunOptions = RunOptions(),  # noqa: B008
 ) -> Accelerator:
     """The accelerator of a script: all processes of `accelerate launch` or `torchrun`, on GPUs if there are any.
 
@@ -25,39 +31,41 @@ def make_accelerator(
         accumulation: micro-batches in a step.
         trackers: names of accelerate's trackers, such as "tensorboard".
         output_dir: where trackers write.
-        can_shard: whether the script trains one model with one optimiser, which FSDP and DeepSpeed ask for.
+        can_shard: whether the script trains one model with one optimiser, which FSDP asks for.
         kwargs_handlers: see accelerate.
+        options: of the run; how long processes wait for each other, and how GPUs compute.
 
     Raises:
         ValueError: a precision or tracker that accelerate does not know or that is not installed, accumulation below
-            1, or sharding in a script that cannot.
+            1, FSDP in a script that cannot, FSDP1 or DeepSpeed.
     """
     if accumulation < 1:
         raise ValueError(f"gradient_accumulation_steps must be at least 1, got {accumulation}.")
     if mixed_precision not in ("no", "bf16", "fp16"):
         raise ValueError(f"mixed_precision must be no, bf16 or fp16, got {mixed_precision!r}.")
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise ValueError(
+            "DeepSpeed is not supported: it applies a step before its gradient can be checked, and takes clipping and "
+            "accumulation from its own file. Use fsdp2.yaml, which shares out the same."
+        )
+    set_kernels(options)
+    timeout = InitProcessGroupKwargs(timeout=datetime.timedelta(minutes=options.timeout_in_minutes))
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),
         mixed_precision=mixed_precision,
         gradient_accumulation_steps=accumulation,
         log_with=list(trackers) or None,
         project_dir=output_dir,
-        kwargs_handlers=list(kwargs_handlers),
+        kwargs_handlers=[timeout, *kwargs_handlers],
     )
     missing = sorted(set(trackers) - {str(getattr(name, "value", name)) for name in accelerator.log_with})
     if missing:
         raise ValueError(f"trackers: {', '.join(missing)} is not installed; try `pip install {' '.join(missing)}`.")
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED) and not can_shard:
-        raise ValueError("This script trains on several GPUs by DDP only: its networks are small. Use ddp.yaml.")
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1  # it only reports it
-    if accelerator.distributed_type == DistributedType.FSDP:
-        accelerator.state.fsdp_plugin.mixed_precision_policy = (
-            None  # autocast does it: FSDP would cast inputs, times too
-        )
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        _prepare_fsdp(accelerator, can_shard)
 
     def save_unwrapped(models: list, weights: list, folder: str) -> None:
-        for index in range(len(weights)):  # none with FSDP and DeepSpeed, which save their own way
+        for index in range(len(weights)):  # none with FSDP, which saves its own way
             weights[index] = accelerator.unwrap_model(models[index]).state_dict()
 
     def load_unwrapped(models: list, folder: str) -> None:
@@ -66,3 +74,19 @@ def make_accelerator(
     accelerator.register_save_state_pre_hook(save_unwrapped)
     accelerator.register_load_state_pre_hook(load_unwrapped)
     return accelerator
+
+
+def _prepare_fsdp(accelerator: Accelerator, can_shard: bool) -> None:
+    """Checks that sharding is possible, and lets CPUs shard as well, which accelerate leaves to GPUs."""
+    if not can_shard:
+        raise ValueError("This script trains on several GPUs by DDP only: its networks are small. Use ddp.yaml.")
+    if accelerator.distributed_type == DistributedType.MULTI_CPU:
+        for state in (PartialState, AcceleratorState):
+            state._shared_state["distributed_type"] = DistributedType.FSDP
+        AcceleratorState._shared_state["fsdp_plugin"] = FullyShardedDataParallelPlugin()
+    if accelerator.distributed_type != DistributedType.FSDP:
+        raise ValueError(f"FSDP needs several processes, got {accelerator.num_processes}: use `accelerate launch`.")
+    plugin = accelerator.state.fsdp_plugin
+    if plugin.fsdp_version != 2:
+        raise ValueError(f"FSDP must be of version 2, got {plugin.fsdp_version}: use fsdp2.yaml.")
+    plugin.mixed_precision_policy = None  # autocast does it: FSDP would cast inputs, times too

@@ -10,11 +10,21 @@ import shutil
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
-from safetensors import SafetensorError
+from accelerate.utils import DistributedType, broadcast_object_list
+from torch.distributed.checkpoint.api import CheckpointException
 
 from stable_longform.training_utils.items import ItemOrder
-from stable_longform.utils.files import file_sha256, replace_folder, sync_file, sync_folder, write_json
+from stable_longform.training_utils.processes import is_any
+from stable_longform.training_utils.run_options import RunOptions
+from stable_longform.training_utils.train_step import SkippedSteps
+from stable_longform.utils.files import (
+    file_sha256,
+    replace_folder,
+    sync_file,
+    sync_folder,
+    told_as_os_error,
+    write_json,
+)
 from stable_longform.utils.run_folder import rewind_metrics
 
 CHECKPOINT_PREFIX = "checkpoint-"
@@ -23,10 +33,18 @@ CONTENTS_FILE = "checkpoint.json"
 logger = logging.getLogger(__name__)
 
 
-def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, order: ItemOrder, keep: int = 2) -> Path:
+def save_checkpoint(
+    accelerator: Accelerator,
+    output_dir: Path,
+    step: int,
+    order: ItemOrder,
+    skipped: SkippedSteps,
+    options: RunOptions = RunOptions(),  # noqa: B008
+) -> Path:
     """Saves everything prepared by and registered with `accelerator` as `checkpoint-<step>`, atomically.
 
-    The folder gets its name only when it is complete and on the disk; of the older ones, `keep - 1` stay.
+    The folder gets its name only when it is complete and on the disk. Then older ones are removed, but for the newest
+    `keep_last` of the options, and milestones, whose step is a multiple of their `keep_every` (0: there are none).
 
     Raises:
         OSError: it could not be written, as on a full disk. Nothing of it stays, the older ones do.
@@ -36,33 +54,44 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, order
     if accelerator.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
     accelerator.wait_for_everyone()
+    error = None
     try:
-        accelerator.save_state(str(partial))
-        accelerator.wait_for_everyone()
+        with told_as_os_error():
+            accelerator.save_state(str(partial))
         if accelerator.is_main_process:
-            position = {"num_items": order.num_items(step), "items_per_step": order.items_per_step}
-            _write_contents(partial, {"step": step, **position})
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
+            facts = {"step": step, "num_items": order.num_items(step), "items_per_step": order.items_per_step}
+            facts |= {"is_sharded": _is_sharded(accelerator), "skipped": skipped.state_dict()}
+    except (OSError, CheckpointException) as caught:  # the latter of FSDP, in all processes
+        error = caught
+    if not is_any(accelerator, error is not None) and accelerator.is_main_process:  # all have written their parts
+        try:
+            _write_contents(partial, facts)
+            replace_folder(partial, final)
+        except OSError as caught:
+            error = caught
+    if is_any(accelerator, error is not None):
         shutil.rmtree(partial, ignore_errors=True)
         raise OSError(
-            f"The checkpoint of step {step} could not be written to {output_dir}: {error}. Make room and run the same "
-            "command again: it goes on from the checkpoint before."
+            f"The checkpoint of step {step} could not be written to {output_dir}: "
+            f"{error or 'see the message of another process'}. Make room and run the same command again: it goes on "
+            "from the checkpoint before."
         ) from error
     if accelerator.is_main_process:
-        replace_folder(partial, final)
-        for old, _ in _checkpoints(output_dir)[:-keep]:
-            shutil.rmtree(old)
+        for old, old_step in _checkpoints(output_dir)[: -options.keep_last]:
+            if not options.keep_every or old_step % options.keep_every:
+                shutil.rmtree(old)
     accelerator.wait_for_everyone()
     return final
 
 
-def resume(accelerator: Accelerator, output_dir: Path, batch_size: int) -> ItemOrder:
+def resume(accelerator: Accelerator, output_dir: Path, batch_size: int, skipped: SkippedSteps) -> ItemOrder:
     """Loads the newest checkpoint that is whole, if there is one; returns the order of the items from there on.
 
-    A damaged one is renamed to `damaged-checkpoint-<step>` and reported.
+    A damaged one is renamed to `damaged-checkpoint-<step>` and reported. `skipped` goes on counting from there.
 
     Raises:
-        ValueError: there are checkpoints, but all are damaged.
+        ValueError: there are checkpoints, but all are damaged; or the newest was saved with FSDP and the run goes on
+            without, or the other way round.
     """
     found = [None, None]
     if accelerator.is_main_process:
@@ -83,9 +112,17 @@ def resume(accelerator: Accelerator, output_dir: Path, batch_size: int) -> ItemO
         rewind_metrics(output_dir, step)
     if path is None:
         return ItemOrder(*shares)
+    contents = json.loads((path / CONTENTS_FILE).read_text(encoding="utf-8"))
+    is_sharded = contents.get("is_sharded", _is_sharded(accelerator))
+    if is_sharded != _is_sharded(accelerator):
+        raise ValueError(
+            f"{path} was saved {'with' if is_sharded else 'without'} FSDP: go on the same way, with any number of "
+            "processes, or start another run with --init_from."
+        )
     accelerator.load_state(str(path))
     accelerator.step = 0  # of the micro-batches
-    contents = json.loads((path / CONTENTS_FILE).read_text(encoding="utf-8"))
+    if "skipped" in contents:
+        skipped.load_state_dict(contents["skipped"])
     order = ItemOrder(*shares, start_step=step, first_item=contents["num_items"])
     if contents["items_per_step"] != order.items_per_step:
         logger.warning("A step now takes %d items, before %d.", order.items_per_step, contents["items_per_step"])
@@ -96,6 +133,11 @@ def resume(accelerator: Accelerator, output_dir: Path, batch_size: int) -> ItemO
 def latest_checkpoint(output_dir: str | os.PathLike) -> tuple[Path, int] | None:
     """The newest complete checkpoint of a run and its step, or None."""
     return max(_checkpoints(output_dir), key=lambda entry: entry[1], default=None)
+
+
+def _is_sharded(accelerator: Accelerator) -> bool:
+    """Whether the weights are shared out over the processes."""
+    return accelerator.distributed_type == DistributedType.FSDP
 
 
 def _checkpoints(output_dir: str | os.PathLike) -> list[tuple[Path, int]]:

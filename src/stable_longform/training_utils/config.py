@@ -59,7 +59,8 @@ def launch(main: Callable, config_class: type) -> None:
 
     With `--print_config` it is only printed, as YAML; with `--help` the options are. What the user can put right ends
     in one line on stderr: exit code 2 for wrong input or a file that cannot be read or written, 3 for a training that
-    is no longer finite. Messages of the log do not break the progress bar.
+    is no longer finite. Otherwise the code is what `main` gives, 0 for None. Messages of the log do not break the
+    progress bar.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:
@@ -72,10 +73,12 @@ def launch(main: Callable, config_class: type) -> None:
             sys.stdout.write(yaml.safe_dump(plain_values(dataclasses.asdict(config)), sort_keys=False))
             return
         with logging_redirect_tqdm():
-            main(config)
+            exit_code = main(config)
     except (ValueError, OSError, FloatingPointError) as error:  # OSError: also a checkpoint that is not there
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(EXIT_NOT_FINITE if isinstance(error, FloatingPointError) else EXIT_BAD_INPUT)
+    if exit_code:
+        sys.exit(exit_code)
 
 
 def describe_options(config_class: type, description: str) -> str:

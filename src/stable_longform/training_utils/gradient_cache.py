@@ -11,7 +11,6 @@ import torch
 from accelerate import Accelerator
 
 from stable_longform.losses.contrastive import clap_loss, gather_embeds
-from stable_longform.training_utils.train_step import check_finite
 
 
 def contrastive_backward(
@@ -19,7 +18,6 @@ def contrastive_backward(
     model,
     embed: Callable[[int], tuple[torch.Tensor, torch.Tensor]],
     num_micro_batches: int,
-    step: int,
 ) -> torch.Tensor:
     """Computes the gradient of the loss among the pairs of all micro-batches and processes; returns the loss.
 
@@ -32,23 +30,17 @@ def contrastive_backward(
         model: prepared.
         embed: gives audio and text embeddings `(B, E)` of a micro-batch, the same at each call.
         num_micro_batches: at least 1.
-        step: for the message of an error.
-
-    Raises:
-        FloatingPointError: the loss is not finite.
     """
     log_scale = accelerator.unwrap_model(model).logit_scale_a
     if num_micro_batches == 1:
         with accelerator.accumulate(model):
             loss = clap_loss(*map(gather_embeds, embed(0)), log_scale.exp())
-            check_finite({"contrastive": loss}, step)
             accelerator.backward(loss)
         return loss.detach()
     with torch.no_grad(), untouched_statistics(model):
         embeds = [torch.cat(parts) for parts in zip(*map(embed, range(num_micro_batches)), strict=True)]
     inputs = [tensor.detach().requires_grad_() for tensor in (*embeds, log_scale)]
     loss = clap_loss(*map(gather_embeds, inputs[:2]), inputs[2].exp())
-    check_finite({"contrastive": loss}, step)
     *gradients, scale_gradient = torch.autograd.grad(loss, inputs)
     parts = zip(*(gradient.chunk(num_micro_batches) for gradient in gradients), strict=True)
     for micro_batch, part in enumerate(parts):

@@ -35,8 +35,11 @@ def report(
 
     Tensors are averaged over the processes, each of which must call this; numbers are the same in all of them.
     """
-    tensors = {name: value.to(accelerator.device) for name, value in metrics.items() if torch.is_tensor(value)}
-    metrics = {**metrics, **accelerator.reduce(tensors, reduction="mean")}
+    tensors = {name: value for name, value in metrics.items() if torch.is_tensor(value)}
+    if tensors:  # one exchange, and one copy from the GPU, for all of them
+        values = torch.stack([value.to(accelerator.device).float() for value in tensors.values()])
+        means = accelerator.reduce(values, reduction="mean").tolist()
+        metrics = {**metrics, **dict(zip(tensors, means, strict=True))}
     if accelerator.is_main_process:
         log_metrics(output_dir, step, metrics, accelerator)
         progress.set_postfix({name: f"{float(value):.3g}" for name, value in list(metrics.items())[:NUM_SHOWN]})

@@ -24,8 +24,10 @@ def load_text_encoder(source: str | os.PathLike) -> tuple[ClapTextEncoder, PreTr
     return ClapTextEncoder.from_clap(source), AutoTokenizer.from_pretrained(source)
 
 
-def load_weights(model: torch.nn.Module, source: torch.nn.Module) -> None:
-    """Copies all weights of `source`; the models may differ in what has no weights, as the length of the window.
+def load_weights(model: torch.nn.Module, source: torch.nn.Module, option: str = "init_from") -> None:
+    """Copies all weights of `source`, which `option` names in errors.
+
+    The models may differ in what has no weights, as the length of the window.
 
     Raises:
         ValueError: the models have other weights or shapes.
@@ -33,7 +35,7 @@ def load_weights(model: torch.nn.Module, source: torch.nn.Module) -> None:
     try:
         model.load_state_dict(source.state_dict())
     except RuntimeError as error:
-        raise ValueError(f"--init_from has other weights than the model: {error}") from error
+        raise ValueError(f"--{option} has other weights than the model: {error}") from error
 
 
 def export_model(model, directory: str | os.PathLike, *companions, keep: Sequence[str] = ()) -> None:

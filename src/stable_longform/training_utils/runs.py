@@ -8,6 +8,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -17,15 +18,19 @@ from pathlib import Path
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from stable_longform.data.latents import INFO_FILE
 from stable_longform.training_utils.checkpointing import latest_checkpoint
 from stable_longform.training_utils.config import plain_values
 from stable_longform.utils.files import file_sha256, write_json, write_text
+from stable_longform.utils.locks import hold_lock
 
-RUN_FILE, STAGE_FILE = "run.json", "stage.json"
-# What may differ when a run is resumed: how long, how fast and how talkative it is, not what it learns.
-RESUMABLE_KEYS = (
+logger = logging.getLogger(__name__)
+
+RUN_FILE, STAGE_FILE, LOCK_FILE = "run.json", "stage.json", "run.lock"
+# What may differ when a run is resumed, without a word: how long, how fast and how talkative it is.
+FREE_KEYS = (
     "max_steps",
     "max_minutes",
     "max_bad_fraction",
@@ -38,7 +43,36 @@ RESUMABLE_KEYS = (
     "validate_every",
     "num_samples",
     "demo_every",
+    "demo_duration_in_s",
+    "demo_steps",
+    "demo_guidance_scales",
+    "num_demos",
     "trackers",
+    "keep_last",
+    "keep_every",
+    "timeout_in_minutes",
+    "output_dir",
+)
+# What may differ and is noted in run.json: where things are, and what gets a run over numbers that are not finite.
+NOTED_KEYS = (
+    "manifest",
+    "latents",
+    "clap",
+    "autoencoder",
+    "checkpoint",
+    "init_from",
+    "init_discriminator_from",
+    "trajectories",
+    "learning_rate",
+    "discriminator_learning_rate",
+    "max_grad_norm",
+    "mixed_precision",
+    "max_skipped_steps",
+    "allow_tf32",
+    "fused_optimizer",
+    "cudnn_benchmark",
+    "compile_backend",
+    "attention_backend",
 )
 
 
@@ -50,41 +84,88 @@ def start_run(
 ) -> Path:
     """Makes the run folder and writes `config.yaml` and `run.json`; a resumed run must have the same configuration.
 
+    The folder is locked for the life of this process. `run.json` has a `history` with an entry for each start: when,
+    where, at which step, and the settings that were changed.
+
     Args:
         output_dir: the run folder.
-        config: a dataclass; the fields in `RESUMABLE_KEYS` may differ from those of a run that is resumed.
+        config: a dataclass; in a run that is resumed only the fields in `FREE_KEYS` and `NOTED_KEYS` may differ.
         accelerator: its trackers are started; None for a script that has none.
-        sources: what the run starts from, by name: folders or Hub ids.
+        sources: what the run starts from, by name: folders or Hub ids. They may have moved, not changed.
 
     Raises:
-        ValueError: the folder holds a run with another configuration.
+        ValueError: another process uses the folder, or it holds a run with other settings or sources.
     """
     output_dir = Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
     resolved = plain_values(dataclasses.asdict(config))
-    file = output_dir / "config.yaml"
-    is_resumed = file.exists() and latest_checkpoint(output_dir) is not None
-    if is_resumed:
-        previous = yaml.safe_load(file.read_text(encoding="utf-8"))
-        previous = plain_values(_defaults(config)) | previous  # fields that did not exist when the run began
-        changed = [key for key in resolved if key not in RESUMABLE_KEYS and previous.get(key) != resolved[key]]
-        if changed:
-            raise ValueError(
-                f"{output_dir} holds a run with other values of {', '.join(changed)}: "
-                "use the same values to resume it or another output_dir to start anew."
-            )
+    problem: list[str | None] = [None]
     if accelerator is None or accelerator.is_main_process:
-        described = json.loads((output_dir / RUN_FILE).read_text()).get("sources") if is_resumed else None
-        if described is None:
-            given = {name: source for name, source in (sources or {}).items() if source is not None}
-            described = {name: describe_source(source) for name, source in given.items()}
-        write_json(output_dir / RUN_FILE, describe_environment() | {"sources": described})
-        write_text(file, yaml.safe_dump(resolved, sort_keys=False))
+        try:
+            _start_in_folder(output_dir, config, resolved, sources or {})
+        except (ValueError, OSError) as error:
+            problem = [str(error)]
+    if accelerator is not None and accelerator.num_processes > 1:
+        broadcast_object_list(problem)  # or the others would wait for one that has ended
+    if problem[0] is not None:
+        raise ValueError(problem[0])
     if accelerator is not None:
-        accelerator.wait_for_everyone()
         simple = {name: value for name, value in resolved.items() if isinstance(value, (int, float, str))}
         accelerator.init_trackers("stable_longform", simple)
     return output_dir
+
+
+def _start_in_folder(output_dir: Path, config, resolved: dict, sources: Mapping[str, str | None]) -> None:
+    """Locks the folder, compares what is to be resumed, and writes the files of a run."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    hold_lock(output_dir / LOCK_FILE)
+    latest = latest_checkpoint(output_dir)
+    file, run_file = output_dir / "config.yaml", output_dir / RUN_FILE
+    run = json.loads(run_file.read_text(encoding="utf-8")) if latest is not None and run_file.exists() else {}
+    changes = {}
+    if latest is not None and file.exists():
+        previous = yaml.safe_load(file.read_text(encoding="utf-8"))
+        previous = plain_values(_defaults(config)) | previous  # fields that did not exist when the run began
+        changes = {key: [previous.get(key), value] for key, value in resolved.items() if previous.get(key) != value}
+        refused = [key for key in changes if key not in (*FREE_KEYS, *NOTED_KEYS)]
+        if refused:
+            raise ValueError(
+                f"{output_dir} holds a run with other values of {', '.join(refused)}: "
+                "use the same values to resume it or another output_dir to start anew."
+            )
+        changes = {key: value for key, value in changes.items() if key in NOTED_KEYS}
+        for key, (old, new) in changes.items():
+            logger.info("%s was %s and is %s from now on.", key, old, new)
+    described = _compare_sources(run.get("sources", {}), sources, output_dir)
+    environment = describe_environment()
+    start = {
+        "started": environment["started"],
+        "step": 0 if latest is None else latest[1],
+        "host": platform.node(),
+        "job": os.environ.get("SLURM_JOB_ID"),
+        "git_commit": environment["git_commit"],
+        "changes": changes,
+    }
+    history = [*run.get("history", ()), start]
+    write_json(run_file, environment | {"sources": described, "history": history})
+    write_text(file, yaml.safe_dump(resolved, sort_keys=False))
+
+
+def _compare_sources(known: Mapping[str, dict], sources: Mapping[str, str | None], output_dir: Path) -> dict:
+    """Describes what a run starts from. What a resumed run began with may be elsewhere or gone, but not another."""
+    described = dict(known)
+    for name, source in sources.items():
+        if source is None:
+            continue
+        found = describe_source(source)
+        for kind in ("sha256", "latents"):
+            before, now = known.get(name, {}).get(kind), found.get(kind)
+            if before and now and not before.items() <= now.items():  # a folder of trajectories may have grown
+                raise ValueError(
+                    f"{output_dir} holds a run that began with another {name} than {source}: its contents differ. "
+                    "Give the same, or another output_dir to start anew."
+                )
+        described.setdefault(name, found)
+    return described
 
 
 def describe_source(source: str | os.PathLike) -> dict:

@@ -1,5 +1,6 @@
 """One step of a training: gradients over micro-batches, the check that all is finite, clipping, the optimiser."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
@@ -7,6 +8,47 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 
 from stable_longform.training_utils.ema import full_tensor
+from stable_longform.training_utils.processes import is_any
+
+WINDOW = 100  # steps among which skipped ones are counted
+
+logger = logging.getLogger(__name__)
+
+
+class SkippedSteps:
+    """The steps that were left out because a loss or gradient was not finite, and how many there may be.
+
+    Args:
+        limit: how many of `WINDOW` steps in a row may be left out; 0: none.
+    """
+
+    def __init__(self, limit: int):
+        self.limit, self.total = limit, 0
+        self.recent: list[int] = []  # steps within the window
+
+    def add(self, step: int, reason: str) -> None:
+        """Counts a step.
+
+        Raises:
+            FloatingPointError: with this one there are too many.
+        """
+        self.recent = [other for other in self.recent if other > step - WINDOW] + [step]
+        self.total += 1
+        if len(self.recent) > self.limit:
+            allowed = f"{len(self.recent)} of the last {WINDOW} steps were not, max_skipped_steps is {self.limit}"
+            raise FloatingPointError(
+                f"Step {step}: {reason} ({allowed}); the last checkpoint is unchanged, and the same command goes on "
+                "from it, also with another learning_rate, max_grad_norm or mixed_precision."
+            )
+        logger.warning("Step %d: %s; it is skipped.", step, reason)
+
+    def state_dict(self) -> dict:
+        """What a checkpoint keeps."""
+        return {"total": self.total, "recent": self.recent}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        """Goes on from a checkpoint."""
+        self.total, self.recent = state["total"], list(state["recent"])
 
 
 def train_step(
@@ -16,10 +58,11 @@ def train_step(
     micro_batches: Iterable[Mapping],
     compute_losses: Callable[[Mapping], Mapping[str, torch.Tensor]],
     step: int,
+    skipped: SkippedSteps,
     loss_weights: Mapping[str, float] | None = None,
     max_grad_norm: float | None = None,
-) -> dict[str, torch.Tensor | float]:
-    """Takes one step on the mean of the losses over the micro-batches and all processes.
+) -> tuple[dict[str, torch.Tensor | float], bool]:
+    """Takes one step on the mean of the losses over the micro-batches and all processes, if all is finite.
 
     Args:
         accelerator: its `gradient_accumulation_steps` is the number of micro-batches.
@@ -27,85 +70,111 @@ def train_step(
         models: all prepared models that the losses depend on.
         micro_batches: of this process.
         compute_losses: gives the losses of a micro-batch by name, each a number.
-        step: for the message of an error.
+        step: its number.
+        skipped: counts the step if it is not taken.
         loss_weights: of all losses; None: all are 1.
         max_grad_norm: to which the gradient is clipped; None: it is not.
 
     Returns:
-        The losses' means over the micro-batches of this process, and what `step_optimizer` returns.
+        The losses' means over the micro-batches of this process, and what `finish_step` returns.
 
     Raises:
-        FloatingPointError: a loss or the gradient is not finite; the weights are as they were.
+        FloatingPointError: too many steps were skipped; the weights are as they were.
         KeyError: a loss has no weight.
     """
     optimizer.zero_grad()
+    buffers = keep_buffers(models)
     all_losses = []
     for batch in micro_batches:
         with accelerator.accumulate(*models):
             losses = compute_losses(batch)
-            check_finite(losses, step, batch)
             accelerator.backward(
                 sum((1.0 if loss_weights is None else loss_weights[name]) * loss for name, loss in losses.items())
             )
         all_losses.append({name: loss.detach().float() for name, loss in losses.items()})
     means = {name: torch.stack([losses[name] for losses in all_losses]).mean() for name in all_losses[0]}
-    return means | step_optimizer(accelerator, optimizer, step, max_grad_norm, batch)
+    return finish_step(accelerator, optimizer, means, step, skipped, buffers, max_grad_norm, batch)
 
 
-def step_optimizer(
+Buffers = list[tuple[torch.Tensor, torch.Tensor]]  # each with a copy
+
+
+def keep_buffers(models: Sequence[torch.nn.Module]) -> Buffers:
+    """Copies of what forward passes change in models: the statistics of batch norms."""
+    return [(buffer, buffer.clone()) for model in models for buffer in model.buffers()]
+
+
+def finish_step(
     accelerator: Accelerator,
     optimizer: AcceleratedOptimizer,
+    losses: Mapping[str, torch.Tensor],
     step: int,
+    skipped: SkippedSteps,
+    buffers: Buffers,
     max_grad_norm: float | None = None,
     batch: Mapping | None = None,
-) -> dict[str, torch.Tensor | float]:
-    """Clips the gradient, checks it and lets the optimiser take its step.
+) -> tuple[dict[str, torch.Tensor | float], bool]:
+    """Clips the gradient and lets the optimiser take its step, unless something is not finite in any process.
+
+    A step that is not taken leaves weights, buffers and optimiser as they were. Whether all is finite is the one thing
+    that the CPU asks of a GPU in a step.
 
     Args:
         accelerator: of the run.
         optimizer: prepared; the gradient is that of its parameters.
-        step: for the message of an error.
-        max_grad_norm: None: it is not clipped.
-        batch: what the gradient was computed from, for the message of an error.
+        losses: of this process, by name.
+        step: its number.
+        skipped: counts the step if it is not taken.
+        buffers: from before the forward passes, see `keep_buffers`.
+        max_grad_norm: None: the gradient is not clipped.
+        batch: what the gradient was computed from, for the message.
 
     Returns:
-        `learning_rate` that was applied, and `gradient_norm` before it was clipped, unless it is not known (DeepSpeed)
-        or may be infinite (the loss scaling of fp16 then skips the step).
+        Metrics, and whether the step was taken. If so, the metrics are the losses; `gradient_norm` before it was
+        clipped, unless it may be infinite (the loss scaling of fp16 then skips the step); the `learning_rate` that was
+        applied; and `skipped_steps` of the run so far. If not, that number only.
 
     Raises:
-        FloatingPointError: the gradient is not finite; the weights are as they were.
+        FloatingPointError: too many steps were skipped; the weights are as they were.
     """
+    values = dict(losses)
+    if accelerator.scaler is None:  # the gradient of fp16 is the scaler's to check
+        values["gradient_norm"] = _clip(accelerator, optimizer, max_grad_norm)
+    are_finite = torch.stack([torch.isfinite(value).all() for value in values.values()])
+    if is_any(accelerator, not are_finite.all()):
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        skipped.add(step, describe_not_finite(values, batch))
+        return {"skipped_steps": float(skipped.total)}, False
+    if accelerator.scaler is not None:
+        _clip(accelerator, optimizer, max_grad_norm)
+    optimizer.step()
+    applied = {"learning_rate": float(optimizer.param_groups[0]["lr"]), "skipped_steps": float(skipped.total)}
+    return values | applied, not optimizer.step_was_skipped
+
+
+def _clip(accelerator: Accelerator, optimizer: AcceleratedOptimizer, max_grad_norm: float | None) -> torch.Tensor:
+    """Clips the gradient of an optimiser's parameters; returns the norm that it had."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     norm = accelerator.clip_grad_norm_(parameters, float("inf") if max_grad_norm is None else max_grad_norm)
-    is_known = norm is not None and accelerator.scaler is None
-    metrics = {"gradient_norm": full_tensor(torch.as_tensor(norm))} if is_known else {}
-    check_finite(metrics, step, batch)
-    optimizer.step()
-    return metrics | {"learning_rate": float(optimizer.param_groups[0]["lr"])}
+    return full_tensor(torch.as_tensor(norm))
 
 
-def check_finite(values: Mapping[str, torch.Tensor], step: int, batch: Mapping | None = None) -> None:
-    """Stops a run whose losses or gradients are no longer numbers; the last checkpoint stays as it is.
+def describe_not_finite(values: Mapping[str, torch.Tensor], batch: Mapping | None = None) -> str:
+    """Says which values are not finite, and whether the data they were computed from were.
 
     Args:
         values: by name.
-        step: for the message.
-        batch: what the step was computed from; tensors `(B, ...)` in it that are not finite, and their items, are
-            named too.
-
-    Raises:
-        FloatingPointError: naming the step and the values.
+        batch: tensors `(B, ...)` in it that are not finite, and their items, are named too.
     """
     bad = [name for name, value in values.items() if not torch.isfinite(value).all()]
     if not bad:
-        return
+        return "a loss or gradient of another process is not finite"
     culprits = []
     for name, tensor in (batch or {}).items():
         if isinstance(tensor, torch.Tensor) and not torch.isfinite(tensor).all():
             items = (~torch.isfinite(tensor)).reshape(len(tensor), -1).any(dim=1).nonzero().flatten().tolist()
             culprits.append(f"{name} of its items {', '.join(map(str, items))}")
     cause = f"; so is {' and '.join(culprits)}" if culprits else "" if batch is None else "; its data are"
-    raise FloatingPointError(
-        f"Step {step}: {', '.join(bad)} is not finite{cause}; the last checkpoint is unchanged, and the same command "
-        "goes on from it."
-    )
+    return f"{', '.join(bad)} is not finite{cause}"

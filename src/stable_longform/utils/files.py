@@ -9,8 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 HASH_BLOCK = 2**20  # bytes
+TORCH_WRITE_ERRORS = ("[enforce fail at inline_container.cc", "PytorchStreamWriter failed")
 
 
 @contextlib.contextmanager
@@ -36,15 +38,36 @@ def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        yield partial
+        with told_as_os_error():
+            yield partial
+        for file in (path for path in partial.rglob("*") if path.is_file()):
+            sync_file(file)
         replace_folder(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def told_as_os_error() -> Iterator[None]:
+    """Makes an OSError of what torch and safetensors raise when a file cannot be written, as on a full disk."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    except RuntimeError as error:
+        if not str(error).startswith(TORCH_WRITE_ERRORS):  # a bug, or memory
+            raise
+        raise OSError(str(error).splitlines()[0]) from error
+
+
 def replace_folder(complete: Path, folder: Path) -> None:
-    """Renames a folder beside `folder` to `folder`. What was there is removed only after that."""
+    """Renames a folder beside `folder` to `folder`. What was there is removed only after that.
+
+    A stop between both renames leaves what was there under its hidden name; the next call puts it back first.
+    """
     previous = folder.with_name(f".{folder.name}.previous")
+    if previous.exists() and not folder.exists():
+        os.replace(previous, folder)
     if folder.exists():
         shutil.rmtree(previous, ignore_errors=True)
         os.replace(folder, previous)

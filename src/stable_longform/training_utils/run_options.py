@@ -1,0 +1,42 @@
+"""The options of all training scripts that say how a run is run, not what it learns."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from stable_longform.training_utils.shared_options import MAX_COUNT, MAX_STEPS
+from stable_longform.utils.ranges import Range
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Each script's `Config` adds its own options. docs/training.md has the reasons for these.
+
+    Raises:
+        ValueError: milestones that do not fall on checkpoints.
+    """
+
+    keep_last: Annotated[int, Range(1, MAX_COUNT), "Newest checkpoints that stay."] = 2
+    keep_every: Annotated[
+        int,
+        Range(0, MAX_STEPS),
+        "Checkpoints of every so many steps stay for ever; a multiple of save_every; 0: none.",
+    ] = 0
+    max_skipped_steps: Annotated[
+        int,
+        Range(0, 100),
+        "Steps of 100 that are left out if a loss or gradient is not finite; one more ends the run.",
+    ] = 10
+    timeout_in_minutes: Annotated[
+        float, Range(0, 1e6, above=True), "How long processes wait for each other, as while one of them validates."
+    ] = 180.0
+    allow_tf32: Annotated[bool, "On GPUs: float32 products with 10 bits of mantissa."] = True
+    fused_optimizer: Annotated[bool, "On GPUs: one kernel for the optimiser's step."] = True
+    cudnn_benchmark: Annotated[bool, "On GPUs: look for the fastest convolution for each shape."] = True
+    compile_backend: Annotated[
+        str | None, 'Of torch.compile for the networks, such as "inductor"; null: they are not compiled.'
+    ] = None
+
+    def __post_init__(self):
+        save_every = getattr(self, "save_every", 1)
+        if self.keep_every % save_every:
+            raise ValueError(f"keep_every must be a multiple of save_every, {save_every}, got {self.keep_every}.")
