@@ -1,12 +1,12 @@
 """Our models, diffusers' and stable-audio-tools' with the same random weights, in sizes from tiny to the paper's."""
 
-import sys
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderOobleck as DiffusersAutoencoder
 from diffusers import StableAudioDiTModel
 from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoder
+from peer_checkout import use_checkout
 
 from stable_longform import AutoencoderOobleck, DiTTransformer1D
 from stable_longform.models.stable_audio_tools_keys import autoencoder_keys, transformer_keys
@@ -59,7 +59,7 @@ def transformers(
 
 def stable_audio_tools_decoder(size: str, ours: AutoencoderOobleck, checkout: Path) -> torch.nn.Module:
     """stable-audio-tools' decoder with the weights of ours; `checkout` is the folder of its repository."""
-    sys.path.insert(0, str(checkout))
+    use_checkout(checkout)
     from stable_audio_tools.models.autoencoders import OobleckDecoder as TheirDecoder
 
     channels, multiples = DECODERS[size]
@@ -74,7 +74,7 @@ def stable_audio_tools_decoder(size: str, ours: AutoencoderOobleck, checkout: Pa
 
 def stable_audio_tools_transformer(ours: DiTTransformer1D, checkout: Path) -> torch.nn.Module:
     """stable-audio-tools' transformer with the weights of ours; `checkout` is the folder of its repository."""
-    sys.path.insert(0, str(checkout))
+    use_checkout(checkout)
     from stable_audio_tools.models.dit import DiffusionTransformer
 
     config = ours.config

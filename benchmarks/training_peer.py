@@ -8,13 +8,13 @@ checkout whose requirements are installed.
 
 import importlib.util
 import math
-import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from peer_checkout import use_checkout
 from torch import nn
 
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
@@ -24,8 +24,7 @@ from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 
 def load(checkout: Path) -> types.SimpleNamespace:
     """The modules that the steps need, from the folder of stable-audio-tools' repository."""
-    if str(checkout) not in sys.path:
-        sys.path.insert(0, str(checkout))
+    use_checkout(checkout)
     import ema_pytorch
     from stable_audio_tools.models import autoencoders, bottleneck, conditioners, discriminators, dit
 

@@ -11,13 +11,10 @@ from diffusers.models.attention_dispatch import attention_backend
 from tiny_pipeline import tiny_pipeline
 from torch.utils.flop_counter import FlopCounterMode
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Runs a benchmark's `main` with arguments; returns its tables' rows, cells as texts."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
 
     def run(name: str, *arguments: str) -> list[list[str]]:
         module = importlib.import_module(name)
@@ -79,10 +76,12 @@ def test_stochastic_schedulers(run):
     assert int(rows[1][-1]) <= 100 < int(rows[0][-1])
 
 
-def test_generate(run):
-    rows = run("generate", "--duration", "1", "--num_inference_steps", "1")
-    assert rows[2][:3] == ["1", "1.0 s", "float32"] and len(rows) == 3
-    rows = run("generate", "--duration", "2", "--num_inference_steps", "1", "--tile_latent_lengths", "4", "16")[5:]
+def test_generate(run, tmp_path):
+    tiny_pipeline(sample_size=300).save_pretrained(tmp_path)  # 1.2 s, longer than the second that warms up
+    arguments = ("generate", "--checkpoint", str(tmp_path), "--duration", "1.1", "--num_inference_steps", "1")
+    rows = run(*arguments)
+    assert rows[2][:3] == ["1", "1.1 s", "float32"] and len(rows) == 3
+    rows = run(*arguments, "--tile_latent_lengths", "4", "16")[5:]
     assert [row[0] for row in rows] == ["4", "16"] and all(float(row[1]) < 1e-6 for row in rows)
 
 
@@ -114,7 +113,9 @@ def test_pairs(run):
 
 def test_steps(run, tmp_path):
     pytest.importorskip("matplotlib")
-    arguments = ("--window", "144", "--steps", "1", "4", "--reference_steps", "4", "--num_prompts", "1")
+    tiny_pipeline(downsampling_ratios=(2, 4, 4, 8, 8), sampling_rate=44100).save_pretrained(tmp_path / "checkpoint")
+    arguments = ("--checkpoint", str(tmp_path / "checkpoint"), "--window", "144")
+    arguments += ("--steps", "1", "4", "--reference_steps", "4", "--num_prompts", "1")
     rows = run("steps", *arguments, "--plot", str(tmp_path / "steps.svg"))[2:]
     assert float(rows[0][1]) > 0.1 and float(rows[1][1]) == 0
     assert (tmp_path / "steps.svg").read_text().startswith("<?xml")

@@ -89,7 +89,6 @@ def test_every_script_has_help_and_ranges(path, monkeypatch, capsys):
         if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("add_argument", "add_number"):
             keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
             assert "help" in keywords and keywords.get("type") not in ("int", "float"), ast.unparse(node)
-    monkeypatch.syspath_prepend(str(path.parent))  # benchmarks share modules
     spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

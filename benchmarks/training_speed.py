@@ -1,7 +1,7 @@
 """Items per second and memory of each training script, beside a plain loop and stable-audio-tools' own step.
 
-    python benchmarks/training.py --stable_audio_tools ../stable-audio-tools     # small networks, for any machine
-    python benchmarks/training.py --preset paper_285s --steps 20 --batch_size 8 --mixed_precision=bf16    # on a GPU
+    python benchmarks/training_speed.py --stable_audio_tools ../stable-audio-tools  # small networks
+    python benchmarks/training_speed.py --preset paper_285s --steps 20 --batch_size 8 --mixed_precision=bf16  # GPU
 
 The script is the real one, with its loader, checks, distribution, average and records, on synthetic music. The plain
 loop has the batch in memory and does nothing but forward, backward, optimiser and average. A ratio near 1 says that a
