@@ -116,7 +116,7 @@ def make_corpus(options: argparse.Namespace, soundfont: Path) -> dict[str, dict]
             if count % PIECES_PER_WRITE == 0 or count == len(jobs):
                 write_rows(manifest, rows)
                 logger.info("%d of %d", count, len(jobs))
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline and len(rows) >= options.min_recordings:
                 write_rows(manifest, rows)
                 break
     return rows
@@ -134,6 +134,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_number("--min_duration_in_s", lengths, kind=float, default=60.0, help="of pieces")
     parser.add_number("--max_duration_in_s", lengths, kind=float, default=lengths.high, help="of pieces")
     parser.add_number("--max_minutes", Range(0, 1e6, above=True), kind=float, help="then no further recording is kept")
+    parser.add_number("--min_recordings", counts, default=0, help="as many are made, however long they take")
     parser.add_argument("--parts", action="store_true", help="write what each part of a piece plays, too")
     parser.add_argument("--format", choices=SAMPLE_FORMATS, default="flac", help="of the audio files")
     parser.add_argument("--soundfont", type=Path, default=None, help="a General MIDI .sf2 file (default: Debian's)")

@@ -64,6 +64,15 @@ def test_what_is_there_is_kept_and_what_is_gone_comes_back_the_same(corpus):
     assert (corpus / "manifest.jsonl").read_bytes() == before
 
 
+@needs_soundfont
+def test_the_time_limit_leaves_as_many_as_are_asked_for_at_least(tmp_path):
+    for least in (3, 5):
+        options = ("--num_pieces", 0, "--num_one_shots", 8, "--max_minutes", 1e-6, "--min_recordings", least)
+        options += ("--soundfont", SOUNDFONT, "--num_processes", 1)
+        check_script("compose_music.py", "--output_dir", tmp_path, *options)
+        assert [row["seed"] for row in rows_of(tmp_path)] == list(range(least))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
