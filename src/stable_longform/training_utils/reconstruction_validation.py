@@ -7,10 +7,13 @@ import torch
 from stable_longform.data.audio_crops import CropMaker
 from stable_longform.data.sources import Source
 from stable_longform.metrics.reconstruction import measure_reconstruction
+from stable_longform.metrics.tonality import partial_share
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.training_utils.items import VALIDATION_SEED
 from stable_longform.utils.audio import write_audio
 from stable_longform.utils.pictures import draw_spectrograms
+
+LATENT_NOISE_IN_DB = -10.0  # beside the latents: of the order of what a transformer gets wrong
 
 
 def validation_crops(source: Source, vae: AutoencoderOobleck, duration_in_s: float, count: int) -> torch.Tensor:
@@ -41,7 +44,9 @@ def validate_reconstruction(
         num_samples: how many of the crops are written there, original and reconstruction.
 
     Returns:
-        The reconstructions on the CPU, and the means over the crops of `measure_reconstruction` and of the KL loss.
+        The reconstructions on the CPU, and the means over the crops of `measure_reconstruction`, of the KL loss, and of
+        `noisy_partial_share`, the share in partials when white noise is added to the latents: latents whose music does
+        not survive that are hard to generate.
     """
     decoded, rows = [], []
     for number, original in enumerate(waveform):
@@ -49,10 +54,19 @@ def validate_reconstruction(
         reconstruction = output.sample[0].float().cpu()
         decoded.append(reconstruction)
         metrics = measure_reconstruction(reconstruction, original, vae.config.sampling_rate)
+        noisy = vae.decode(add_latent_noise(output.posterior.mode())).sample[0].float().cpu()
+        metrics["noisy_partial_share"] = partial_share(noisy, vae.config.sampling_rate)
         rows.append(metrics | {"kl": float(output.posterior.kl())})
         if number < num_samples:
             _write_sample(samples_dir, number, original, reconstruction, vae.config.sampling_rate)
     return torch.stack(decoded), {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+
+def add_latent_noise(latents: torch.Tensor) -> torch.Tensor:
+    """Latents with white noise of `LATENT_NOISE_IN_DB` beside their power, the same at every call."""
+    generator = torch.Generator().manual_seed(VALIDATION_SEED)
+    noise = torch.randn(latents.shape, generator=generator).to(latents)
+    return latents + 10 ** (LATENT_NOISE_IN_DB / 20) * latents.square().mean().sqrt() * noise
 
 
 def _write_sample(
