@@ -9,7 +9,7 @@ from formula_weights import formula_weights
 from safetensors import safe_open
 
 PATH = Path(__file__).parent / "golden_stable_audio_tools.safetensors"
-CASES = ("stable_audio_2_0", "total_only")
+CASES = ("stable_audio_2_0", "total_only", "stable_audio_open_small")
 
 
 @cache

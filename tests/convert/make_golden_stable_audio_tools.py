@@ -46,9 +46,11 @@ def autoencoder(latent_dim: int, channels: tuple[int, int]) -> dict:
     }
 
 
-def diffusion(text: dict, numbers: list[str], width: int, dit: dict, latent_dim: int = 6) -> dict:
+def diffusion(
+    text: dict, numbers: list[str], width: int, dit: dict, latent_dim: int = 6, max_val: int = 512, **objective
+) -> dict:
     """The whole of stable_audio_2_0.json, scaled down."""
-    number = {"type": "number", "config": {"min_val": 0, "max_val": 512}}
+    number = {"type": "number", "config": {"min_val": 0, "max_val": max_val}}
     return {
         "model_type": "diffusion_cond",
         "sample_size": 48 * 64,
@@ -63,6 +65,7 @@ def diffusion(text: dict, numbers: list[str], width: int, dit: dict, latent_dim:
             "diffusion": {
                 "cross_attention_cond_ids": ["prompt", *numbers],
                 "global_cond_ids": numbers,
+                **objective,
                 "type": "dit",
                 "config": {
                     "io_channels": latent_dim,
@@ -96,7 +99,17 @@ CASES = {
     ),
     # Only the total, projected conditions, patches, and norms with biases.
     "total_only": diffusion(T5, ["seconds_total"], 24, {"depth": 1, "patch_size": 2, "norm_kwargs": {"bias": True}}),
+    # Distilled rectified flow, normalised queries and keys, heads of 128 channels.
+    "stable_audio_open_small": diffusion(
+        {"type": "t5", "config": {"t5_model_name": "t5-base", "max_length": 64}},
+        ["seconds_total"],
+        48,
+        {"depth": 2, "embed_dim": 256, "attn_kwargs": {"qk_norm": "ln"}},
+        max_val=256,
+        diffusion_objective="rf_denoiser",
+    ),
 }
+PING_PONG_STEPS, PING_PONG_SEED = 8, 3
 
 
 def build(config: dict) -> torch.nn.Module:
@@ -114,10 +127,11 @@ def outputs(model: torch.nn.Module, config: dict) -> dict[str, torch.Tensor]:
     """Inputs made by formula, and what the model makes of them."""
     latent_dim, width = config["model"]["io_channels"], config["model"]["conditioning"]["cond_dim"]
     numbers = config["model"]["diffusion"]["global_cond_ids"]
+    limit = config["model"]["conditioning"]["configs"][-1]["config"]["max_val"]
     waveform = 0.3 * formula_tensor("waveform", (2, 2, 64 * 9))
     latents = formula_tensor("latents", (2, latent_dim, 26))
     prompt, negative = (formula_tensor(name, (2, 7, width)) for name in ("prompt", "negative"))
-    seconds = {"seconds_start": [0.0, 31.5], "seconds_total": [285.0, 97.25]}
+    seconds = {"seconds_start": [0.0, 31.5], "seconds_total": [min(285.0, limit), 97.25]}
     audio = model.pretransform.model
     results = {"mean": audio.encoder(waveform).chunk(2, dim=1)[0], "waveform": audio.decode(latents)}
     metadata = [{name: seconds[name][i] for name in numbers} for i in range(2)]
@@ -133,6 +147,13 @@ def outputs(model: torch.nn.Module, config: dict) -> dict[str, torch.Tensor]:
         guidance = {"cfg_scale": GUIDANCE_SCALE, "scale_phi": GUIDANCE_RESCALE}
         results[f"guided.{t}"] = model.model(latents, time, **inputs, **guidance)
         results[f"negative.{t}"] = model.model(latents, time, **inputs, **against, **guidance)
+    if config["model"]["diffusion"].get("diffusion_objective") == "rf_denoiser":
+        from stable_audio_tools.inference.sampling import sample_rf
+
+        torch.manual_seed(PING_PONG_SEED)
+        noise = formula_tensor("noise", tuple(latents.shape))
+        call = {"steps": PING_PONG_STEPS, "sampler_type": "pingpong", "device": "cpu"}
+        results["ping_pong"] = sample_rf(model.model, noise, **call, **inputs)
     return results
 
 

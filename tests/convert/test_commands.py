@@ -33,7 +33,7 @@ def texts(tmp_path_factory) -> dict[str, Path]:
         part.save_pretrained(folder / "clap")
     for part in (tiny_t5(768), tiny_t5_tokenizer()):
         part.save_pretrained(folder / "t5")
-    return {"stable_audio_2_0": folder / "clap", "total_only": folder / "t5"}
+    return {case: folder / ("clap" if case == "stable_audio_2_0" else "t5") for case in CASES}
 
 
 def write_checkpoint(folder: Path, case: str, weights: dict | None = None) -> Path:
@@ -64,7 +64,11 @@ def test_a_converted_folder_makes_music(converted):
     case, folder = converted
     pipe = LongFormMusicPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
-    assert pipe.config.zero_text_padding == (case == "total_only")  # T5, not CLAP
+    assert pipe.config.zero_text_padding == (case != "stable_audio_2_0")  # T5, not CLAP
+    settings = [pipe.config[name] for name in ("prediction_type", "num_inference_steps", "guidance_scale")]
+    is_distilled_flow = case == "stable_audio_open_small"
+    assert settings == (["flow_prediction", 8, 1.0] if is_distilled_flow else ["v_prediction", 100, 7.0])
+    assert type(pipe.scheduler).__name__.startswith("PingPong" if is_distilled_flow else "DPMSolver")
     assert pipe.transformer.config.sample_size == 48
     audio = pipe("solo piano", 0.05, num_inference_steps=2, generator=torch.Generator().manual_seed(0)).audios[0]
     assert audio.shape == (2, 2205) and audio.isfinite().all() and audio.std() > 0.01
@@ -74,7 +78,7 @@ def test_a_converted_folder_makes_music(converted):
 def test_exported_back_everything_is_as_it_was(converted, tmp_path, capsys):
     case, folder = converted
     options = ["--checkpoint", folder, "--to", "stable-audio-tools", "-o", tmp_path / "out"]
-    if case == "total_only":
+    if case != "stable_audio_2_0":
         code, _, stderr = run(capsys, "export", *options)
         assert code == 2 and "only knows Google's T5 by name, and this one has 2 layers of width 768" in stderr
         return

@@ -76,7 +76,7 @@ def test_written_and_read_again_a_configuration_is_the_same(case):
         )
     prompt = original["model"]["conditioning"]["configs"][0]
     text = {"type": prompt["type"], "config": prompt["config"], "width": config.text["width"]}
-    written = write_model_config(*models, text)
+    written = write_model_config(*models, text, config.objective)
     assert read_model_config(written) == config
     alone = read_model_config(write_autoencoder_config(models[0]))
     assert alone.autoencoder == config.autoencoder and alone.transformer is None
@@ -102,10 +102,10 @@ DECODER = "model.pretransform.config.decoder.config."
         (ENCODER + "c_mults", [1, 2, 4], "must have the c_mults and strides of the encoder"),
         (DECODER + "final_tanh", True, DECODER + "final_tanh is True"),
         (DECODER + "dilations", [1], f"Unknown fields, which may change what the model computes: {DECODER}dilations"),
-        ("model.diffusion.diffusion_objective", "rf_denoiser", "model.diffusion.diffusion_objective is 'rf_denoiser'"),
+        ("model.diffusion.diffusion_objective", "consistency", "model.diffusion.diffusion_objective is 'consistency'"),
         ("model.diffusion.global_cond_ids", ["seconds_total"], r"global_cond_ids is \['seconds_total'\]"),
         (DIT + "global_cond_type", "adaLN", DIT + "global_cond_type is 'adaLN'"),
-        (DIT + "attn_kwargs", {"qk_norm": "ln"}, DIT + "attn_kwargs.qk_norm is 'ln'"),
+        (DIT + "attn_kwargs", {"qk_norm": "l2"}, DIT + "attn_kwargs.qk_norm is 'l2'"),
         (DIT + "num_memory_tokens", 16, DIT + "num_memory_tokens is 16"),
         (DIT + "norm_kwargs", {"eps": 1e-2}, DIT + "norm_kwargs.eps is 0.01"),
         (DIT + "embed_dim", 64, "embed_dim / num_heads must be a multiple of 4 and at least 64"),

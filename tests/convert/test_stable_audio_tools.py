@@ -5,8 +5,15 @@ import torch
 from common import relative_error
 from formula_weights import formula_tensor
 from golden import CASES, golden, model_config, state_dict
-from make_golden_stable_audio_tools import GUIDANCE_RESCALE, GUIDANCE_SCALE, TIMES
+from make_golden_stable_audio_tools import (
+    GUIDANCE_RESCALE,
+    GUIDANCE_SCALE,
+    PING_PONG_SEED,
+    PING_PONG_STEPS,
+    TIMES,
+)
 
+from stable_longform.convert.commands import sampling_settings
 from stable_longform.convert.model_config import read_model_config
 from stable_longform.convert.stable_audio_tools import (
     autoencoder_from_stable_audio_tools,
@@ -15,6 +22,7 @@ from stable_longform.convert.stable_audio_tools import (
     to_stable_audio_tools,
 )
 from stable_longform.pipelines.guidance import guide
+from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
 
 TOLERANCE = 1e-5
 
@@ -38,7 +46,9 @@ def test_autoencoder_agrees_with_the_real_tool(converted):
 
 def embed_timing(timing_conditioner):
     start = [0.0, 31.5] if timing_conditioner.config.use_seconds_start else [0.0, 0.0]
-    return timing_conditioner(torch.tensor(start), torch.tensor([285.0, 97.25]))
+    return timing_conditioner(
+        torch.tensor(start), torch.tensor([min(285.0, timing_conditioner.config.max_value), 97.25])
+    )
 
 
 @torch.no_grad()
@@ -73,6 +83,28 @@ def test_velocity_agrees_with_the_real_tool(converted, time):
         guided = guide(velocity(text), conditional, GUIDANCE_SCALE, GUIDANCE_RESCALE)
         assert relative_error(guided, golden(case)[f"{name}.{time}"]) < TOLERANCE
         assert relative_error(conditional, golden(case)[f"{name}.{time}"]) > 0.05
+
+
+def test_eight_steps_of_ping_pong_agree_with_the_real_tool():
+    """The pipeline's own sampler, with their noise: torch's global generator draws what one of the same seed does."""
+    case = "stable_audio_open_small"
+    config = read_model_config(model_config(case))
+    components = from_stable_audio_tools(state_dict(case), config)
+    pipe = LongFormMusicPipeline(
+        **components, text_encoder=None, tokenizer=None, **sampling_settings(config.objective)
+    )
+    pipe.set_progress_bar_config(disable=True)
+    width = components["transformer"].config.cross_attention_input_dim
+    latents = pipe(
+        prompt_embeds=formula_tensor("prompt", (2, 7, width)),
+        latents=formula_tensor("noise", (2, 6, 26)),
+        duration=0.01,
+        seconds_total=[256.0, 97.25],
+        generator=torch.Generator().manual_seed(PING_PONG_SEED),
+        output_type="latent",
+    ).audios
+    assert pipe.num_timesteps == PING_PONG_STEPS and pipe.guidance_scale == 1
+    assert relative_error(latents, golden(case)["ping_pong"]) < TOLERANCE
 
 
 def test_the_state_dict_comes_back_tensor_by_tensor(converted):

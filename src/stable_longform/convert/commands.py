@@ -1,6 +1,7 @@
 """Whole conversions, from files to a folder: what `stable-longform convert` and `export` do.
 
-Contents: `convert_checkpoint`, `export_checkpoint`. A folder appears under its name only when it is complete.
+Contents: `convert_checkpoint`, `export_checkpoint`, `sampling_settings`. A folder appears under its name only when it
+is complete.
 """
 
 import inspect
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from diffusers import StableAudioPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, StableAudioPipeline
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoTokenizer, ClapModel, PreTrainedModel, T5EncoderModel
 
@@ -18,6 +19,7 @@ from stable_longform.convert import verify as verification
 from stable_longform.convert.laion_clap import from_laion_clap, is_laion_clap, text_branch_to_laion_clap
 from stable_longform.convert.model_config import (
     CLAP_WIDTH,
+    OBJECTIVES,
     T5_WIDTHS,
     ModelConfig,
     read_model_config,
@@ -34,8 +36,10 @@ from stable_longform.convert.stable_audio_tools import (
 from stable_longform.convert.state_dict_files import read_state_dict, unwrap_training
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.clap_text_encoder import ClapTextEncoder
+from stable_longform.noise_schedule import FLOW_PREDICTION
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
 from stable_longform.schedulers.scheduling import make_scheduler
+from stable_longform.schedulers.scheduling_ping_pong import PingPongScheduler
 from stable_longform.utils.files import atomic_folder, write_json
 
 CONFIG_NAME, WEIGHTS_NAME, CLAP_NAME = "model_config.json", "model.safetensors", "clap.ckpt"
@@ -111,7 +115,7 @@ def convert_checkpoint(
     components = from_stable_audio_tools(state_dict, model_config)
     components |= _load_text(model_config, text_encoder, tokenizer, allow_pickle)
     is_t5 = model_config.text["type"] == "t5"
-    pipe = LongFormMusicPipeline(**components, scheduler=make_scheduler(), zero_text_padding=is_t5)
+    pipe = LongFormMusicPipeline(**components, zero_text_padding=is_t5, **sampling_settings(model_config.objective))
     with atomic_folder(output_dir) as folder:
         pipe.save_pretrained(folder)
     if not verify:
@@ -178,7 +182,8 @@ def _export_to_stable_audio_tools(
         if pipe.config[name] != accepted:
             raise ValueError(f"stable-audio-tools cannot express {name}={pipe.config[name]} with this text encoder.")
     components = {name: getattr(pipe, name) for name in ("vae", "transformer", "timing_conditioner")}
-    fields = write_model_config(**components, text=_describe_text(pipe, include_text_encoder))
+    text = _describe_text(pipe, include_text_encoder)
+    fields = write_model_config(**components, text=text, objective=_objective(pipe))
     state_dict = to_stable_audio_tools(**components)
     with atomic_folder(output_dir) as folder:
         save_file(state_dict, folder / WEIGHTS_NAME)
@@ -201,6 +206,29 @@ def _export_autoencoder(vae: AutoencoderOobleck, output_dir: str | os.PathLike, 
         return {}
     written = read_state_dict(Path(output_dir) / WEIGHTS_NAME)
     return verification.autoencoder_against_stable_audio_tools(vae, written, fields)
+
+
+def sampling_settings(objective: str) -> dict:
+    """Scheduler and settings of a pipeline for a model of one of `OBJECTIVES`, with the defaults of their tool."""
+    prediction_type = OBJECTIVES[objective]
+    if objective == "rf_denoiser":
+        scheduler = PingPongScheduler(prediction_type, timestep_spacing="log_snr")
+        return {
+            "scheduler": scheduler,
+            "prediction_type": prediction_type,
+            "num_inference_steps": 8,
+            "guidance_scale": 1,
+        }
+    is_flow = prediction_type == FLOW_PREDICTION
+    scheduler = FlowMatchEulerDiscreteScheduler() if is_flow else make_scheduler()
+    return {"scheduler": scheduler, "prediction_type": prediction_type}
+
+
+def _objective(pipe: LongFormMusicPipeline) -> str:
+    """Which of `OBJECTIVES` a pipeline is for; of rectified flow the sampler tells whether it is distilled."""
+    if pipe.config.prediction_type != FLOW_PREDICTION:
+        return "v"
+    return "rf_denoiser" if isinstance(pipe.scheduler, PingPongScheduler) else "rectified_flow"
 
 
 def _load_text(

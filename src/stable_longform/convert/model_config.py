@@ -14,6 +14,7 @@ from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.stable_audio_tools_keys import NUMBER_CONDITIONERS
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
+from stable_longform.noise_schedule import FLOW_PREDICTION, V_PREDICTION
 
 NUM_FOURIER_FEATURES = 256  # of the time and of each number, which their configuration cannot change
 MIN_ROTARY_DIM = 32  # their transformer rotates half of each head's channels but never fewer than these
@@ -21,6 +22,9 @@ CLAP_WIDTH = 768  # of RoBERTa base, the only text encoder their CLAP conditione
 T5_WIDTHS = {"t5-small": 512, "t5-base": 768, "t5-large": 1024, "t5-3b": 1024, "t5-11b": 1024}
 T5_WIDTHS |= {"google/flan-t5-small": 512, "google/flan-t5-base": 768, "google/flan-t5-large": 1024}
 T5_WIDTHS |= {"google/flan-t5-xl": 2048, "google/flan-t5-xxl": 4096}
+# Their objectives, and what the transformer predicts with each; "rf_denoiser" is distilled rectified flow.
+OBJECTIVES = {"v": V_PREDICTION, "rectified_flow": FLOW_PREDICTION, "rf_denoiser": FLOW_PREDICTION}
+QK_NORMS = {"none": None, "ln": "layer_norm"}
 REQUIRED = object()
 
 
@@ -33,12 +37,14 @@ class ModelConfig:
         transformer: of `DiTTransformer1D`; None for an autoencoder alone, and so are the following.
         timing: of `TimingConditioner`.
         text: "id", "type" ("t5" or "clap_text") and the settings of the text conditioner.
+        objective: one of `OBJECTIVES`.
     """
 
     autoencoder: dict
     transformer: dict | None = None
     timing: dict | None = None
     text: dict | None = None
+    objective: str | None = None
 
 
 class Section:
@@ -128,9 +134,12 @@ def read_model_config(config: Mapping) -> ModelConfig:
     timing, text = _read_conditioning(model.section("conditioning"))
     latent_channels = autoencoder["decoder_input_channels"]
     model.require("io_channels", latent_channels)
-    transformer = _read_diffusion(model.section("diffusion"), timing, text, latent_channels)
+    diffusion = model.section("diffusion")
+    diffusion.require("diffusion_objective", *OBJECTIVES, default="v")
+    transformer = _read_diffusion(diffusion, timing, text, latent_channels)
     model.finish()
-    return ModelConfig(autoencoder, transformer | {"sample_size": window // hop_length}, timing, text)
+    objective = diffusion.take("diffusion_objective", "v")
+    return ModelConfig(autoencoder, transformer | {"sample_size": window // hop_length}, timing, text, objective)
 
 
 def _read_autoencoder(model: Section, sampling_rate: int) -> dict:
@@ -231,13 +240,12 @@ def _read_diffusion(diffusion: Section, timing: dict, text: dict, latent_channel
     numbers = ["seconds_start", "seconds_total"][0 if timing["use_seconds_start"] else 1 :]
     diffusion.require("cross_attention_cond_ids", [text["id"], *numbers], default=[])
     diffusion.require("global_cond_ids", numbers, default=[])
-    diffusion.require("diffusion_objective", "v", default="v")
     diffusion.ignore("distribution_shift_options")  # of rectified flow only
     for name in ("input_concat_ids", "prepend_cond_ids"):
         diffusion.require(name, [], default=[])
     fields = diffusion.section("config")
     diffusion.finish()
-    _require_plain_transformer(fields)
+    attention = _require_plain_transformer(fields)
     inner_dim, num_heads = fields.count("embed_dim", 768), fields.count("num_heads", 8)
     head_dim = inner_dim // num_heads
     if head_dim < 2 * MIN_ROTARY_DIM or head_dim % 4 or inner_dim % num_heads:
@@ -270,14 +278,15 @@ def _read_diffusion(diffusion: Section, timing: dict, text: dict, latent_channel
         "time_proj_dim": NUM_FOURIER_FEATURES,
         "patch_size": fields.count("patch_size", 1),
         "norm_bias": norm.take("bias", False),
+        "qk_norm": QK_NORMS[attention.take("qk_norm", "none")],
     }
     norm.finish()
     fields.finish()
     return transformer
 
 
-def _require_plain_transformer(fields: Section) -> None:
-    """Raises a ValueError if the transformer has one of the many parts that ours has not."""
+def _require_plain_transformer(fields: Section) -> Section:
+    """Raises a ValueError if the transformer has one of the many parts that ours has not; returns "attn_kwargs"."""
     fields.ignore("zero_init_branch_outputs", "abs_pos_emb_max_length")
     required = {"transformer_type": "continuous_transformer", "global_cond_type": "prepend"}
     required |= {"timestep_cond_type": "global", "timestep_embed_dim": None, "diffusion_objective": "v"}
@@ -287,7 +296,7 @@ def _require_plain_transformer(fields: Section) -> None:
     for name, value in (required | dict.fromkeys((*absent, "layer_scale"), False)).items():
         fields.require(name, value, default=value)
     attention = fields.section("attn_kwargs", {})
-    attention.require("qk_norm", "none", default="none")
+    attention.require("qk_norm", *QK_NORMS, default="none")
     for name in ("differential", "feat_scale", "causal"):
         attention.require(name, False, default=False)
     feed_forward = fields.section("ff_kwargs", {})
@@ -296,10 +305,15 @@ def _require_plain_transformer(fields: Section) -> None:
     for section in (attention, feed_forward):
         section.ignore("zero_init_output", "conv_kernel_size")
         section.finish()
+    return attention
 
 
 def write_model_config(
-    vae: AutoencoderOobleck, transformer: DiTTransformer1D, timing_conditioner: TimingConditioner, text: dict
+    vae: AutoencoderOobleck,
+    transformer: DiTTransformer1D,
+    timing_conditioner: TimingConditioner,
+    text: dict,
+    objective: str = "v",
 ) -> dict:
     """The `model_config.json` of a pipeline's components.
 
@@ -308,6 +322,7 @@ def write_model_config(
         transformer: the transformer.
         timing_conditioner: the timing conditioner.
         text: the text conditioner's "type" and "config" in their names, and "width", that of its features.
+        objective: one of `OBJECTIVES`.
 
     Raises:
         ValueError: naming the field of ours that their configuration cannot say.
@@ -351,6 +366,7 @@ def write_model_config(
     }
     dit |= {"patch_size": config.patch_size} if config.patch_size > 1 else {}
     dit |= {"norm_kwargs": {"bias": True}} if config.norm_bias else {}
+    dit |= {"attn_kwargs": {"qk_norm": "ln"}} if config.qk_norm else {}
     prompt = {"id": "prompt", "type": text["type"], "config": text["config"]}
     model = {
         "pretransform": {"type": "autoencoder", "iterate_batch": True, "config": _write_autoencoder(vae)},
@@ -361,6 +377,7 @@ def write_model_config(
         "diffusion": {
             "cross_attention_cond_ids": ["prompt", *numbers],
             "global_cond_ids": numbers,
+            **({} if objective == "v" else {"diffusion_objective": objective}),
             "type": "dit",
             "config": dit,
         },

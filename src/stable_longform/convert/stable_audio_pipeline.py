@@ -12,6 +12,7 @@ from diffusers import (
 from transformers import T5EncoderModel
 
 from stable_longform.convert.model_config import NUM_FOURIER_FEATURES
+from stable_longform.noise_schedule import V_PREDICTION
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
 
 VAE_FIELDS = (
@@ -82,6 +83,8 @@ def _check(pipe: LongFormMusicPipeline) -> None:
         "text_encoder": (type(pipe.text_encoder).__name__, T5EncoderModel.__name__),
         "zero_text_padding": (pipe.config.zero_text_padding, True),
         "mask_text_padding": (pipe.config.mask_text_padding, False),
+        "prediction_type": (pipe.config.prediction_type, V_PREDICTION),
+        "transformer.qk_norm": (pipe.transformer.config.qk_norm, None),
         "transformer.patch_size": (pipe.transformer.config.patch_size, 1),
         "timing_conditioner.use_seconds_start": (timing.use_seconds_start, True),
         "timing_conditioner.internal_dim": (timing.internal_dim, NUM_FOURIER_FEATURES),

@@ -2,7 +2,8 @@
 
 Conventions: a sequence is `(B, S, D)` and its heads `(B, S, H, head_dim)`. Masks are boolean, True = attend.
 
-References: Su et al., "RoFormer", arXiv 2104.09864. Ainslie et al., "GQA", arXiv 2305.13245.
+References: Su et al., "RoFormer", arXiv 2104.09864. Ainslie et al., "GQA", arXiv 2305.13245. Henry et al., "Query-key
+normalization for transformers", arXiv 2010.04245.
 """
 
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 Context = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
 ROTARY_BASE = 10000.0
+QK_NORM_EPS = 1e-6  # stable-audio-tools'
 
 
 def rotary_frequencies(dim: int, device: torch.device | str | None = None) -> torch.Tensor:
@@ -73,7 +75,7 @@ class DiTAttnProcessor:
         if encoder_hidden_states is None:
             query, key, value = attn.project(hidden_states)
         else:
-            query = attn.split_heads(attn.to_q(hidden_states))
+            query = attn.norm_q(attn.split_heads(attn.to_q(hidden_states)))
             is_projected = not isinstance(encoder_hidden_states, torch.Tensor)
             key, value = encoder_hidden_states if is_projected else attn.project_context(encoder_hidden_states)
         if rotary_embedding is not None:
@@ -98,6 +100,8 @@ class DiTAttention(nn.Module, AttentionModuleMixin):
         head_dim: channels per head.
         num_key_value_heads: number of key and value heads, a divisor of `num_heads`.
         context_dim: width of the keys' and values' sequence; None: self-attention.
+        qk_norm: "layer_norm": queries and keys of each head are normalised before they are rotated. None: they are
+            not, as in the paper.
     """
 
     _default_processor_cls = DiTAttnProcessor
@@ -105,7 +109,13 @@ class DiTAttention(nn.Module, AttentionModuleMixin):
     use_bias = False
 
     def __init__(
-        self, dim: int, num_heads: int, head_dim: int, num_key_value_heads: int, context_dim: int | None = None
+        self,
+        dim: int,
+        num_heads: int,
+        head_dim: int,
+        num_key_value_heads: int,
+        context_dim: int | None = None,
+        qk_norm: str | None = None,
     ):
         super().__init__()
         self.num_heads, self.head_dim = num_heads, head_dim
@@ -115,6 +125,8 @@ class DiTAttention(nn.Module, AttentionModuleMixin):
         self.to_k = nn.Linear(context_dim, num_key_value_heads * head_dim, bias=False)
         self.to_v = nn.Linear(context_dim, num_key_value_heads * head_dim, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(num_heads * head_dim, dim, bias=False)])
+        for name in ("norm_q", "norm_k"):
+            setattr(self, name, nn.Identity() if qk_norm is None else nn.LayerNorm(head_dim, eps=QK_NORM_EPS))
         self.set_processor(DiTAttnProcessor())
 
     def project(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -123,7 +135,8 @@ class DiTAttention(nn.Module, AttentionModuleMixin):
             projected = self.to_qkv(hidden_states).chunk(3, dim=-1)
         else:
             projected = self.to_q(hidden_states), self.to_k(hidden_states), self.to_v(hidden_states)
-        return tuple(self.split_heads(part) for part in projected)
+        query, key, value = (self.split_heads(part) for part in projected)
+        return self.norm_q(query), self.norm_k(key), value
 
     def project_context(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values `(B, S2, H, head_dim)` of cross-attention, one for each query head."""
@@ -131,6 +144,7 @@ class DiTAttention(nn.Module, AttentionModuleMixin):
             key, value = (self.split_heads(part) for part in self.to_kv(context).chunk(2, dim=-1))
         else:
             key, value = self.split_heads(self.to_k(context)), self.split_heads(self.to_v(context))
+        key = self.norm_k(key)
         repeats = self.num_heads // key.shape[2]
         if repeats > 1:
             # Grouped queries. Repeating the few text keys costs nothing, and every backend understands the result.

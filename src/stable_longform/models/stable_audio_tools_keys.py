@@ -71,6 +71,9 @@ def transformer_keys(config: Mapping, prefix: str = "") -> KeyMap:
         rules.append(Rule(f"{source}.cross_attn.to_kv.weight", (key, value)))
         for attention, ours in (("self_attn", "attn1"), ("cross_attn", "attn2")):
             rules += _rules(f"{source}.{attention}.to_out", f"{target}.{ours}.to_out.0", ("weight",))
+            for norm in ("q", "k") if config["qk_norm"] else ():
+                names = ("weight", "bias")
+                rules += _rules(f"{source}.{attention}.{norm}_norm", f"{target}.{ours}.norm_{norm}", names)
         rules += _rules(f"{source}.ff.ff.0.proj", f"{target}.ff.net.0.proj", ("weight", "bias"))
         rules += _rules(f"{source}.ff.ff.2", f"{target}.ff.net.2", ("weight", "bias"))
     return KeyMap(rules, constants)

@@ -63,6 +63,7 @@ class DiTBlock(nn.Module):
         num_key_value_heads: number of key and value heads of the cross-attention.
         cross_attention_dim: width of the cross-attended sequence.
         norm_bias: whether the layer norms have a bias.
+        qk_norm: of both attentions, see `DiTAttention`.
     """
 
     def __init__(
@@ -73,12 +74,13 @@ class DiTBlock(nn.Module):
         num_key_value_heads: int,
         cross_attention_dim: int,
         norm_bias: bool,
+        qk_norm: str | None,
     ):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-5, bias=norm_bias)
-        self.attn1 = DiTAttention(dim, num_heads, head_dim, num_heads)
+        self.attn1 = DiTAttention(dim, num_heads, head_dim, num_heads, qk_norm=qk_norm)
         self.norm2 = nn.LayerNorm(dim, eps=1e-5, bias=norm_bias)
-        self.attn2 = DiTAttention(dim, num_heads, head_dim, num_key_value_heads, cross_attention_dim)
+        self.attn2 = DiTAttention(dim, num_heads, head_dim, num_key_value_heads, cross_attention_dim, qk_norm)
         self.norm3 = nn.LayerNorm(dim, eps=1e-5, bias=norm_bias)
         self.ff = FeedForward(dim, mult=4, activation_fn="swiglu")
         for parameter in (self.attn1.to_out[0].weight, self.attn2.to_out[0].weight, *self.ff.net[2].parameters()):
@@ -137,6 +139,7 @@ class DiTTransformer1D(
         cross_attention_input_dim: width of `encoder_hidden_states`.
         patch_size: latent frames folded into one token. Not in the paper, whose value is 1.
         norm_bias: whether the layer norms have biases. The paper's model has none; diffusers' checkpoints do.
+        qk_norm: "layer_norm" normalises queries and keys, as in Stable Audio Open Small; None, as in the paper: not.
 
     Raises:
         ValueError: a size that is no integer or out of range, or sizes that don't fit each other, see above.
@@ -166,6 +169,7 @@ class DiTTransformer1D(
         cross_attention_input_dim: int = 768,
         patch_size: int = 1,
         norm_bias: bool = False,
+        qk_norm: str | None = None,
     ):
         super().__init__()
         _check_config(self.config)
@@ -184,6 +188,7 @@ class DiTTransformer1D(
                 num_key_value_heads=num_key_value_attention_heads,
                 cross_attention_dim=cross_attention_dim,
                 norm_bias=norm_bias,
+                qk_norm=qk_norm,
             )
             for _ in range(num_layers)
         )
@@ -386,6 +391,8 @@ def _check_config(config) -> None:
     check_integers(config, "attention_head_dim", low=4)
     check_integers(config, "sample_size", high=2**20)
     check_booleans(config, "norm_bias")
+    if config.qk_norm not in (None, "layer_norm"):
+        raise ValueError(f"qk_norm must be 'layer_norm' or None, got {config.qk_norm!r}.")
     if config.attention_head_dim % 4 != 0:
         raise ValueError(f"attention_head_dim must be a multiple of 4, got {config.attention_head_dim}.")
     heads, key_value_heads = config.num_attention_heads, config.num_key_value_attention_heads
