@@ -230,6 +230,20 @@ def test_masks_of_ones_change_nothing(model, inputs):
 # Patches
 
 
+@torch.no_grad()
+def test_normalised_queries_and_keys_have_no_scale(inputs):
+    """Both attentions give the same however large their queries and keys are; without the norm they do not."""
+    for qk_norm in ("layer_norm", None):
+        model = build(qk_norm=qk_norm)
+        (before,) = run(model, inputs)
+        for block in model.transformer_blocks:
+            for attention in (block.attn1, block.attn2):
+                attention.to_q.weight *= 30
+                attention.to_k.weight *= 10
+        error = relative_error(run(model, inputs)[0], before)
+        assert error < 1e-3 if qk_norm else error > 1e-3
+
+
 def test_patches_keep_the_order_of_frames_and_channels(inputs):
     """With identity projections a fresh model is the identity, scaled as the patch's (channel, frame) order says."""
     model = DiTTransformer1D(**TINY, patch_size=2)
@@ -361,6 +375,7 @@ def test_rejects(inputs, change, message):
         {"num_key_value_attention_heads": 3},
         {"time_proj_dim": 7},
         {"patch_size": 0},
+        {"qk_norm": "rms_norm"},
         {"sample_size": 21, "patch_size": 2},
     ],
 )
@@ -398,7 +413,9 @@ def test_backends_that_cannot_mask_or_are_not_there_are_refused(model, inputs):
             model.set_attention_backend("sage")
 
 
-def test_fused_projections_change_nothing(model, inputs):
+@pytest.mark.parametrize("qk_norm", [None, "layer_norm"])
+def test_fused_projections_change_nothing(inputs, qk_norm):
+    model = build(qk_norm=qk_norm)
     inputs["encoder_attention_mask"] = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
     expected, keys = run(model, inputs), list(model.state_dict())
     model.fuse_qkv_projections()
