@@ -46,7 +46,7 @@ class Config:
     autoencoder: Annotated[str, "Folder or Hub id of the autoencoder."]
     output_dir: shared.OutputDir
     splits: Annotated[
-        tuple[Literal["train", "valid", "test"], ...],
+        tuple[Literal["train", "valid", "test", "extra"], ...],
         NumEntries(1),
         "Encoded in this order.",
     ] = ("valid", "train")

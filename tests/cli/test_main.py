@@ -31,7 +31,7 @@ def test_help_and_version(capsys, arguments):
         (["generate", "--guidance-interval", "0", "x"], "got 'x'."),
         (["generate", "--guidance-interval", "0"], "'--guidance-interval' requires 2 arguments"),
         (["generate", "--steps"], "'--steps' requires an argument"),
-        (["evaluate", "score", "a", "b", "-o", "c", "--num-windows", "1"], "must be at least 2, got '1'."),
+        (["evaluate", "score", "a", "b", "-o", "c", "--num-windows", "1"], "must be in [2, 1000000], got '1'."),
         (["compose"], "No such command 'compose'"),
         (["--what"], "No such option: --what"),
     ],

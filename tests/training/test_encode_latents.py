@@ -118,7 +118,7 @@ def test_streams(encode, audio, tmp_path):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--splits=[dev]", "splits must be a list of train, valid, test, at least 1 of them, got ['dev']"),
+        ("--splits=[dev]", "splits must be a list of train, valid, test, extra, at least 1 of them, got ['dev']"),
         ("--tracks_per_shard=0", "tracks_per_shard must be a whole number in [1, 65536], got 0"),
         ("--splits=[test]", "has no track in split 'test'"),
     ],

@@ -7,7 +7,15 @@ import typer
 from accelerate import PartialState
 
 from stable_longform.cli.evaluate import GuidanceScale, Seed, Steps, load_model
-from stable_longform.cli.options import Checkpoint, Device, check_device, check_seconds, seconds_option
+from stable_longform.cli.options import (
+    MAX_COUNT,
+    MAX_SEED,
+    Checkpoint,
+    Device,
+    check_device,
+    check_seconds,
+    seconds_option,
+)
 from stable_longform.evaluation.audio_files import ReadingSettings
 from stable_longform.evaluation.embedders import NAMES, load_embedder
 from stable_longform.evaluation.generation import generate_folder
@@ -41,11 +49,13 @@ def structure(
     truth: Annotated[
         Path | None, typer.Option(help="Manifest of composed pieces with their sections, to score boundaries against.")
     ] = None,
-    trim: Annotated[float | None, typer.Option(min=10, help="Only the first seconds of each file.")] = None,
-    max_duration: Annotated[float, typer.Option(help="Files of more seconds than this are left out.")] = 7200.0,
+    trim: Annotated[float | None, typer.Option(min=10, max=1e6, help="Only the first seconds of each file.")] = None,
+    max_duration: Annotated[float, seconds_option("--max-duration", "Longer files are left out.")] = 7200.0,
     pictures: Annotated[bool, typer.Option(help="Draw the matrix of each file.")] = True,
-    num_resamples: Annotated[int, typer.Option(min=2, help="Draws of files for intervals.")] = NUM_RESAMPLES,
-    seed: Annotated[int, typer.Option(min=0, help="Of those draws.")] = 0,
+    num_resamples: Annotated[
+        int, typer.Option(min=2, max=MAX_COUNT, help="Draws of files for intervals.")
+    ] = NUM_RESAMPLES,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of those draws.")] = 0,
 ) -> None:
     """Self-similarity matrices, and numbers of repetition, loops, introduction and ending, and sections.
 
@@ -78,17 +88,25 @@ def memorization(
     ] = None,
     checkpoint: Checkpoint = "tiny",
     num_generations: Annotated[
-        int, typer.Option(min=1, help="From training prompts, those of duplicates first, and as many from others.")
+        int,
+        typer.Option(
+            min=1, max=MAX_COUNT, help="From training prompts, those of duplicates first, and as many from others."
+        ),
     ] = 100,
     duration: Annotated[float, seconds_option("--duration", "Seconds of each generation.")] = 30.0,
     steps: Steps = None,
     guidance_scale: GuidanceScale = None,
     segment: Annotated[float, seconds_option("--segment", "Passages that are compared.")] = 10.0,
-    num_copies: Annotated[int, typer.Option(min=1, help="Recordings of which copies are planted.")] = 40,
-    num_splices: Annotated[int, typer.Option(min=1, help="Generations that training music is spliced into.")] = 40,
+    num_copies: Annotated[
+        int, typer.Option(min=1, max=MAX_COUNT, help="Recordings of which copies are planted.")
+    ] = 40,
+    num_splices: Annotated[
+        int, typer.Option(min=1, max=MAX_COUNT, help="Generations that training music is spliced into.")
+    ] = 40,
     max_duration: Annotated[float, seconds_option("--max-duration", "Longer files are left out.")] = 1800.0,
     limit: Annotated[
-        int | None, typer.Option(min=2, help="Only the first recordings of the training set, and of the rest.")
+        int | None,
+        typer.Option(min=2, max=MAX_COUNT, help="Only the first recordings of the training set, and of the rest."),
     ] = None,
     card: Annotated[Path | None, typer.Option(help="Checkpoint into whose card the answer is written.")] = None,
     seed: Seed = 0,

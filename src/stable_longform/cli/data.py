@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
+from stable_longform.cli.options import MAX_COUNT, MAX_SEED
 from stable_longform.data.bad_tracks import BadTrackError
 from stable_longform.data.manifest import mix_manifests, write_manifest
 from stable_longform.data.prompts import preview as preview_prompts
@@ -35,7 +36,9 @@ Source = Annotated[
     ),
 ]
 Split = Annotated[str | None, typer.Option(help=f"One of {', '.join(SPLITS)}. [default: all]", show_default=False)]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first tracks, for streams.", show_default=False)]
+Limit = Annotated[
+    int | None, typer.Option(min=1, max=MAX_COUNT, help="Only the first tracks, for streams.", show_default=False)
+]
 
 
 @app.command()
@@ -44,7 +47,10 @@ def inspect(
     split: Split = None,
     limit: Limit = None,
     measure: Annotated[
-        int, typer.Option(min=0, help="Tracks to listen to, drawn at random: 30 s of each, for loudness and silence.")
+        int,
+        typer.Option(
+            min=0, max=MAX_COUNT, help="Tracks to listen to, drawn at random: 30 s of each, for loudness and silence."
+        ),
     ] = 100,
     figure: Annotated[
         Path | None, typer.Option(help="Picture of the lengths as in the paper's Figure 1: .png, .svg or .pdf.")
@@ -73,8 +79,8 @@ def inspect(
 @app.command()
 def prompts(
     source: Source,
-    preview: Annotated[int, typer.Option(min=1, help="Prompts to draw for each track.")] = 5,
-    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    preview: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Prompts to draw for each track.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the draws.")] = 0,
     split: Split = None,
     limit: Limit = None,
 ) -> None:

@@ -11,7 +11,15 @@ from accelerate import PartialState
 from transformers import AutoModel
 
 from stable_longform.cli.common import load_autoencoder, load_pipeline, resolve_checkpoint
-from stable_longform.cli.options import Checkpoint, Device, check_device, check_seconds, seconds_option
+from stable_longform.cli.options import (
+    MAX_COUNT,
+    MAX_SEED,
+    Checkpoint,
+    Device,
+    check_device,
+    check_seconds,
+    seconds_option,
+)
 from stable_longform.cli.settings import MAX_GUIDANCE_SCALE, MAX_STEPS
 from stable_longform.data.manifest import read_manifest
 from stable_longform.evaluation import codecs, measurements, reports
@@ -70,7 +78,7 @@ GuidanceScale = Annotated[
     ),
 ]
 NoSinging = Annotated[bool, typer.Option("--no-singing", help="Leave out prompts about singing, as the paper does.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of everything random.")]
 
 
 @app.command()
@@ -111,7 +119,7 @@ def generate(
         ),
     ] = None,
     no_singing: NoSinging = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first prompts.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="Only the first prompts.")] = None,
     device: Device = None,
 ) -> None:
     """Generates a file for each prompt. Run it again after an interruption; `accelerate launch` shares it among GPUs.
@@ -151,10 +159,11 @@ def score(
     trim: Trim = None,
     max_duration: MaxDuration = 1800.0,
     num_windows: Annotated[
-        int | None, typer.Option(min=2, help="Windows drawn from each side, to compare models at equal numbers.")
+        int | None,
+        typer.Option(min=2, max=MAX_COUNT, help="Windows drawn from each side, to compare models at equal numbers."),
     ] = None,
     num_resamples: Annotated[
-        int, typer.Option(min=0, help="Draws of files for the 95 % intervals; 0 leaves them out.")
+        int, typer.Option(min=0, max=MAX_COUNT, help="Draws of files for the 95 % intervals; 0 leaves them out.")
     ] = NUM_RESAMPLES,
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps features. [default: OUTPUT/features]")] = None,
     seed: Seed = 0,
@@ -196,7 +205,7 @@ def control(
             help="Manifest of composed pieces: for the ceiling of the estimators, and for genre and instruments."
         ),
     ] = None,
-    num_truth: Annotated[int, typer.Option(min=20, help="Pieces drawn from it, at most.")] = 400,
+    num_truth: Annotated[int, typer.Option(min=20, max=MAX_COUNT, help="Pieces drawn from it, at most.")] = 400,
     trim: Annotated[
         float | None,
         seconds_option(
@@ -230,7 +239,7 @@ def reconstruct_score(
     source: Annotated[Path, typer.Argument(help="Folder of recordings; with --split a manifest, CSV file or folder.")],
     output: Output,
     split: Annotated[str | None, typer.Option(help="Only this split of the source: test.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first recordings.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="Only the first recordings.")] = None,
     checkpoint: Annotated[
         list[str], typer.Option(help="Checkpoint, or folder of an autoencoder, to measure. May be repeated.")
     ] = ("tiny",),

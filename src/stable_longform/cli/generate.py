@@ -42,6 +42,7 @@ from stable_longform.cli.settings import (
 )
 from stable_longform.utils.audio import stored, write_audio
 from stable_longform.utils.optional import require
+from stable_longform.utils.ranges import Range
 
 MAX_RANDOM_SEED = 2**32 - 1
 MAX_VARIATIONS = 1000
@@ -96,7 +97,9 @@ def generate(
             help="Times in 0 to 1, from music to noise, between which guidance is on. [default: the checkpoint's]",
         ),
     ] = None,
-    seconds_start: Annotated[float, seconds_option("--start", "Where in the whole piece the music starts.")] = 0.0,
+    seconds_start: Annotated[
+        float, seconds_option("--start", "Where in the whole piece the music starts.", Range(0, 1e6))
+    ] = 0.0,
     seconds_total: Annotated[
         float | None, seconds_option("--total", "Duration of the whole piece. [default: start plus duration]")
     ] = None,

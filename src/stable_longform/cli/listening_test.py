@@ -8,6 +8,7 @@ import typer
 from stable_longform.analysis.listening_test_scores import MAX_REPEAT_DIFFERENCE
 from stable_longform.analysis.listening_test_server import make_server
 from stable_longform.cli.analyze import name_folders
+from stable_longform.cli.options import MAX_COUNT, MAX_SEED, seconds_option
 from stable_longform.evaluation.listening_test import ListeningTestSettings, build_test, score_test
 from stable_longform.evaluation.prompt_lists import read_prompt_list
 
@@ -24,22 +25,26 @@ def build(
     ],
     prompts: Annotated[Path, typer.Option(help="Prompts: .jsonl, .txt (one a line) or Song Describer's .csv.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the test.")],
-    part: Annotated[list[float], typer.Option(help="Seconds of the music of a part. May be repeated.")] = (
+    part: Annotated[list[float], seconds_option("--part", "Seconds of the music of a part. May be repeated.")] = (
         120.0,
         285.0,
     ),
     test_id: Annotated[str, typer.Option(help="Small letters, digits, - and _.")] = "listening",
     title: Annotated[str, typer.Option(help="What listeners see.")] = "Listening test",
-    listeners: Annotated[int, typer.Option(min=1, help="For whom orders are made; the paper's 26.")] = 26,
-    repeats: Annotated[int, typer.Option(min=0, help="Ratings of a part that are asked for again.")] = 2,
-    pairs: Annotated[int, typer.Option(min=0, help="Pairs that each listener compares in a part.")] = 6,
-    min_listened: Annotated[float, typer.Option(min=0, help="Seconds to hear before rating.")] = 30.0,
+    listeners: Annotated[
+        int, typer.Option(min=1, max=MAX_COUNT, help="For whom orders are made; the paper's 26.")
+    ] = 26,
+    repeats: Annotated[
+        int, typer.Option(min=0, max=MAX_COUNT, help="Ratings of a part that are asked for again.")
+    ] = 2,
+    pairs: Annotated[int, typer.Option(min=0, max=MAX_COUNT, help="Pairs that each listener compares in a part.")] = 6,
+    min_listened: Annotated[float, typer.Option(min=0, max=3600, help="Seconds to hear before rating.")] = 30.0,
     format: Annotated[str, typer.Option(help="flac, wav or ogg.")] = "flac",
     separate_audio: Annotated[
         bool, typer.Option("--separate-audio", help="Audio beside the page, not inside.")
     ] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first prompts.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the names of the stimuli.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="Only the first prompts.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the names of the stimuli.")] = 0,
 ) -> None:
     """Builds a test: a page that needs no server, and files for webMUSHRA. Run it again after an interruption.
 
@@ -75,9 +80,9 @@ def score(
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the report.")],
     max_difference: Annotated[
-        float, typer.Option(min=0, help="Listeners whose repeated ratings differ by more are left out.")
+        float, typer.Option(min=0, max=100, help="Listeners whose repeated ratings differ by more are left out.")
     ] = MAX_REPEAT_DIFFERENCE,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws of listeners.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the draws of listeners.")] = 0,
 ) -> None:
     """Table 4: mean ± deviation, percentage of correct stereo, 95 % intervals over listeners; strengths from pairs."""
     score_test(test / "key.json", results, output, max_difference, seed)

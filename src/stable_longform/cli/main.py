@@ -15,6 +15,7 @@ from stable_longform.cli.convert import convert, export
 from stable_longform.cli.doctor import doctor
 from stable_longform.cli.generate import generate
 from stable_longform.cli.info import info
+from stable_longform.cli.options import require_finite
 from stable_longform.cli.reconstruct import reconstruct
 
 EXIT_BAD_INPUT = 2
@@ -40,10 +41,21 @@ class CommandGroup(typer.core.TyperGroup):
         """Finds the command that the arguments name."""
         name = args[0] if args else None
         if name not in GROUPS:
-            return super().resolve_command(ctx, args)
+            found, command, rest = super().resolve_command(ctx, args)
+            _check_numbers(command)
+            return found, command, rest
         group = typer.main.get_command(importlib.import_module(GROUPS[name]).app)
         group.name = name
+        for command in group.commands.values():
+            _check_numbers(command)
         return name, group, args[1:]
+
+
+def _check_numbers(command) -> None:
+    """Lets all options of a command that are numbers refuse what is not finite."""
+    for parameter in command.params:
+        if parameter.callback is None:
+            parameter.callback = require_finite
 
 
 app = typer.Typer(

@@ -1,20 +1,25 @@
 """Options that commands share, and checks of their values with one line that names the value and what is accepted."""
 
+import functools
 import math
 from typing import Annotated
 
 import torch
 import typer
 
+from stable_longform.utils.ranges import Range
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MAX_SEED, MAX_COUNT = 2**63 - 1, 10**6
+SECONDS = Range(0, 1e6, above=True)
 CHECKPOINT_VARIABLE, DEVICE_VARIABLE = "STABLE_LONGFORM_CHECKPOINT", "STABLE_LONGFORM_DEVICE"
 
 
-def parse_seconds(text: str | float) -> float:
+def parse_seconds(text: str | float, accepted: Range = SECONDS) -> float:
     """Seconds as a number, `90`, or as on a clock, `1:30` or `1:02:30.5`.
 
     Raises:
-        typer.BadParameter: it is neither.
+        typer.BadParameter: it is neither, or out of range.
     """
     try:
         parts = [float(part) for part in str(text).split(":")]
@@ -25,12 +30,24 @@ def parse_seconds(text: str | float) -> float:
     seconds = 0.0
     for part in parts:
         seconds = 60 * seconds + part
+    if seconds not in accepted:
+        raise typer.BadParameter(f"must be a number of seconds {accepted}, got {text!r}.")
     return seconds
 
 
-def seconds_option(name: str, help: str) -> typer.models.OptionInfo:
+def seconds_option(name: str, help: str, accepted: Range = SECONDS) -> typer.models.OptionInfo:
     """An option in seconds."""
-    return typer.Option(name, parser=parse_seconds, metavar="SECONDS", help=help)
+    parser = functools.partial(parse_seconds, accepted=accepted)
+    parser.__name__ = "seconds"  # which typer asks for
+    return typer.Option(name, parser=parser, metavar="SECONDS", help=help)
+
+
+def require_finite(context: typer.Context, parameter, value):
+    """A callback of options that are numbers: typer's ranges let NaN and, where one end is open, infinity through."""
+    for number in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(number, float) and not math.isfinite(number):
+            raise typer.BadParameter(f"must be finite, got {number}.", ctx=context, param=parameter)
+    return value
 
 
 Checkpoint = Annotated[

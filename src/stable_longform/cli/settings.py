@@ -8,6 +8,7 @@ from pathlib import Path
 import stable_longform
 from stable_longform.cli.options import (
     DTYPES,
+    MAX_SEED,
     check_choice,
     check_count,
     check_range,
@@ -18,7 +19,6 @@ from stable_longform.utils.audio import read_tags
 
 MAX_STEPS = 1000
 MAX_GUIDANCE_SCALE = 100.0
-MAX_SEED = 2**63 - 1
 MAX_LORA_SCALE = 10.0
 SCHEDULERS = ("dpmsolver++", "sde-dpmsolver++", "sde-dpmsolver++-3m", "ping-pong")
 # Left out of the tags where they are as here; what is always there is the rest.

@@ -8,6 +8,7 @@ inside an uncompressed tar has that tar's path and its own place there: `member`
 """
 
 import json
+import math
 import os
 import re
 from collections import Counter
@@ -69,8 +70,8 @@ def mix_manifests(shares: Mapping[Path, float]) -> list[Track]:
             two of them.
     """
     for path, share in shares.items():
-        if not share > 0:
-            raise ValueError(f"The share of {path} must be greater than 0, got {share:g}.")
+        if not 0 < share < math.inf:
+            raise ValueError(f"The share of {path} must be greater than 0 and finite, got {share:g}.")
     tracks = {path: read_manifest(path) for path in shares}
     counts = Counter(track.path.absolute() for manifest_tracks in tracks.values() for track in manifest_tracks)
     (most_common, count), *_ = counts.most_common(1)
