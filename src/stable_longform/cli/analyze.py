@@ -13,7 +13,6 @@ from stable_longform.cli.options import (
     Checkpoint,
     Device,
     check_device,
-    check_seconds,
     seconds_option,
 )
 from stable_longform.evaluation.audio_files import ReadingSettings
@@ -117,8 +116,6 @@ def memorization(
     Run it again after an interruption; `accelerate launch -m stable_longform analyze memorization ...` shares the work
     among processes.
     """
-    for name, seconds in (("--duration", duration), ("--segment", segment), ("--max-duration", max_duration)):
-        check_seconds(name, seconds)
     folders = name_folders(generated or [])
     training, held_out = open_tracks(source, ("train",), limit), open_tracks(source, HELD_OUT, limit)
     state = PartialState()

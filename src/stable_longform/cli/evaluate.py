@@ -17,7 +17,6 @@ from stable_longform.cli.options import (
     Checkpoint,
     Device,
     check_device,
-    check_seconds,
     seconds_option,
 )
 from stable_longform.cli.settings import MAX_GUIDANCE_SCALE, MAX_STEPS
@@ -126,7 +125,6 @@ def generate(
 
     With several GPUs: accelerate launch -m stable_longform evaluate generate ...
     """
-    check_seconds("--duration", duration)
     rows = read_prompt_list(prompts, no_singing)[:limit]
     state = PartialState()
     chosen = check_device(device) if device or state.num_processes == 1 else state.device
@@ -217,8 +215,6 @@ def control(
     device: Device = None,
 ) -> None:
     """Asked for and heard: tempo, key, genre and instruments of a folder, and whether the music ends in time."""
-    if trim is not None:
-        check_seconds("--trim", trim)
     rows = None if prompts is None else read_prompt_list(prompts)
     pieces, embedders, text_embedder, protocol = [], [], None, {"prompts_sha256": prompts and file_sha256(prompts)}
     if truth is not None:
@@ -299,8 +295,6 @@ def measure(
     device: Device = None,
 ) -> None:
     """Inference time and peak memory of each duration: the last column of Tables 2 and 3."""
-    for seconds in duration:
-        check_seconds("--duration", seconds)
     chosen = check_device(device)
     synthesize, settings = load_model(checkpoint, musicgen, chosen, steps, guidance_scale, 0.0)
     rows = measurements.measure_time(synthesize, duration, chosen, "Genre: Ambient|Instruments: Piano", runs)
@@ -370,9 +364,6 @@ def load_model(
 
 def _reading_settings(trim: float | None, max_duration: float, **settings) -> ReadingSettings:
     """How files are read, of options that were checked."""
-    check_seconds("--max-duration", max_duration)
-    if trim is not None:
-        check_seconds("--trim", trim)
     return ReadingSettings(trim, max_duration, **settings)
 
 

@@ -1,5 +1,6 @@
 """The command `stable-longform reconstruct`: audio through the autoencoder and back."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -29,7 +30,7 @@ def reconstruct(
     samples beyond full scale are clipped unless --sample-format is float.
     """
     device = check_device(device)
-    if output.resolve() == input.resolve():
+    if os.path.realpath(output) == os.path.realpath(input):  # which a loop of links does not stop
         raise ValueError(f"{output} is the input: choose another output.")
     check_outputs([output], sample_format, overwrite)
     next(read_blocks(input), None)  # an input that is no audio is told before the model is loaded

@@ -122,8 +122,8 @@ def _make_track(row: dict, place: str, folder: Path) -> Track:
             raise ValueError(f"{place}: {key} must be the name of a file, got {row[key]!r:.40}.")
     path, storage = folder / row["path"], None
     if "member" in row:
-        for key in ("offset", "num_bytes"):
-            if type(row[key]) is not int or not 0 <= row[key] < 2**63:
-                raise ValueError(f"{place}: {key} must be a whole number of bytes, got {row[key]!r:.40}.")
+        for key, least in (("offset", 0), ("num_bytes", 1)):
+            if type(row[key]) is not int or not least <= row[key] < 2**63:
+                raise ValueError(f"{place}: {key} must be a whole number of bytes from {least}, got {row[key]!r:.40}.")
         path, storage = path / row["member"], TarMember(path, row["offset"], row["num_bytes"])
     return make_track(row, path, place, storage)

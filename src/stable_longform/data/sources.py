@@ -43,6 +43,7 @@ from stable_longform.data.streams import StreamedSource
 from stable_longform.data.tables import read_csv
 from stable_longform.data.tars import TarShards, expand_tars, index_tars, is_remote, is_tars
 from stable_longform.data.tracks import SPLITS, Track
+from stable_longform.utils.ranges import Range
 
 logger = logging.getLogger(__name__)
 
@@ -202,7 +203,11 @@ def open_source(
     """
     if split is not None and split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}.")
+    if max_bad_fraction not in Range(0, 1):
+        raise ValueError(f"max_bad_fraction must be in [0, 1], got {max_bad_fraction!r}.")
     name = os.fspath(name)
+    if not name.removeprefix(STREAM_PREFIX).strip():
+        raise ValueError(f"A source must have a name, got {name!r}.")
     source = _open_stream(name, max_bad_fraction) if is_stream(name) else _open_list(name, max_bad_fraction)
     return source if split is None else source.of_split(split)
 

@@ -166,6 +166,7 @@ def _list_members(
                     raise tarfile.ReadError(f"it ends inside {name}")
                 elif info.isfile():
                     members.append(Member(name, info.offset_data, info.size))
+            _check_end(archive)
     except (tarfile.TarError, OSError) as error:
         damage = error
     places = {member.name: member for member in members}
@@ -175,6 +176,12 @@ def _list_members(
         elif posixpath.splitext(name)[1].lower() in AUDIO_EXTENSIONS:
             left_out.append(BadTrackError(tar / name, "broken", f"a link to {target}, which is not in the tar"))
     return members, left_out, damage
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    """Raises a ReadError if there is no end where the reading ended: tarfile takes a damaged header for one."""
+    if any(_read_at(archive.fileobj, archive.offset, tarfile.BLOCKSIZE)):
+        raise tarfile.ReadError(f"the header at byte {archive.offset} is damaged")
 
 
 def _clean_name(name: str) -> str:
