@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import pytest
+from refusals import command_fails
 from tiny_pipeline import tiny_pipeline
-
-from stable_longform.cli import main
 
 RATE = 8000
 
@@ -22,17 +21,10 @@ def checkpoint(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def fails(tmp_path, capsys):
-    """Runs a command that must end with exit code 2, one line on stderr and no new file; returns the line."""
+    """`refusals.command_fails`, called with a command's words; nothing may be written to `tmp_path`."""
 
     def run(*arguments: str) -> str:
-        before = sorted(tmp_path.rglob("*"))
-        capsys.readouterr()
-        assert main(list(arguments)) == 2
-        stdout, stderr = capsys.readouterr()
-        assert stdout == ""
-        assert stderr.startswith("error: ") and stderr.count("\n") == 1 and stderr.endswith("\n")
-        assert sorted(tmp_path.rglob("*")) == before
-        return stderr
+        return command_fails(list(arguments), tmp_path, capsys)
 
     return run
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from stable_longform.evaluation.audio_files import PEAK_RULE, ReadingSettings
+from stable_longform.evaluation.audio_files import PEAK_RULE, ReadingSettings, list_audio
 from stable_longform.evaluation.features import FolderFeatures, folder_features
 from stable_longform.evaluation.generation import PROTOCOL_FILE
 from stable_longform.evaluation.prompt_lists import PromptRow, match_references
@@ -60,7 +60,8 @@ def score_folder(
         raise ValueError("The tag-text score needs prompts and one of the embedders musicnn_msd, musicnn_mtt.")
     settings = settings or ReadingSettings()
     cache = cache or output / "features"
-    output.mkdir(parents=True, exist_ok=True)
+    for folder in (generated_folder, reference_folder):
+        list_audio(folder)  # before any work
     names = None if rows is None else [row.id for row in rows]
     generated = folder_features(generated_folder, embedders, settings, cache, names)
     reference = folder_features(reference_folder, embedders, settings, cache)

@@ -1,0 +1,159 @@
+"""Commands that are given what they cannot use: exit code 2, one line, nothing written, no model loaded."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from refusals import command_fails
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder with a good file of audio, text, JSON, a folder and a checkpoint that cannot be loaded."""
+    folder = tmp_path_factory.mktemp("files")
+    soundfile.write(folder / "tone.wav", 0.3 * np.sin(np.arange(8000) / 5)[:, None].repeat(2, 1), 8000)
+    (folder / "text.txt").write_text("calm piano\n")
+    (folder / "empty.txt").write_text("")
+    (folder / "blank.txt").write_text("\n \n\t\n")
+    (folder / "latin.txt").write_bytes("für Elise".encode("latin-1"))
+    (folder / "list.json").write_text("[1, 2]")
+    (folder / "broken.json").write_text('{"a": ')
+    (folder / "hollow").mkdir()
+    (folder / "hollow" / "model_index.json").write_text('{"_class_name": "LongFormMusicPipeline"}')
+    (folder / "nameless").mkdir()
+    (folder / "nameless" / "model_index.json").write_text("{}")
+    (folder / "garbled").mkdir()
+    (folder / "garbled" / "model_index.json").write_bytes(b"\xff\xfe\x00")
+    (folder / "listed").mkdir()
+    (folder / "listed" / "model_index.json").write_text("[]")
+    (folder / "bare").mkdir()
+    (folder / "run").mkdir()
+    (folder / "run" / "metrics.jsonl").write_text("nothing\n5\n[]\n")
+    (folder / "weights.ckpt").write_bytes(b"no weights")
+    (folder / "weights.safetensors").write_bytes(b"\xff" * 100)
+    (folder / "wide.safetensors").write_bytes((2**60).to_bytes(8, "little") + b"{}")
+    header = json.dumps({"x": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}).encode()
+    (folder / "cut.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    (folder / "mixed.jsonl").write_text('{"id": "a", "prompt": "calm"}\n{"id": "a", "prompt": "loud"}\n')
+    return folder
+
+
+GENERATE = {
+    "no prompt": "generate",
+    "a prompt and a file": "generate calm --prompt-file {0}/text.txt",
+    "no such prompt file": "generate --prompt-file {0}/missing.txt",
+    "an empty prompt file": "generate --prompt-file {0}/empty.txt",
+    "a blank prompt file": "generate --prompt-file {0}/blank.txt",
+    "latin-1 prompts": "generate --prompt-file {0}/latin.txt",
+    "a folder of prompts": "generate --prompt-file {0}/bare",
+    "audio as prompts": "generate --prompt-file {0}/tone.wav",
+    "a zero in the prompt": "generate calm\0piano",
+    "a surrogate in the prompt": "generate calm\ud800",
+    "a surrogate in the negative prompt": "generate calm --negative-prompt \udfff",
+    "settings of a file that is not there": "generate --from {0}/missing.wav",
+    "settings of a file without": "generate --from {0}/tone.wav",
+    "settings of text": "generate --from {0}/text.txt",
+    "no extension": "generate calm -o out",
+    "an unknown extension": "generate calm -o out.xyz",
+    "a folder as output": "generate calm -o {0}",
+    "no folder for the output": "generate calm -o {0}/missing/out.wav",
+    "below a file": "generate calm -o {0}/text.txt/out.wav",
+    "an output that exists": "generate calm -o {0}/tone.wav",
+    "a sample format that is none": "generate calm -o out.wav --sample-format pcm99",
+    "a format that flac has not": "generate calm -o out.flac --sample-format float",
+    "a format of mp3": "generate calm -o out.mp3 --sample-format pcm24",
+    "a rising interval": "generate calm --guidance-interval 0.9 0.1",
+    "an interval beyond": "generate calm --guidance-interval 0.0 1.5",
+    "an interval of NaN": "generate calm --guidance-interval nan 1",
+    "an unknown scheduler": "generate calm --scheduler euler",
+    "an unknown dtype": "generate calm --dtype int8",
+    "an unknown device": "generate calm --device abacus",
+    "a GPU of high number": "generate calm --device cuda:77",
+    "a negative GPU": "generate calm --device cuda:-1",
+    "no such checkpoint": "generate calm --checkpoint {0}/missing",
+    "a file as checkpoint": "generate calm --checkpoint {0}/text.txt",
+    "a folder without an index": "generate calm --checkpoint {0}/bare",
+    "an index without a class": "generate calm --checkpoint {0}/nameless",
+    "an index that is no JSON": "generate calm --checkpoint {0}/garbled",
+    "an index that is a list": "generate calm --checkpoint {0}/listed",
+    "a strange checkpoint": "generate calm --checkpoint a/b/c/d",
+    "an empty checkpoint": "generate calm --checkpoint=",
+    "an option twice as long": "generate calm --duration 1:2:3:4",
+    "an unknown option": "generate calm --tempo 120",
+    "two prompts": "generate calm loud",
+    "a shortened option": "generate calm --dur 5",
+}
+OTHERS = {
+    "nothing to reconstruct": "reconstruct",
+    "a missing recording": "reconstruct {0}/missing.wav -o out.wav",
+    "text to reconstruct": "reconstruct {0}/text.txt -o out.wav",
+    "a folder to reconstruct": "reconstruct {0} -o out.wav",
+    "onto itself": "reconstruct {0}/tone.wav -o {0}/tone.wav --overwrite",
+    "a hollow checkpoint": "reconstruct {0}/tone.wav -o out.wav --checkpoint {0}/bare",
+    "info of nothing": "info {0}/missing.wav",
+    "info of text": "info {0}/text.txt",
+    "info of a folder": "info {0}",
+    "inspect nothing": "data inspect {0}/missing",
+    "inspect an empty folder": "data inspect {0}/bare",
+    "inspect another split": "data inspect {0} --split dev",
+    "inspect a split that is not there": "data inspect {0} --split test",
+    "a figure of another kind": "data inspect {0} --figure figure.gif",
+    "a manifest of another kind": "data inspect {0} --manifest tracks.csv",
+    "a manifest in no folder": "data inspect {0} --manifest {0}/missing/tracks.jsonl",
+    "prompts of nothing": "data prompts {0}/missing",
+    "prompts of another split": "data prompts {0} --split dev",
+    "mix of nothing": "data mix out.jsonl",
+    "mix without shares": "data mix out.jsonl {0}/mixed.jsonl",
+    "mix with a share of text": "data mix out.jsonl {0}/mixed.jsonl=much",
+    "mix with a share of 0": "data mix out.jsonl {0}/mixed.jsonl=0",
+    "mix with a share of NaN": "data mix out.jsonl {0}/mixed.jsonl=nan",
+    "mix with a share without end": "data mix out.jsonl {0}/mixed.jsonl=inf",
+    "mix of what is no manifest": "data mix out.jsonl {0}/mixed.jsonl=1",
+    "mix to another kind": "data mix out.csv {0}/mixed.jsonl=1",
+    "runs of nothing": "runs show {0}/missing",
+    "runs of a folder without metrics": "runs show {0}/bare",
+    "runs of a file": "runs show {0}/text.txt",
+    "curves of another kind": "runs show {0}/run -o curves.xyz",
+    "convert nothing": "convert {0}/missing.ckpt -o out",
+    "convert text": "convert {0}/text.txt -o out --config {0}/list.json",
+    "convert what is no pickle": "convert {0}/weights.ckpt -o out --config {0}/list.json",
+    "convert noise": "convert {0}/weights.safetensors -o out --config {0}/list.json",
+    "convert a header too long": "convert {0}/wide.safetensors -o out --config {0}/list.json",
+    "convert a file cut off": "convert {0}/cut.safetensors -o out --config {0}/list.json",
+    "convert without its configuration": "convert {0}/weights.safetensors -o out",
+    "convert with broken JSON": "convert {0}/weights.safetensors -o out --config {0}/broken.json",
+    "convert into a folder that is full": "convert {0}/weights.safetensors -o {0} --config {0}/list.json",
+    "convert a folder": "convert {0}/bare -o out",
+    "export to nothing": "export -o out --to midi",
+    "export into a folder that is full": "export -o {0} --to diffusers",
+    "export no checkpoint": "export -o out --to diffusers --checkpoint {0}/bare",
+    "score nothing": "evaluate score {0}/missing {0}/missing -o out",
+    "score by another embedder": "evaluate score {0} {0} -o out --embedder vggish",
+    "score with two equal ids": "evaluate score {0} {0} -o out --prompts {0}/mixed.jsonl",
+    "generate from no list": "evaluate generate {0}/missing.jsonl out",
+    "generate from JSON that is a list": "evaluate generate {0}/list.json out",
+    "generate from equal ids": "evaluate generate {0}/mixed.jsonl out",
+    "generate from an empty list": "evaluate generate {0}/empty.txt out",
+    "structure of nothing": "analyze structure {0}/missing -o out",
+    "structure of a file": "analyze structure {0}/text.txt -o out",
+    "structure of two equal names": "analyze structure a={0}/bare a={0}/run -o out",
+    "structure without truth": "analyze structure {0}/bare -o out --truth {0}/missing.jsonl",
+    "a test of nothing": "listening-test build a={0}/missing --prompts {0}/text.txt -o out",
+    "a test without prompts": "listening-test build a={0}/bare --prompts {0}/missing.txt -o out",
+    "a test of another format": "listening-test build a={0}/bare --prompts {0}/text.txt -o out --format m4a",
+    "a test with a wrong id": "listening-test build a={0}/bare --prompts {0}/text.txt -o out --test-id A/B",
+    "a score of no test": "listening-test score {0}/bare {0}/run -o out",
+    "to serve no test": "listening-test serve {0}/bare --port 0",
+    "an unknown group": "compose",
+    "an unknown command": "data list",
+}
+
+
+@pytest.mark.parametrize("words", [*GENERATE.values(), *OTHERS.values()], ids=[*GENERATE, *OTHERS])
+def test_commands_end_in_one_line(files, tmp_path, monkeypatch, capsys, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    before = sorted(files.rglob("*"))
+    command_fails([word.replace("{0}", str(files)) for word in words.split(" ")], tmp_path, capsys)
+    assert sorted(files.rglob("*")) == before
