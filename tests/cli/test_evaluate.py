@@ -194,7 +194,10 @@ def test_truth_that_says_nothing_is_told(capsys, tmp_path, real):
         (("control", "missing", "-o", "x"), "missing is not a folder"),
         (("control", ".", "-o", "x", "--trim", "0"), "'--trim': must be a number of seconds in (0, 10^6]"),
         (("control", ".", "-o", "x", "--truth", "missing.jsonl"), "missing.jsonl"),
-        (("generate", "missing.txt", "x", "--duration", "nan"), "'--duration': must be a number of seconds in (0, 10^6]"),
+        (
+            ("generate", "missing.txt", "x", "--duration", "nan"),
+            "'--duration': must be a number of seconds in (0, 10^6]",
+        ),
         ((), "Missing command"),
     ],
 )
