@@ -102,9 +102,9 @@ def main(config: Config) -> None:
 
 
 def check_history(stage: Path, vae: AutoencoderOobleck) -> None:
-    """Raises a ValueError if the transformer's `stage.json` says that another encoder made its latents."""
-    if not stage.is_file():  # of an earlier version
-        return
+    """Raises a ValueError unless the transformer's `stage.json` is there and names no other encoder of its latents."""
+    if not stage.is_file():
+        raise ValueError(f"{stage.parent} was not exported by a training script: it has no {STAGE_FILE}.")
     latents = json.loads(stage.read_text(encoding="utf-8"))["sources"].get("latents", {}).get("latents", {})
     if "encoder_sha256" in latents and latents["encoder_sha256"] != weights_sha256(vae.encoder):
         raise ValueError(f"{stage.parent} was trained on latents of another autoencoder than the one given.")

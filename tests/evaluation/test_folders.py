@@ -42,7 +42,7 @@ def test_report(folders):
     assert (folders[2] / "figure.png").read_bytes().startswith(b"\x89PNG")
     protocol = report["protocol"]
     assert protocol["embedders"]["mel44"]["weights_sha256"] == "none"
-    assert protocol["reading"]["peak_in_db"] == -1 and protocol["versions"]["torch"]
+    assert protocol["reading"]["peak_in_db"] == -1 and protocol["environment"]["versions"]["torch"]
     assert score((folders[1], folders[1], folders[2] / "same"))["scores"][0]["value"] == pytest.approx(0, abs=1e-9)
 
 

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 import stable_longform
 from stable_longform.cli.options import CHECKPOINT_VARIABLE, DEVICE_VARIABLE, Json
 from stable_longform.utils.audio import SUBTYPES
+from stable_longform.utils.environment import package_version
 
 PACKAGE = "stable_longform"
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy", "soundfile", "soxr", "typer")
@@ -24,7 +25,7 @@ def doctor(is_json: Json = False) -> None:
     report = {
         "program": f"{PACKAGE} {stable_longform.__version__}",
         "python": f"{platform.python_version()}, {platform.platform()}",
-        "versions": {name: _version(name) for name in LIBRARIES},
+        "versions": {name: package_version(name) or "not installed" for name in LIBRARIES},
         "libsndfile": soundfile.__libsndfile_version__,
         "devices": _devices(),
         "extras": _extras(),
@@ -42,14 +43,6 @@ def doctor(is_json: Json = False) -> None:
         typer.echo(f"{name}:")
         for part, text in value.items():
             typer.echo(f"  {part}: {'-' if text is None else text}")
-
-
-def _version(name: str) -> str:
-    """Of an installed package."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _devices() -> dict[str, str]:
@@ -82,8 +75,8 @@ def _extras() -> dict[str, str]:
             environment = {"extra": extra}
             if requirement.marker is None or not requirement.marker.evaluate(environment):
                 continue
-            version = _version(requirement.name)
-            is_missing = version == "not installed" or not requirement.specifier.contains(version, prereleases=True)
+            version = package_version(requirement.name)
+            is_missing = version is None or not requirement.specifier.contains(version, prereleases=True)
             extras.setdefault(extra, []).extend([str(requirement).partition(";")[0]] if is_missing else [])
     return {
         extra: "all there" if not missing else f"missing {', '.join(missing)}: pip install '{PACKAGE}[{extra}]'"

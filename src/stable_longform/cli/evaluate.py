@@ -33,6 +33,7 @@ from stable_longform.evaluation.peer_clips import prepare_peer_clips
 from stable_longform.evaluation.prompt_lists import read_prompt_list
 from stable_longform.evaluation.scores import NUM_RESAMPLES
 from stable_longform.metrics.embedders import minilm, musicnn
+from stable_longform.utils.environment import describe_environment
 from stable_longform.utils.files import file_sha256, weights_sha256, write_json, write_text
 from stable_longform.utils.optional import require
 
@@ -257,7 +258,7 @@ def reconstruct_score(
         require("visqol", "visqol")
     files = list_tracks(source, split, limit) if split else dict(list(list_audio(source).items())[:limit])
     output.mkdir(parents=True, exist_ok=True)
-    rows, report = [], {"versions": reports.versions(), "codecs": {}}
+    rows, report = [], {"environment": describe_environment(), "codecs": {}}
     for name, is_ours in [(name, True) for name in checkpoint] + [(name, False) for name in codec]:
         item = _load_codec(name, is_ours, chosen)
         key = f"{item.protocol['weights_sha256'][:16]}-{trim}"
@@ -299,7 +300,7 @@ def measure(
     synthesize, settings = load_model(checkpoint, musicgen, chosen, steps, guidance_scale, 0.0)
     rows = measurements.measure_time(synthesize, duration, chosen, "Genre: Ambient|Instruments: Piano", runs)
     output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "time.json", {"rows": rows, "protocol": settings | {"versions": reports.versions()}})
+    write_json(output / "time.json", {"rows": rows, "protocol": settings | {"environment": describe_environment()}})
     header = ("music (s)", "median time (s)", "shortest (s)", "peak memory (GiB)")
     table = reports.markdown_table(header, [list(row.values()) for row in rows])
     write_text(output / "table.md", table)

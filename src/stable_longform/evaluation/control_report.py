@@ -29,11 +29,12 @@ from stable_longform.evaluation.control import (
 from stable_longform.evaluation.features import file_features
 from stable_longform.evaluation.generation import PROTOCOL_FILE
 from stable_longform.evaluation.prompt_lists import PromptRow
-from stable_longform.evaluation.reports import markdown_table, versions
+from stable_longform.evaluation.reports import markdown_table
 from stable_longform.metrics.embedders.features import AudioFeatures
 from stable_longform.metrics.endings import SILENCE_IN_DB
 from stable_longform.metrics.key import key_relation
 from stable_longform.utils.audio import read_info, read_tags
+from stable_longform.utils.environment import describe_environment
 from stable_longform.utils.files import write_json, write_text
 from stable_longform.utils.pictures import new_figure, save_figure
 
@@ -123,7 +124,7 @@ def evaluate_control(
             "embedders": {embedder.name: embedder.protocol for embedder in embedders},
             "text_embedder": text_embedder and text_embedder.protocol,
             "generation": _read_protocol(folder),
-            "versions": versions(),
+            "environment": describe_environment(),
             **(protocol or {}),
         },
     }

@@ -13,8 +13,9 @@ from stable_longform.evaluation.audio_files import PEAK_RULE, ReadingSettings, l
 from stable_longform.evaluation.features import FolderFeatures, folder_features
 from stable_longform.evaluation.generation import PROTOCOL_FILE
 from stable_longform.evaluation.prompt_lists import PromptRow, match_references
-from stable_longform.evaluation.reports import markdown_table, plot_values, versions
+from stable_longform.evaluation.reports import markdown_table, plot_values
 from stable_longform.evaluation.scores import NUM_RESAMPLES, all_scores
+from stable_longform.utils.environment import describe_environment
 from stable_longform.utils.files import write_json, write_text
 
 
@@ -95,7 +96,7 @@ def score_folder(
             "num_resamples": num_resamples,
             "seed": seed,
             "generation": json.loads(made_by.read_text(encoding="utf-8")) if made_by.is_file() else None,
-            "versions": versions(),
+            "environment": describe_environment(),
             **(protocol or {}),
         },
     }

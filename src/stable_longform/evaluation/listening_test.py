@@ -41,8 +41,9 @@ from stable_longform.evaluation.audio_files import (
     to_channels,
 )
 from stable_longform.evaluation.prompt_lists import PromptRow
-from stable_longform.evaluation.reports import markdown_table, versions
+from stable_longform.evaluation.reports import markdown_table
 from stable_longform.utils.audio import write_audio
+from stable_longform.utils.environment import describe_environment
 from stable_longform.utils.files import write_json, write_text
 from stable_longform.utils.optional import require
 
@@ -145,7 +146,7 @@ def build_test(
         "prompts": texts,
         "listeners": {number: [trial["id"] for trial in trials] for number, trials in listeners.items()},
         "left_out": material.left_out,
-        "versions": versions(),
+        "environment": describe_environment(),
     }
     write_json(output / "key.json", key)
     return key
@@ -312,7 +313,7 @@ def score_test(
         "screened": screened,
         "unfinished": unfinished,
         "left_out": found.left_out,
-        "protocol": {"max_difference": max_difference, "seed": seed, "versions": versions()},
+        "protocol": {"max_difference": max_difference, "seed": seed, "environment": describe_environment()},
     }
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "scores.json", report)

@@ -13,8 +13,9 @@ import torch
 from stable_longform.analysis.memorization import area_under_curve, detection_rate
 from stable_longform.evaluation.audio_files import list_audio
 from stable_longform.evaluation.memorization import MemorizationAnalysis
-from stable_longform.evaluation.reports import markdown_table, versions
+from stable_longform.evaluation.reports import markdown_table
 from stable_longform.utils.audio import read_audio, read_tags, to_stereo, write_audio
+from stable_longform.utils.environment import describe_environment
 from stable_longform.utils.files import write_json, write_text
 from stable_longform.utils.pictures import draw_spectrograms, new_figure, save_figure
 
@@ -111,7 +112,7 @@ def report_generations(
         "protocol": {
             "embedder": analysis.query_embedder.protocol,
             "settings": asdict(analysis.settings),
-            "versions": versions(),
+            "environment": describe_environment(),
         },
     }
     write_json(output / "memorization.json", report)

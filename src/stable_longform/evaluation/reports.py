@@ -1,30 +1,11 @@
 """Reports: JSON with everything, a Markdown table, a picture."""
 
-import importlib.metadata
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from stable_longform.utils.files import atomic_path
-
-PACKAGES = (
-    "stable_longform torch transformers diffusers auraloss librosa numpy scikit-learn soxr soundfile visqol-python"
-).split()
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on, and the device."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return found | {"device": device}
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence]) -> str:

@@ -28,9 +28,10 @@ from stable_longform.evaluation.audio_files import (
     list_audio,
     read_header,
 )
-from stable_longform.evaluation.reports import markdown_table, versions
+from stable_longform.evaluation.reports import markdown_table
 from stable_longform.utils.audio import read_blocks
 from stable_longform.utils.bootstrap import bootstrap_interval
+from stable_longform.utils.environment import describe_environment
 from stable_longform.utils.files import atomic_path, write_json, write_text
 from stable_longform.utils.pictures import MatrixPanel, draw_matrices
 
@@ -219,7 +220,7 @@ def analyze_folders(
             "structure_version": STRUCTURE_VERSION,
             "num_resamples": num_resamples,
             "seed": seed,
-            "versions": versions(),
+            "environment": describe_environment(),
         },
     }
     write_json(output / "structure.json", report)

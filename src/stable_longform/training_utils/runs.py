@@ -6,16 +6,13 @@ stage and step it is, and repeats the sources, with the `stage.json` of each: th
 
 import dataclasses
 import datetime
-import importlib.metadata
 import json
 import logging
 import os
 import platform
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -23,6 +20,7 @@ from accelerate.utils import broadcast_object_list
 from stable_longform.data.latents import INFO_FILE
 from stable_longform.training_utils.checkpointing import latest_checkpoint
 from stable_longform.training_utils.config import plain_values
+from stable_longform.utils.environment import describe_environment
 from stable_longform.utils.files import file_sha256, write_json, write_text
 from stable_longform.utils.locks import hold_lock
 
@@ -137,8 +135,9 @@ def _start_in_folder(output_dir: Path, config, resolved: dict, sources: Mapping[
             logger.info("%s was %s and is %s from now on.", key, old, new)
     described = _compare_sources(run.get("sources", {}), sources, output_dir)
     environment = describe_environment()
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     start = {
-        "started": environment["started"],
+        "started": now,
         "step": 0 if latest is None else latest[1],
         "host": platform.node(),
         "job": os.environ.get("SLURM_JOB_ID"),
@@ -146,7 +145,7 @@ def _start_in_folder(output_dir: Path, config, resolved: dict, sources: Mapping[
         "changes": changes,
     }
     history = [*run.get("history", ()), start]
-    write_json(run_file, environment | {"sources": described, "history": history})
+    write_json(run_file, environment | {"started": now, "sources": described, "history": history})
     write_text(file, yaml.safe_dump(resolved, sort_keys=False))
 
 
@@ -192,22 +191,6 @@ def write_stage(folder: Path, output_dir: Path, stage: str, step: int, **facts) 
     described = {"stage": stage, "step": step, **facts}
     described |= {name: run[name] for name in ("git_commit", "versions", "sources")}
     write_json(folder / STAGE_FILE, described)
-
-
-def describe_environment() -> dict:
-    """Versions, git commit and machine, to be saved with a run."""
-    packages = ("stable_longform", "torch", "diffusers", "transformers", "accelerate", "numpy")
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    return {
-        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "git_commit": commit.stdout.strip() or None,
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
 
 
 def _defaults(config) -> dict:
