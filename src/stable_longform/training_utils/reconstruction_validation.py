@@ -44,7 +44,7 @@ def validate_reconstruction(
         num_samples: how many of the crops are written there, original and reconstruction.
 
     Returns:
-        The reconstructions on the CPU, and the means over the crops of `measure_reconstruction`, of the KL loss, and of
+        The reconstructions on the CPU, and the means over the crops of `measure_reconstruction`, of the KL loss and of
         `noisy_partial_share`, the share in partials when white noise is added to the latents: latents whose music does
         not survive that are hard to generate.
     """
@@ -54,7 +54,7 @@ def validate_reconstruction(
         reconstruction = output.sample[0].float().cpu()
         decoded.append(reconstruction)
         metrics = measure_reconstruction(reconstruction, original, vae.config.sampling_rate)
-        noisy = vae.decode(add_latent_noise(output.posterior.mode())).sample[0].float().cpu()
+        noisy = vae.decode(add_latent_noise(output.posterior.mode().to(vae.dtype))).sample[0].float().cpu()
         metrics["noisy_partial_share"] = partial_share(noisy, vae.config.sampling_rate)
         rows.append(metrics | {"kl": float(output.posterior.kl())})
         if number < num_samples:
