@@ -36,9 +36,7 @@ TEXT_LENGTH = 77
 def main() -> None:
     """Prints the tables."""
     parser = ScriptParser(__doc__)
-    parser.add_number(
-        "--shards", Range(1, 65536), default=8, help="GPUs that FSDP2 or DeepSpeed share the states among"
-    )
+    parser.add_number("--shards", Range(1, 65536), default=8, help="GPUs that FSDP2 shares the states among")
     shards = parser.parse_args().shards
     print("Largest `batch_size` of a GPU in bf16 (0: does not fit), and GiB at that size\n")
     print("| training | parameters | " + " | ".join(f"{card} GB" for card in CARDS_IN_GIB) + " |")
@@ -51,10 +49,6 @@ def main() -> None:
     length = WINDOWS["4m45s"]
     print_row(
         f"the same, FSDP2 on {shards} GPUs", *transformer_bytes(length, True, weights=4 / shards, other=16 / shards)
-    )
-    print_row(
-        f"the same, DeepSpeed ZeRO-2 on {shards} GPUs, optimiser in CPU memory",
-        *transformer_bytes(length, True, weights=2, other=2 / shards + 4),
     )
     lora = 0.01 * 16  # gradients, moments and weights of an adapter of 1 % of the parameters
     print_row("the same, LoRA", *transformer_bytes(length, True, weights=4, other=lora))

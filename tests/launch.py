@@ -116,10 +116,14 @@ def process_environments(num_processes: int) -> list[dict[str, str]]:
 
 
 def check_processes(
-    num_processes: int, name: str, *arguments: object, timeout_in_s: float = TIMEOUT_IN_S
+    num_processes: int,
+    name: str,
+    *arguments: object,
+    environment: dict | None = None,
+    timeout_in_s: float = TIMEOUT_IN_S,
 ) -> list[subprocess.CompletedProcess]:
     """Runs a script that must succeed in several processes that know of each other."""
-    environments = process_environments(num_processes)
+    environments = [own | (environment or {}) for own in process_environments(num_processes)]
     running = [RunningScript(name, *arguments, environment=environment) for environment in environments]
     finished = [script.wait(timeout_in_s) for script in running]
     assert all(script.returncode == 0 for script in finished), finished[0].stderr[-3000:]

@@ -121,7 +121,6 @@ def test_every_value_of_the_papers_presets_has_a_source(name):
         ("one_gpu", DistributedType.NO),
         ("ddp", DistributedType.MULTI_GPU),
         ("fsdp2", DistributedType.FSDP),
-        ("deepspeed", DistributedType.DEEPSPEED),
         ("multi_node", DistributedType.FSDP),
     ],
 )

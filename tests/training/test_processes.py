@@ -5,9 +5,19 @@ from pathlib import Path
 
 import pytest
 import yaml
-from launch import check_processes, check_script
+from launch import check_processes, check_script, run_script
 from safetensors.torch import load_file
 from tiny_training import AUTOENCODER, CLAP, DIT
+
+# What `accelerate launch --config_file training/configs/accelerate/fsdp2.yaml` sets.
+FSDP2 = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "DiTBlock",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+}
 
 
 def rows(run: Path) -> list[dict]:
@@ -58,6 +68,41 @@ def test_transformer(tmp_path, latents, clap):
     assert {name for name in expected if name.startswith("valid/loss_t0")} == {
         "valid/loss_t0.00-0.50", "valid/loss_t0.50-1.00",
     }  # fmt: skip
+
+
+def test_sharded_transformer(tmp_path, latents, clap):
+    """FSDP2: ten steps of two processes, stopped in between, are those of one; without FSDP it does not go on."""
+    settings = DIT | {"mixed_precision": "no", "max_steps": 10, "save_every": 5, "validate_every": 10}
+    settings |= {"latents": str(latents), "clap": str(clap), "max_grad_norm": 0.5}
+    (tmp_path / "dit.yaml").write_text(yaml.safe_dump(settings))
+    command = ["train_dit.py", "--config", tmp_path / "dit.yaml", "--output_dir"]
+    sharded = [*command, tmp_path / "sharded", "--batch_size=1"]
+    check_script(*command, tmp_path / "one")
+    check_processes(2, *sharded, "--max_steps=5", environment=FSDP2)
+    finished = run_script(*sharded)
+    assert finished.returncode == 2
+    assert "checkpoint-00000005 was saved with FSDP: go on the same way" in finished.stderr
+    check_processes(2, *sharded, environment=FSDP2)
+    checkpoint = tmp_path / "sharded" / "checkpoint-00000010"
+    assert len(list(checkpoint.glob("pytorch_model_fsdp_0/__?_0.distcp"))) == 2  # a part of each process
+    assert_close(tmp_path / "sharded", tmp_path / "one", 1e-3, is_validation=False)
+    assert rows(tmp_path / "sharded")[-1] == pytest.approx(rows(tmp_path / "one")[-1], rel=1e-3)
+    for part in ("transformer", "timing_conditioner"):
+        file = f"dit/{part}/diffusion_pytorch_model.safetensors"
+        assert_close_weights(tmp_path / "sharded", tmp_path / "one", file, 1e-2)
+
+
+@pytest.mark.parametrize(
+    "script, environment, message",
+    [
+        ("train_dit.py", {"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed is not supported: it applies a step before"),
+        ("train_dit.py", {"ACCELERATE_USE_FSDP": "true"}, "FSDP needs several processes, got 1"),
+        ("train_linear_start.py", {"ACCELERATE_USE_FSDP": "true"}, "trains on several GPUs by DDP only"),
+    ],
+)
+def test_what_cannot_share_out_says_why(training_command, tmp_path, script, environment, message):
+    finished = run_script(*training_command(script), tmp_path / "run", environment=environment)
+    assert finished.returncode == 2 and message in finished.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow

@@ -7,8 +7,10 @@ kills and files are real; the autoencoder stands for all scripts, which share th
 import functools
 import json
 import os
+import platform
 import random
 import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -124,6 +126,89 @@ def test_nothing_is_lost(folder, undisturbed):
     assert_same_run(run, undisturbed)
     check_script(*command)  # nothing is left to do, and nothing is done
     assert_same_run(run, undisturbed)
+
+
+def test_one_run_at_a_time_and_in_another_place(folder, undisturbed):
+    """A second run in the folder is refused while the first lives. Then folder and music move, and it goes on."""
+    run, command = folder / "first", arguments(folder, "first")
+    script = RunningScript(*command, "--max_steps=1000")
+    wait_for(script, lambda: (run / "checkpoint-00000002").exists())
+    refused = run_script(*command)
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert f"first is in use by process {script.process.pid} on {platform.node()}, since 20" in refused.stderr
+    script.kill()
+
+    for path in run.glob("checkpoint-*"):  # but for the first
+        if path.name > "checkpoint-00000002":
+            shutil.rmtree(path)
+    moved = folder / "elsewhere"
+    moved.mkdir()
+    run.rename(moved / "second")
+    for file in folder.glob("*.wav"):
+        shutil.copy(file, moved)
+    shutil.copy(folder / "manifest.jsonl", moved / "music.jsonl")
+    start = [SCRIPT, "--config", folder / "settings.yaml", "--manifest", moved / "music.jsonl"]
+    check_script(*start, "--output_dir", moved / "." / "second")
+    assert_same_run(moved / "second", undisturbed)
+    changes = json.loads((moved / "second" / "run.json").read_text())["history"][-1]["changes"]
+    assert changes == {"manifest": [str(folder / "manifest.jsonl"), str(moved / "music.jsonl")]}
+
+
+def test_the_discriminator_goes_on_in_another_stage(folder, undisturbed):
+    """In the first step, the autoencoder's, it is the one that the stage before has left, bit for bit."""
+    command = [*arguments(folder, "stage"), "--max_steps=1", "--discriminator_start_step=0"]
+    check_script(*command, "--init_discriminator_from", undisturbed / "discriminator")
+    weights = load_file(folder / "stage" / "checkpoint-00000001" / "model_1.safetensors")
+    expected = load_file(undisturbed / f"checkpoint-{NUM_STEPS:08d}" / "model_1.safetensors")
+    assert_all_equal(list(weights.values()), list(expected.values()))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A function that mounts a disk of some bytes, or resizes it; skips where that needs more rights."""
+    disk, is_mounted = tmp_path / "disk", []
+    disk.mkdir()
+
+    def mount(size: int) -> Path:
+        options = f"size={size}" + (",remount" if is_mounted else "")
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("needs the right to mount a tmpfs")
+        is_mounted.append(True)
+        return disk
+
+    yield mount
+    if is_mounted:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_costs_nothing(folder, undisturbed, small_disk):
+    """The disk is full at the second checkpoint. The first stays, and the run goes on when there is more room."""
+    size = sum(file.stat().st_size for file in (undisturbed / f"checkpoint-{NUM_STEPS:08d}").iterdir())
+    disk = small_disk(size * 3 // 2 + 2**17)
+    command = [SCRIPT, "--config", folder / "settings.yaml", "--output_dir", disk / "run"]
+    finished = run_script(*command)
+    assert finished.returncode == 2 and "Traceback" not in finished.stderr
+    assert "could not be written" in finished.stderr.splitlines()[-1], finished.stderr[-2000:]
+    assert checkpoints(disk / "run") == ["checkpoint-00000002"]
+    small_disk(2**26)
+    check_script(*command)
+    assert_same_run(disk / "run", undisturbed)
+
+
+def test_a_full_disk_leaves_the_exported_model(folder, undisturbed):
+    """The export of step 8 is larger than files may be; that of step 4 stays, and so does its checkpoint."""
+    command = [*arguments(folder, "export"), "--save_every=4"]
+    check_script(*command, "--max_steps=4")
+    exported = folder / "export" / "autoencoder"
+    before = {file.name: file.read_bytes() for file in exported.iterdir()}
+    largest = max(file.stat().st_size for file in exported.glob("*.safetensors"))
+    finished = run_script(*command, max_file_size=largest - 1)
+    assert finished.returncode == 2 and "Traceback" not in finished.stderr
+    assert finished.stderr.splitlines()[-1].startswith("error: ") and "File too large" in finished.stderr
+    assert {file.name: file.read_bytes() for file in exported.iterdir()} == before
+    assert checkpoints(folder / "export") == ["checkpoint-00000004"]
+    assert sorted(path.name for path in (folder / "export").glob(".*")) == []
 
 
 def test_a_run_with_damaged_checkpoints_only_is_not_started_anew(folder, undisturbed):

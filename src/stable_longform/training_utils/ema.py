@@ -20,7 +20,7 @@ class EMAModel(training_utils.EMAModel):
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], decay: float = 0.9999):
         super().__init__(parameters, decay, update_after_step=1, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
-        self.shadow_params = [shadow.float() for shadow in self.shadow_params]  # DeepSpeed's weights may be in bf16
+        self.shadow_params = [shadow.float() for shadow in self.shadow_params]  # also of weights in half precision
 
     def state_dict(self) -> dict:
         """The state with whole tensors; every process must call this."""

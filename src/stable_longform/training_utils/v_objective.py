@@ -14,7 +14,7 @@ from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 class VelocityLoss(torch.nn.Module):
     """Squared error of the predicted velocity, averaged over each item, padding included. Paper: §3.
 
-    Networks and loss are one module, because FSDP and DeepSpeed ask for one.
+    Networks and loss are one module, because FSDP asks for one.
 
     Args:
         transformer: predicts the velocity.

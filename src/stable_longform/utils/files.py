@@ -104,10 +104,11 @@ def sync_file(path: str | os.PathLike) -> None:
 
 
 def sync_folder(folder: str | os.PathLike) -> None:
-    """Returns when the names in a folder are on the disk. Windows cannot wait for that."""
-    if os.name == "nt":
+    """Returns when the names in a folder are on the disk. Windows, which opens no folders, cannot wait for that."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:
         return
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
