@@ -18,7 +18,10 @@ MINUTES ?= 600
 DEVICE ?= cpu
 OUT ?= runs/embedded
 
-.PHONY: music test test-slow lint format train-tiny train-embedded benchmarks
+# Of `make gpu-check`; on a machine without a GPU: GPU_CHECK="--size tiny --window 64 --steps 2".
+GPU_CHECK ?= --device cuda
+
+.PHONY: music test test-slow lint format train-tiny train-embedded benchmarks gpu-check
 
 music: $(INSTALLED)
 	$(VENV)/bin/stable-longform generate "Genre: Ambient, Electronic|Instruments: Synth|Moods: Slow" --steps 40 --guidance-scale 4 --seed 1 --overwrite -o music.wav
@@ -51,6 +54,11 @@ benchmarks: $(INSTALLED)
 	$(PYTHON) benchmarks/memory.py --size embedded --cases ours:285 stream:285 tiled:285 encode:1200
 	$(PYTHON) benchmarks/steps.py --window 1024 --num_prompts 2 --plot docs/images/steps.png
 	$(PYTHON) benchmarks/decode.py --size paper --seconds 285 --peers tiled --repeats 1
+
+# Everything that needs a GPU, in ten minutes: the tests, then times, memory and errors at the paper's size.
+gpu-check: $(INSTALLED)
+	$(PYTHON) -m pytest -m cuda
+	$(PYTHON) benchmarks/gpu_check.py $(GPU_CHECK) --compile --report gpu_check.md --profile gpu_check_trace.json
 
 # All trainings for a few steps on a little composed music, then music from the result: shows that the path works.
 # Needs a soundfont: `apt-get install timgm6mb-soundfont`, or SOUNDFONT=FILE.sf2.

@@ -50,6 +50,7 @@ def transformers(
         "out_channels": LATENT_CHANNELS,
         "cross_attention_dim": 64 * key_value_heads,
         "cross_attention_input_dim": 64 * key_value_heads,
+        "global_states_input_dim": 2 * 64 * key_value_heads,
     }
     theirs = StableAudioDiTModel(**config)
     ours = DiTTransformer1D(**config, norm_bias=True)

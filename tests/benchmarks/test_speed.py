@@ -119,3 +119,18 @@ def test_steps(run, tmp_path):
     rows = run("steps", *arguments, "--plot", str(tmp_path / "steps.svg"))[2:]
     assert float(rows[0][1]) > 0.1 and float(rows[1][1]) == 0
     assert (tmp_path / "steps.svg").read_text().startswith("<?xml")
+
+
+def test_gpu_check(run, tmp_path):
+    """What `make gpu-check` runs, but for compiling, in one process on a CPU."""
+    arguments = ("--size", "tiny", "--window", "32", "--steps", "2", "3", "--few_steps", "1", "--dtype", "float32")
+    report, trace = tmp_path / "report.md", tmp_path / "trace.json"
+    rows = run("gpu_check", "--device", "cpu", *arguments, "--report", str(report), "--profile", str(trace))
+    cases = [("2, guided", "diffusers"), ("2, guided", "ours"), ("3, guided", "diffusers"), ("3, guided", "ours")]
+    cases += [("1, ping-pong", "diffusers"), ("1, ping-pong", "ours")]
+    assert [tuple(row[:2]) for row in rows[2:8]] == cases
+    for row in rows[2:8]:
+        sampling, decoding, whole, ratio, memory = map(float, row[2:7])
+        assert whole == pytest.approx(sampling + decoding, rel=0.02) and ratio > 0 and memory > 0
+    assert [row for row in rows[10:]] == [["2, guided", "0.0e+00"], ["1, ping-pong", "0.0e+00"]]
+    assert "2, guided" in report.read_text() and trace.stat().st_size > 1000

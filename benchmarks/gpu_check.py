@@ -1,0 +1,195 @@
+"""What there is to know about a GPU in ten minutes: whole generations at the paper's size against diffusers' classes.
+
+    make gpu-check
+    python benchmarks/gpu_check.py --device cuda --report gpu_check.md
+    python benchmarks/gpu_check.py --device cpu --size tiny --window 64 --steps 2 --few_steps 1
+
+Weights are random, which changes no time, and the same in both. Guided rows evaluate the transformer with and without
+the prompt; the last row is a distilled model's, ping-pong without guidance. diffusers' transformer runs three steps,
+scaled to all, and its decoder the whole window, as its pipeline does. The autoencoders compute in float32. The latent
+error is the distance from the same sampling in float32; the share is that of the arithmetic that guidance needs in
+what a matrix product of the same run reaches. `--compile` adds torch.compile, and says how many graphs windows of
+three lengths took. `--profile FILE` writes a trace of the last row for chrome://tracing.
+"""
+
+import argparse
+import contextlib
+import io
+import time
+from pathlib import Path
+
+import torch
+from diffusers.models.embeddings import get_1d_rotary_pos_embed
+from model_pairs import LATENT_CHANNELS, TRANSFORMERS, autoencoders, transformers
+from timing import interleave, machine, matmul_peak, peak_resident_bytes, print_table, relative_error, synchronize
+from transformer_step import NUM_TEXT_TOKENS, operations
+
+from stable_longform import LongFormMusicPipeline, TimingConditioner
+from stable_longform.schedulers.scheduling import make_scheduler
+from stable_longform.utils.files import write_text
+from stable_longform.utils.ranges import Range
+from stable_longform.utils.scripts import DTYPES, STEPS, ScriptParser, run_main
+
+HEADER = ("steps", "model", "sampling, s", "decoding, s", "whole, s", "ratio", "peak memory, GB", "share of the peak")
+
+
+def main() -> None:
+    """Prints the report, and writes it if asked to."""
+    parser = ScriptParser(__doc__)
+    parser.add_argument("--size", choices=TRANSFORMERS, default="paper", help="of the models")
+    parser.add_number("--window", Range(8, 6144), default=6144, help="sampled and decoded, in latent frames")
+    parser.add_number("--steps", STEPS, nargs="+", default=[100, 50, 25], help="sampling steps with guidance")
+    parser.add_number("--few_steps", STEPS, default=8, help="ping-pong steps without guidance")
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of the transformer")
+    parser.add_argument("--compile", action="store_true", help="with torch.compile as well")
+    parser.add_argument("--profile", type=Path, help="file for a trace")
+    parser.add_argument("--report", type=Path, help="Markdown file for what is printed")
+    parser.add_device()
+    arguments = parser.parse_args()
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed) if arguments.report else contextlib.nullcontext():
+        check(arguments)
+    if arguments.report:
+        write_text(arguments.report, printed.getvalue())
+        print(printed.getvalue(), end="")
+
+
+@torch.inference_mode()
+def check(arguments: argparse.Namespace) -> None:
+    """All rows."""
+    dtype, device = getattr(torch, arguments.dtype), arguments.device
+    print(f"{arguments.size} size, {arguments.window} latents, {arguments.dtype}; {machine(device)}\n")
+    ours, theirs = transformers(arguments.size, None, dtype, device)
+    vae, their_vae = autoencoders(arguments.size, torch.float32, device)
+    pipe = build_pipeline(ours, vae)
+    cases = [(steps, True) for steps in arguments.steps] + [(arguments.few_steps, False)]
+    peak, rows, expected = matmul_peak(dtype, device), [], {}
+    for steps, is_guided in cases:
+        baseline = run_diffusers(theirs, their_vae, steps, is_guided, arguments)
+        rows.append(row(steps, is_guided, "diffusers", baseline, baseline, None))
+        result = run_ours(pipe, steps, is_guided, arguments)
+        expected[steps, is_guided] = result[0]
+        share = operations(ours.config, arguments.window) * steps / result[1] / peak if is_guided else None
+        rows.append(row(steps, is_guided, "ours", result[1:], baseline, share))
+    if arguments.compile:
+        pipe.transformer.compile_repeated_blocks(fullgraph=True)
+        for steps, is_guided in cases:
+            _, *result = run_ours(pipe, steps, is_guided, arguments)
+            baseline = next(entry for entry in rows if entry[:2] == (label(steps, is_guided), "diffusers"))
+            rows.append(row(steps, is_guided, "ours, compiled", result, baseline[2:4] + baseline[6:7], None))
+    print_table(HEADER, rows)
+    if arguments.compile:
+        print_graphs(pipe, arguments)
+    if arguments.profile is not None:
+        with torch.profiler.profile() as profile:
+            run_ours(pipe, arguments.few_steps, False, arguments)
+        profile.export_chrome_trace(str(arguments.profile))
+    print_errors(pipe, expected, arguments)
+
+
+def build_pipeline(transformer, vae) -> LongFormMusicPipeline:
+    """A pipeline that is given the embeddings of its prompts."""
+    timing_conditioner = TimingConditioner(transformer.config.cross_attention_input_dim).to(transformer.device)
+    parts = {"vae": vae, "transformer": transformer, "timing_conditioner": timing_conditioner}
+    pipe = LongFormMusicPipeline(**parts, text_encoder=None, tokenizer=None, scheduler=make_scheduler())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def call(pipe, steps: int, is_guided: bool, window: int) -> torch.Tensor:
+    """Latents `(1, C, window)` of one generation."""
+    pipe.use_scheduler("dpmsolver++" if is_guided else "ping-pong")
+    generator = torch.Generator().manual_seed(0)
+    return pipe(
+        prompt_embeds=torch.randn(
+            1, NUM_TEXT_TOKENS, pipe.transformer.config.cross_attention_input_dim, generator=generator
+        ),
+        latents=torch.randn(1, LATENT_CHANNELS, window, generator=generator),
+        duration=window / pipe.vae.latent_rate,
+        num_inference_steps=steps,
+        guidance_scale=7.0 if is_guided else 1.0,
+        generator=generator,
+        output_type="latent",
+    ).audios
+
+
+def run_ours(pipe, steps: int, is_guided: bool, arguments: argparse.Namespace) -> tuple:
+    """Latents on the CPU, seconds of sampling and of decoding, and the peak of the memory in bytes."""
+    call(pipe, 1, is_guided, arguments.window)  # warms up
+    reset_peak()
+    start = time.perf_counter()
+    latents = call(pipe, steps, is_guided, arguments.window)
+    synchronize()
+    sampled = time.perf_counter()
+    pipe.decode_latents(latents[0], arguments.window / pipe.vae.latent_rate)
+    synchronize()
+    return latents.cpu(), sampled - start, time.perf_counter() - sampled, peak_bytes()
+
+
+def run_diffusers(transformer, vae, steps: int, is_guided: bool, arguments: argparse.Namespace) -> tuple:
+    """Seconds of sampling and of decoding, and the peak of the memory in bytes."""
+    batch, device, dtype = 2 if is_guided else 1, transformer.device, transformer.dtype
+    config, window = transformer.config, arguments.window
+    latents = torch.randn(1, LATENT_CHANNELS, window, device=device)
+    text = torch.randn(batch, NUM_TEXT_TOKENS + 2, config.cross_attention_input_dim).to(device, dtype)
+    timing = torch.randn(batch, 1, config.global_states_input_dim).to(device, dtype)
+    rotary = get_1d_rotary_pos_embed(
+        config.attention_head_dim // 2, window + 1, use_real=True, repeat_interleave_real=False
+    )
+    t = torch.tensor([0.7], device=device, dtype=dtype)
+    noisy_latents = latents.repeat(batch, 1, 1).to(dtype)
+    reset_peak()
+    timing_of_step = interleave({"step": lambda: transformer(noisy_latents, t, text, timing, rotary)}, 3)["step"]
+    vae.enable_tiling()
+    decoding = interleave({"decode": lambda: vae.decode(latents)}, 1)["decode"]
+    return steps * timing_of_step.seconds, decoding.seconds, peak_bytes()
+
+
+def label(steps: int, is_guided: bool) -> str:
+    """The first cell of a row."""
+    return f"{steps}, guided" if is_guided else f"{steps}, ping-pong"
+
+
+def row(steps: int, is_guided: bool, model: str, result: tuple, baseline: tuple, share: float | None) -> tuple:
+    """A row of the table: `result` and `baseline` are seconds of sampling and decoding, and bytes."""
+    whole, theirs = sum(result[:2]), sum(baseline[:2])
+    cells = (*result[:2], whole, theirs / whole, result[2] / 1e9)
+    return (label(steps, is_guided), model, *map(float, cells), "" if share is None else float(share))
+
+
+def print_graphs(pipe, arguments: argparse.Namespace) -> None:
+    """How many graphs torch.compile makes for windows of other lengths."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for window in (arguments.window, arguments.window * 3 // 4, arguments.window // 2):
+        call(pipe, 1, False, window)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    print(f"Compiled graphs of one block for windows of three lengths: {graphs}.\n")
+
+
+def print_errors(pipe, latents: dict[tuple, torch.Tensor], arguments: argparse.Namespace) -> None:
+    """The distance of the fewest guided steps and of the unguided ones from the same in float32."""
+    pipe.transformer.float()
+    chosen = [(min(arguments.steps), True), (arguments.few_steps, False)]
+    rows = [
+        (label(*case), f"{relative_error(latents[case], call(pipe, *case, arguments.window).cpu()):.1e}")
+        for case in chosen
+    ]
+    print_table(("steps", "latent error from float32"), rows)
+
+
+def reset_peak() -> None:
+    """Starts to measure the memory anew."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        peak_resident_bytes(reset=True)
+
+
+def peak_bytes() -> int:
+    """The most memory since then: of the GPU, or of the process."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_resident_bytes()
+
+
+if __name__ == "__main__":
+    run_main(main)
