@@ -444,7 +444,7 @@ def test_the_mask_of_the_prompt_does_not_hide_the_negative_prompt():
 
 def test_a_prompt_that_is_cut_is_reported(pipe, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
-    name = "stable_longform.pipelines.base"
+    name = "stable_longform.pipelines.conditioning"
     with caplog.at_level(logging.WARNING, logger=name):
         pipe.encode_prompt(SHORT)
         assert not caplog.records

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,7 +15,9 @@ import typer
 from tqdm import tqdm
 
 import stable_longform
-from stable_longform.utils.audio import check_output_path
+from stable_longform.cli.options import DTYPES
+from stable_longform.cli.settings import Settings, make_tags
+from stable_longform.utils.audio import check_output_path, stored, write_audio
 
 # Checkpoints that are known by name, and that tags name without the machine's paths.
 NAMED_CHECKPOINTS = {"tiny": stable_longform.TINY_CHECKPOINT}
@@ -77,6 +80,55 @@ def load_pipeline(checkpoint: str, device: torch.device, dtype: torch.dtype):
     for model in (pipe.transformer, pipe.text_encoder):
         model.to(dtype)
     return pipe.to(device)
+
+
+def open_pipeline(checkpoint: str, settings: Settings, device: torch.device, quiet: bool):
+    """The text-to-music pipeline, with the scheduler and the adapter that the settings ask for."""
+    pipe = load_pipeline(checkpoint, device, DTYPES[settings.dtype])
+    pipe.set_progress_bar_config(desc="sampling", disable=quiet)
+    if settings.scheduler is not None:
+        pipe.use_scheduler(settings.scheduler)
+    if settings.lora is not None:
+        pipe.load_lora_weights(settings.lora, adapter_name="lora")
+        pipe.set_adapters("lora", settings.lora_scale)
+    return pipe
+
+
+def fill_in(settings: Settings, pipe) -> Settings:
+    """The settings with the checkpoint's own steps and scale of guidance where none were given."""
+    own = {name: pipe.config[name] for name in ("num_inference_steps", "guidance_scale")}
+    return replace(settings, **{name: own[name] for name in own if getattr(settings, name) is None})
+
+
+def write_music(
+    pipe,
+    chunks: Iterator[torch.Tensor],
+    duration_in_s: float,
+    path: Path,
+    title: str,
+    values: dict,
+    sample_format: str | None,
+    quiet: bool,
+) -> dict:
+    """Writes decoded chunks to a file, turned down as a whole if they go beyond full scale; returns its settings."""
+    chunks = show_progress(chunks, duration_in_s, pipe.sampling_rate, quiet)
+    with stored(chunks, path.absolute().parent) as (chunks, peak):
+        gain = 1 / max(peak, 1)
+        values = values | {
+            "device": pipe.transformer.device.type,
+            "version": stable_longform.__version__,
+            "gain": gain,
+        }
+        tags = make_tags(title, values)
+        write_audio(path, (chunk * gain for chunk in chunks), pipe.sampling_rate, sample_format, tags)
+    if gain < 1:
+        note(f"turned down by {-20 * math.log10(gain):.2f} dB: the peak was {1 / gain:.3f}", quiet)
+    return values
+
+
+def report(path: Path, values: dict, is_json: bool) -> None:
+    """Names a file that was written, on stdout."""
+    typer.echo(json.dumps({"path": str(path)} | values, ensure_ascii=False) if is_json else path)
 
 
 def load_autoencoder(checkpoint: str, device: torch.device, subfolder: str | None = "vae"):

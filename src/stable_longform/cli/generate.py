@@ -1,7 +1,5 @@
 """The command `stable-longform generate`: music from prompts."""
 
-import json
-import math
 import secrets
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -10,37 +8,36 @@ from typing import Annotated
 import torch
 import typer
 
-import stable_longform
 from stable_longform.cli.common import (
     check_outputs,
-    load_pipeline,
+    fill_in,
     note,
+    open_pipeline,
     read_limits,
+    report,
     resolve_checkpoint,
-    show_progress,
+    write_music,
 )
 from stable_longform.cli.options import (
-    DTYPES,
     Checkpoint,
     Device,
+    Dtype,
+    GuidanceScale,
     Json,
+    Lora,
+    LoraScale,
+    NegativePrompt,
     Overwrite,
     Quiet,
     SampleFormat,
+    Scheduler,
+    SectionsFile,
+    Seed,
+    Steps,
     check_device,
     seconds_option,
 )
-from stable_longform.cli.settings import (
-    MAX_GUIDANCE_SCALE,
-    MAX_LORA_SCALE,
-    MAX_SEED,
-    MAX_STEPS,
-    SCHEDULERS,
-    Settings,
-    make_tags,
-    read_settings,
-)
-from stable_longform.utils.audio import stored, write_audio
+from stable_longform.cli.settings import Settings, read_sections, read_settings
 from stable_longform.utils.optional import require
 from stable_longform.utils.ranges import Range
 
@@ -74,19 +71,10 @@ def generate(
         float | None,
         seconds_option("--duration", "Music to make, as 90 or 1:30, up to the model's window. [default: the window]"),
     ] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="What the music should not be like.")] = None,
-    num_inference_steps: Annotated[
-        int | None,
-        typer.Option("--steps", min=1, max=MAX_STEPS, help="Sampling steps. [default: the checkpoint's]"),
-    ] = None,
-    guidance_scale: Annotated[
-        float | None,
-        typer.Option(
-            min=-MAX_GUIDANCE_SCALE,
-            max=MAX_GUIDANCE_SCALE,
-            help="How strongly the prompt is followed; 1 switches guidance off. [default: the checkpoint's]",
-        ),
-    ] = None,
+    sections_file: SectionsFile = None,
+    negative_prompt: NegativePrompt = None,
+    num_inference_steps: Steps = None,
+    guidance_scale: GuidanceScale = None,
     guidance_rescale: Annotated[
         float, typer.Option(min=0, max=1, help="How far guidance is kept from making the result louder.")
     ] = 0.0,
@@ -107,15 +95,10 @@ def generate(
         float | None,
         seconds_option("--window", "Seconds to sample, of which the duration is kept. [default: as trained]"),
     ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(help=f"{', '.join(SCHEDULERS[:-1])} or {SCHEDULERS[-1]}. [default: the checkpoint's]"),
-    ] = None,
-    lora: Annotated[str | None, typer.Option(help="Folder, file or Hub id of a LoRA adapter.")] = None,
-    lora_scale: Annotated[float, typer.Option(min=-MAX_LORA_SCALE, max=MAX_LORA_SCALE, help="Its strength.")] = 1.0,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=MAX_SEED, help="[default: random, and reported at the start]")
-    ] = None,
+    scheduler: Scheduler = None,
+    lora: Lora = None,
+    lora_scale: LoraScale = 1.0,
+    seed: Seed = None,
     variations: Annotated[
         int,
         typer.Option(
@@ -126,13 +109,7 @@ def generate(
     ] = 1,
     checkpoint: Checkpoint = "tiny",
     device: Device = None,
-    dtype: Annotated[
-        str,
-        typer.Option(
-            help="float32, bfloat16 or float16, of the transformer and the text encoder. "
-            "The autoencoder always computes in float32."
-        ),
-    ] = "float32",
+    dtype: Dtype = "float32",
     sample_format: SampleFormat = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -146,7 +123,12 @@ def generate(
     """
     settings = Settings() if from_file is None else read_settings(from_file)
     settings = replace(settings, **_given(context, is_new=from_file is None))
-    prompts = _read_prompts(prompt, prompt_file, settings.prompt if from_file is not None else None)
+    if sections_file is not None:
+        settings = replace(settings, prompt="", sections=read_sections(sections_file))
+    is_known = from_file is not None or settings.sections is not None
+    if sections_file is None and (prompt is not None or prompt_file is not None):
+        settings = replace(settings, sections=None)
+    prompts = _read_prompts(prompt, prompt_file, settings.prompt if is_known else None, sections_file)
     is_random = seed is None and from_file is None
     if is_random:
         settings = replace(settings, seed=secrets.randbelow(MAX_RANDOM_SEED + 1))
@@ -163,12 +145,12 @@ def generate(
     if settings.lora is not None:
         require("peft", "train")
 
-    pipe = _open(folder, settings, chosen, quiet)
+    pipe = open_pipeline(folder, settings, chosen, quiet)
     if is_random:
         note(f"seed: {settings.seed}", quiet)
     for one, path in zip(every, paths, strict=True):
         made = _make(pipe, one, path, sample_format, quiet)
-        typer.echo(json.dumps({"path": str(path)} | made, ensure_ascii=False) if is_json else path)
+        report(path, made, is_json)
 
 
 def _given(context: typer.Context, is_new: bool) -> dict:
@@ -178,12 +160,16 @@ def _given(context: typer.Context, is_new: bool) -> dict:
     return {name: context.params[name] for name in names if context.get_parameter_source(name).name in sources}
 
 
-def _read_prompts(prompt: str | None, prompt_file: Path | None, stored_prompt: str | None) -> list[str]:
-    """The prompts from the argument, the file, or the tags of another file."""
+def _read_prompts(
+    prompt: str | None, prompt_file: Path | None, stored_prompt: str | None, sections_file: Path | None
+) -> list[str]:
+    """The prompts from the argument, the file, or the tags of another file; none with sections."""
+    if sections_file is not None and (prompt is not None or prompt_file is not None):
+        raise ValueError("Give either PROMPT, --prompt-file or --sections.")
     if prompt is None and prompt_file is None and stored_prompt is not None:
         return [stored_prompt]
     if (prompt is None) == (prompt_file is None):
-        raise ValueError("Give either PROMPT or --prompt-file.")
+        raise ValueError("Give either PROMPT, --prompt-file or --sections.")
     if prompt_file is None:
         return [prompt]
     try:
@@ -222,26 +208,12 @@ def _check_limits(settings: Settings, limits: tuple[float, float] | None) -> Non
         raise ValueError(f"--start must be before --total={total} seconds, got {settings.seconds_start}.")
 
 
-def _open(checkpoint: str, settings: Settings, device: torch.device, quiet: bool):
-    """The pipeline, with the scheduler and the adapter that were asked for."""
-    pipe = load_pipeline(checkpoint, device, DTYPES[settings.dtype])
-    pipe.set_progress_bar_config(desc="sampling", disable=quiet)
-    if settings.scheduler is not None:
-        pipe.use_scheduler(settings.scheduler)
-    if settings.lora is not None:
-        pipe.load_lora_weights(settings.lora, adapter_name="lora")
-        pipe.set_adapters("lora", settings.lora_scale)
-    return pipe
-
-
 def _make(pipe, settings: Settings, path: Path, sample_format: str | None, quiet: bool) -> dict:
     """Writes one file; returns what its tags say."""
-    own = {name: pipe.config[name] for name in ("num_inference_steps", "guidance_scale")}
-    settings = replace(settings, **{name: own[name] for name in own if getattr(settings, name) is None})
+    settings = fill_in(settings, pipe)
     duration = settings.duration_in_s or settings.window_in_s or pipe.max_duration_in_s
     arguments = asdict(settings)
     names = (
-        "prompt",
         "negative_prompt",
         "seconds_start",
         "seconds_total",
@@ -252,18 +224,12 @@ def _make(pipe, settings: Settings, path: Path, sample_format: str | None, quiet
         "window_in_s",
     )
     latents = pipe(
-        duration=duration,
+        settings.sections or settings.prompt,
+        duration,
         generator=torch.Generator().manual_seed(settings.seed),
         output_type="latent",
         **{name: arguments[name] for name in names},
     ).audios[0]
     values = replace(settings, duration_in_s=duration).to_dict()
-    values |= {"device": pipe.transformer.device.type, "version": stable_longform.__version__}
-    chunks = show_progress(pipe.stream_latents(latents, duration), duration, pipe.sampling_rate, quiet)
-    with stored(chunks, path.absolute().parent) as (chunks, peak):
-        values["gain"] = gain = 1 / max(peak, 1)
-        tags = make_tags(settings.prompt, values)
-        write_audio(path, (chunk * gain for chunk in chunks), pipe.sampling_rate, sample_format, tags)
-    if gain < 1:
-        note(f"turned down by {-20 * math.log10(gain):.2f} dB: the peak was {1 / gain:.3f}", quiet)
-    return values
+    chunks = pipe.stream_latents(latents, duration)
+    return write_music(pipe, chunks, duration, path, settings.title, values, sample_format, quiet)

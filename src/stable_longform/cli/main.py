@@ -13,6 +13,7 @@ import typer
 import stable_longform
 from stable_longform.cli.convert import convert, export
 from stable_longform.cli.doctor import doctor
+from stable_longform.cli.edit import extend, inpaint, transform
 from stable_longform.cli.generate import generate
 from stable_longform.cli.info import info
 from stable_longform.cli.options import require_finite
@@ -74,7 +75,7 @@ app.add_typer(
 app.add_typer(typer.Typer(), name="listening-test", help="Listening tests: build, serve and score them.")
 app.add_typer(typer.Typer(), name="runs", help="Training runs: how they are doing.")
 
-for command in (generate, info, reconstruct, convert, export, doctor):
+for command in (generate, transform, inpaint, extend, info, reconstruct, convert, export, doctor):
     app.command()(command)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -9,6 +10,10 @@ import typer
 
 from stable_longform.utils.ranges import Range
 
+MAX_STEPS = 1000
+MAX_GUIDANCE_SCALE = 100.0
+MAX_LORA_SCALE = 10.0
+SCHEDULERS = ("dpmsolver++", "sde-dpmsolver++", "sde-dpmsolver++-3m", "ping-pong")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MAX_SEED, MAX_COUNT = 2**63 - 1, 10**6
 SECONDS = Range(0, 1e6, above=True)
@@ -71,6 +76,41 @@ SampleFormat = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks; errors are still shown.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object on a line, instead of text.")]
+
+
+NegativePrompt = Annotated[str | None, typer.Option(help="What the music should not be like.")]
+Steps = Annotated[
+    int | None, typer.Option("--steps", min=1, max=MAX_STEPS, help="Sampling steps. [default: the checkpoint's]")
+]
+GuidanceScale = Annotated[
+    float | None,
+    typer.Option(
+        min=-MAX_GUIDANCE_SCALE,
+        max=MAX_GUIDANCE_SCALE,
+        help="How strongly the prompt is followed; 1 switches guidance off. [default: the checkpoint's]",
+    ),
+]
+Scheduler = Annotated[
+    str | None, typer.Option(help=f"{', '.join(SCHEDULERS[:-1])} or {SCHEDULERS[-1]}. [default: the checkpoint's]")
+]
+Lora = Annotated[str | None, typer.Option(help="Folder, file or Hub id of a LoRA adapter.")]
+LoraScale = Annotated[float, typer.Option(min=-MAX_LORA_SCALE, max=MAX_LORA_SCALE, help="Its strength.")]
+Seed = Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="[default: random, and reported at the start]")]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="float32, bfloat16 or float16, of the transformer and the text encoder. "
+        "The autoencoder always computes in float32."
+    ),
+]
+SectionsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--sections",
+        help="UTF-8 text file, a section on each line as '0:30 chorus, full band', instead of PROMPT; "
+        "the first starts at 0.",
+    ),
+]
 
 
 def check_device(name: str | None) -> torch.device:

@@ -5,24 +5,36 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import typer
+
 import stable_longform
 from stable_longform.cli.options import (
     DTYPES,
+    MAX_GUIDANCE_SCALE,
+    MAX_LORA_SCALE,
     MAX_SEED,
+    MAX_STEPS,
+    SCHEDULERS,
     check_choice,
     check_count,
     check_range,
     check_seconds,
     check_text,
+    parse_seconds,
 )
 from stable_longform.utils.audio import read_tags
 
-MAX_STEPS = 1000
-MAX_GUIDANCE_SCALE = 100.0
-MAX_LORA_SCALE = 10.0
-SCHEDULERS = ("dpmsolver++", "sde-dpmsolver++", "sde-dpmsolver++-3m", "ping-pong")
 # Left out of the tags where they are as here; what is always there is the rest.
-OPTIONAL = ("guidance_interval", "seconds_start", "seconds_total", "window_in_s", "scheduler", "lora", "lora_scale")
+OPTIONAL = (
+    "sections",
+    "guidance_interval",
+    "seconds_start",
+    "seconds_total",
+    "window_in_s",
+    "scheduler",
+    "lora",
+    "lora_scale",
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,7 @@ class Settings:
     """
 
     prompt: str = ""
+    sections: list[list] | None = None
     negative_prompt: str | None = None
     seed: int = 0
     duration_in_s: float | None = None
@@ -52,6 +65,8 @@ class Settings:
     def check(self) -> None:
         """Raises a ValueError for values outside what is accepted, whichever model they are for."""
         check_text("PROMPT", self.prompt)
+        if self.sections is not None:
+            _check_sections(self.sections)
         check_text("--negative-prompt", self.negative_prompt or "")
         check_count("--seed", self.seed, 0, MAX_SEED)
         for name in ("duration", "total", "window"):
@@ -77,6 +92,11 @@ class Settings:
         check_text("--checkpoint", self.checkpoint)
         check_choice("--dtype", self.dtype, DTYPES)
 
+    @property
+    def title(self) -> str:
+        """The prompt, or those of the sections, in one line."""
+        return self.prompt or " / ".join(text for _, text in self.sections or ())
+
     def to_dict(self) -> dict:
         """For tags and JSON, without what is not used."""
         defaults = asdict(Settings())
@@ -87,6 +107,41 @@ class Settings:
         """From tags, whose other entries say what came of it."""
         names = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in names})
+
+
+def _check_sections(sections: list[list]) -> None:
+    """Raises a ValueError unless these are pairs of rising seconds, the first 0, and text."""
+    if not isinstance(sections, list) or not sections:
+        raise ValueError(f"--sections must hold at least one section, got {sections!r}.")
+    previous = None
+    for start, text in sections:
+        check_text("A section", text)
+        check_range("The start of a section", start, 0, 1e6)
+        if start != 0 if previous is None else start <= previous:
+            raise ValueError(f"Sections must start at 0 s and rise, got {', '.join(f'{s:g}' for s, _ in sections)}.")
+        previous = start
+
+
+def read_sections(path: Path) -> list[list]:
+    """Sections from a text file, `[start in seconds, prompt]` each; a line is `0:30 chorus, full band`.
+
+    Raises:
+        ValueError: a line that is none, or the file is not text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+    sections = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            start, _, text = line.strip().partition(" ")
+            try:
+                sections.append([parse_seconds(start), text.strip()])
+            except typer.BadParameter as error:
+                raise ValueError(f"{path}, line {number}: {error}") from error
+    _check_sections(sections)
+    return sections
 
 
 def make_tags(title: str, values: Mapping) -> dict[str, str]:
@@ -118,7 +173,7 @@ def read_settings(path: Path) -> Settings:
         ValueError: the file cannot be read, was not made by `generate`, or holds values that are not accepted.
     """
     values = read_values(path)
-    if values is None or "prompt" not in values:
+    if values is None or "prompt" not in values or "command" in values:
         raise ValueError(f"{path} has no settings in its tags: it was not made by `stable-longform generate`.")
     settings = Settings.from_dict(values)
     if isinstance(settings.guidance_interval, list):

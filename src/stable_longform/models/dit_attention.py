@@ -57,6 +57,11 @@ def apply_rotary(hidden_states: torch.Tensor, table: tuple[torch.Tensor, torch.T
     return torch.cat([rotated.to(hidden_states.dtype), rest], dim=-1)
 
 
+def _for_heads(attention_mask: torch.Tensor) -> torch.Tensor:
+    """A mask `(B, S2)` or `(B, S, S2)` for all heads: `(B, 1, 1 or S, S2)`."""
+    return attention_mask[:, None, None] if attention_mask.ndim == 2 else attention_mask[:, None]
+
+
 class DiTAttnProcessor:
     """The arithmetic of `DiTAttention`, through the attention backend that diffusers has been told to use."""
 
@@ -84,7 +89,7 @@ class DiTAttnProcessor:
             query,
             key,
             value,
-            attn_mask=None if attention_mask is None else attention_mask[:, None, None, :],
+            attn_mask=None if attention_mask is None else _for_heads(attention_mask),
             backend=self._attention_backend,
             parallel_config=self._parallel_config,
         )
@@ -165,6 +170,7 @@ class DiTAttention(nn.Module, AttentionModuleMixin):
         """Attends from `hidden_states` `(B, S, dim)` to itself or to `encoder_hidden_states`.
 
         These are `(B, S2, context_dim)`, or what `project_context` makes of it.
-        `attention_mask` is boolean over the attended sequence, `(B, S)` or `(B, S2)`. Returns `(B, S, dim)`.
+        `attention_mask` is boolean over the attended sequence, `(B, S)` or `(B, S2)`, or for every query `(B, S, S2)`.
+        Returns `(B, S, dim)`.
         """
         return self.processor(self, hidden_states, encoder_hidden_states, attention_mask, rotary_embedding)

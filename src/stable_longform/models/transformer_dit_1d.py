@@ -94,7 +94,7 @@ class DiTBlock(nn.Module):
         encoder_attention_mask: torch.Tensor | None = None,
         rotary_embedding: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """Maps `(B, S, dim)` to `(B, S, dim)`; masks are boolean `(B, S)` and `(B', S2)`.
+        """Maps `(B, S, dim)` to `(B, S, dim)`; masks are boolean `(B, S)` and `(B', S2)` or `(B', S, S2)`.
 
         Only the last B' items attend to `encoder_hidden_states`, which has as many; to the others it adds nothing.
         """
@@ -228,7 +228,8 @@ class DiTTransformer1D(
             encoder_hidden_states: text and timing tokens `(B', S, cross_attention_input_dim)` of the last B' <= B
                 items; the others have none, which is the same as zeros and costs nothing. None: no item has any.
             global_hidden_states: timing of the whole item `(B, 1, global_states_input_dim)`.
-            encoder_attention_mask: boolean `(B', S)`, True = attend; the same as cutting the other tokens off.
+            encoder_attention_mask: boolean `(B', S)`, True = attend; the same as cutting the other tokens off. Or
+                `(B', 1 + L / patch_size, S)`: what the global token and each token of the latents attend to.
             attention_mask: boolean `(B, L)`, True = attend. Other frames are zeroed, whole patches of them cut off.
             projected_context: `project_context(encoder_hidden_states)`, to compute it once for many steps.
             projected_global: `project_global(global_hidden_states)`, likewise.
@@ -243,7 +244,10 @@ class DiTTransformer1D(
         """
         self._check_inputs(hidden_states, timestep, encoder_hidden_states, global_hidden_states)
         if encoder_hidden_states is not None:
-            _check_mask("encoder_attention_mask", encoder_attention_mask, encoder_hidden_states.shape[:2])
+            shape = encoder_hidden_states.shape[:2]
+            if encoder_attention_mask is not None and encoder_attention_mask.ndim == 3:
+                shape = (shape[0], 1 + hidden_states.shape[-1] // self.config.patch_size, shape[1])
+            _check_mask("encoder_attention_mask", encoder_attention_mask, shape)
         _check_mask("attention_mask", attention_mask, (hidden_states.shape[0], hidden_states.shape[-1]))
 
         if encoder_hidden_states is None or projected_context is None:
@@ -373,7 +377,7 @@ def _two_layers(input_dim: int, output_dim: int, bias: bool) -> nn.Sequential:
     )
 
 
-def _check_mask(name: str, mask: torch.Tensor | None, shape: tuple[int, int]) -> None:
+def _check_mask(name: str, mask: torch.Tensor | None, shape: tuple[int, ...]) -> None:
     """Raises ValueError unless the mask is None or boolean and of the given shape."""
     if mask is not None and (mask.dtype != torch.bool or mask.shape != shape):
         raise ValueError(

@@ -2,19 +2,18 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers.utils import logging
 
 from stable_longform.pipelines import inputs
-from stable_longform.utils.audio import read_audio, read_info, resample, to_stereo
+from stable_longform.utils.audio import read_audio, resample, to_stereo
+from stable_longform.utils.recordings import MAX_DURATION_IN_S, check_file, check_size
 
 logger = logging.get_logger(__name__)
 
 MAX_RATE = 768000  # Hz
-MAX_DURATION_IN_S = 3600.0
 Audio = torch.Tensor | np.ndarray | str | os.PathLike
 
 
@@ -52,16 +51,12 @@ def read_audios(
 def _read(audio: Audio, rate: int, model_rate: int, model_channels: int, max_duration_in_s: float) -> torch.Tensor:
     """One recording, see `read_audios`."""
     if isinstance(audio, (str, os.PathLike)):
-        name, info = f"audio {str(audio)!r}", read_info(_existing(audio))
-        rate, channels, duration_in_s = info.sampling_rate, info.channels, info.duration_in_s
-        if info.loss is not None:
-            raise ValueError(f"{name} is cut off: {info.loss}.")
-        _check_size(name, channels, duration_in_s, max_duration_in_s)
+        name, rate = f"audio {str(audio)!r}", check_file(audio, max_duration_in_s).sampling_rate
         waveform, _ = read_audio(audio)
     else:
         name, waveform = "audio", _as_tensor(audio)
         channels, duration_in_s = waveform.shape[0], waveform.shape[1] / rate
-        _check_size(name, channels, duration_in_s, max_duration_in_s)
+        check_size(name, channels, duration_in_s, max_duration_in_s)
     if not waveform.isfinite().all():
         raise ValueError(f"{name} holds samples that are not finite.")
     if not waveform.any():
@@ -70,14 +65,6 @@ def _read(audio: Audio, rate: int, model_rate: int, model_channels: int, max_dur
         logger.warning("The audio has %d Hz and is resampled to the model's %d Hz.", rate, model_rate)
         waveform = resample(waveform, rate, model_rate)
     return to_stereo(waveform) if model_channels == 2 else waveform.mean(dim=0, keepdim=True)
-
-
-def _existing(path: str | os.PathLike) -> Path:
-    """The path of a file that is there."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"audio {str(path)!r} is not a file.")
-    return path
 
 
 def _as_tensor(audio: torch.Tensor | np.ndarray) -> torch.Tensor:
@@ -91,13 +78,3 @@ def _as_tensor(audio: torch.Tensor | np.ndarray) -> torch.Tensor:
     if audio.ndim not in (1, 2):
         raise ValueError(f"audio must be (channels, num_samples), got shape {tuple(audio.shape)}.")
     return (audio if audio.ndim == 2 else audio[None]).detach().float().cpu()
-
-
-def _check_size(name: str, channels: int, duration_in_s: float, max_duration_in_s: float) -> None:
-    """Raises a ValueError for audio that is empty, too long, or has too many channels."""
-    if channels not in (1, 2):
-        raise ValueError(f"{name} must have 1 or 2 channels, got {channels}.")
-    if duration_in_s == 0:
-        raise ValueError(f"{name} is empty.")
-    if duration_in_s > max_duration_in_s:
-        raise ValueError(f"{name} must last at most {max_duration_in_s:.3f} s, got {duration_in_s:.3f} s.")

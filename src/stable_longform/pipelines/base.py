@@ -19,11 +19,12 @@ from transformers import PreTrainedModel
 
 from stable_longform import noise_schedule
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
-from stable_longform.models.clap_text_encoder import ClapTextEncoder, tokenize_texts
+from stable_longform.models.clap_text_encoder import ClapTextEncoder
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.pipelines import inputs
-from stable_longform.pipelines.guidance import Conditioning, Guidance
+from stable_longform.pipelines.conditioning import ConditioningMixin
+from stable_longform.pipelines.guidance import Guidance
 from stable_longform.pipelines.inputs import Generators, Prompts, Timing
 from stable_longform.pipelines.lora import LongFormMusicLoraLoaderMixin
 from stable_longform.pipelines.run_state import RunStateMixin
@@ -81,7 +82,7 @@ class Request:
 
 
 class LongFormMusicPipelineBase(
-    StableAudioFolderMixin, RunStateMixin, DiffusionPipeline, LongFormMusicLoraLoaderMixin
+    StableAudioFolderMixin, ConditioningMixin, RunStateMixin, DiffusionPipeline, LongFormMusicLoraLoaderMixin
 ):
     """Components and methods of every pipeline.
 
@@ -228,31 +229,6 @@ class LongFormMusicPipelineBase(
         self.vae.disable_slicing()
 
     @torch.no_grad()
-    def encode_prompt(
-        self,
-        prompt: str | Sequence[str] | None = None,
-        prompt_embeds: torch.Tensor | None = None,
-        prompt_attention_mask: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Turns prompts into the transformer's text condition.
-
-        Args:
-            prompt: one text or several; texts longer than the encoder's `max_length` are cut with a warning. "" means
-                no prompt, whose embeddings are zero.
-            prompt_embeds: `(num_prompts, sequence_length, dim)`, returned as they are instead of encoding `prompt`.
-            prompt_attention_mask: boolean mask of `prompt_embeds`.
-
-        Returns:
-            `(embeddings (num_prompts, sequence_length, dim), mask)`: the boolean mask `(num_prompts,
-            sequence_length)`, or None when all tokens are attended to, padding included, as in the paper's code.
-        """
-        if prompt_embeds is None:
-            embeddings, mask = self._encode_texts(inputs.check_texts("prompt", prompt))
-            return embeddings, mask if self.config.mask_text_padding else None
-        device = self._execution_device
-        return prompt_embeds.to(device), None if prompt_attention_mask is None else prompt_attention_mask.to(device)
-
-    @torch.no_grad()
     def decode_latents(self, latents: torch.Tensor, duration: float) -> torch.Tensor:
         """Decodes one item's latents `(latent_channels, latent_length)` to `(audio_channels, num_samples)`.
 
@@ -293,23 +269,6 @@ class LongFormMusicPipelineBase(
         return num_samples, math.ceil(num_samples / self.vae.hop_length)
 
     # --- check
-
-    def _check_prompts(self, *arguments) -> Prompts:
-        """Checks prompts, see `inputs.check_prompts`, and that the two branches of guidance fit each other."""
-        prompts = inputs.check_prompts(*arguments, dim=self.transformer.config.cross_attention_input_dim)
-        if prompts.texts is not None or prompts.negative_texts is not None:
-            self._require("A prompt", "text_encoder", "tokenizer")
-        if prompts.negative_texts is not None or prompts.negative_embeds is not None:
-            lengths = [
-                inputs.text_length(self.text_encoder, self.tokenizer) if embeds is None else embeds.shape[1]
-                for embeds in (prompts.embeds, prompts.negative_embeds)
-            ]
-            if lengths[0] != lengths[1]:
-                raise ValueError(
-                    "The embeddings of the prompt and of the negative prompt must have the same sequence length, "
-                    f"got {lengths[0]} and {lengths[1]}."
-                )
-        return prompts
 
     def _check_request(
         self,
@@ -429,44 +388,6 @@ class LongFormMusicPipelineBase(
         finally:
             run.is_running, run.current_timestep = False, None
             self.maybe_free_model_hooks()
-
-    def _make_conditioning(self, prompts: Prompts, timing: Timing) -> Conditioning:
-        """Encodes text and timing, one item for each prompt."""
-        prompt_embeds, mask = self.encode_prompt(prompts.texts, prompts.embeds, prompts.mask)
-        negative_embeds, negative_mask = prompts.negative_embeds, prompts.negative_mask
-        if prompts.negative_texts is not None:
-            negative_embeds, negative_mask = self._encode_texts(prompts.negative_texts)
-        if negative_embeds is None:
-            negative_embeds = torch.zeros_like(prompt_embeds)
-        elif negative_mask is not None:  # the padding of a negative prompt is zero, as in the paper's code
-            negative_embeds = negative_embeds * negative_mask.to(negative_embeds)[..., None]
-        tokens, global_states = self._embed_timing(timing.starts, timing.totals)
-        return Conditioning(prompt_embeds, mask, negative_embeds.to(prompt_embeds), tokens, global_states)
-
-    def _embed_timing(self, starts: Sequence[float], totals: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Timing tokens `(num_prompts, 2, dim)` and global states `(num_prompts, 1, dim)` of seconds."""
-        device = self._execution_device
-        seconds = (torch.tensor(values, dtype=torch.float32, device=device) for values in (starts, totals))
-        embedded = self.timing_conditioner(*seconds)
-        return embedded.encoder_hidden_states, embedded.global_hidden_states
-
-    def _encode_texts(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embeddings `(num_texts, max_length, dim)`, zero for "", and the boolean mask of real tokens."""
-        self._require("A prompt", "text_encoder", "tokenizer")
-        max_length = inputs.text_length(self.text_encoder, self.tokenizer)
-        input_ids, mask, num_tokens = tokenize_texts(self.tokenizer, texts, max_length)
-        for text, number in zip(texts, num_tokens, strict=True):
-            if number > max_length:
-                logger.warning("The prompt has %d tokens, only %d are used: %r", number, max_length, text)
-        input_ids, mask = input_ids.to(self._execution_device), mask.to(self._execution_device)
-        features = self.text_encoder(input_ids, attention_mask=mask).last_hidden_state
-        features = self.timing_conditioner.project_text(features)
-        if self.config.zero_text_padding:
-            features = features * mask[..., None]
-        if "" in texts:
-            is_blank = torch.tensor([text == "" for text in texts], device=features.device)
-            features = features.masked_fill(is_blank[:, None, None], 0)
-        return features, mask
 
     def _draw_noise(self, latent_lengths: Sequence[int], generator: Generators) -> list[torch.Tensor]:
         """Unit Gaussian noise `(latent_channels, latent_length)` in float32 for each item, in their order.

@@ -12,6 +12,7 @@ import torch
 from stable_longform.models.acceleration.hooks import has_hooks
 from stable_longform.models.dit_attention import Context
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
+from stable_longform.pipelines.sections import attention_mask as section_mask
 
 MIN_TOKENS_IN_TURN = 512  # of an item, from which on a CPU is no slower with one branch after the other
 WIDTHS_A_TOKEN = 16  # numbers held for a token in a block, in units of the inner width
@@ -40,6 +41,8 @@ class Conditioning:
         negative_prompt_embeds: `(B, S, D)`; all zero for items without a negative prompt.
         timing_tokens: `(B, 2, D)`.
         global_states: `(B, 1, G)`.
+        sections: boolean `(B, L, K)`, which of K sections each frame is in, if `prompt_embeds` are the texts of so
+            many, one after the other; or None.
     """
 
     prompt_embeds: torch.Tensor
@@ -47,6 +50,7 @@ class Conditioning:
     negative_prompt_embeds: torch.Tensor
     timing_tokens: torch.Tensor
     global_states: torch.Tensor
+    sections: torch.Tensor | None = None
 
     def select(self, items: Sequence[int]) -> "Conditioning":
         """Those of some items, in this order; an item may be named more than once."""
@@ -76,6 +80,7 @@ def make_conditions(
     global_states: torch.Tensor,
     attention_mask: torch.Tensor | None,
     in_turn: bool = False,
+    sections: torch.Tensor | None = None,
 ) -> list[Condition]:
     """Puts together, in the transformer's dtype, what does not change from step to step.
 
@@ -90,19 +95,23 @@ def make_conditions(
         global_states: `(B, 1, G)`.
         attention_mask: boolean `(B, S)` for `prompt_embeds`, or None.
         in_turn: the two branches one after the other instead of in one batch.
+        sections: boolean `(B, L, K)`, see `Conditioning`, or None.
 
     Returns:
         One condition, or two, the unconditional one first.
     """
     global_states = global_states.to(transformer.dtype)
     tokens = _join_tokens(prompt_embeds, timing_tokens)
-    if attention_mask is not None:
+    if sections is not None:
+        patch_size, num_timing_tokens = transformer.config.patch_size, timing_tokens.shape[1]
+        attention_mask = section_mask(sections, prompt_embeds, attention_mask, patch_size, num_timing_tokens)
+    elif attention_mask is not None:
         attention_mask = torch.cat([attention_mask, attention_mask.new_ones(timing_tokens.shape[:2])], dim=1)
     if negative_prompt_embeds is None:
         return [_condition(transformer, tokens, global_states, attention_mask)]
     negative = _join_tokens(negative_prompt_embeds, timing_tokens)
-    negative_mask = None if attention_mask is None else torch.ones_like(attention_mask)
-    if in_turn:
+    negative_mask = None if attention_mask is None or sections is not None else torch.ones_like(attention_mask)
+    if in_turn or (sections is not None and negative is not None):  # a negative prompt has no sections
         unconditional = _condition(transformer, negative, global_states, negative_mask)
         return [unconditional, _condition(transformer, tokens, global_states, attention_mask)]
     if negative is not None:

@@ -13,6 +13,9 @@ import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.configuration_utils import ConfigMixin
 
+from stable_longform.pipelines.sections import Section, is_sectioned
+
+Prompt = str | Sequence[Section]
 MAX_TEXT_LENGTH = 4096
 MAX_STEPS = 1000
 MAX_GUIDANCE_SCALE = 100.0
@@ -32,6 +35,7 @@ class Prompts:
         negative_texts: one for each prompt, or None.
         negative_embeds: as `embeds`, or None.
         negative_mask: as `mask`, or None.
+        sections: for each prompt its sections, rising from 0 s, if any prompt has some. `texts` are then their first.
     """
 
     texts: list[str] | None
@@ -40,6 +44,7 @@ class Prompts:
     negative_texts: list[str] | None
     negative_embeds: torch.Tensor | None
     negative_mask: torch.Tensor | None
+    sections: list[list[Section]] | None = None
 
     def __len__(self) -> int:
         return len(self.embeds if self.texts is None else self.texts)
@@ -55,7 +60,7 @@ class Timing:
 
 
 def check_prompts(
-    prompt: str | Sequence[str] | None,
+    prompt: Prompt | Sequence[Prompt] | None,
     negative_prompt: str | Sequence[str] | None,
     prompt_embeds: torch.Tensor | None,
     prompt_attention_mask: torch.Tensor | None,
@@ -69,6 +74,9 @@ def check_prompts(
     if negative_prompt is not None and negative_prompt_embeds is not None:
         raise ValueError("Give negative_prompt or negative_prompt_embeds, not both.")
     check_embeddings("prompt_embeds", prompt_embeds, prompt_attention_mask, dim)
+    sections = None if prompt is None else check_sections(prompt)
+    if sections is not None:
+        prompt = [parts[0][1] for parts in sections]
     texts = None if prompt is None else check_texts("prompt", prompt)
     num_prompts = len(prompt_embeds) if prompt is None else len(texts)
     check_embeddings(
@@ -78,7 +86,30 @@ def check_prompts(
     if negative_texts is not None:
         negative_texts = one_for_each("negative_prompt", negative_texts, num_prompts)
     masks = prompt_attention_mask, negative_prompt_attention_mask
-    return Prompts(texts, prompt_embeds, masks[0], negative_texts, negative_prompt_embeds, masks[1])
+    return Prompts(texts, prompt_embeds, masks[0], negative_texts, negative_prompt_embeds, masks[1], sections)
+
+
+def check_sections(prompt: Prompt | Sequence[Prompt]) -> list[list[Section]] | None:
+    """The sections of each prompt, those of a plain text being one; None if no prompt has sections."""
+    prompts = [prompt] if is_sectioned(prompt) else prompt
+    if isinstance(prompts, str) or not isinstance(prompts, (list, tuple)) or not any(map(is_sectioned, prompts)):
+        return None
+    every = []
+    for one in prompts:
+        if not is_sectioned(one):
+            every.append([(0.0, check_texts("prompt", one)[0])])
+            continue
+        starts = [check_number("The start of a section", start, 0) for start, _ in one]
+        if starts[0] != 0 or any(a >= b for a, b in zip(starts, starts[1:], strict=False)):
+            raise ValueError(f"Sections must start at 0 s and rise, got {', '.join(f'{s:g}' for s in starts)}.")
+        every.append(list(zip(starts, check_texts("prompt", [text for _, text in one]), strict=True)))
+    return every
+
+
+def prompts_for(prompt: Prompt | Sequence[Prompt] | None, number: int) -> Sequence[Prompt]:
+    """A single prompt, or none, as that many prompts; several as they are."""
+    prompt = "" if prompt is None else prompt
+    return [prompt] * number if isinstance(prompt, str) or is_sectioned(prompt) else prompt
 
 
 def check_texts(name: str, texts: str | Sequence[str]) -> list[str]:
@@ -236,30 +267,6 @@ def check_place(
     for end, total in zip(ends, totals, strict=True):
         check_number("seconds_total", total, end, 1e6)
     return Timing(list(durations), starts, totals)
-
-
-def check_regions(regions: Sequence[tuple[float, float]], num_samples: int, rate: int) -> list[tuple[int, int]]:
-    """Rising `(start, stop)` in seconds, within the audio, not overlapping, as samples."""
-    if isinstance(regions, (np.ndarray, torch.Tensor)):
-        regions = regions.tolist()
-    if not isinstance(regions, (list, tuple)):
-        raise ValueError(f"regions must be pairs (start, stop) in seconds, got {regions!r}.")
-    samples, end = [], num_samples / rate
-    for region in regions:
-        if not isinstance(region, (list, tuple)) or len(region) != 2:
-            raise ValueError(f"regions must be pairs (start, stop) in seconds, got {region!r}.")
-        start, stop = (check_number("A region", value) for value in region)
-        if not 0 <= start < stop <= end + 0.5 / rate:
-            raise ValueError(
-                f"A region must be within the audio, 0 <= start < stop <= {end:g} s, got {start:g}-{stop:g}."
-            )
-        first, last = round(start * rate), min(round(stop * rate), num_samples)
-        if first >= last:
-            raise ValueError(f"A region must hold at least one sample, got {start:g}-{stop:g} s.")
-        if samples and first < samples[-1][1]:
-            raise ValueError(f"regions must rise and not overlap, got {start:g}-{stop:g} s after the one before.")
-        samples.append((first, last))
-    return samples
 
 
 def check_frame_mask(mask: torch.Tensor, latent_length: int) -> None:

@@ -7,7 +7,9 @@ stretch of frames that is sampled at once, with what is kept of it as context.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 
+import numpy as np
 import torch
 
 BLOCK = 2**20  # samples that are read at once
@@ -141,6 +143,32 @@ def lay_out(
     piece = replace(piece, segments=[(start, waveform[:, start - before : stop - before])])
     shift = piece.middle_of_longest_kept()
     return piece.rotate(shift), shift
+
+
+def check_regions(regions: Sequence[tuple[float, float]], num_samples: int, rate: int) -> list[tuple[int, int]]:
+    """Regions of audio as samples, from `(start, stop)` in seconds.
+
+    Raises:
+        ValueError: they are not numbers, do not rise, overlap, are empty or outside the audio.
+    """
+    if isinstance(regions, (np.ndarray, torch.Tensor)):
+        regions = regions.tolist()
+    samples, end = [], num_samples / rate
+    for region in regions if isinstance(regions, (list, tuple)) else [regions]:
+        is_pair = isinstance(region, (list, tuple)) and len(region) == 2
+        if not is_pair or not all(isinstance(second, Real) and math.isfinite(second) for second in region):
+            raise ValueError(f"regions must be pairs (start, stop) of finite seconds, got {region!r}.")
+        start, stop = region
+        if not 0 <= start < stop <= end + 0.5 / rate:
+            accepted = f"0 <= start < stop <= {end:g} s"
+            raise ValueError(f"A region must be within the audio, {accepted}, got {start:g}-{stop:g} s.")
+        first, last = round(start * rate), min(round(stop * rate), num_samples)
+        if first >= last:
+            raise ValueError(f"A region must hold at least one sample, got {start:g}-{stop:g} s.")
+        if samples and first < samples[-1][1]:
+            raise ValueError(f"regions must rise and not overlap, got {start:g}-{stop:g} s after the one before.")
+        samples.append((first, last))
+    return samples
 
 
 def runs(mask: torch.Tensor) -> list[tuple[int, int]]:

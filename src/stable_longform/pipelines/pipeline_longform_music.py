@@ -12,7 +12,7 @@ import torch
 
 from stable_longform.pipelines import inputs
 from stable_longform.pipelines.base import LongFormMusicPipelineBase, LongFormMusicPipelineOutput
-from stable_longform.pipelines.inputs import Generators
+from stable_longform.pipelines.inputs import Generators, Prompt
 from stable_longform.pipelines.sampling import GuidedVelocity
 
 
@@ -25,7 +25,7 @@ class LongFormMusicPipeline(LongFormMusicPipelineBase):
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | Sequence[str] | None = None,
+        prompt: Prompt | Sequence[Prompt] | None = None,
         duration: float | Sequence[float] | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         seconds_start: float | Sequence[float] = 0.0,
@@ -54,7 +54,9 @@ class LongFormMusicPipeline(LongFormMusicPipelineBase):
 
         Args:
             prompt: one text or several; in the style of the training prompts, for example
-                "Genre: Ambient|Instruments: Piano, Strings" or "ambient, piano, strings". "" means no prompt.
+                "Genre: Ambient|Instruments: Piano, Strings" or "ambient, piano, strings". "" means no prompt. In
+                the place of a text a list of sections `[(0, "intro, piano"), (30, "chorus, full band")]`, each with
+                its start in seconds of the result: a frame attends to the prompt of its own section.
             duration: seconds of music to return, in (0, `max_duration_in_s`]; one value, or one for each prompt. None:
                 the model's longest window.
             negative_prompt: what to steer away from; one text, or one for each prompt. "" means none.
@@ -123,6 +125,7 @@ class LongFormMusicPipeline(LongFormMusicPipelineBase):
         timing, latent_lengths = self._check_timing(
             duration, seconds_start, seconds_total, len(prompts), window_in_s, self._check_noise(latents, request)
         )
+        self._check_sections(prompts, timing.durations)
         scheduler = self._check_scheduler(num_inference_steps, timesteps)
 
         with self._running(request.guidance, len(scheduler.timesteps)) as run:
@@ -133,7 +136,9 @@ class LongFormMusicPipeline(LongFormMusicPipelineBase):
 
             def sample_items(items, follow, generator):
                 start = torch.stack([noise[item] for item in items]).to(self._execution_device)
-                velocity = GuidedVelocity(self.transformer, conditioning.select(items), run.guidance)
+                numbers, times = [request.items[item] for item in items], self._frame_times(start.shape[-1])
+                sectioned = self._in_sections(conditioning.select(items), prompts, numbers, times)
+                velocity = GuidedVelocity(self.transformer, sectioned, run.guidance)
                 return follow(velocity, start * scheduler.init_noise_sigma)
 
             sampled = self._sample(latent_lengths, sample_items, scheduler, run, request)

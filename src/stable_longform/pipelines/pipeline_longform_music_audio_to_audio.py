@@ -19,7 +19,7 @@ from stable_longform.pipelines.audio_inputs import Audio, read_audios
 from stable_longform.pipelines.base import LongFormMusicPipelineBase, LongFormMusicPipelineOutput
 from stable_longform.pipelines.editing import EditVelocity, invert
 from stable_longform.pipelines.guidance import Guidance
-from stable_longform.pipelines.inputs import Generators
+from stable_longform.pipelines.inputs import Generators, Prompt
 from stable_longform.pipelines.sampling import GuidedVelocity
 
 METHODS = ("noise", "invert", "edit")
@@ -34,7 +34,7 @@ class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | Sequence[str] | None = None,
+        prompt: Prompt | Sequence[Prompt] | None = None,
         audio: Audio | Sequence[Audio] | None = None,
         strength: float = 0.8,
         duration: float | Sequence[float] | None = None,
@@ -67,7 +67,7 @@ class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
         """Makes other music of some. Where nothing else is said, arguments are those of `LongFormMusicPipeline`.
 
         Args:
-            prompt: of the result; None: music without a prompt.
+            prompt: of the result, as a text or in sections; None: music without a prompt.
             audio: one recording for all prompts, or one for each; a single prompt may have several. A path, or a
                 tensor or array `(channels, num_samples)` with full scale 1. Any rate; mono or stereo.
             strength: time t in (0, 1] at which the sampling starts, the noise level being tan(πt/2): 0 is the music
@@ -116,10 +116,8 @@ class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
         strength = inputs.check_strength(strength)
         _check_method(method, source_prompt, source_guidance_scale, latents)
         waveforms = read_audios(audio, sampling_rate, self.sampling_rate, self.vae.config.audio_channels)
-        if prompt is None and prompt_embeds is None:
-            prompt = ""
-        if isinstance(prompt, str):
-            prompt = [prompt] * len(waveforms)
+        if prompt_embeds is None:
+            prompt = inputs.prompts_for(prompt, len(waveforms))
         negatives = (negative_prompt, negative_prompt_embeds, negative_prompt_attention_mask)
         prompts = self._check_prompts(prompt, negatives[0], prompt_embeds, prompt_attention_mask, *negatives[1:])
         waveforms = inputs.one_for_each("audio", waveforms, len(prompts))
@@ -149,6 +147,7 @@ class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
         )
         if self.config.prediction_type != noise_schedule.V_PREDICTION:
             raise ValueError(f"Audio to audio needs a model of v_prediction, not of {self.config.prediction_type}.")
+        self._check_sections(prompts, timing.durations)
         scheduler = self._check_scheduler(num_inference_steps)
         is_all_noise = method == "noise" and strength >= scheduler.timesteps[0]
         schedules.start_at(scheduler, strength)
@@ -170,8 +169,11 @@ class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
                 noise = self._noise(latents, latent_lengths, request)
 
             def sample_items(items, follow, generator):
-                velocity = GuidedVelocity(self.transformer, conditioning.select(items), run.guidance)
-                before = torch.stack([music[request.items[item]] for item in items])
+                numbers = [request.items[item] for item in items]
+                before = torch.stack([music[number] for number in numbers])
+                times = self._frame_times(before.shape[-1])
+                sectioned = self._in_sections(conditioning.select(items), prompts, numbers, times)
+                velocity = GuidedVelocity(self.transformer, sectioned, run.guidance)
                 if method == "invert":
                     source = source_conditioning.select(items)
                     source = GuidedVelocity(self.transformer, source, Guidance(1.0), "source")

@@ -14,15 +14,16 @@ from dataclasses import dataclass, replace
 import diffusers
 import torch
 
-from stable_longform import noise_schedule
-from stable_longform.pipelines import inputs, schedules
-from stable_longform.pipelines.audio_inputs import MAX_DURATION_IN_S, Audio, read_audios
+from stable_longform.pipelines import inputs
+from stable_longform.pipelines.audio_inputs import Audio, read_audios
 from stable_longform.pipelines.base import LongFormMusicPipelineBase, LongFormMusicPipelineOutput, check_finite
 from stable_longform.pipelines.guidance import Conditioning, Guidance
-from stable_longform.pipelines.inputs import Generators
-from stable_longform.pipelines.pieces import Piece, crossfade, find_stretches, lay_out, runs
+from stable_longform.pipelines.inputs import Generators, Prompt
+from stable_longform.pipelines.pieces import Piece, check_regions, crossfade, find_stretches, lay_out, runs
+from stable_longform.pipelines.repaint import KeptMusic
 from stable_longform.pipelines.sampling import GuidedVelocity, WindowedVelocity
 from stable_longform.pipelines.windows import place_window, window_starts
+from stable_longform.utils.recordings import MAX_DURATION_IN_S
 
 OUTPUT_TYPES = (*inputs.OUTPUT_TYPES, "stream")
 MAX_REPEATS = 100
@@ -54,7 +55,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | Sequence[str] | None = None,
+        prompt: Prompt | Sequence[Prompt] | None = None,
         audio: Audio | Sequence[Audio] | None = None,
         regions: Sequence[tuple[float, float]] | None = None,
         mask: torch.Tensor | None = None,
@@ -90,7 +91,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         What is kept is in the result bit for bit, at the model's rate. The result may last an hour.
 
         Args:
-            prompt: of the whole piece; None: music without a prompt.
+            prompt: of the whole piece, as a text or in sections; None: music without a prompt.
             audio: one recording for all prompts, or one for each; a single prompt may have several. A path, or a
                 tensor or array `(channels, num_samples)` with full scale 1. Any rate; mono or stereo.
             regions: `(start, stop)` in seconds of the audio that are made anew, rising, not overlapping.
@@ -137,10 +138,8 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         # Check, before any work.
         self._require("Inpainting", "transformer", "scheduler", "vae")
         waveforms = read_audios(audio, sampling_rate, self.sampling_rate, self.vae.config.audio_channels)
-        if prompt is None and prompt_embeds is None:
-            prompt = ""
-        if isinstance(prompt, str):
-            prompt = [prompt] * len(waveforms)
+        if prompt_embeds is None:
+            prompt = inputs.prompts_for(prompt, len(waveforms))
         prompts = self._check_prompts(
             prompt,
             negative_prompt,
@@ -170,6 +169,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         durations = [piece.num_samples / self.sampling_rate for piece in pieces]
         timing = inputs.check_place(durations, seconds_start, seconds_total, len(prompts))
         window = self._window_sizes.max_length if window_in_s is None else self._window_sizes.length(window_in_s)
+        self._check_sections(prompts, durations)
         scheduler = self._check_scheduler(num_inference_steps, timesteps)
 
         with self._running(request.guidance, len(scheduler.timesteps)) as run:
@@ -191,7 +191,10 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
             def sample_items(items, follow, generator):
                 group = [spans[item] for item in items]
                 numbers = [request.items[span.result] for span in group]
-                conditioning = prompt_conditioning.select(numbers)
+                times = [self._span_times(span, *places[number]) for span, number in zip(group, numbers, strict=True)]
+                conditioning = self._in_sections(
+                    prompt_conditioning.select(numbers), prompts, numbers, torch.stack(times)
+                )
                 velocity = self._velocity(group, numbers, conditioning, timing, run.guidance, window)
                 start = torch.stack([noise[item] for item in items]).to(self._execution_device)
                 kept = [
@@ -200,22 +203,20 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
                 ]
                 music, is_free = (torch.stack(tensors).to(start.device) for tensors in zip(*kept, strict=True))
 
-                def put_in_place(step: int, t: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-                    noisy = noise_schedule.add_noise(music, start, t, self.config.prediction_type)
-                    return torch.where(is_free, latents, schedules.in_scheduler_scale(scheduler, noisy, t))
-
-                def undo_step(step: int, t: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-                    fresh = torch.stack(self._draw_noise([latents.shape[-1]] * len(items), generator))
-                    return schedules.undo_step(
-                        scheduler, step, latents, fresh.to(latents), self.config.prediction_type
-                    )
-
+                kept_music = KeptMusic(
+                    scheduler,
+                    music,
+                    is_free,
+                    start,
+                    lambda: torch.stack(self._draw_noise([start.shape[-1]] * len(items), generator)),
+                    self.config.prediction_type,
+                )
                 return follow(
                     velocity,
                     start * scheduler.init_noise_sigma,
-                    before_step=put_in_place,
+                    before_step=kept_music.put_in_place,
                     num_repeats=num_repeats,
-                    undo_step=undo_step,
+                    undo_step=kept_music.undo_step,
                 )
 
             keys = _keys(spans)
@@ -258,7 +259,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
             inputs.check_frame_mask(mask, math.ceil(num_samples / hop_length))
             samples = [(a * hop_length, min(b * hop_length, num_samples)) for a, b in runs(mask.cpu())]
         else:
-            samples = inputs.check_regions(regions or [], num_samples, rate)
+            samples = check_regions(regions or [], num_samples, rate)
         return lay_out(waveform, samples, before, after, hop_length, bool(loop))
 
     # --- encode
@@ -291,6 +292,13 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
             spans.append(Span(result, start, stop, length))
         return spans
 
+    def _span_times(self, span: Span, piece: Piece, shift: int) -> torch.Tensor:
+        """Seconds at which the frames of a span start in the result, `(length,)`; a loop has none but its own."""
+        samples = (span.start + torch.arange(span.length)) * self.vae.hop_length
+        if shift > 0:
+            samples = (samples + shift) % piece.num_samples
+        return samples / self.sampling_rate
+
     def _velocity(
         self,
         spans: Sequence[Span],
@@ -315,7 +323,10 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
                 for span, number in zip(spans, numbers, strict=True)
             ]
             tokens, global_states = self._embed_timing(*zip(*places, strict=True))
-            timed = replace(conditioning, timing_tokens=tokens, global_states=global_states)
+            sections = conditioning.sections
+            if sections is not None:
+                sections = sections[:, start : start + frames]
+            timed = replace(conditioning, timing_tokens=tokens, global_states=global_states, sections=sections)
             velocities.append(GuidedVelocity(self.transformer, timed, guidance, f"velocity {start}"))
         return velocities[0] if len(starts) == 1 else WindowedVelocity(velocities, starts, window)
 

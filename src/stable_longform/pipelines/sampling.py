@@ -97,6 +97,7 @@ class GuidedVelocity:
                 self.conditioning.global_states,
                 self.conditioning.attention_mask,
                 branches_in_turn(self.transformer, latents),
+                self.conditioning.sections,
             )
         v = predict_velocity(self.transformer, latents, t, self._conditions[is_guided], self.name)
         return guide(*v.chunk(2), self.guidance.scale, self.guidance.rescale) if is_guided else v

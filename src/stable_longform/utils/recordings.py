@@ -1,0 +1,34 @@
+"""Checks of recordings that users give, as far as the headers of their files tell."""
+
+import os
+from pathlib import Path
+
+from stable_longform.utils.audio import AudioInfo, read_info
+
+MAX_DURATION_IN_S = 3600.0
+
+
+def check_file(path: str | os.PathLike, max_duration_in_s: float = MAX_DURATION_IN_S) -> AudioInfo:
+    """What a file's header says.
+
+    Raises:
+        ValueError: there is no such file, it is no audio, cut off, empty, too long, or has more than two channels.
+    """
+    name = f"audio {str(path)!r}"
+    if not Path(path).is_file():
+        raise ValueError(f"{name} is not a file.")
+    info = read_info(path)
+    if info.loss is not None:
+        raise ValueError(f"{name} is cut off: {info.loss}.")
+    check_size(name, info.channels, info.duration_in_s, max_duration_in_s)
+    return info
+
+
+def check_size(name: str, channels: int, duration_in_s: float, max_duration_in_s: float) -> None:
+    """Raises a ValueError for audio that is empty, too long, or has too many channels."""
+    if channels not in (1, 2):
+        raise ValueError(f"{name} must have 1 or 2 channels, got {channels}.")
+    if duration_in_s == 0:
+        raise ValueError(f"{name} is empty.")
+    if duration_in_s > max_duration_in_s:
+        raise ValueError(f"{name} must last at most {max_duration_in_s:.3f} s, got {duration_in_s:.3f} s.")

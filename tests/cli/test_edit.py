@@ -1,0 +1,123 @@
+"""`stable-longform transform`, `inpaint` and `extend`, run in this process on a tiny random checkpoint."""
+
+import json
+
+import pytest
+import soundfile
+import torch
+
+from stable_longform import LongFormMusicAudioToAudioPipeline, LongFormMusicPipeline
+from stable_longform.cli import main
+from stable_longform.utils.audio import read_audio, read_tags
+
+RATE = 8000
+
+
+@pytest.fixture
+def music(tmp_path, make_audio):
+    """A file of 0.2 s at the model's rate, in float."""
+    path = tmp_path / "music.wav"
+    soundfile.write(path, make_audio(1600, sampling_rate=RATE).numpy().T, RATE, subtype="FLOAT")
+    return path
+
+
+@pytest.fixture
+def run(checkpoint, tmp_path):
+    """Runs a command in few steps and returns what it wrote and its settings."""
+
+    def edit(command: str, *arguments: str):
+        path = tmp_path / "result.wav"
+        options = ["--steps", "2", "--seed", "3", "--device", "cpu", "--checkpoint", str(checkpoint), "-o", str(path)]
+        assert main([command, *arguments, "--overwrite", "--quiet", "--sample-format", "float", *options]) == 0
+        return read_audio(path)[0], json.loads(read_tags(path)["comment"])
+
+    return edit
+
+
+def test_transform_is_what_the_pipeline_makes(run, music, checkpoint):
+    result, settings = run("transform", str(music), "piano", "--strength", "0.7", "--method", "edit")
+    pipe = LongFormMusicAudioToAudioPipeline.from_pretrained(checkpoint)
+    generator = torch.Generator().manual_seed(3)
+    expected = pipe("piano", music, 0.7, method="edit", num_inference_steps=2, generator=generator).audios[0]
+    assert torch.equal(result, expected / max(expected.abs().max().item(), 1))
+    assert settings["command"] == "transform" and settings["input"] == "music.wav"
+    assert (settings["strength"], settings["method"], settings["seed"]) == (0.7, "edit", 3)
+    assert settings["num_inference_steps"] == 2 and settings["duration_in_s"] == 0.2
+
+
+def test_inpaint_keeps_the_rest(run, music):
+    result, settings = run("inpaint", str(music), "--region", "0.05-0.1", "--region", "0:0.15-0:0.16")
+    original = read_audio(music)[0]
+    is_new = torch.zeros(1600, dtype=torch.bool)
+    is_new[400:800] = is_new[1200:1280] = True
+    assert result.shape == original.shape
+    assert torch.equal(result[:, ~is_new], original[:, ~is_new])
+    assert not torch.equal(result[:, is_new], original[:, is_new])
+    assert settings["regions"] == [[0.05, 0.1], [0.15, 0.16]]
+
+
+def test_extend_goes_on_at_both_ends(run, music):
+    result, settings = run("extend", str(music), "rock", "--to", "0.9", "--prepend", "0.05", "--repeats", "1")
+    assert result.shape == (2, 7200)
+    assert torch.equal(result[:, 400:2000], read_audio(music)[0])
+    assert settings["command"] == "extend" and settings["extend_to"] == 0.9 and settings["duration_in_s"] == 0.9
+
+
+def test_sections_from_a_file(run, music, checkpoint, tmp_path):
+    (tmp_path / "sections.txt").write_text("0 intro, piano\n\n0:00.1 rock, drums\n")
+    _, settings = run("generate", "--sections", str(tmp_path / "sections.txt"), "--duration", "0.2")
+    assert settings["sections"] == [[0, "intro, piano"], [0.1, "rock, drums"]]
+    assert settings["prompt"] == "" and read_tags(tmp_path / "result.wav")["title"] == "intro, piano / rock, drums"
+    pipe = LongFormMusicPipeline.from_pretrained(checkpoint)
+    prompt = [(0, "intro, piano"), (0.1, "rock, drums")]
+    generator = torch.Generator().manual_seed(3)
+    expected = pipe(prompt, 0.2, num_inference_steps=2, generator=generator).audios[0]
+    assert torch.equal(read_audio(tmp_path / "result.wav")[0], expected / max(expected.abs().max().item(), 1))
+    again = str(tmp_path / "again.wav")
+    assert main(["generate", "--from", str(tmp_path / "result.wav"), "-o", again, "--sample-format", "float"]) == 0
+    assert torch.equal(read_audio(again)[0], read_audio(tmp_path / "result.wav")[0])
+    other, settings = run("generate", "rock", "--from", str(tmp_path / "result.wav"))
+    assert "sections" not in settings and not torch.equal(other, read_audio(again)[0])
+
+
+def test_the_file_of_an_edit_is_not_one_of_generate(run, music, fails, tmp_path):
+    run("inpaint", str(music), "--region", "0.05-0.1")
+    message = fails("generate", "--from", str(tmp_path / "result.wav"), "-o", str(tmp_path / "b.wav"))
+    assert "was not made by `stable-longform generate`" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["transform", "MUSIC", "--strength", "0"], "--strength must be greater than 0"),
+        (["transform", "MUSIC", "--strength", "2"], "--strength must be in [0, 1], got 2"),
+        (["transform", "MUSIC", "--strength", "nan"], "--strength must be finite"),
+        (["transform", "MUSIC", "--method", "paint"], "--method must be one of noise, invert, edit"),
+        (["transform", "MUSIC", "--source-prompt", "a"], "--source-prompt is for"),
+        (["transform", "missing.wav"], "is not a file"),
+        (["transform", "TEXT"], "text.wav"),
+        (["transform", "MUSIC", "-o", "MUSIC"], "is the input"),
+        (["inpaint", "MUSIC"], "at least one --region"),
+        (["inpaint", "MUSIC", "--region", "5"], "--region must be START-STOP"),
+        (["inpaint", "MUSIC", "--region", "a-b"], "neither a number of seconds"),
+        (["inpaint", "MUSIC", "--region", "0.1-0.3"], "within the audio"),
+        (["inpaint", "MUSIC", "--region", "0.1-0.15", "--region", "0.12-0.2"], "not overlap"),
+        (["inpaint", "MUSIC", "--region", "0.1-0.15", "--context", "0"], "--context must be greater"),
+        (["inpaint", "MUSIC", "--region", "0.1-0.15", "--repeats", "0"], "must be in [1, 100], got '0'"),
+        (["inpaint", "MUSIC", "--region", "0.1-0.15", "--crossfade", "11"], "must be in [0, 10], got '11'"),
+        (["extend", "MUSIC"], "Give --to SECONDS"),
+        (["extend", "MUSIC", "--to", "0.1"], "--to must be in (0.2, 3600] seconds, got 0.1"),
+        (["extend", "MUSIC", "--to", "2:00:00"], "--to must be in"),
+        (["extend", "MUSIC", "--prepend", "-1"], "--prepend"),
+        (["extend", "MUSIC", "--to", "1", "--sections", "SECTIONS"], "Sections must start at 0 s and rise, got 1, 0"),
+        (["extend", "MUSIC", "--to", "1", "--sections", "TEXT"], "line 1: 'no' is neither"),
+    ],
+)
+def test_bad_input_is_one_line_before_the_model_is_loaded(fails, hollow, music, tmp_path, arguments, message):
+    (tmp_path / "text.wav").write_text("no audio")
+    (tmp_path / "sections.txt").write_text("1 a\n0 b\n")
+    files = {"MUSIC": music, "TEXT": tmp_path / "text.wav", "SECTIONS": tmp_path / "sections.txt"}
+    arguments = [str(files.get(argument, argument)) for argument in arguments]
+    if "-o" not in arguments:
+        arguments += ["-o", str(tmp_path / "out.wav")]
+    assert message in fails(*arguments, "--checkpoint", hollow)
