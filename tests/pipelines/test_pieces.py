@@ -72,7 +72,7 @@ def test_a_loop_that_is_turned_is_the_same_loop(layout):
     seam = -shift % piece.num_samples  # what is replaced there is mirrored from what is kept on its own side
     assert not kept[seam] or not kept[seam - 1]
     for start, stop in piece.regions:
-        if start <= seam <= stop:
+        if start <= seam <= stop and stop - start > 1:
             assert whole[start] == whole[start - 1] and whole[stop - 1] == whole[stop]
 
 
