@@ -7,7 +7,7 @@ from pathlib import Path
 import diffusers
 import pytest
 
-from stable_longform.cli.settings import SCHEDULERS
+from stable_longform.cli.options import SCHEDULERS
 from stable_longform.noise_schedule import PREDICTION_TYPES
 from stable_longform.schedulers.scheduling import SCHEDULER_NAMES, check_scheduler
 

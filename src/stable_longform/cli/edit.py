@@ -1,7 +1,8 @@
 """The commands `stable-longform transform`, `inpaint` and `extend`: music from music."""
 
 import secrets
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -69,6 +70,7 @@ Loop = Annotated[bool, typer.Option("--loop", help="The end leads to the beginni
 
 
 def transform(
+    context: typer.Context,
     input: Input,
     prompt: PromptArgument = "",
     output: Output = Path("transformed.wav"),
@@ -106,19 +108,7 @@ def transform(
 
     Settings are stored in the file's tags; `stable-longform info FILE` shows them.
     """
-    settings = Settings(
-        prompt,
-        None if sections_file is None else read_sections(sections_file),
-        negative_prompt,
-        duration_in_s=duration_in_s,
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        scheduler=scheduler,
-        lora=lora,
-        lora_scale=lora_scale,
-        checkpoint=checkpoint,
-        dtype=dtype,
-    )
+    settings = _settings(context)
     check_range("--strength", strength, 0, 1)
     if strength == 0:
         raise ValueError("--strength must be greater than 0: `stable-longform reconstruct` is what 0 would be.")
@@ -126,24 +116,21 @@ def transform(
     if source_prompt is not None and method == "noise":
         raise ValueError("--source-prompt is for --method invert and --method edit.")
     own = {"strength": strength, "method": method, "source_prompt": source_prompt}
-    device, settings, _, folder = _check(input, output, settings, seed, device, sample_format, overwrite)
+    info, folder, chosen = _check(context, settings)
 
-    pipe = _open("LongFormMusicAudioToAudioPipeline", folder, settings, device, seed, quiet)
-    settings = fill_in(settings, pipe)
+    pipe, settings = _open("LongFormMusicAudioToAudioPipeline", context, folder, settings, chosen)
     latents = pipe(
-        **_shared_arguments(settings, input),
+        **_shared_arguments(context, settings),
         **own,
         duration=settings.duration_in_s,
-        generator=None if method == "invert" else torch.Generator().manual_seed(settings.seed),
         output_type="latent",
     ).audios[0]
-    seconds = settings.duration_in_s or check_file(input).duration_in_s
-    values = _values("transform", input, replace(settings, duration_in_s=seconds), own)
-    chunks = pipe.stream_latents(latents, seconds)
-    report(output, write_music(pipe, chunks, seconds, output, settings.title, values, sample_format, quiet), is_json)
+    settings = replace(settings, duration_in_s=settings.duration_in_s or info.duration_in_s)
+    _write(context, pipe, pipe.stream_latents(latents, settings.duration_in_s), settings, own)
 
 
 def inpaint(
+    context: typer.Context,
     input: Input,
     prompt: PromptArgument = "",
     output: Output = Path("inpainted.wav"),
@@ -175,18 +162,7 @@ def inpaint(
 
     Settings are stored in the file's tags; `stable-longform info FILE` shows them.
     """
-    settings = Settings(
-        prompt,
-        None if sections_file is None else read_sections(sections_file),
-        negative_prompt,
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        scheduler=scheduler,
-        lora=lora,
-        lora_scale=lora_scale,
-        checkpoint=checkpoint,
-        dtype=dtype,
-    )
+    settings = _settings(context)
     if not regions:
         raise ValueError("Give at least one --region START-STOP.")
     own = {
@@ -196,15 +172,13 @@ def inpaint(
         "crossfade_in_s": crossfade_in_s,
         "num_repeats": num_repeats,
     }
-    chosen, settings, info, folder = _check(input, output, settings, seed, device, sample_format, overwrite)
+    info, folder, chosen = _check(context, settings)
     check_regions(own["regions"], round(info.duration_in_s * info.sampling_rate), info.sampling_rate)
-    seconds = info.duration_in_s
-    _write_inpainted(
-        "inpaint", input, output, folder, settings, own, seconds, seed, chosen, sample_format, quiet, is_json
-    )
+    _inpaint(context, folder, replace(settings, duration_in_s=info.duration_in_s), chosen, own)
 
 
 def extend(
+    context: typer.Context,
     input: Input,
     prompt: PromptArgument = "",
     output: Output = Path("extended.wav"),
@@ -237,18 +211,7 @@ def extend(
     Beyond the model's window the music is sampled in overlapping windows, and decoded as it is written. Settings are
     stored in the file's tags; `stable-longform info FILE` shows them.
     """
-    settings = Settings(
-        prompt,
-        None if sections_file is None else read_sections(sections_file),
-        negative_prompt,
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        scheduler=scheduler,
-        lora=lora,
-        lora_scale=lora_scale,
-        checkpoint=checkpoint,
-        dtype=dtype,
-    )
+    settings = _settings(context)
     check_range("--prepend", prepend_in_s, 0, MAX_DURATION_IN_S)
     if extend_to is None and prepend_in_s == 0:
         raise ValueError("Give --to SECONDS, --prepend SECONDS or both.")
@@ -260,68 +223,90 @@ def extend(
         "crossfade_in_s": crossfade_in_s,
         "num_repeats": num_repeats,
     }
-    chosen, settings, info, folder = _check(input, output, settings, seed, device, sample_format, overwrite)
+    info, folder, chosen = _check(context, settings)
     seconds = info.duration_in_s + prepend_in_s
     if extend_to is not None:
         if not seconds < extend_to <= MAX_DURATION_IN_S:
             raise ValueError(f"--to must be in ({seconds:g}, {MAX_DURATION_IN_S:g}] seconds, got {extend_to:g}.")
         seconds = extend_to
-    _write_inpainted(
-        "extend", input, output, folder, settings, own, seconds, seed, chosen, sample_format, quiet, is_json
-    )
+    _inpaint(context, folder, replace(settings, duration_in_s=seconds), chosen, own)
 
 
-def _check(
-    input: Path,
-    output: Path,
-    settings: Settings,
-    seed: int | None,
-    device: str | None,
-    sample_format: str | None,
-    overwrite: bool,
-) -> tuple[torch.device, Settings, AudioInfo, str]:
-    """Checks what can be checked before a model is loaded.
-
-    Returns:
-        The device, the settings with their seed, what the input's header says, and the checkpoint's folder or Hub id.
-    """
-    settings = replace(settings, seed=secrets.randbelow(MAX_RANDOM_SEED + 1) if seed is None else seed)
-    if settings.sections is not None and settings.prompt:
+def _settings(context: typer.Context) -> Settings:
+    """The settings that the commands have in common, from their options."""
+    names = {field.name for field in fields(Settings)} & context.params.keys() - {"seed"}
+    seed, sections_file = context.params["seed"], context.params["sections_file"]
+    if sections_file is not None and context.params["prompt"]:
         raise ValueError("Give either PROMPT or --sections.")
+    settings = Settings(
+        **{name: context.params[name] for name in names},
+        seed=secrets.randbelow(MAX_RANDOM_SEED + 1) if seed is None else seed,
+        sections=None if sections_file is None else read_sections(sections_file),
+    )
     settings.check()
+    return settings
+
+
+def _check(context: typer.Context, settings: Settings) -> tuple[AudioInfo, str, torch.device]:
+    """Checks files and device; returns what the input's header says, the checkpoint's folder or Hub id, the device."""
+    input, output = context.params["input"], context.params["output"]
     info = check_file(input)
     if output.resolve() == input.resolve():
         raise ValueError(f"{output} is the input: choose another output.")
-    chosen = check_device(device)
-    check_outputs([output], sample_format, overwrite)
+    device = check_device(context.params["device"])
+    check_outputs([output], context.params["sample_format"], context.params["overwrite"])
     folder = resolve_checkpoint(settings.checkpoint)
     if settings.lora is not None:
         require("peft", "train")
-    return chosen, settings, info, folder
+    return info, folder, device
 
 
-def _open(name: str, folder: str, settings: Settings, device: torch.device, seed: int | None, quiet: bool):
-    """The pipeline of a public class."""
-    shared = open_pipeline(folder, settings, device, quiet)
-    pipe = getattr(stable_longform, name).from_pipe(shared)
+def _open(name: str, context: typer.Context, folder: str, settings: Settings, device: torch.device):
+    """The pipeline of a public class, and the settings with the checkpoint's own filled in."""
+    quiet = context.params["quiet"]
+    pipe = getattr(stable_longform, name).from_pipe(open_pipeline(folder, settings, device, quiet))
     pipe.set_progress_bar_config(desc="sampling", disable=quiet)
-    if seed is None:
+    if context.params["seed"] is None:
         note(f"seed: {settings.seed}", quiet)
-    return pipe
+    return pipe, fill_in(settings, pipe)
 
 
-def _shared_arguments(settings: Settings, input: Path) -> dict:
+def _shared_arguments(context: typer.Context, settings: Settings) -> dict:
     """Arguments of every pipeline that starts from audio."""
     names = ("negative_prompt", "num_inference_steps", "guidance_scale")
-    return {"prompt": settings.sections or settings.prompt, "audio": input} | {
-        name: getattr(settings, name) for name in names
+    return {
+        "prompt": settings.sections or settings.prompt,
+        "audio": context.params["input"],
+        "generator": torch.Generator().manual_seed(settings.seed),
+        **{name: getattr(settings, name) for name in names},
     }
 
 
-def _values(command: str, input: Path, settings: Settings, own: dict) -> dict:
-    """What the tags say: the command, its input and every setting that is not its default."""
-    given = {name: value for name, value in own.items() if value is not None}
-    return {"command": command, "input": input.name} | settings.to_dict() | given
+def _inpaint(context: typer.Context, folder: str, settings: Settings, device: torch.device, own: dict) -> None:
+    """Runs the inpainting pipeline and writes its result while it is decoded."""
+    if own["context_in_s"] is not None:
+        check_seconds("--context", own["context_in_s"])
+    pipe, settings = _open("LongFormMusicInpaintPipeline", context, folder, settings, device)
+    chunks = pipe(**_shared_arguments(context, settings), **own, output_type="stream").audios[0]
+    _write(context, pipe, chunks, settings, own)
+
+
+def _write(context: typer.Context, pipe, chunks: Iterator[torch.Tensor], settings: Settings, own: dict) -> None:
+    """Writes decoded chunks; the tags say the command, its input and every setting that is not its default."""
+    options = context.params
+    values = {"command": context.info_name, "input": options["input"].name} | settings.to_dict()
+    values |= {name: value for name, value in own.items() if value is not None}
+    made = write_music(
+        pipe,
+        chunks,
+        settings.duration_in_s,
+        options["output"],
+        settings.title,
+        values,
+        options["sample_format"],
+        options["quiet"],
+    )
+    report(options["output"], made, options["is_json"])
 
 
 def _parse_region(text: str) -> tuple[float, float]:
@@ -330,31 +315,3 @@ def _parse_region(text: str) -> tuple[float, float]:
     if not dash:
         raise ValueError(f"--region must be START-STOP, as 0:10-0:15, got {text!r}.")
     return parse_seconds(start), parse_seconds(stop)
-
-
-def _write_inpainted(
-    command: str,
-    input: Path,
-    output: Path,
-    folder: str,
-    settings: Settings,
-    own: dict,
-    duration_in_s: float,
-    seed: int | None,
-    device: torch.device,
-    sample_format: str | None,
-    quiet: bool,
-    is_json: bool,
-) -> None:
-    """Runs the inpainting pipeline and writes its result as it is decoded."""
-    for name, option in (("context_in_s", "--context"), ("extend_to", "--to")):
-        if own.get(name) is not None:
-            check_seconds(option, own[name])
-    pipe = _open("LongFormMusicInpaintPipeline", folder, settings, device, seed, quiet)
-    settings = fill_in(settings, pipe)
-    generator = torch.Generator().manual_seed(settings.seed)
-    arguments = _shared_arguments(settings, input) | own
-    chunks = pipe(**arguments, generator=generator, output_type="stream").audios[0]
-    values = _values(command, input, replace(settings, duration_in_s=duration_in_s), own)
-    made = write_music(pipe, chunks, duration_in_s, output, settings.title, values, sample_format, quiet)
-    report(output, made, is_json)

@@ -13,13 +13,14 @@ from transformers import AutoModel
 from stable_longform.cli.common import load_autoencoder, load_pipeline, resolve_checkpoint
 from stable_longform.cli.options import (
     MAX_COUNT,
+    MAX_GUIDANCE_SCALE,
     MAX_SEED,
+    MAX_STEPS,
     Checkpoint,
     Device,
     check_device,
     seconds_option,
 )
-from stable_longform.cli.settings import MAX_GUIDANCE_SCALE, MAX_STEPS
 from stable_longform.data.manifest import read_manifest
 from stable_longform.evaluation import codecs, measurements, reports
 from stable_longform.evaluation.audio_files import ReadingSettings, count_other_files, list_audio, list_tracks
