@@ -91,7 +91,7 @@ def test_the_file_of_an_edit_is_not_one_of_generate(run, music, fails, tmp_path)
     [
         (["transform", "MUSIC", "--strength", "0"], "--strength must be greater than 0"),
         (["transform", "MUSIC", "--strength", "2"], "--strength must be in [0, 1], got 2"),
-        (["transform", "MUSIC", "--strength", "nan"], "--strength must be finite"),
+        (["transform", "MUSIC", "--strength", "nan"], "must be finite, got nan"),
         (["transform", "MUSIC", "--method", "paint"], "--method must be one of noise, invert, edit"),
         (["transform", "MUSIC", "--source-prompt", "a"], "--source-prompt is for"),
         (["transform", "missing.wav"], "is not a file"),
@@ -102,7 +102,7 @@ def test_the_file_of_an_edit_is_not_one_of_generate(run, music, fails, tmp_path)
         (["inpaint", "MUSIC", "--region", "a-b"], "neither a number of seconds"),
         (["inpaint", "MUSIC", "--region", "0.1-0.3"], "within the audio"),
         (["inpaint", "MUSIC", "--region", "0.1-0.15", "--region", "0.12-0.2"], "not overlap"),
-        (["inpaint", "MUSIC", "--region", "0.1-0.15", "--context", "0"], "--context must be greater"),
+        (["inpaint", "MUSIC", "--region", "0.1-0.15", "--context", "0"], "must be a number of seconds"),
         (["inpaint", "MUSIC", "--region", "0.1-0.15", "--repeats", "0"], "must be in [1, 100], got '0'"),
         (["inpaint", "MUSIC", "--region", "0.1-0.15", "--crossfade", "11"], "must be in [0, 10], got '11'"),
         (["extend", "MUSIC"], "Give --to SECONDS"),

@@ -1,5 +1,6 @@
 """The commands `stable-longform transform`, `inpaint` and `extend`: music from music."""
 
+import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -38,7 +39,6 @@ from stable_longform.cli.options import (
     check_choice,
     check_device,
     check_range,
-    check_seconds,
     parse_seconds,
     seconds_option,
 )
@@ -46,9 +46,11 @@ from stable_longform.cli.settings import Settings, read_sections
 from stable_longform.pipelines.pieces import check_regions
 from stable_longform.utils.audio import AudioInfo
 from stable_longform.utils.optional import require
+from stable_longform.utils.ranges import Range
 from stable_longform.utils.recordings import MAX_DURATION_IN_S, check_file
 
 MAX_RANDOM_SEED = 2**32 - 1
+PLACES = Range(0, MAX_DURATION_IN_S)  # seconds of audio
 METHODS = ("noise", "invert", "edit")
 
 Input = Annotated[Path, typer.Argument(metavar="INPUT", help="Audio file of any rate, mono or stereo.")]
@@ -185,7 +187,7 @@ def extend(
     extend_to: Annotated[
         float | None, seconds_option("--to", "Seconds of the result, up to an hour; music goes on after INPUT.")
     ] = None,
-    prepend_in_s: Annotated[float, seconds_option("--prepend", "Seconds of new music before INPUT.")] = 0.0,
+    prepend_in_s: Annotated[float, seconds_option("--prepend", "Seconds of new music before INPUT.", PLACES)] = 0.0,
     loop: Loop = False,
     context_in_s: Context = None,
     crossfade_in_s: Crossfade = 0.05,
@@ -212,7 +214,6 @@ def extend(
     stored in the file's tags; `stable-longform info FILE` shows them.
     """
     settings = _settings(context)
-    check_range("--prepend", prepend_in_s, 0, MAX_DURATION_IN_S)
     if extend_to is None and prepend_in_s == 0:
         raise ValueError("Give --to SECONDS, --prepend SECONDS or both.")
     own = {
@@ -251,7 +252,7 @@ def _check(context: typer.Context, settings: Settings) -> tuple[AudioInfo, str, 
     """Checks files and device; returns what the input's header says, the checkpoint's folder or Hub id, the device."""
     input, output = context.params["input"], context.params["output"]
     info = check_file(input)
-    if output.resolve() == input.resolve():
+    if os.path.realpath(output) == os.path.realpath(input):
         raise ValueError(f"{output} is the input: choose another output.")
     device = check_device(context.params["device"])
     check_outputs([output], context.params["sample_format"], context.params["overwrite"])
@@ -284,8 +285,6 @@ def _shared_arguments(context: typer.Context, settings: Settings) -> dict:
 
 def _inpaint(context: typer.Context, folder: str, settings: Settings, device: torch.device, own: dict) -> None:
     """Runs the inpainting pipeline and writes its result while it is decoded."""
-    if own["context_in_s"] is not None:
-        check_seconds("--context", own["context_in_s"])
     pipe, settings = _open("LongFormMusicInpaintPipeline", context, folder, settings, device)
     chunks = pipe(**_shared_arguments(context, settings), **own, output_type="stream").audios[0]
     _write(context, pipe, chunks, settings, own)
@@ -314,4 +313,4 @@ def _parse_region(text: str) -> tuple[float, float]:
     start, dash, stop = text.partition("-")
     if not dash:
         raise ValueError(f"--region must be START-STOP, as 0:10-0:15, got {text!r}.")
-    return parse_seconds(start), parse_seconds(stop)
+    return parse_seconds(start, PLACES), parse_seconds(stop, PLACES)

@@ -23,6 +23,7 @@ from stable_longform.cli.options import (
     parse_seconds,
 )
 from stable_longform.utils.audio import read_tags
+from stable_longform.utils.ranges import Range
 
 # Left out of the tags where they are as here; what is always there is the rest.
 OPTIONAL = (
@@ -137,7 +138,7 @@ def read_sections(path: Path) -> list[list]:
         if line.strip():
             start, _, text = line.strip().partition(" ")
             try:
-                sections.append([parse_seconds(start), text.strip()])
+                sections.append([parse_seconds(start, Range(0, 1e6)), text.strip()])
             except typer.BadParameter as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
     _check_sections(sections)
