@@ -29,7 +29,8 @@ from stable_longform.data.bad_tracks import MAX_BAD_FRACTION, MAX_DRAWS, BadTrac
 from stable_longform.data.numbered_items import NumberedItems, draw_index
 from stable_longform.data.prompts import available_fields, build_prompt
 from stable_longform.utils.files import atomic_path
-from stable_longform.utils.text_files import read_json_lines
+from stable_longform.utils.ranges import Range
+from stable_longform.utils.text_files import parse_json_object, printable, read_json_lines, read_text
 
 INDEX_FILE, SILENCE_FILE, INFO_FILE = "index.jsonl", "silence.safetensors", "latents.json"
 
@@ -156,8 +157,8 @@ class LatentWindows(NumberedItems):
         self.excerpt_probability = excerpt_probability
         self.tracks = read_latent_index(directory, split)
         super().__init__(seed, BadTracks(len(self.tracks), max_bad_fraction))
-        self.frames_per_s = json.loads((Path(directory) / INFO_FILE).read_text(encoding="utf-8"))["latent_rate"]
-        self.silence = load_file(Path(directory) / SILENCE_FILE)
+        self.frames_per_s = _read_rate(Path(directory) / INFO_FILE)
+        self.silence = _read_silence(Path(directory) / SILENCE_FILE)
         self.window_length, self.max_seconds = window_length, max_seconds
         for track in self.tracks:
             if not available_fields(track.metadata):
@@ -210,6 +211,22 @@ class LatentWindows(NumberedItems):
         silence = [self.silence[name].float().expand(-1, missing) for name in ("mean", "std")]
         mean, std = (torch.cat(pair, dim=1) for pair in zip(parts, silence, strict=True))
         return mean, std
+
+
+def _read_rate(file: Path) -> float:
+    """Frames per second, from the note of the autoencoder that made the latents."""
+    rate = parse_json_object(read_text(file), printable(file)).get("latent_rate")
+    if rate not in Range(0, above=True):
+        raise ValueError(f"{file}: latent_rate must be a number greater than 0 and finite, got {rate!r}.")
+    return rate
+
+
+def _read_silence(file: Path) -> dict[str, torch.Tensor]:
+    """`mean` and `std` of a frame of silence."""
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} cannot be read as safetensors: {error}.") from error
 
 
 def collate_windows(items: Sequence[dict]) -> dict:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from stable_longform.utils.text_files import parse_json_object, read_text
+
 NUM_NAMED = 5  # keys that an error names
 
 
@@ -47,13 +49,16 @@ class CheckedModelMixin:
         """
         with_info = kwargs.pop("output_loading_info", False)
         folder = Path(str(pretrained_model_name_or_path), kwargs.get("subfolder") or "")
+        file = folder / cls.config_name
+        if file.is_file():
+            parse_json_object(read_text(file), str(file))
         try:
             with _default_dtype(torch.float32):
                 model, info = super().from_pretrained(
                     pretrained_model_name_or_path, output_loading_info=True, **kwargs
                 )
         except ConfigurationError as error:
-            raise ConfigurationError(f"{folder / cls.config_name}: {error}") from error
+            raise ConfigurationError(f"{file}: {error}") from error
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
         problems = [f"missing {key}" for key in info.get("missing_keys", ())]

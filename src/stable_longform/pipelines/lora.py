@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from diffusers.loaders.lora_pipeline import CogVideoXLoraLoaderMixin
+from safetensors import SafetensorError
 
 # Other names of the two matrices, B A x.
 MATRIX_NAMES = {re.compile(r"\.lora[._]down\."): ".lora_A.", re.compile(r"\.lora[._]up\."): ".lora_B."}
@@ -41,15 +42,20 @@ class LongFormMusicLoraLoaderMixin(CogVideoXLoraLoaderMixin):
             The state dict, or with `return_lora_metadata=True` the state dict and the adapter's configuration or None.
 
         Raises:
-            ValueError: weights written by peft without their `adapter_config.json`, which holds their scale, or
-                weights with two scales.
+            ValueError: no safetensors, or none in the file; weights written by peft without their
+                `adapter_config.json`, which holds their scale; weights with two scales.
         """
         source, wants_metadata = pretrained_model_name_or_path_or_dict, kwargs.pop("return_lora_metadata", False)
         peft_config = None if isinstance(source, dict) else _read_peft_config(source)
         if peft_config is not None and Path(source).is_dir():
             kwargs = {"weight_name": PEFT_WEIGHTS, **kwargs}
         kwargs = {"use_safetensors": True, **kwargs, "return_lora_metadata": True}
-        state_dict, metadata = super().lora_state_dict(source, **kwargs)
+        try:
+            state_dict, metadata = super().lora_state_dict(source, **kwargs)
+        except SafetensorError as error:
+            raise ValueError(f"{source} cannot be read as safetensors: {error}.") from error
+        if not state_dict:
+            raise ValueError(f"The adapter is empty: {source} holds no tensors.")
         is_of_peft = any(key.startswith(PEFT_PREFIX) for key in state_dict)
         if is_of_peft:
             metadata = peft_config or metadata

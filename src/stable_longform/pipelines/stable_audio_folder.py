@@ -5,6 +5,8 @@ differs is said here: who loads each component, that the projection model is our
 of padding tokens are set to zero.
 """
 
+import os
+
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
@@ -38,6 +40,7 @@ class StableAudioFolderMixin:
     def load_config(cls, pretrained_model_name_or_path, **kwargs):
         """Reads `model_index.json`; one of diffusers' `StableAudioPipeline` as if it were ours."""
         config = super().load_config(pretrained_model_name_or_path, **kwargs)
+        _check_index(config[0] if isinstance(config, tuple) else config, pretrained_model_name_or_path)
         if isinstance(config, tuple):
             return translate_index(config[0], cls.__name__), *config[1:]
         return translate_index(config, cls.__name__)
@@ -47,6 +50,7 @@ class StableAudioFolderMixin:
         """Loads a pipeline. The folder of a component cannot be told to diffusers, so the renamed one is given it."""
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         index = DiffusionPipeline.load_config(pretrained_model_name_or_path, **hub)
+        _check_index(index, pretrained_model_name_or_path)
         if index.get("_class_name") == STABLE_AUDIO_PIPELINE and "timing_conditioner" not in kwargs:
             weights = {name: kwargs[name] for name in WEIGHT_ARGUMENTS if name in kwargs}
             dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
@@ -56,6 +60,19 @@ class StableAudioFolderMixin:
                 pretrained_model_name_or_path, subfolder="projection_model", dtype=dtype, **hub, **weights
             )
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+
+def _check_index(index: dict, source: str | os.PathLike) -> None:
+    """Raises a ValueError unless an index is that of one of our pipelines or of `StableAudioPipeline`."""
+    name = index.get("_class_name") if isinstance(index, dict) else None
+    if not isinstance(name, str) or not name.startswith(("LongFormMusic", STABLE_AUDIO_PIPELINE)):
+        raise ValueError(f"The model_index.json of {source} names no pipeline that this one can open, got {name!r}.")
+    for part, component in COMPONENTS.items() if name != STABLE_AUDIO_PIPELINE else ():
+        entry = index.get(part)
+        if entry not in (None, [None, None]) and (not isinstance(entry, list) or entry[-1] != component.__name__):
+            raise ValueError(
+                f"The model_index.json of {source}: {part} must be a {component.__name__}, got {entry!r}."
+            )
 
 
 def translate_index(index: dict, class_name: str) -> dict:
