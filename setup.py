@@ -67,7 +67,7 @@ setup(
         "transformers>=5.20",
         "accelerate>=1.0",
         "safetensors>=0.4.5",
-        "numpy>=1.26",
+        "numpy>=2.0",
         "soundfile>=0.13",
         "soxr>=0.5",
         "tqdm>=4.66",
