@@ -35,6 +35,7 @@ from stable_longform.training_utils.clap_networks import (
     add_spec_augment,
     build_clap,
     build_feature_extractor,
+    check_clap,
     clamp_logit_scale,
     embed_pairs,
 )
@@ -280,6 +281,7 @@ def check_config(config: Config) -> None:
             f"text_config.max_position_embeddings must be at least {MAX_LENGTH + pad_token_id + 1}, "
             f"got {num_positions}."
         )
+    check_clap(config.audio_config, config.text_config, config.feature_extractor, config.projection_dim)
 
 
 def load_networks(config: Config, vocab_size: int, accelerator: Accelerator) -> ClapModel:

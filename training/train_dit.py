@@ -18,6 +18,7 @@ from typing import Annotated
 
 import torch
 from accelerate import Accelerator
+from diffusers.models.attention_dispatch import AttentionBackendName
 
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.clap_text_encoder import encode_texts
@@ -280,6 +281,9 @@ def check_config(config: Config) -> None:
         raise ValueError("--manifest needs --autoencoder, which encodes the music.")
     if config.autoencoder is None and config.demo_every:
         raise ValueError("demo_every needs --autoencoder, the one that made the latents.")
+    backends = [backend.value for backend in AttentionBackendName]
+    if config.attention_backend is not None and config.attention_backend not in backends:
+        raise ValueError(f"attention_backend must be one of {', '.join(backends)}, got {config.attention_backend!r}.")
     for name in ("excerpt_probability", "balance_silence"):
         if config.manifest is not None and getattr(config, name):
             raise ValueError(f"{name}={getattr(config, name)} needs --latents.")

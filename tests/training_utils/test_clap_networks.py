@@ -11,6 +11,7 @@ from stable_longform.training_utils.clap_networks import (
     add_spec_augment,
     build_clap,
     build_feature_extractor,
+    check_clap,
     clamp_logit_scale,
     spec_augment,
 )
@@ -68,3 +69,24 @@ def test_tokenizer_knows_its_words_in_any_place_and_every_other_text():
     assert tokenizer.decode(tokenizer.encode("Grüße, 音楽!").ids) == "Grüße, 音楽!"
     with pytest.raises(ValueError, match="vocab_size must be at least 261, got 260"):
         train_tokenizer(["a"], 260)
+
+
+@pytest.mark.parametrize(
+    "audio, text, features, width",
+    [
+        ({"num_attention_heads": [0, 2]}, {}, {}, 8),
+        ({"depths": "two"}, {}, {}, 8),
+        ({"depths": []}, {}, {}, 8),
+        ({"patch_embeds_hidden_size": -16}, {}, {}, 8),
+        ({}, {"hidden_size": 0}, {}, 8),
+        ({}, {"num_attention_heads": 3}, {}, 8),
+        ({}, {"vocab_size": -1}, {}, 8),
+        ({}, {"intermediate_size": "wide"}, {}, 8),
+        ({}, {}, {}, -8),
+    ],
+)
+def test_settings_of_which_nothing_can_be_built_are_refused_at_once(audio, text, features, width):
+    check_clap(AUDIO, CLAP["text_config"], CLAP["feature_extractor"], 8)
+    settings = (AUDIO | audio, CLAP["text_config"] | text, CLAP["feature_extractor"] | features, width)
+    with pytest.raises(ValueError, match="No ClapModel can be built of"):
+        check_clap(*settings)

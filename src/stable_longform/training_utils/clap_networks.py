@@ -47,6 +47,21 @@ def build_clap(audio_config: Mapping, text_config: Mapping, projection_dim: int,
     )
 
 
+def check_clap(audio_config: Mapping, text_config: Mapping, feature_extractor: Mapping, projection_dim: int) -> None:
+    """Builds all that the settings describe, on the meta device, to see whether transformers takes them.
+
+    Raises:
+        ValueError: it does not, for whatever reason.
+    """
+    try:
+        build_feature_extractor(audio_config, feature_extractor)
+        with torch.device("meta"):
+            build_clap(audio_config, text_config, projection_dim, text_config["vocab_size"])
+    except Exception as error:  # what its configurations raise for a wrong value is of many kinds
+        settings = "audio_config, text_config, feature_extractor and projection_dim"
+        raise ValueError(f"No ClapModel can be built of {settings}: {type(error).__name__}: {error}.") from error
+
+
 @torch.no_grad()
 def clamp_logit_scale(model: ClapModel) -> None:
     """Keeps the temperature's inverse in [1, 100] and both of transformers' parameters for it equal."""
