@@ -47,7 +47,7 @@ def test_a_passage_that_comes_back_is_found():
     assert (found.lag.tolist(), found.start.tolist(), found.end.tolist()) == ([50], [50], [70])
     assert longest_repetition(found) == 20
     assert longest_loop(found) == 0
-    assert late_return(found, 70) == pytest.approx(20 / 23)
+    assert late_return(found, 70) == pytest.approx(20 / 35)
 
 
 def test_short_and_held_passages_are_none():
@@ -65,13 +65,15 @@ def test_a_loop_is_three_passes_in_a_row():
         assert longest_loop(find_repetitions(matrix_of(sequence), 1.0)) == length
 
 
-def test_only_the_first_third_counts_as_early():
-    """Of 90 frames: the last third repeats the first, the second, or a passage on both sides of frame 30."""
-    assert late_return(repetitions_of((60, 60, 90)), 90) == 1
-    assert late_return(repetitions_of((30, 60, 90)), 90) == 0
-    assert late_return(repetitions_of((40, 60, 90)), 90) == pytest.approx(1 / 3)
-    assert late_return(repetitions_of((60, 60, 75), (62, 70, 80)), 90) == pytest.approx(2 / 3)
-    assert late_return(repetitions_of((30, 30, 60)), 90) == 0
+def test_a_return_repeats_the_first_half_and_what_is_far_enough_before():
+    """Of 80 frames: the second half repeats the first, itself, or a passage on both sides of the middle."""
+    assert late_return(repetitions_of((40, 40, 80)), 80) == 1
+    assert late_return(repetitions_of((20, 60, 80)), 80) == 0
+    assert late_return(repetitions_of((30, 60, 80)), 80) == pytest.approx(10 / 40)
+    assert late_return(repetitions_of((50, 50, 65), (52, 60, 70)), 80) == pytest.approx(20 / 40)
+    assert late_return(repetitions_of((30, 30, 40)), 80) == 0
+    assert late_return(repetitions_of((20, 30, 60)), 80) == pytest.approx(20 / 40)
+    assert late_return(repetitions_of((19, 30, 60)), 80) == 0  # a loop across the middle
 
 
 def test_time_runs_either_way():

@@ -63,13 +63,15 @@ def find_runs(rows: np.ndarray, max_gap: int, min_length: int) -> tuple[np.ndarr
 
 
 def late_return(repetitions: Repetitions, num_frames: int) -> float:
-    """Share of the last third of a piece that repeats something of its first third, in [0, 1]."""
-    early, late = num_frames / 3, num_frames * 2 / 3
-    returns = np.zeros(num_frames, dtype=bool)
+    """Share of the second half of a piece that repeats something of its first half, in [0, 1].
+
+    What is repeated must lie a quarter of the piece before, so that a loop across the middle is no return.
+    """
+    middle, returns = -(-num_frames // 2), np.zeros(num_frames, dtype=bool)
     for lag, start, end in zip(repetitions.lag, repetitions.start, repetitions.end, strict=True):
-        first, last = max(start, int(np.ceil(late))), min(end, int(np.ceil(early)) + lag)
-        returns[first : max(first, last)] = True
-    return float(returns[int(np.ceil(late)) :].mean())
+        if lag >= num_frames / 4:
+            returns[max(start, middle) : max(min(end, middle + lag), middle)] = True
+    return float(returns[middle:].mean())
 
 
 def longest_loop(repetitions: Repetitions) -> int:

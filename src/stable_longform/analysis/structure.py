@@ -26,7 +26,8 @@ MIDDLE = (0.2, 0.8)  # of the piece
 SEGMENT_IN_S = 10.0
 
 DEFINITIONS = {
-    "late_return": "share of the last third that repeats, for at least 6 s, something of the first third",
+    "late_return": "share of the second half that repeats, for at least 6 s, something of the first half that lies at "
+    "least a quarter of the piece before",
     "longest_repetition_in_s": "longest passage that is heard again",
     "longest_loop_in_s": "longest stretch that is one passage at least three times in a row",
     "loop_share": "longest loop as a share of the piece",

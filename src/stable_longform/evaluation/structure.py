@@ -37,7 +37,7 @@ from stable_longform.utils.pictures import MatrixPanel, draw_matrices
 
 logger = logging.getLogger(__name__)
 
-STRUCTURE_VERSION = 1  # of what is kept for each file; grows when the analysis changes
+STRUCTURE_VERSION = 2  # of what is kept for each file; grows when the analysis changes
 NUM_RESAMPLES = 1000
 MAX_COLUMNS = 5  # of the figure, as many as the paper's
 BOUNDARY_DEFINITIONS = {
