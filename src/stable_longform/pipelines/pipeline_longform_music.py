@@ -12,6 +12,7 @@ import torch
 
 from stable_longform.pipelines import inputs
 from stable_longform.pipelines.base import LongFormMusicPipelineBase, LongFormMusicPipelineOutput
+from stable_longform.pipelines.dissimilarity import DissimilarityGuidance, DissimilarVelocity
 from stable_longform.pipelines.inputs import Generators, Prompt
 from stable_longform.pipelines.sampling import GuidedVelocity
 
@@ -49,6 +50,7 @@ class LongFormMusicPipeline(LongFormMusicPipelineBase):
         audio_end_in_s: float | Sequence[float] | None = None,
         audio_start_in_s: float | Sequence[float] | None = None,
         timesteps: Sequence[float] | None = None,
+        dissimilarity: DissimilarityGuidance | None = None,
     ) -> LongFormMusicPipelineOutput | tuple:
         """Generates music.
 
@@ -93,6 +95,7 @@ class LongFormMusicPipeline(LongFormMusicPipelineBase):
             audio_end_in_s: diffusers' name for `seconds_start + duration`, instead of `duration`.
             audio_start_in_s: diffusers' name for `seconds_start`.
             timesteps: times t in (0, 1] of the steps, strictly falling, instead of `num_inference_steps`.
+            dissimilarity: latents of music that the result must not be like; see `DissimilarityGuidance`.
 
         Returns:
             `LongFormMusicPipelineOutput`.
@@ -127,6 +130,8 @@ class LongFormMusicPipeline(LongFormMusicPipelineBase):
         )
         self._check_sections(prompts, timing.durations)
         scheduler = self._check_scheduler(num_inference_steps, timesteps)
+        if dissimilarity is not None:
+            dissimilarity.check_channels(self.transformer.config.in_channels)
 
         with self._running(request.guidance, len(scheduler.timesteps)) as run:
             # Sample.
@@ -139,6 +144,8 @@ class LongFormMusicPipeline(LongFormMusicPipelineBase):
                 numbers, times = [request.items[item] for item in items], self._frame_times(start.shape[-1])
                 sectioned = self._in_sections(conditioning.select(items), prompts, numbers, times)
                 velocity = GuidedVelocity(self.transformer, sectioned, run.guidance)
+                if dissimilarity is not None:
+                    velocity = DissimilarVelocity(velocity, dissimilarity, self.config.prediction_type)
                 return follow(velocity, start * scheduler.init_noise_sigma)
 
             sampled = self._sample(latent_lengths, sample_items, scheduler, run, request)

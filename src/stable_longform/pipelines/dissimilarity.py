@@ -1,0 +1,123 @@
+"""Dissimilarity guidance: sampling that stays away from music that is known, such as the training set's. Paper: §4.5.
+
+Not in the paper. In each step the music that the model predicts is compared with each known piece. Where the cosine
+with the nearest one is above a threshold, the prediction is turned away from that piece, at the same norm. What is
+published (below) takes a gradient step of fixed weight on the cosine of embeddings, or of images; here latents are
+compared, so the step needs no gradient, and is as long as it has to be.
+
+Only the same music in the same place of the window is recognised, as overfitting makes it. For anything else compare
+the result: `stable-longform analyze memorization`.
+
+References: Chen, Liu and Xu, "Towards memorization-free diffusion models" (CVPR 2024), dissimilarity guidance; Kim et
+al., arXiv 2509.14934, the same for audio.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from stable_longform.noise_schedule import amplitudes, latents_from_velocity
+from stable_longform.pipelines.sampling import Velocity
+
+
+@dataclass(frozen=True)
+class DissimilarityGuidance:
+    """What to stay away from, and how far.
+
+    Args:
+        known_latents: `(num_pieces, latent_channels, latent_length)`, as the transformer makes them. Frames that a
+            window and a piece both have are compared.
+        threshold: the cosine, in [-1, 1], above which a prediction is turned away. Unrelated pieces have about 0: the
+            mean of each channel over all known latents is taken off.
+        scale: share of what is above the threshold that is taken away, in [0, 1].
+
+    Raises:
+        ValueError: a value outside its range, or latents that have another shape or are not finite.
+    """
+
+    known_latents: torch.Tensor
+    threshold: float = 0.5
+    scale: float = 1.0
+
+    def __post_init__(self):
+        if self.known_latents.ndim != 3 or not len(self.known_latents) or not self.known_latents.isfinite().all():
+            raise ValueError(
+                "known_latents must be (num_pieces, latent_channels, latent_length) and finite, got shape "
+                f"{tuple(self.known_latents.shape)}."
+            )
+        if not -1 <= self.threshold <= 1:
+            raise ValueError(f"threshold must be in [-1, 1], got {self.threshold}.")
+        if not 0 <= self.scale <= 1:
+            raise ValueError(f"scale must be in [0, 1], got {self.scale}.")
+
+    def check_channels(self, num_channels: int) -> None:
+        """Raises a ValueError unless the known latents have so many channels."""
+        if self.known_latents.shape[1] != num_channels:
+            raise ValueError(f"known_latents must have {num_channels} channels, got {self.known_latents.shape[1]}.")
+
+    def nearest(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosine `(B,)` of each item `(B, latent_channels, L)` with the known piece nearest to it, and its number."""
+        items, known, _ = self._centered(latents)
+        return (_unit(items) @ _unit(known).T).max(dim=1)
+
+    def turn_away(self, latents: torch.Tensor) -> torch.Tensor:
+        """Predicted latents `(B, latent_channels, L)` at the cosine that is allowed; others stay as they are."""
+        items, known, mean = self._centered(latents)
+        units, known = _unit(items), _unit(known)
+        cosines, numbers = (units @ known.T).max(dim=1)
+        allowed = cosines - self.scale * (cosines - self.threshold).clamp(min=0)
+        nearest = known[numbers]
+        across = _unit(units - cosines[:, None] * nearest)
+        turned = allowed[:, None] * nearest + (1 - allowed.square()).clamp(min=0).sqrt()[:, None] * across
+        turned = turned * items.norm(dim=1, keepdim=True)
+        result = latents.clone()
+        length = min(latents.shape[-1], self.known_latents.shape[-1])
+        changed = (turned.unflatten(1, (latents.shape[1], length)) + mean).to(latents)
+        is_near = (cosines > self.threshold)[:, None, None]
+        result[..., :length] = torch.where(is_near, changed, latents[..., :length])
+        return result
+
+    def _centered(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Items and known pieces, flat and without the mean `(latent_channels, 1)` of the known latents; that mean."""
+        if latents.shape[1] != self.known_latents.shape[1]:
+            raise ValueError(
+                f"known_latents must have {latents.shape[1]} channels, not {self.known_latents.shape[1]}."
+            )
+        known, length = self.known_latents.to(latents), min(latents.shape[-1], self.known_latents.shape[-1])
+        mean = known.mean(dim=(0, 2))[:, None]
+        return (latents[..., :length] - mean).flatten(1), (known[..., :length] - mean).flatten(1), mean
+
+
+class DissimilarVelocity:
+    """A velocity whose predicted music stays away from what is known; see `sampling.sample`.
+
+    Args:
+        velocity: to change.
+        dissimilarity: how.
+        prediction_type: what the velocity means, of `noise_schedule.PREDICTION_TYPES`.
+    """
+
+    def __init__(self, velocity: Velocity, dissimilarity: DissimilarityGuidance, prediction_type: str):
+        self.velocity, self.dissimilarity, self.prediction_type = velocity, dissimilarity, prediction_type
+
+    @property
+    def conditioning(self):
+        """That of the velocity, for callbacks."""
+        return self.velocity.conditioning
+
+    def change(self, **tensors: torch.Tensor) -> None:
+        """Goes on with other tensors of the conditioning."""
+        self.velocity.change(**tensors)
+
+    def __call__(self, latents: torch.Tensor, t: torch.Tensor, time: float) -> torch.Tensor:
+        """The velocity `(B, C, L)`; arguments as in `GuidedVelocity`."""
+        v = self.velocity(latents, t, time)
+        predicted = latents_from_velocity(latents, v, t.to(latents), self.prediction_type)
+        away = predicted - self.dissimilarity.turn_away(predicted)
+        noise_amplitude = amplitudes(t.to(latents), self.prediction_type)[1]
+        return v + away / noise_amplitude  # z = α·x − σ·v, and x − σ·v of rectified flow
+
+
+def _unit(rows: torch.Tensor) -> torch.Tensor:
+    """Rows divided by their lengths; rows without length stay zero."""
+    return rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12)
