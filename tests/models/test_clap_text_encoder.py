@@ -9,7 +9,7 @@ from common import (
 )
 from diffusers import DiffusionPipeline
 from tiny_pipeline import PROMPTS, tiny_text_encoder, tiny_tokenizer
-from transformers import ClapAudioConfig, ClapConfig, ClapModel, ClapTextConfig
+from transformers import ClapAudioConfig, ClapConfig, ClapModel, ClapTextConfig, T5Config, T5EncoderModel
 
 from stable_longform.models.clap_text_encoder import ClapTextEncoder, encode_texts, tokenize_texts
 
@@ -193,3 +193,15 @@ def test_texts_are_encoded_with_the_mask_of_their_tokens():
     assert torch.equal(mask, expected_mask) and not mask.all()
     with torch.no_grad():
         assert torch.equal(features, encoder(input_ids, attention_mask=mask).last_hidden_state)
+
+
+def test_another_encoder_has_the_length_of_its_tokenizer():
+    torch.manual_seed(0)
+    encoder = T5EncoderModel(T5Config(vocab_size=300, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)).eval()
+    tokenizer = tiny_tokenizer()
+    tokenizer.model_max_length = 20
+    features, mask = encode_texts(encoder, tokenizer, PROMPTS[:2])
+    assert features.shape == (2, 20, 16) and mask.shape == (2, 20)
+    tokenizer.model_max_length = 10**30
+    with pytest.raises(ValueError, match="must be at most 4096 tokens, got 1000000"):
+        encode_texts(encoder, tokenizer, PROMPTS[:2])

@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from stable_longform.models.checked_loading import CheckedModelMixin, check_integers, check_numbers
 
+MAX_TEXT_LENGTH = 4096  # tokens; a tokenizer without a limit has an astronomic one
 TOKENIZER_LOCK = threading.Lock()
 
 # The fields of our configuration that describe the RoBERTa model, named as in transformers' ClapTextConfig.
@@ -191,16 +192,30 @@ def encode_texts(
         text_encoder: `ClapTextEncoder`, or a transformers text encoder.
         tokenizer: of the text encoder.
         texts: B of them.
-        max_length: number of tokens to which each is padded or cut; None: `text_encoder.config.max_length`.
+        max_length: number of tokens to which each is padded or cut; None: see `text_length`.
 
     Returns:
         `(features (B, max_length, dim), mask (B, max_length))`. Features of padding tokens are not zeroed.
     """
     if max_length is None:
-        max_length = text_encoder.config.max_length
+        max_length = text_length(text_encoder, tokenizer)
     input_ids, mask, _ = tokenize_texts(tokenizer, texts, max_length)
     input_ids, mask = input_ids.to(text_encoder.device), mask.to(text_encoder.device)
     return text_encoder(input_ids, attention_mask=mask).last_hidden_state, mask
+
+
+def text_length(text_encoder: torch.nn.Module, tokenizer) -> int:
+    """Number of tokens to which texts are padded and cut: `config.max_length` of our text encoder, or another
+    encoder's `tokenizer.model_max_length`.
+
+    Raises:
+        ValueError: the tokenizer has no limit.
+    """
+    length = text_encoder.config.get("max_length") if isinstance(text_encoder, ConfigMixin) else None
+    length = tokenizer.model_max_length if length is None else length
+    if length > MAX_TEXT_LENGTH:
+        raise ValueError(f"tokenizer.model_max_length must be at most {MAX_TEXT_LENGTH} tokens, got {length}: set it.")
+    return length
 
 
 def tokenize_texts(tokenizer, texts: Sequence[str], max_length: int) -> tuple[torch.Tensor, torch.Tensor, list[int]]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from diffusers.utils import logging
 
-from stable_longform.models.clap_text_encoder import tokenize_texts
+from stable_longform.models.clap_text_encoder import text_length, tokenize_texts
 from stable_longform.pipelines import inputs
 from stable_longform.pipelines.guidance import Conditioning
 from stable_longform.pipelines.inputs import Prompts, Timing
@@ -50,7 +50,7 @@ class ConditioningMixin:
             self._require("A prompt", "text_encoder", "tokenizer")
         if prompts.negative_texts is not None or prompts.negative_embeds is not None:
             lengths = [
-                inputs.text_length(self.text_encoder, self.tokenizer) if embeds is None else embeds.shape[1]
+                text_length(self.text_encoder, self.tokenizer) if embeds is None else embeds.shape[1]
                 for embeds in (prompts.embeds, prompts.negative_embeds)
             ]
             if lengths[0] != lengths[1]:
@@ -86,7 +86,7 @@ class ConditioningMixin:
     def _encode_texts(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings `(num_texts, max_length, dim)`, zero for "", and the boolean mask of real tokens."""
         self._require("A prompt", "text_encoder", "tokenizer")
-        max_length = inputs.text_length(self.text_encoder, self.tokenizer)
+        max_length = text_length(self.text_encoder, self.tokenizer)
         input_ids, mask, num_tokens = tokenize_texts(self.tokenizer, texts, max_length)
         for text, number in zip(texts, num_tokens, strict=True):
             if number > max_length:

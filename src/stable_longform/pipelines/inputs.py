@@ -11,12 +11,10 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.configuration_utils import ConfigMixin
 
 from stable_longform.pipelines.sections import Section, is_sectioned
 
 Prompt = str | Sequence[Section]
-MAX_TEXT_LENGTH = 4096
 MAX_STEPS = 1000
 MAX_GUIDANCE_SCALE = 100.0
 MAX_BATCH_SIZE = 1024
@@ -159,18 +157,6 @@ def check_numbers(name: str, value: float | Sequence[float], num_prompts: int) -
         if not isinstance(entry, Real) or isinstance(entry, bool):
             raise ValueError(f"{name} must be a number or a list of numbers, got {value!r}.")
     return [float(entry) for entry in values]
-
-
-def text_length(text_encoder: torch.nn.Module, tokenizer) -> int:
-    """Number of tokens to which texts are padded and cut: that of our text encoder, or another one's tokenizer's.
-
-    Tokenizers that know no limit give an astronomic number, which is refused.
-    """
-    length = text_encoder.config.get("max_length") if isinstance(text_encoder, ConfigMixin) else None
-    length = tokenizer.model_max_length if length is None else length
-    if length > MAX_TEXT_LENGTH:
-        raise ValueError(f"tokenizer.model_max_length must be at most {MAX_TEXT_LENGTH} tokens, got {length}: set it.")
-    return length
 
 
 def check_tensor(name: str, tensor: torch.Tensor) -> None:
