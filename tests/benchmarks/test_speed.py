@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers.models.attention_dispatch import attention_backend
@@ -119,6 +120,27 @@ def test_steps(run, tmp_path):
     rows = run("steps", *arguments, "--plot", str(tmp_path / "steps.svg"))[2:]
     assert float(rows[0][1]) > 0.1 and float(rows[1][1]) == 0
     assert (tmp_path / "steps.svg").read_text().startswith("<?xml")
+
+
+def test_few_steps(run, tmp_path):
+    """The teacher as its own student; its own row is as far from itself as chance leaves it."""
+    pytest.importorskip("matplotlib")
+    pipe = tiny_pipeline(downsampling_ratios=(2, 4, 4, 8, 8), sampling_rate=44100, sample_size=96)
+    pipe.save_pretrained(tmp_path / "checkpoint")
+    arguments = ("--teacher", str(tmp_path / "checkpoint"), "--duration", "4", "--num_prompts", "2")
+    arguments += ("--num_seeds", "2", "--teacher_steps", "3", "--steps", "2", "1", "--plot", str(tmp_path / "a.svg"))
+    rows = run("few_steps", *arguments)[2:]
+    assert [row[0] for row in rows] == ["teacher, 3 guided steps", "student, 2 steps", "student, 1 steps"]
+    assert float(rows[0][3]) == 1 and float(rows[0][4]) == 0
+    assert all(float(row[1]) > 0 and float(row[3]) > 0 and float(row[4]) > 0.01 for row in rows[1:])
+    assert (tmp_path / "a.svg").read_text().startswith("<?xml")
+
+
+def test_diversity_is_the_distance_between_seeds_and_not_between_prompts():
+    few_steps = importlib.import_module("few_steps")
+    piece = np.zeros((3, 2))
+    assert few_steps.diversity([[piece, piece], [piece + 7, piece + 7]]) == 0
+    assert few_steps.diversity([[piece, piece + (3, 4)], [piece, piece]]) == pytest.approx(2.5)
 
 
 def test_gpu_check(run, tmp_path):

@@ -1,0 +1,128 @@
+"""A distilled student in 8, 4, 2 and 1 steps against its teacher with guidance: quality, diversity, time.
+
+    python benchmarks/few_steps.py --student runs/steps8/checkpoint --plot few_steps.png
+    python benchmarks/few_steps.py --lora runs/steps8/lora
+    python benchmarks/few_steps.py                # the teacher itself in few steps, what distillation has to beat
+
+Teacher and student make the same prompts with the same seeds. Fréchet distance and KAD compare the mel44 embeddings,
+which see the spectrum and the stereo image, of a row's music with those of the teacher's; the teacher's own row
+compares the seeds of even with those of odd numbers, which is what chance leaves. Diversity is the mean distance
+between the embeddings of one prompt's music with different seeds, relative to the teacher's: distillation lowers it.
+End error is the distance of a row's latents from the teacher's of the same seed. Sampling is processor time for one
+piece. `stable-longform evaluate control` and `analyze structure` judge folders that `evaluate generate --steps`
+makes. Needs the extra `eval`.
+"""
+
+import argparse
+import itertools
+import time
+from pathlib import Path
+
+import matplotlib
+import matplotlib.figure
+import numpy as np
+import torch
+from steps import PROMPTS
+from timing import machine, print_table, relative_error
+
+from stable_longform import TINY_CHECKPOINT, LongFormMusicPipeline
+from stable_longform.metrics.embedders.mel44 import Mel44Embedder
+from stable_longform.metrics.frechet import GaussianStatistics, frechet_distance
+from stable_longform.metrics.kernel_distance import KernelSums, kernel_distance
+from stable_longform.utils.ranges import Range
+from stable_longform.utils.scripts import STEPS, ScriptParser, run_main
+
+HEADER = ("model", "Fréchet distance", "KAD", "diversity", "end error", "sampling, s")
+
+
+def main() -> None:
+    """Prints the table, and draws it if asked to."""
+    parser = ScriptParser(__doc__)
+    parser.add_argument("--teacher", default=TINY_CHECKPOINT, help="folder or Hub id of a checkpoint")
+    parser.add_argument("--student", help="folder of a distilled checkpoint; otherwise the teacher in few steps")
+    parser.add_argument("--lora", help="folder of the student's adapter instead")
+    parser.add_number("--steps", STEPS, nargs="+", default=[8, 4, 2, 1], help="of the student, one row each")
+    parser.add_number("--teacher_steps", STEPS, default=50, help="of the teacher")
+    parser.add_number("--guidance_scale", Range(-100, 100), kind=float, default=4.0, help="of the teacher")
+    parser.add_number("--num_prompts", Range(1, len(PROMPTS)), default=len(PROMPTS), help="of the built-in ones")
+    parser.add_number("--num_seeds", Range(2, 10**4), default=4, help="pieces of each prompt")
+    parser.add_number("--duration", Range(3, 1e5), kind=float, default=11.5, help="seconds of each piece")
+    parser.add_argument("--plot", type=Path, help="file for a picture")
+    arguments = parser.parse_args()
+    print(f"pieces of {arguments.duration:g} s; {machine('cpu')}\n")
+    teacher = open_pipeline(arguments.teacher)
+    guided = {"num_inference_steps": arguments.teacher_steps, "guidance_scale": arguments.guidance_scale}
+    reference = make(teacher, arguments, **guided)
+    name = f"teacher, {arguments.teacher_steps} guided steps"
+    halves = [[row[half::2] for row in reference[1]] for half in (0, 1)]
+    rows = [(name, *distances(*halves), 1.0, 0.0, reference[2])]
+    student = open_pipeline(arguments.student or arguments.teacher, arguments.lora)
+    student.use_scheduler("ping-pong")
+    for steps in arguments.steps:
+        latents, embeddings, seconds = make(student, arguments, num_inference_steps=steps, guidance_scale=1.0)
+        spread = diversity(embeddings) / diversity(reference[1])
+        error = relative_error(latents, reference[0])
+        rows.append((f"student, {steps} steps", *distances(embeddings, reference[1]), spread, error, seconds))
+    print_table(HEADER, rows)
+    if arguments.plot is not None:
+        plot(arguments.plot, arguments.steps, rows)
+
+
+def open_pipeline(checkpoint: str, lora: str | None = None) -> LongFormMusicPipeline:
+    """A checkpoint, with an adapter if there is one."""
+    pipe = LongFormMusicPipeline.from_pretrained(checkpoint)
+    pipe.set_progress_bar_config(disable=True)
+    if lora is not None:
+        pipe.load_lora_weights(lora)
+    return pipe
+
+
+@torch.inference_mode()
+def make(pipe: LongFormMusicPipeline, arguments: argparse.Namespace, **settings) -> tuple:
+    """Latents of all pieces, mel44 embeddings by prompt and seed, and seconds of sampling for one piece."""
+    embedder, latents, embeddings, seconds = Mel44Embedder(), [], [], 0.0
+    for number, prompt in enumerate(PROMPTS[: arguments.num_prompts]):
+        embeddings.append([])
+        for seed in range(arguments.num_seeds):
+            generator = torch.Generator().manual_seed(1000 * number + seed)
+            start = time.process_time()
+            call = {"generator": generator, "output_type": "latent"}
+            latents.append(pipe(prompt, arguments.duration, **call, **settings).audios[0])
+            seconds += time.process_time() - start
+            audio = pipe.decode_latents(latents[-1], arguments.duration)
+            embeddings[-1].append(np.asarray(embedder(audio).embeddings))
+    return torch.stack(latents), embeddings, seconds / len(latents)
+
+
+def distances(pieces: list[list[np.ndarray]], others: list[list[np.ndarray]]) -> tuple[float, float]:
+    """Fréchet distance and KAD between two sets of pieces."""
+    sets = [list(itertools.chain.from_iterable(part)) for part in (pieces, others)]
+    frechet = frechet_distance(*(GaussianStatistics.from_embeddings(np.concatenate(part)) for part in sets))
+    return frechet, kernel_distance(KernelSums.from_embeddings(*sets))
+
+
+def diversity(pieces: list[list[np.ndarray]]) -> float:
+    """Mean distance between the mean embeddings of pieces of the same prompt."""
+    spreads = []
+    for row in pieces:
+        means = [piece.mean(axis=0) for piece in row]
+        spreads += [np.linalg.norm(a - b) for a, b in itertools.combinations(means, 2)]
+    return float(np.mean(spreads))
+
+
+def plot(path: Path, steps: list[int], rows: list[tuple]) -> None:
+    """KAD and diversity over the number of steps, with the teacher's as lines."""
+    matplotlib.use("svg" if path.suffix == ".svg" else "agg")
+    figure = matplotlib.figure.Figure(figsize=(7, 3.2), layout="constrained")
+    for axes, column in zip(figure.subplots(1, 2), (2, 3), strict=True):
+        axes.plot(steps, [row[column] for row in rows[1:]], "o-", label="student")
+        axes.axhline(rows[0][column], linestyle=":", label=rows[0][0])
+        axes.set(xscale="log", xticks=steps, xticklabels=steps, xlabel="steps", ylabel=HEADER[column])
+        axes.minorticks_off()
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    run_main(main)
