@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from common import assert_all_equal
-from launch import RunningScript, check_processes, check_script
+from launch import RunningScript, check_processes, check_script, process_environments
 from safetensors.torch import load_file
 
 AT_ONCE = "--max_minutes=1e-6"
@@ -22,13 +22,12 @@ EXPORTS = {
 SIGNALS = dict(zip(EXPORTS, [signal.SIGTERM, signal.SIGUSR1] * 3, strict=False))
 
 
-def start_locked(*command: object, run: Path) -> RunningScript:
-    """Starts a script and returns when it has locked its folder; from then on signals end it in good order."""
-    script = RunningScript(*command)
+def wait_for_lock(script: RunningScript, run: Path) -> None:
+    """Returns when a script has locked its folder; from then on signals end it in good order."""
     while script.process.is_alive():
         lock = run / "run.lock"
         if lock.exists() and f'"pid": {script.process.pid},' in lock.read_text():
-            return script
+            return
         time.sleep(0.01)
     raise AssertionError(script.wait().stderr[-3000:])
 
@@ -42,7 +41,8 @@ def checkpoints(run: Path) -> list[int]:
 def test_a_training_stops_in_good_order_and_goes_on(script, training_command, tmp_path):
     """The signal goes to the whole process group, loader and all. What comes of it is the same bit for bit."""
     start, run = training_command(script), tmp_path / "run"
-    running = start_locked(*start, run, "--num_workers=1", run=run)
+    running = RunningScript(*start, run, "--num_workers=1")
+    wait_for_lock(running, run)
     os.killpg(running.process.pid, SIGNALS[script])
     finished = running.wait()
     assert finished.returncode == 75 and "Traceback" not in finished.stderr
@@ -65,9 +65,18 @@ def test_a_training_stops_in_good_order_and_goes_on(script, training_command, tm
 
 
 def test_processes_stop_after_the_same_step(training_command, tmp_path):
-    start = training_command("train_dit.py")
-    check_processes(2, *start, tmp_path / "run", AT_ONCE)
-    assert checkpoints(tmp_path / "run") == [1]
+    """After a signal to one of them, and when the time is over."""
+    start, run = [*training_command("train_dit.py"), tmp_path / "run"], tmp_path / "run"
+    second, first = (
+        RunningScript(*start, environment=environment) for environment in reversed(process_environments(2))
+    )
+    wait_for_lock(first, run)
+    os.kill(second.process.pid, signal.SIGTERM)
+    assert [script.wait().returncode for script in (first, second)] == [75, 75]
+    assert "Stopping because of a signal in another process" in first.output()
+    assert checkpoints(run) == [1]
+    check_processes(2, *start, AT_ONCE)
+    assert checkpoints(run) == [1, 2]
 
 
 def test_encoding_goes_on_where_it_stopped(tmp_path, tiny_manifest, autoencoder):

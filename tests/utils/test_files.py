@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from stable_longform.utils.files import atomic_folder, atomic_path, file_sha256, weights_sha256, write_json, write_text
 
@@ -105,3 +106,32 @@ def test_weights_sha256_depends_on_names_and_values_only():
 def test_weights_sha256_tells_integers_apart_that_float32_does_not():
     first, second = (weights_sha256({"count": torch.tensor(2**24 + offset)}) for offset in (0, 1))
     assert first != second
+
+
+@pytest.mark.parametrize("save", ["torch", "safetensors"])
+def test_a_file_that_cannot_be_written_is_an_os_error(tmp_path, save):
+    """Whoever writes it; what was there stays."""
+    resource = pytest.importorskip("resource")
+    path, tensors = tmp_path / "weights", {"a": torch.zeros(10_000)}
+    path.write_bytes(b"before")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        with pytest.raises(OSError), atomic_path(path) as temporary:
+            torch.save(tensors, temporary) if save == "torch" else save_file(tensors, temporary)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_errors_of_another_kind_stay_what_they_are(tmp_path):
+    with pytest.raises(RuntimeError, match="CUDA out of memory"), atomic_path(tmp_path / "weights"):
+        raise RuntimeError("CUDA out of memory")
+
+
+def test_a_folder_comes_back_after_a_stop_between_two_renames(tmp_path):
+    (tmp_path / ".model.previous").mkdir()
+    (tmp_path / ".model.previous" / "weights").write_text("before")
+    with pytest.raises(ValueError), atomic_folder(tmp_path / "model"):
+        assert (tmp_path / "model" / "weights").read_text() == "before"
+        raise ValueError

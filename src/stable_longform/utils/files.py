@@ -21,7 +21,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # processes of one run may write at once
     try:
-        yield temporary
+        with told_as_os_error():
+            yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -35,6 +36,7 @@ def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
     """
     folder = Path(folder).absolute()
     partial = folder.with_name(f".{folder.name}.partial")
+    _put_back(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -65,9 +67,7 @@ def replace_folder(complete: Path, folder: Path) -> None:
 
     A stop between both renames leaves what was there under its hidden name; the next call puts it back first.
     """
-    previous = folder.with_name(f".{folder.name}.previous")
-    if previous.exists() and not folder.exists():
-        os.replace(previous, folder)
+    previous = _put_back(folder)
     if folder.exists():
         shutil.rmtree(previous, ignore_errors=True)
         os.replace(folder, previous)
@@ -79,6 +79,14 @@ def replace_folder(complete: Path, folder: Path) -> None:
         raise
     sync_folder(folder.parent)
     shutil.rmtree(previous, ignore_errors=True)
+
+
+def _put_back(folder: Path) -> Path:
+    """Undoes half of a replacement, where a stop has left it so; gives the place of what is replaced meanwhile."""
+    previous = folder.with_name(f".{folder.name}.previous")
+    if previous.exists() and not folder.exists():
+        os.replace(previous, folder)
+    return previous
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
