@@ -47,6 +47,9 @@ def main() -> None:
     parser.add_number("--num_prompts", Range(1, len(PROMPTS)), default=len(PROMPTS), help="of the built-in ones")
     parser.add_number("--num_seeds", Range(2, 10**4), default=4, help="pieces of each prompt")
     parser.add_number("--duration", Range(3, 1e5), kind=float, default=11.5, help="seconds of each piece")
+    parser.add_number(
+        "--window", Range(0, 1e5, above=True), kind=float, help="seconds sampled for each; by default as in training"
+    )
     parser.add_argument("--plot", type=Path, help="file for a picture")
     arguments = parser.parse_args()
     print(f"pieces of {arguments.duration:g} s; {machine('cpu')}\n")
@@ -86,7 +89,7 @@ def make(pipe: LongFormMusicPipeline, arguments: argparse.Namespace, **settings)
         for seed in range(arguments.num_seeds):
             generator = torch.Generator().manual_seed(1000 * number + seed)
             start = time.process_time()
-            call = {"generator": generator, "output_type": "latent"}
+            call = {"generator": generator, "output_type": "latent", "window_in_s": arguments.window}
             latents.append(pipe(prompt, arguments.duration, **call, **settings).audios[0])
             seconds += time.process_time() - start
             audio = pipe.decode_latents(latents[-1], arguments.duration)

@@ -1,6 +1,7 @@
 """docs/schedulers.md against what is accepted and refused."""
 
 import inspect
+import itertools
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from stable_longform.cli.options import SCHEDULERS
 from stable_longform.noise_schedule import PREDICTION_TYPES
-from stable_longform.schedulers.scheduling import SCHEDULER_NAMES, check_scheduler
+from stable_longform.schedulers.scheduling import ACCEPTED, SCHEDULER_NAMES, check_scheduler
 
 PAGE = (Path(__file__).parents[2] / "docs/schedulers.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `(\w+)` \| (accepted|refused) \| (accepted|refused) \| .+ \|$", re.MULTILINE)
@@ -28,10 +29,10 @@ def classes() -> dict[str, type]:
 
 def verdict(kind: type, prediction_type: str) -> str:
     known = inspect.signature(kind).parameters
-    settings = {name: 1 for name, parameter in known.items() if parameter.default is parameter.empty}
-    settings |= {name: value for name, value in CONFIGURATIONS[prediction_type].items() if name in known}
+    settings = {name: value for name, value in CONFIGURATIONS[prediction_type].items() if name in known}
+    is_by_class = kind not in itertools.chain(*ACCEPTED.values())  # refused before its configuration is looked at
     try:
-        check_scheduler(kind(**settings), prediction_type)
+        check_scheduler(kind.__new__(kind) if is_by_class else kind(**settings), prediction_type)
     except ValueError:
         return "refused"
     return "accepted"
