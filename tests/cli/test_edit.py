@@ -90,8 +90,8 @@ def test_the_file_of_an_edit_is_not_one_of_generate(run, music, fails, tmp_path)
     ("arguments", "message"),
     [
         (["transform", "MUSIC", "--strength", "0"], "--strength must be greater than 0"),
-        (["transform", "MUSIC", "--strength", "2"], "--strength must be in [0, 1], got 2"),
-        (["transform", "MUSIC", "--strength", "nan"], "must be finite, got nan"),
+        (["transform", "MUSIC", "--strength", "2"], "'--strength': must be in [0, 1], got '2'"),
+        (["transform", "MUSIC", "--strength", "nan"], "must be in [0, 1], got 'nan'"),
         (["transform", "MUSIC", "--method", "paint"], "--method must be one of noise, invert, edit"),
         (["transform", "MUSIC", "--source-prompt", "a"], "--source-prompt is for"),
         (["transform", "missing.wav"], "is not a file"),

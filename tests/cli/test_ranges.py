@@ -27,6 +27,8 @@ class Parameter:
         """Texts that it must refuse; none if it is no number."""
         if self.is_seconds:
             return ["nan", "inf", "-inf", "-1", "1e7", "1:60", "long", ""]
+        if None in (self.low, self.high):
+            return []
         if self.kind is int:
             return [str(self.low - 1), str(self.high + 1), "2.5", "1e3", "nan", "many", ""]
         if self.kind is float:

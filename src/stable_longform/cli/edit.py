@@ -38,7 +38,6 @@ from stable_longform.cli.options import (
     Steps,
     check_choice,
     check_device,
-    check_range,
     parse_seconds,
     seconds_option,
 )
@@ -77,7 +76,7 @@ def transform(
     prompt: PromptArgument = "",
     output: Output = Path("transformed.wav"),
     strength: Annotated[
-        float, typer.Option(help="From 0, the music itself, to 1, music that owes nothing to it.")
+        float, typer.Option(min=0, max=1, help="From 0, the music itself, to 1, music that owes nothing to it.")
     ] = 0.8,
     method: Annotated[
         str,
@@ -111,7 +110,6 @@ def transform(
     Settings are stored in the file's tags; `stable-longform info FILE` shows them.
     """
     settings = _settings(context)
-    check_range("--strength", strength, 0, 1)
     if strength == 0:
         raise ValueError("--strength must be greater than 0: `stable-longform reconstruct` is what 0 would be.")
     check_choice("--method", method, METHODS)
