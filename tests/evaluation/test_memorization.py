@@ -179,7 +179,7 @@ def test_prompts_of_duplicates_come_first_then_those_that_are_shared(tmp_path):
     ("options", "message"),
     (
         (["nowhere.jsonl", "-o", "{out}"], "nowhere.jsonl"),
-        (["{manifest}", "-o", "{out}", "--segment", "0"], "--segment must be greater than 0"),
+        (["{manifest}", "-o", "{out}", "--segment", "0"], "--segment"),
         (["{manifest}", "-o", "{out}", "--generated", "a=nowhere"], "nowhere is not a folder"),
         (["{manifest}", "-o", "{out}", "--embedder", "ears"], "must be one of"),
         (["{train_only}", "-o", "{out}"], "no track in the splits valid, test"),

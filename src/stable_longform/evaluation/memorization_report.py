@@ -173,9 +173,9 @@ def _answer(verdict: Mapping) -> str:
     if total == 0:
         text = "No generation was compared."
     elif num_flagged == 0:
-        text = f"None of {total} generations is as near to the training set as a copy."
+        text = f"None of {total} generations is nearer to the training set than held-out music is."
     elif any(f["rate"]["low"] > max(allowed, 0.01) for f in found):
-        text = f"{num_flagged} of {total} generations are as near to the training set as copies are: listen to them."
+        text = f"{num_flagged} of {total} generations are nearer to the training set than held-out music is: listen to them."
     else:
         text = (
             f"{num_flagged} of {total} generations are above the threshold, no more than music that is no copy may "
