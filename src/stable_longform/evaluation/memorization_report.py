@@ -175,7 +175,10 @@ def _answer(verdict: Mapping) -> str:
     elif num_flagged == 0:
         text = f"None of {total} generations is nearer to the training set than held-out music is."
     elif any(f["rate"]["low"] > max(allowed, 0.01) for f in found):
-        text = f"{num_flagged} of {total} generations are nearer to the training set than held-out music is: listen to them."
+        text = (
+            f"{num_flagged} of {total} generations are nearer to the training set than held-out music is: listen to "
+            "them."
+        )
     else:
         text = (
             f"{num_flagged} of {total} generations are above the threshold, no more than music that is no copy may "
