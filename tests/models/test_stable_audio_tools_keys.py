@@ -39,7 +39,8 @@ def test_fused_projections_have_the_published_shapes(paper):
 
 def test_constants_of_the_transformer():
     """Rotary frequencies of half of each head, and zeros for the norm biases that ours does not have."""
-    config = {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 64, "norm_bias": False}
+    config = {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 64}
+    config |= {"norm_bias": False, "qk_norm": False}
     constants = transformer_keys(config, "a.").constants
     frequencies = constants.pop(f"a.{FREQUENCIES}")
     torch.testing.assert_close(frequencies, 10000 ** (-torch.arange(16) / 16), rtol=1e-5, atol=0)

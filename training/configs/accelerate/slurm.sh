@@ -21,7 +21,8 @@
 #SBATCH --output=slurm-%j.log
 set -euo pipefail
 
-MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+MASTER_ADDR=${hosts%%$'\n'*} # the first line; with `| head`, scontrol may end in a broken pipe
 export MASTER_ADDR MASTER_PORT=29500
 # As in fsdp2.yaml, for training/train_dit.py. The other scripts train by DDP: take these two lines out.
 export ACCELERATE_USE_FSDP=true FSDP_VERSION=2 FSDP_AUTO_WRAP_POLICY=TRANSFORMER_BASED_WRAP
