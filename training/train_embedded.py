@@ -240,6 +240,7 @@ def run_script(
     environment = os.environ | ({"ACCELERATE_USE_CPU": "true"} if device == "cpu" else {})
     logger.info("%s: %s", stage.name, shlex.join(map(str, command)))
     process = subprocess.Popen([str(part) for part in command], env=environment)
+    progress.save()
     had, start = entry["seconds"], time.monotonic()
     next_save = start + SAVE_S
     try:
