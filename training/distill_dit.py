@@ -29,7 +29,7 @@ from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipel
 from stable_longform.schedulers.scheduling_ping_pong import PingPongScheduler
 from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.accelerator import make_accelerator
-from stable_longform.training_utils.adapters import AdapterState, add_adapter, save_adapter
+from stable_longform.training_utils.adapters import add_adapter, checkpoint_adapter_only, save_adapter
 from stable_longform.training_utils.checkpointing import resume, save_checkpoint
 from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.ema import EMAModel
@@ -39,7 +39,6 @@ from stable_longform.training_utils.items import make_loader, seed_generators
 from stable_longform.training_utils.learning_rate import falling_rate, linear_warmup, set_learning_rate
 from stable_longform.training_utils.loop import StopRequest, is_due, progress_bar
 from stable_longform.training_utils.metric_log import log_metrics, report
-from stable_longform.training_utils.options import NumEntries
 from stable_longform.training_utils.pretrained import float_dtype
 from stable_longform.training_utils.run_options import RunOptions
 from stable_longform.training_utils.runs import start_run, write_stage
@@ -80,10 +79,8 @@ class Config(RunOptions):
     trajectory_dtype: Annotated[shared.Dtype, "Of the points on disk."] = "float32"
     num_inference_steps: Annotated[int, Range(1, 1000), "Of the student, which its checkpoint says."] = 8
     rank: Annotated[int, Range(0, 65536), "Of a LoRA adapter; 0: all weights are trained."] = 0
-    alpha: Annotated[float, Range(0, 1e6, above=True), "The adapter is scaled by alpha / rank."] = 16.0
-    target_modules: Annotated[
-        tuple[str, ...], NumEntries(1), "Ends of the names of the layers that get an adapter."
-    ] = ("to_q", "to_k", "to_v", "to_out.0")
+    alpha: shared.Alpha = 16.0
+    target_modules: shared.TargetModules = ("to_q", "to_k", "to_v", "to_out.0")
     batch_size: shared.BatchSize = 4
     gradient_accumulation_steps: shared.Accumulation = 1
     max_steps: shared.MaxSteps = 10_000
@@ -153,9 +150,7 @@ def main(config: Config) -> int:
     ema = EMAModel(trained, config.ema_decay)
     accelerator.register_for_checkpointing(ema)
     if config.rank:
-        accelerator.register_for_checkpointing(AdapterState(transformer))
-        accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
-        accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
+        checkpoint_adapter_only(accelerator, transformer)
 
     @torch.no_grad()
     def add_conditions(batch: dict) -> dict:

@@ -18,7 +18,7 @@ from stable_longform.data.latents import LatentWindows, collate_windows
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
 from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.accelerator import make_accelerator
-from stable_longform.training_utils.adapters import AdapterState, add_adapter, save_adapter
+from stable_longform.training_utils.adapters import add_adapter, checkpoint_adapter_only, save_adapter
 from stable_longform.training_utils.checkpointing import resume, save_checkpoint
 from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.diffusion_validation import validate
@@ -29,7 +29,6 @@ from stable_longform.training_utils.learning_rate import linear_warmup, set_lear
 from stable_longform.training_utils.loop import StopRequest, is_due, progress_bar
 from stable_longform.training_utils.metric_log import log_metrics, report
 from stable_longform.training_utils.noise_and_times import draw_noise_and_times
-from stable_longform.training_utils.options import NumEntries
 from stable_longform.training_utils.run_options import RunOptions
 from stable_longform.training_utils.runs import start_run
 from stable_longform.training_utils.train_step import SkippedSteps, train_step
@@ -46,12 +45,8 @@ class Config(RunOptions):
     output_dir: shared.OutputDir
     max_bad_fraction: shared.MaxBadFraction = 0.01
     rank: Annotated[int, Range(1, 65536), "Of the adapter's matrices."] = 16
-    alpha: Annotated[float, Range(0, 1e6, above=True), "The adapter is scaled by alpha / rank."] = 16.0
-    target_modules: Annotated[
-        tuple[str, ...],
-        NumEntries(1),
-        "Ends of the names of the layers that get an adapter.",
-    ] = ("to_q", "to_k", "to_v", "to_out.0")
+    alpha: shared.Alpha = 16.0
+    target_modules: shared.TargetModules = ("to_q", "to_k", "to_v", "to_out.0")
     batch_size: shared.BatchSize = 4
     gradient_accumulation_steps: shared.Accumulation = 1
     max_steps: shared.MaxSteps = 1000
@@ -113,9 +108,7 @@ def main(config: Config) -> int:
         fused=is_fused(config, accelerator.device),
     )
     velocity_loss, optimizer = accelerator.prepare(VelocityLoss(adapter.train(), pipe.timing_conditioner), optimizer)
-    accelerator.register_for_checkpointing(AdapterState(adapter))
-    accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
-    accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
+    checkpoint_adapter_only(accelerator, adapter)
 
     @torch.no_grad()
     def embed_prompts(prompts: list[str]) -> dict:

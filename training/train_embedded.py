@@ -26,11 +26,11 @@ from pathlib import Path
 
 import torch
 
+from stable_longform.data.manifest import read_manifest
 from stable_longform.utils.files import write_json
 from stable_longform.utils.ranges import Range
 from stable_longform.utils.run_folder import METRICS_FILE, read_metrics
 from stable_longform.utils.scripts import ScriptParser
-from stable_longform.utils.text_files import read_json_lines
 
 logger = logging.getLogger("train_embedded")
 
@@ -88,8 +88,7 @@ def manifest(runs: Path) -> list:
 
 def num_train_pieces(runs: Path) -> int:
     """How many composed pieces there are to train on."""
-    rows = read_json_lines(runs / "corpus" / "manifest.jsonl")
-    return sum(row["split"] == "train" for _, row in rows)
+    return len(read_manifest(runs / "corpus" / "manifest.jsonl", "train"))
 
 
 STAGES = (

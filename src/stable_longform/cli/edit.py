@@ -1,7 +1,6 @@
 """The commands `stable-longform transform`, `inpaint` and `extend`: music from music."""
 
 import os
-import secrets
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -41,14 +40,13 @@ from stable_longform.cli.options import (
     parse_seconds,
     seconds_option,
 )
-from stable_longform.cli.settings import Settings, read_sections
+from stable_longform.cli.settings import Settings, draw_seed, read_sections
 from stable_longform.pipelines.pieces import check_regions
 from stable_longform.utils.audio import AudioInfo
 from stable_longform.utils.optional import require
 from stable_longform.utils.ranges import Range
 from stable_longform.utils.recordings import MAX_DURATION_IN_S, check_file
 
-MAX_RANDOM_SEED = 2**32 - 1
 PLACES = Range(0, MAX_DURATION_IN_S)  # seconds of audio
 METHODS = ("noise", "invert", "edit")
 
@@ -239,7 +237,7 @@ def _settings(context: typer.Context) -> Settings:
         raise ValueError("Give either PROMPT or --sections.")
     settings = Settings(
         **{name: context.params[name] for name in names},
-        seed=secrets.randbelow(MAX_RANDOM_SEED + 1) if seed is None else seed,
+        seed=draw_seed() if seed is None else seed,
         sections=None if sections_file is None else read_sections(sections_file),
     )
     settings.check()

@@ -1,6 +1,5 @@
 """The command `stable-longform generate`: music from prompts."""
 
-import secrets
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Annotated
@@ -37,11 +36,10 @@ from stable_longform.cli.options import (
     check_device,
     seconds_option,
 )
-from stable_longform.cli.settings import Settings, read_sections, read_settings
+from stable_longform.cli.settings import Settings, draw_seed, read_sections, read_settings
 from stable_longform.utils.optional import require
 from stable_longform.utils.ranges import Range
 
-MAX_RANDOM_SEED = 2**32 - 1
 MAX_VARIATIONS = 1000
 
 
@@ -131,7 +129,7 @@ def generate(
     prompts = _read_prompts(prompt, prompt_file, settings.prompt if is_known else None, sections_file)
     is_random = seed is None and from_file is None
     if is_random:
-        settings = replace(settings, seed=secrets.randbelow(MAX_RANDOM_SEED + 1))
+        settings = replace(settings, seed=draw_seed())
     every = [
         replace(settings, prompt=text, seed=settings.seed + number) for text in prompts for number in range(variations)
     ]

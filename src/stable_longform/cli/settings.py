@@ -1,6 +1,7 @@
 """What makes a piece of music, and the tags of its file that hold it, so that it can be made again."""
 
 import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -24,6 +25,8 @@ from stable_longform.cli.options import (
 )
 from stable_longform.utils.audio import read_tags
 from stable_longform.utils.ranges import Range
+
+MAX_RANDOM_SEED = 2**32 - 1
 
 # Left out of the tags where they are as here; what is always there is the rest.
 OPTIONAL = (
@@ -108,6 +111,11 @@ class Settings:
         """From tags, whose other entries say what came of it."""
         names = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in names})
+
+
+def draw_seed() -> int:
+    """A seed for those who give none, short enough to type."""
+    return secrets.randbelow(MAX_RANDOM_SEED + 1)
 
 
 def _check_sections(sections: list[list]) -> None:

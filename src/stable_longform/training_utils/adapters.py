@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from diffusers.loaders.lora_pipeline import CogVideoXLoraLoaderMixin
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 
@@ -28,6 +29,13 @@ class AdapterState:
     def load_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:
         """Puts them back."""
         set_peft_model_state_dict(self.transformer, state_dict)
+
+
+def checkpoint_adapter_only(accelerator: Accelerator, transformer: torch.nn.Module) -> None:
+    """Lets checkpoints hold the adapter in the place of the whole model."""
+    accelerator.register_for_checkpointing(AdapterState(transformer))
+    accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
+    accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
 
 
 def add_adapter(transformer: torch.nn.Module, rank: int, alpha: float, target_modules: Sequence[str]) -> None:

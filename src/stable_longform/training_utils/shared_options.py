@@ -46,6 +46,9 @@ ValidationDuration = Annotated[
 ]
 NumSamples = Annotated[int, Range(0, MAX_COUNT), "Of them are written with their spectrograms at each validation."]
 
+Alpha = Annotated[float, Range(0, 1e6, above=True), "The adapter is scaled by alpha / rank."]
+TargetModules = Annotated[tuple[str, ...], NumEntries(1), "Ends of the names of the layers that get an adapter."]
+
 ConditionDropout = Annotated[float, Range(0, 1), "Share of items that are trained without their prompt."]
 TimestepShift = Annotated[float, Range(0, 1e3, above=True), "Above 1 more items are near t = 1; the paper: 1."]
 TerminalProbability = Annotated[float, Range(0, 1), "Share of items at t = 1, pure noise."]
