@@ -30,19 +30,18 @@ from stable_longform.schedulers.scheduling_ping_pong import PingPongScheduler
 from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.accelerator import make_accelerator
 from stable_longform.training_utils.adapters import add_adapter, checkpoint_adapter_only, save_adapter
-from stable_longform.training_utils.checkpointing import resume, save_checkpoint
 from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.ema import EMAModel
 from stable_longform.training_utils.end_point_objective import EndPointLoss, validate_end_points
 from stable_longform.training_utils.gpu_settings import compile_networks, is_fused
 from stable_longform.training_utils.items import make_loader, seed_generators
 from stable_longform.training_utils.learning_rate import falling_rate, linear_warmup, set_learning_rate
-from stable_longform.training_utils.loop import StopRequest, is_due, progress_bar
-from stable_longform.training_utils.metric_log import log_metrics, report
+from stable_longform.training_utils.loop import StopRequest, TrainingLoop
+from stable_longform.training_utils.metric_log import log_metrics
 from stable_longform.training_utils.pretrained import float_dtype
 from stable_longform.training_utils.run_options import RunOptions
 from stable_longform.training_utils.runs import start_run, write_stage
-from stable_longform.training_utils.train_step import SkippedSteps, train_step
+from stable_longform.training_utils.train_step import train_step
 from stable_longform.training_utils.trajectories import (
     TrajectoryPoints,
     collate_points,
@@ -165,11 +164,9 @@ def main(config: Config) -> int:
     held_out = range(config.num_validation_trajectories)
     valid = [[read_point(trajectory_path(folder, k), place) for place in VALIDATION_PLACES] for k in held_out]
     points = TrajectoryPoints(folder, range(len(held_out), config.num_trajectories), config.seed)
-    skipped = SkippedSteps(config.max_skipped_steps)
-    order = resume(accelerator, output_dir, config.batch_size, skipped)
-    batches = make_loader(points, order, config.max_steps, config.num_workers, collate_points)
-    progress = progress_bar(accelerator, order.start_step, config.max_steps)
-    for step in progress:
+    loop = TrainingLoop(accelerator, output_dir, config, stop)
+    batches = make_loader(points, loop.order, config.max_steps, config.num_workers, collate_points)
+    for step in loop.steps():
         rate = config.learning_rate * linear_warmup(step, config.warmup_steps)
         rate *= falling_rate(step, config.max_steps, config.decay_start, config.final_rate)
         set_learning_rate(optimizer, rate)
@@ -177,33 +174,23 @@ def main(config: Config) -> int:
             accelerator,
             optimizer,
             [loss],
-            itertools.islice(batches, order.accumulation),
+            itertools.islice(batches, loop.order.accumulation),
             compute_losses,
             step,
-            skipped,
+            loop.skipped,
             max_grad_norm=config.max_grad_norm,
         )
         if is_taken:
             ema.step(trained)
-        done = step + 1
-        is_last = done == config.max_steps or stop.is_time_over(accelerator)
-        is_stopped = not is_last and stop.is_signalled(accelerator)
-        if is_due(done, config.log_every, is_last):
-            report(accelerator, output_dir, done, metrics, progress)
-        if is_stopped:  # saved first: little time may be left
-            save_checkpoint(accelerator, output_dir, done, order, skipped, config)
-        if is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
+        loop.end_step(metrics)
+        if loop.is_due(config.validate_every):
             with ema.swapped(trained):
                 metrics = validate_end_points(loss, valid, add_conditions, accelerator)
                 if accelerator.is_main_process:
-                    log_metrics(output_dir, done, metrics, accelerator)
-                    export(config, pipe, output_dir, done)
+                    log_metrics(output_dir, loop.done, metrics, accelerator)
+                    export(config, pipe, output_dir, loop.done)
             accelerator.wait_for_everyone()
-        if is_due(done, config.save_every, is_last) and not is_stopped:
-            save_checkpoint(accelerator, output_dir, done, order, skipped, config)
-        if is_last or is_stopped:
-            break
-    accelerator.end_training()
+        loop.save_if_due()
     return stop.exit_code
 
 

@@ -33,20 +33,20 @@ from stable_longform.training_utils.adversarial_steps import (
     discriminator_step_losses,
     generator_step_losses,
 )
-from stable_longform.training_utils.checkpointing import latest_checkpoint, resume, save_checkpoint
+from stable_longform.training_utils.checkpointing import latest_checkpoint
 from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.ema import EMAModel
 from stable_longform.training_utils.gpu_settings import compile_networks, is_fused
 from stable_longform.training_utils.items import item_generator, make_loader, seed_generators
 from stable_longform.training_utils.learning_rate import falling_rate, inverse_lr, set_learning_rate
-from stable_longform.training_utils.loop import StopRequest, is_due, progress_bar
-from stable_longform.training_utils.metric_log import log_metrics, report
+from stable_longform.training_utils.loop import StopRequest, TrainingLoop
+from stable_longform.training_utils.metric_log import log_metrics
 from stable_longform.training_utils.options import ArgumentsOf, build_model
 from stable_longform.training_utils.pretrained import load_weights
 from stable_longform.training_utils.reconstruction_validation import validate_reconstruction, validation_crops
 from stable_longform.training_utils.run_options import RunOptions
 from stable_longform.training_utils.runs import start_run, write_stage
-from stable_longform.training_utils.train_step import SkippedSteps, train_step
+from stable_longform.training_utils.train_step import train_step
 from stable_longform.utils.files import atomic_folder
 from stable_longform.utils.ranges import Range
 
@@ -186,11 +186,9 @@ def main(config: Config) -> int:
         judge = accelerator.unwrap_model(discriminator) if turn.is_adversarial else None
         return generator_step_losses(model, judge, waveform, spectral_losses, draws)
 
-    skipped = SkippedSteps(config.max_skipped_steps)
-    order = resume(accelerator, output_dir, config.batch_size, skipped)
-    batches = make_loader(crops, order, config.max_steps, config.num_workers, collate_crops)
-    progress = progress_bar(accelerator, order.start_step, config.max_steps)
-    for step in progress:
+    loop = TrainingLoop(accelerator, output_dir, config, stop)
+    batches = make_loader(crops, loop.order, config.max_steps, config.num_workers, collate_crops)
+    for step in loop.steps():
         turn = choose_turn(step, config.discriminator_start_step)
         active = optimizers[turn.is_discriminators]
         set_learning_rate(active, learning_rate(config, turn, step))
@@ -200,35 +198,27 @@ def main(config: Config) -> int:
             accelerator,
             active,
             [model, discriminator],
-            itertools.islice(batches, order.accumulation),
+            itertools.islice(batches, loop.order.accumulation),
             functools.partial(compute_losses, turn),
             step,
-            skipped,
+            loop.skipped,
             {"discriminator": 1.0} | config.loss_weights,
             config.max_grad_norm,
         )
         if is_taken and not turn.is_discriminators:
             ema.step(model.parameters())
-        done = step + 1
-        is_last = done == config.max_steps or stop.is_time_over(accelerator)
-        is_stopped = not is_last and stop.is_signalled(accelerator)
-        if step % config.log_every < 2 or is_last:
-            report(accelerator, output_dir, done, metrics, progress)
-        if is_stopped:  # saved first: little time may be left
-            save_checkpoint(accelerator, output_dir, done, order, skipped, config)
-        if is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
+        loop.end_step(metrics, is_logged=step % config.log_every < 2)  # a step of each network
+        if loop.is_due(config.validate_every):
             if accelerator.is_main_process:
-                export("discriminator", accelerator.unwrap_model(discriminator), output_dir, done)
+                export("discriminator", accelerator.unwrap_model(discriminator), output_dir, loop.done)
                 with ema.swapped(model.parameters()):
-                    export("autoencoder", raw_model, output_dir, done)
-                    metrics = validate(raw_model, valid_source, config, output_dir / "samples" / f"step-{done:08d}")
-                log_metrics(output_dir, done, metrics, accelerator)
+                    export("autoencoder", raw_model, output_dir, loop.done)
+                    metrics = validate(
+                        raw_model, valid_source, config, output_dir / "samples" / f"step-{loop.done:08d}"
+                    )
+                log_metrics(output_dir, loop.done, metrics, accelerator)
             accelerator.wait_for_everyone()
-        if is_due(done, config.save_every, is_last) and not is_stopped:
-            save_checkpoint(accelerator, output_dir, done, order, skipped, config)
-        if is_last or is_stopped:
-            break
-    accelerator.end_training()
+        loop.save_if_due()
     return stop.exit_code
 
 

@@ -29,7 +29,6 @@ from stable_longform.data.tracks import Track
 from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.accelerator import make_accelerator
 from stable_longform.training_utils.batch_norm import share_batch_norms
-from stable_longform.training_utils.checkpointing import resume, save_checkpoint
 from stable_longform.training_utils.clap_networks import (
     MAX_LENGTH,
     add_spec_augment,
@@ -44,12 +43,12 @@ from stable_longform.training_utils.gpu_settings import compile_networks, is_fus
 from stable_longform.training_utils.gradient_cache import contrastive_backward
 from stable_longform.training_utils.items import VALIDATION_SEED, make_loader, seed_generators
 from stable_longform.training_utils.learning_rate import set_learning_rate, warmup_cosine
-from stable_longform.training_utils.loop import StopRequest, is_due, progress_bar
-from stable_longform.training_utils.metric_log import log_metrics, report
+from stable_longform.training_utils.loop import StopRequest, TrainingLoop
+from stable_longform.training_utils.metric_log import log_metrics
 from stable_longform.training_utils.retrieval_validation import validate_retrieval
 from stable_longform.training_utils.run_options import RunOptions
 from stable_longform.training_utils.runs import start_run, write_stage
-from stable_longform.training_utils.train_step import SkippedSteps, finish_step, keep_buffers
+from stable_longform.training_utils.train_step import finish_step, keep_buffers
 from stable_longform.utils.files import atomic_folder
 from stable_longform.utils.ranges import Range
 
@@ -211,16 +210,14 @@ def main(config: Config) -> int:
     )
     model, optimizer = accelerator.prepare(model, optimizer)
     raw_model = accelerator.unwrap_model(model)
-    skipped = SkippedSteps(config.max_skipped_steps)
-    order = resume(accelerator, output_dir, config.batch_size, skipped)
-    batches = make_loader(pairs, order, config.max_steps, config.num_workers)
-    progress = progress_bar(accelerator, order.start_step, config.max_steps)
-    for step in progress:
+    loop = TrainingLoop(accelerator, output_dir, config, stop)
+    batches = make_loader(pairs, loop.order, config.max_steps, config.num_workers)
+    for step in loop.steps():
         model.train()
         factor = warmup_cosine(step, config.warmup_steps, config.schedule_steps or config.max_steps)
         set_learning_rate(optimizer, config.learning_rate * factor)
         optimizer.zero_grad()
-        micro_batches = list(itertools.islice(batches, order.accumulation))
+        micro_batches = list(itertools.islice(batches, loop.order.accumulation))
 
         def embed(index: int) -> tuple[torch.Tensor, torch.Tensor]:
             batch = micro_batches[index]  # noqa: B023
@@ -229,37 +226,26 @@ def main(config: Config) -> int:
                 return embed_pairs(model, tokenizer, batch, accelerator.device)
 
         buffers = keep_buffers([model])
-        loss = contrastive_backward(accelerator, model, embed, order.accumulation)
+        loss = contrastive_backward(accelerator, model, embed, loop.order.accumulation)
         metrics, _ = finish_step(
             accelerator,
             optimizer,
             {"contrastive": loss},
             step,
-            skipped,
+            loop.skipped,
             buffers,
             config.max_grad_norm,
             micro_batches[-1],
         )
         clamp_logit_scale(raw_model)
-        done = step + 1
-        is_last = done == config.max_steps or stop.is_time_over(accelerator)
-        is_stopped = not is_last and stop.is_signalled(accelerator)
-        if is_due(done, config.log_every, is_last):
-            metrics |= {"logit_scale": raw_model.logit_scale_a.detach().exp()}
-            report(accelerator, output_dir, done, metrics, progress)
-        if is_stopped:  # saved first: little time may be left
-            save_checkpoint(accelerator, output_dir, done, order, skipped, config)
-        if is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
+        loop.end_step(metrics | {"logit_scale": raw_model.logit_scale_a.detach().exp()})
+        if loop.is_due(config.validate_every):
             if accelerator.is_main_process:
-                export(raw_model, ClapProcessor(extractor, tokenizer), output_dir, done)
+                export(raw_model, ClapProcessor(extractor, tokenizer), output_dir, loop.done)
                 metrics = validate_retrieval(raw_model, tokenizer, validation, config.batch_size)
-                log_metrics(output_dir, done, metrics, accelerator)
+                log_metrics(output_dir, loop.done, metrics, accelerator)
             accelerator.wait_for_everyone()
-        if is_due(done, config.save_every, is_last) and not is_stopped:
-            save_checkpoint(accelerator, output_dir, done, order, skipped, config)
-        if is_last or is_stopped:
-            break
-    accelerator.end_training()
+        loop.save_if_due()
     return stop.exit_code
 
 

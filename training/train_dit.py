@@ -28,7 +28,7 @@ from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipel
 from stable_longform.schedulers.scheduling import make_scheduler
 from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.accelerator import make_accelerator
-from stable_longform.training_utils.checkpointing import latest_checkpoint, resume, save_checkpoint
+from stable_longform.training_utils.checkpointing import latest_checkpoint
 from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.demos import make_demos
 from stable_longform.training_utils.diffusion_validation import validate
@@ -43,14 +43,14 @@ from stable_longform.training_utils.latent_windows import (
     open_music_windows,
 )
 from stable_longform.training_utils.learning_rate import falling_rate, inverse_lr, set_learning_rate
-from stable_longform.training_utils.loop import StopRequest, is_due, progress_bar
-from stable_longform.training_utils.metric_log import log_metrics, report
+from stable_longform.training_utils.loop import StopRequest, TrainingLoop
+from stable_longform.training_utils.metric_log import log_metrics
 from stable_longform.training_utils.noise_and_times import draw_noise_and_times
 from stable_longform.training_utils.options import ArgumentsOf, NumEntries, build_model
 from stable_longform.training_utils.pretrained import load_text_encoder, load_weights
 from stable_longform.training_utils.run_options import RunOptions
 from stable_longform.training_utils.runs import start_run, write_stage
-from stable_longform.training_utils.train_step import SkippedSteps, train_step
+from stable_longform.training_utils.train_step import train_step
 from stable_longform.training_utils.v_objective import VelocityLoss, balance_silence
 from stable_longform.utils.files import atomic_folder
 from stable_longform.utils.ranges import Range
@@ -155,32 +155,24 @@ def main(config: Config) -> int:
         options=config,
     )
     seed_generators(config.seed, 0)
-    transformer = build_model(DiTTransformer1D, config.model, "model")
-    timing_conditioner = build_model(TimingConditioner, config.timing, "timing")
+
+    # Models and data
+    velocity_loss = VelocityLoss(
+        build_model(DiTTransformer1D, config.model, "model"),
+        build_model(TimingConditioner, config.timing, "timing"),
+    )
     vae = None if config.autoencoder is None else AutoencoderOobleck.from_pretrained(config.autoencoder)
-    windows = open_windows(config, vae, transformer, timing_conditioner, accelerator)
+    windows = open_windows(config, vae, velocity_loss, accelerator)
     text_encoder, tokenizer = load_text_encoder(config.clap)
     text_encoder.requires_grad_(False).eval().to(accelerator.device)
     sources = {"init_from": config.init_from, "clap": config.clap}
     sources |= {"latents": config.latents} if config.latents else {"autoencoder": config.autoencoder}
     output_dir = start_run(config.output_dir, config, accelerator, sources)
     check_scale(windows.inspected, accelerator)
-    velocity_loss = VelocityLoss(transformer, timing_conditioner)
-    if config.init_from is not None and latest_checkpoint(output_dir) is None:
-        for name, model in velocity_loss.named_children():
-            load_weights(model, type(model).from_pretrained(config.init_from, subfolder=name))
-    if config.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
-    if config.attention_backend is not None:
-        transformer.set_attention_backend(config.attention_backend)
-    compile_networks(config, transformer)
-    optimizer = torch.optim.AdamW(
-        velocity_loss.parameters(),
-        config.learning_rate,
-        tuple(config.betas),
-        weight_decay=config.weight_decay,
-        fused=is_fused(config, accelerator.device),
-    )
+
+    # What is trained
+    prepare_models(config, velocity_loss, is_new=latest_checkpoint(output_dir) is None)
+    optimizer = make_optimizer(config, velocity_loss, accelerator.device)
     velocity_loss, optimizer = accelerator.prepare(velocity_loss, optimizer)
     averaged = list(accelerator.unwrap_model(velocity_loss).transformer.parameters())
     ema = EMAModel(averaged, config.ema_decay)
@@ -205,34 +197,25 @@ def main(config: Config) -> int:
         with accelerator.autocast():
             return {"loss": velocity_loss(batch | embed_prompts(batch["prompt"])).mean()}
 
-    skipped = SkippedSteps(config.max_skipped_steps)
-    order = resume(accelerator, output_dir, config.batch_size, skipped)
-    batches = make_loader(windows.train, order, config.max_steps, config.num_workers, windows.collate)
-    progress = progress_bar(accelerator, order.start_step, config.max_steps)
-    for step in progress:
-        rate = config.learning_rate * inverse_lr(step, config.inv_gamma, warmup=config.warmup)
-        rate *= falling_rate(step, config.max_steps, config.decay_start, config.final_rate)
-        set_learning_rate(optimizer, rate)
+    # The loop, from the newest checkpoint on
+    loop = TrainingLoop(accelerator, output_dir, config, stop)
+    batches = make_loader(windows.train, loop.order, config.max_steps, config.num_workers, windows.collate)
+    for step in loop.steps():
+        set_learning_rate(optimizer, learning_rate(config, step))
         metrics, is_taken = train_step(
             accelerator,
             optimizer,
             [velocity_loss],
-            itertools.islice(batches, order.accumulation),
+            itertools.islice(batches, loop.order.accumulation),
             compute_losses,
             step,
-            skipped,
+            loop.skipped,
             max_grad_norm=config.max_grad_norm,
         )
         if is_taken:
             ema.step(averaged)
-        done = step + 1
-        is_last = done == config.max_steps or stop.is_time_over(accelerator)
-        is_stopped = not is_last and stop.is_signalled(accelerator)
-        if is_due(done, config.log_every, is_last):
-            report(accelerator, output_dir, done, metrics, progress)
-        if is_stopped:  # saved first: little time may be left
-            save_checkpoint(accelerator, output_dir, done, order, skipped, config)
-        if is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
+        loop.end_step(metrics)
+        if loop.is_due(config.validate_every):
             with ema.swapped(averaged):
                 metrics = validate(
                     velocity_loss,
@@ -244,28 +227,17 @@ def main(config: Config) -> int:
                 )
             averages = average_models(accelerator, velocity_loss, ema)
             if accelerator.is_main_process:
-                log_metrics(output_dir, done, metrics, accelerator)
-                export(*averages, output_dir, done)
+                log_metrics(output_dir, loop.done, metrics, accelerator)
+                export(*averages, output_dir, loop.done)
             accelerator.wait_for_everyone()
-        if is_due(done, config.demo_every, is_last):
+        if loop.is_due(config.demo_every):
             averages = average_models(accelerator, velocity_loss, ema)
             if accelerator.is_main_process:
-                metrics = make_demos(
-                    assemble_pipeline(*averages, vae, text_encoder, tokenizer),
-                    windows.valid,
-                    output_dir / "demos" / f"step-{done:08d}",
-                    config.num_demos,
-                    config.demo_duration_in_s,
-                    config.demo_steps,
-                    config.demo_guidance_scales,
-                )
-                log_metrics(output_dir, done, metrics, accelerator)
+                pipe = assemble_pipeline(*averages, vae, text_encoder, tokenizer)
+                metrics = write_demos(config, pipe, windows, output_dir / "demos" / f"step-{loop.done:08d}")
+                log_metrics(output_dir, loop.done, metrics, accelerator)
             accelerator.wait_for_everyone()
-        if is_due(done, config.save_every, is_last) and not is_stopped:
-            save_checkpoint(accelerator, output_dir, done, order, skipped, config)
-        if is_last or is_stopped:
-            break
-    accelerator.end_training()
+        loop.save_if_due()
     return stop.exit_code
 
 
@@ -292,8 +264,7 @@ def check_config(config: Config) -> None:
 def open_windows(
     config: Config,
     vae: AutoencoderOobleck | None,
-    transformer: DiTTransformer1D,
-    timing_conditioner: TimingConditioner,
+    velocity_loss: VelocityLoss,
     accelerator: Accelerator,
 ) -> WindowSource:
     """The windows of the configuration's `latents`, or of its `manifest` through the autoencoder.
@@ -301,7 +272,7 @@ def open_windows(
     Raises:
         ValueError: the latents are not this autoencoder's, or what is named cannot be used.
     """
-    shape = transformer.config.sample_size, timing_conditioner.config.max_value
+    shape = velocity_loss.transformer.config.sample_size, velocity_loss.timing_conditioner.config.max_value
     options = {"seed": config.seed, "max_bad_fraction": config.max_bad_fraction}
     if config.latents is not None:
         if vae is not None:
@@ -311,9 +282,43 @@ def open_windows(
     return open_music_windows(config.manifest, vae, *shape, num_valid=num_valid, accelerator=accelerator, **options)
 
 
+def prepare_models(config: Config, velocity_loss: VelocityLoss, is_new: bool) -> None:
+    """Loads the weights of `init_from` if the run is new, and applies the options that save memory and time.
+
+    Raises:
+        ValueError: `init_from` has other weights than the model.
+    """
+    transformer = velocity_loss.transformer
+    if config.init_from is not None and is_new:
+        for name, model in velocity_loss.named_children():
+            load_weights(model, type(model).from_pretrained(config.init_from, subfolder=name))
+    if config.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    if config.attention_backend is not None:
+        transformer.set_attention_backend(config.attention_backend)
+    compile_networks(config, transformer)
+
+
+def make_optimizer(config: Config, velocity_loss: VelocityLoss, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW over both models."""
+    return torch.optim.AdamW(
+        velocity_loss.parameters(),
+        config.learning_rate,
+        tuple(config.betas),
+        weight_decay=config.weight_decay,
+        fused=is_fused(config, device),
+    )
+
+
+def learning_rate(config: Config, step: int) -> float:
+    """The rate of a step: the paper's law, with a fall at the end where the configuration asks for one."""
+    law = inverse_lr(step, config.inv_gamma, warmup=config.warmup)
+    return config.learning_rate * law * falling_rate(step, config.max_steps, config.decay_start, config.final_rate)
+
+
 @torch.no_grad()
 def average_models(
-    accelerator: Accelerator, velocity_loss, ema: EMAModel
+    accelerator: Accelerator, velocity_loss: VelocityLoss, ema: EMAModel
 ) -> tuple[DiTTransformer1D, TimingConditioner]:
     """The averaged transformer and the timing conditioner on the CPU; every process must call this, sharded or not."""
     raw = accelerator.unwrap_model(velocity_loss)
@@ -351,6 +356,19 @@ def assemble_pipeline(
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(text_encoder.device)
+
+
+def write_demos(config: Config, pipe: LongFormMusicPipeline, windows: WindowSource, folder: Path) -> dict[str, float]:
+    """Writes audio files of the pipeline for the first held-out prompts; returns what was measured on them."""
+    return make_demos(
+        pipe,
+        windows.valid,
+        folder,
+        config.num_demos,
+        config.demo_duration_in_s,
+        config.demo_steps,
+        config.demo_guidance_scales,
+    )
 
 
 if __name__ == "__main__":

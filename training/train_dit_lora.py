@@ -19,19 +19,18 @@ from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipel
 from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.accelerator import make_accelerator
 from stable_longform.training_utils.adapters import add_adapter, checkpoint_adapter_only, save_adapter
-from stable_longform.training_utils.checkpointing import resume, save_checkpoint
 from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.diffusion_validation import validate
 from stable_longform.training_utils.gpu_settings import compile_networks, is_fused
 from stable_longform.training_utils.items import VALIDATION_SEED, make_loader, seed_generators
 from stable_longform.training_utils.latent_windows import check_encoder
 from stable_longform.training_utils.learning_rate import linear_warmup, set_learning_rate
-from stable_longform.training_utils.loop import StopRequest, is_due, progress_bar
-from stable_longform.training_utils.metric_log import log_metrics, report
+from stable_longform.training_utils.loop import StopRequest, TrainingLoop
+from stable_longform.training_utils.metric_log import log_metrics
 from stable_longform.training_utils.noise_and_times import draw_noise_and_times
 from stable_longform.training_utils.run_options import RunOptions
 from stable_longform.training_utils.runs import start_run
-from stable_longform.training_utils.train_step import SkippedSteps, train_step
+from stable_longform.training_utils.train_step import train_step
 from stable_longform.training_utils.v_objective import VelocityLoss
 from stable_longform.utils.ranges import Range
 
@@ -126,22 +125,16 @@ def main(config: Config) -> int:
         with accelerator.autocast():
             return {"loss": velocity_loss(batch | embed_prompts(batch["prompt"])).mean()}
 
-    skipped = SkippedSteps(config.max_skipped_steps)
-    order = resume(accelerator, output_dir, config.batch_size, skipped)
-    batches = make_loader(windows, order, config.max_steps, config.num_workers, collate_windows)
-    progress = progress_bar(accelerator, order.start_step, config.max_steps)
-    for step in progress:
+    loop = TrainingLoop(accelerator, output_dir, config, stop)
+    batches = make_loader(windows, loop.order, config.max_steps, config.num_workers, collate_windows)
+    for step in loop.steps():
         set_learning_rate(optimizer, config.learning_rate * linear_warmup(step, config.warmup_steps))
-        micro_batches = itertools.islice(batches, order.accumulation)
-        metrics, _ = train_step(accelerator, optimizer, [velocity_loss], micro_batches, compute_losses, step, skipped)
-        done = step + 1
-        is_last = done == config.max_steps or stop.is_time_over(accelerator)
-        is_stopped = not is_last and stop.is_signalled(accelerator)
-        if is_due(done, config.log_every, is_last):
-            report(accelerator, output_dir, done, metrics, progress)
-        if is_stopped:  # saved first: little time may be left
-            save_checkpoint(accelerator, output_dir, done, order, skipped, config)
-        if is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
+        micro_batches = itertools.islice(batches, loop.order.accumulation)
+        metrics, _ = train_step(
+            accelerator, optimizer, [velocity_loss], micro_batches, compute_losses, step, loop.skipped
+        )
+        loop.end_step(metrics)
+        if loop.is_due(config.validate_every):
             if accelerator.is_main_process:
                 save_adapter(adapter, output_dir / "lora")
             if valid_windows is not None:
@@ -149,13 +142,9 @@ def main(config: Config) -> int:
                     velocity_loss, valid_windows, embed_prompts, config.num_validation_windows, 1, accelerator
                 )
                 if accelerator.is_main_process:
-                    log_metrics(output_dir, done, metrics, accelerator)
+                    log_metrics(output_dir, loop.done, metrics, accelerator)
             accelerator.wait_for_everyone()
-        if is_due(done, config.save_every, is_last) and not is_stopped:
-            save_checkpoint(accelerator, output_dir, done, order, skipped, config)
-        if is_last or is_stopped:
-            break
-    accelerator.end_training()
+        loop.save_if_due()
     return stop.exit_code
 
 

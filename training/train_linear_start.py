@@ -25,19 +25,19 @@ from stable_longform.data.sources import Source, open_source
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.accelerator import make_accelerator
-from stable_longform.training_utils.checkpointing import latest_checkpoint, resume, save_checkpoint
+from stable_longform.training_utils.checkpointing import latest_checkpoint
 from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.gpu_settings import compile_networks, is_fused
 from stable_longform.training_utils.items import VALIDATION_SEED, item_generator, make_loader, seed_generators
 from stable_longform.training_utils.learning_rate import falling_rate, linear_warmup, set_learning_rate
 from stable_longform.training_utils.linear_start import LinearAutoencoder, initialize, relative_error
-from stable_longform.training_utils.loop import StopRequest, is_due, progress_bar
-from stable_longform.training_utils.metric_log import log_metrics, report
+from stable_longform.training_utils.loop import StopRequest, TrainingLoop
+from stable_longform.training_utils.metric_log import log_metrics
 from stable_longform.training_utils.options import ArgumentsOf, build_model
 from stable_longform.training_utils.reconstruction_validation import validate_reconstruction, validation_crops
 from stable_longform.training_utils.run_options import RunOptions
 from stable_longform.training_utils.runs import start_run, write_stage
-from stable_longform.training_utils.train_step import SkippedSteps, train_step
+from stable_longform.training_utils.train_step import train_step
 from stable_longform.utils.files import atomic_folder
 from stable_longform.utils.ranges import Range
 
@@ -123,41 +123,29 @@ def main(config: Config) -> int:
         error = relative_error(decoded.float(), waveform, config.edge_num_samples)
         return {"error": error, "kl": posterior.kl()}
 
-    skipped = SkippedSteps(config.max_skipped_steps)
-    order = resume(accelerator, output_dir, config.batch_size, skipped)
-    batches = make_loader(crops, order, config.max_steps, config.num_workers, collate_crops)
-    progress = progress_bar(accelerator, order.start_step, config.max_steps)
-    for step in progress:
+    loop = TrainingLoop(accelerator, output_dir, config, stop)
+    batches = make_loader(crops, loop.order, config.max_steps, config.num_workers, collate_crops)
+    for step in loop.steps():
         set_learning_rate(optimizer, learning_rate(config, step))
         metrics, is_taken = train_step(
             accelerator,
             optimizer,
             [network],
-            itertools.islice(batches, order.accumulation),
+            itertools.islice(batches, loop.order.accumulation),
             compute_losses,
             step,
-            skipped,
+            loop.skipped,
             {"error": 1.0, "kl": config.kl_weight},
             config.max_grad_norm,
         )
-        done = step + 1
-        is_last = done == config.max_steps or stop.is_time_over(accelerator)
-        is_stopped = not is_last and stop.is_signalled(accelerator)
-        if is_due(done, config.log_every, is_last):
-            report(accelerator, output_dir, done, metrics, progress)
-        if is_stopped:  # saved first: little time may be left
-            save_checkpoint(accelerator, output_dir, done, order, skipped, config)
-        if is_due(done, config.validate_every, is_last):  # before the checkpoint: never left out
+        loop.end_step(metrics)
+        if loop.is_due(config.validate_every):
             if accelerator.is_main_process:
-                export(vae, output_dir, done)
-                samples_dir = output_dir / "samples" / f"step-{done:08d}"
-                log_metrics(output_dir, done, validate(vae, valid_source, config, samples_dir), accelerator)
+                export(vae, output_dir, loop.done)
+                samples_dir = output_dir / "samples" / f"step-{loop.done:08d}"
+                log_metrics(output_dir, loop.done, validate(vae, valid_source, config, samples_dir), accelerator)
             accelerator.wait_for_everyone()
-        if is_due(done, config.save_every, is_last) and not is_stopped:
-            save_checkpoint(accelerator, output_dir, done, order, skipped, config)
-        if is_last or is_stopped:
-            break
-    accelerator.end_training()
+        loop.save_if_due()
     return stop.exit_code
 
 

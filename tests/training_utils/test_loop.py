@@ -1,12 +1,17 @@
-"""When a script is to end: after its time, or after a signal."""
+"""When a script is to end, and what happens at the end of each step."""
 
+import json
 import os
 import signal
 import time
+from dataclasses import dataclass
 
 import pytest
+import torch
+from accelerate import Accelerator
 
-from stable_longform.training_utils.loop import StopRequest
+from stable_longform.training_utils.loop import StopRequest, TrainingLoop
+from stable_longform.training_utils.run_options import RunOptions
 
 
 @pytest.fixture(autouse=True)
@@ -43,3 +48,76 @@ def test_a_signal_is_remembered_and_ends_nothing(number):
     assert not stop.is_signalled() and stop.exit_code == 0
     os.kill(os.getpid(), number)
     assert stop.is_signalled() and stop.exit_code == 75
+
+
+@dataclass(frozen=True)
+class Options(RunOptions):
+    """What a loop asks of a script's options."""
+
+    batch_size: int = 1
+    max_steps: int = 7
+    log_every: int = 2
+    save_every: int = 3
+
+
+def run(output_dir, options=Options(), signal_in=None, log=None):  # noqa: B008
+    """Runs a loop that trains nothing; returns what happened, in order, and the exit code."""
+    output_dir.mkdir(exist_ok=True)
+    accelerator, stop, events = Accelerator(cpu=True), StopRequest(), []
+    accelerator.prepare(torch.nn.Linear(1, 1))
+    loop = TrainingLoop(accelerator, output_dir, options, stop)
+
+    def note_checkpoint(models, weights, folder):
+        events.append(("checkpoint", loop.done))
+
+    accelerator.register_save_state_pre_hook(note_checkpoint)
+    for step in loop.steps():
+        events.append(("step", step))
+        if step == signal_in:
+            os.kill(os.getpid(), signal.SIGTERM)
+        loop.end_step({"loss": float(step)}, None if log is None else step in log)
+        if loop.is_due(4):
+            events.append(("validation", loop.done))
+        assert not loop.is_due(0)
+        loop.save_if_due()
+    return events, stop.exit_code
+
+
+def logged_steps(output_dir):
+    return [json.loads(line)["step"] for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_steps(events):
+    return [event for event in events if event[0] != "step"]
+
+
+def test_a_step_ends_with_validation_then_checkpoint_and_so_does_the_last(tmp_path):
+    events, exit_code = run(tmp_path)
+    assert [number for name, number in events if name == "step"] == list(range(7))
+    last = [("validation", 7), ("checkpoint", 7)]
+    assert without_steps(events) == [("checkpoint", 3), ("validation", 4), ("checkpoint", 6), *last]
+    assert logged_steps(tmp_path) == [2, 4, 6, 7] and exit_code == 0
+
+
+def test_a_script_can_say_which_steps_are_logged(tmp_path):
+    run(tmp_path, log=(1, 4))
+    assert logged_steps(tmp_path) == [2, 5, 7]
+
+
+def test_a_signal_ends_the_loop_with_one_checkpoint_before_the_validation(tmp_path):
+    events, exit_code = run(tmp_path, signal_in=3)
+    assert events[-3:] == [("step", 3), ("checkpoint", 4), ("validation", 4)] and exit_code == 75
+    events, _ = run(tmp_path / "other", Options(save_every=4), signal_in=3)
+    assert events[-2:] == [("checkpoint", 4), ("validation", 4)]
+
+
+def test_a_loop_goes_on_from_its_newest_checkpoint(tmp_path):
+    run(tmp_path, signal_in=3)
+    events, exit_code = run(tmp_path)
+    assert events[0] == ("step", 4) and events[-1] == ("checkpoint", 7) and exit_code == 0
+    assert run(tmp_path) == ([], 0)
+
+
+def test_a_signal_during_the_last_step_changes_nothing(tmp_path):
+    events, exit_code = run(tmp_path, signal_in=6)
+    assert events[-2:] == [("validation", 7), ("checkpoint", 7)] and exit_code == 0

@@ -1,36 +1,27 @@
-"""What a training loop asks: which steps are left, what is due after a step, whether it is time to stop."""
+"""What every training loop shares: the steps that are left, what is due after each, and when to stop."""
 
 import logging
 import math
 import signal
 import time
 import types
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from stable_longform.training_utils.checkpointing import resume, save_checkpoint
+from stable_longform.training_utils.metric_log import report
 from stable_longform.training_utils.processes import is_any
+from stable_longform.training_utils.run_options import RunOptions
+from stable_longform.training_utils.train_step import SkippedSteps
 
 EXIT_STOPPED = 75  # after a signal: all is saved, and the same command goes on (EX_TEMPFAIL: try again later)
 SIGNALS = ("SIGTERM", "SIGUSR1")  # Windows has no SIGUSR1
 
 logger = logging.getLogger(__name__)
-
-
-def is_due(done: int, interval: int, is_last: bool) -> bool:
-    """Whether something is to be done after so many steps: every `interval` steps and after the last, unless 0."""
-    return interval > 0 and (done % interval == 0 or is_last)
-
-
-def progress_bar(accelerator: Accelerator, start_step: int, max_steps: int) -> tqdm:
-    """The steps that are left, with a bar of one line in the main process."""
-    return tqdm(
-        range(start_step, max_steps),
-        initial=min(start_step, max_steps),
-        total=max_steps,
-        disable=not accelerator.is_main_process,
-        dynamic_ncols=True,
-    )
 
 
 class StopRequest:
@@ -79,3 +70,84 @@ class StopRequest:
     def _note_signal(self, number: int, frame: types.FrameType | None) -> None:
         """Remembers a signal."""
         self._signal = signal.Signals(number)
+
+
+class TrainingLoop:
+    """The steps of a run, and the end of each step: logging, checkpoints, stopping.
+
+        loop = TrainingLoop(accelerator, output_dir, config, stop)
+        for step in loop.steps():
+            metrics, is_taken = train_step(...)
+            loop.end_step(metrics)
+            if loop.is_due(config.validate_every):
+                ...
+            loop.save_if_due()
+
+    The checkpoint comes after the validation, so that a resumed run never leaves a validation out. After a signal it
+    comes before it, because little time may be left.
+
+    Args:
+        accelerator: all models and optimisers are prepared, and all other state is registered. Creating the loop loads
+            the newest checkpoint of the run, if there is one.
+        output_dir: folder of the run.
+        config: the options of the script, among them `batch_size`, `max_steps`, `log_every` and `save_every`.
+        stop: the time limit and signals.
+
+    Raises:
+        ValueError: the checkpoints cannot be used, see `resume`.
+    """
+
+    def __init__(self, accelerator: Accelerator, output_dir: Path, config: RunOptions, stop: StopRequest):
+        self.accelerator, self.output_dir, self.config, self.stop = accelerator, output_dir, config, stop
+        self.skipped = SkippedSteps(config.max_skipped_steps)
+        self.order = resume(accelerator, output_dir, config.batch_size, self.skipped)
+        self.done = self.order.start_step  # steps of the run that are done
+        self.is_last = self.is_stopped = (
+            False  # whether the step that has just ended is the last, or a signal has come
+        )
+        self._progress = tqdm(
+            range(self.done, config.max_steps),
+            initial=min(self.done, config.max_steps),
+            total=config.max_steps,
+            disable=not accelerator.is_main_process,
+            dynamic_ncols=True,
+        )
+
+    def steps(self) -> Iterator[int]:
+        """Yields the number of each step that is left, and ends the training's tracking after the last."""
+        for step in self._progress:
+            yield step
+            if self.is_last or self.is_stopped:
+                break
+        self.accelerator.end_training()
+
+    def end_step(self, metrics: Mapping[str, torch.Tensor | float], is_logged: bool | None = None) -> None:
+        """Notes that a step is done and logs its metrics; every process must call this.
+
+        After a signal the checkpoint is saved here.
+
+        Args:
+            metrics: see `report`.
+            is_logged: whether this step is logged, unless it is the last, which always is; None: every `log_every`
+                steps.
+        """
+        self.done += 1
+        self.is_last = self.done == self.config.max_steps or self.stop.is_time_over(self.accelerator)
+        self.is_stopped = not self.is_last and self.stop.is_signalled(self.accelerator)
+        if self.is_due(self.config.log_every) if is_logged is None else is_logged or self.is_last:
+            report(self.accelerator, self.output_dir, self.done, metrics, self._progress)
+        if self.is_stopped:
+            self._save()
+
+    def is_due(self, interval: int) -> bool:
+        """Whether something is due now: every `interval` steps and after the last; 0: never."""
+        return interval > 0 and (self.done % interval == 0 or self.is_last)
+
+    def save_if_due(self) -> None:
+        """Saves a checkpoint every `save_every` steps and after the last; every process must call this."""
+        if self.is_due(self.config.save_every) and not self.is_stopped:
+            self._save()
+
+    def _save(self) -> None:
+        """Saves a checkpoint of the steps that are done."""
+        save_checkpoint(self.accelerator, self.output_dir, self.done, self.order, self.skipped, self.config)
