@@ -20,25 +20,11 @@ from stable_longform.cli.common import (
     write_music,
 )
 from stable_longform.cli.options import (
-    Checkpoint,
-    Device,
-    Dtype,
-    GuidanceScale,
-    Json,
-    Lora,
-    LoraScale,
-    NegativePrompt,
-    Overwrite,
-    Quiet,
-    SampleFormat,
-    Scheduler,
-    SectionsFile,
-    Seed,
-    Steps,
     check_choice,
     check_device,
     parse_seconds,
     seconds_option,
+    with_music_options,
 )
 from stable_longform.cli.settings import Settings, draw_seed, read_sections
 from stable_longform.pipelines.pieces import check_regions
@@ -68,6 +54,7 @@ Repeats = Annotated[
 Loop = Annotated[bool, typer.Option("--loop", help="The end leads to the beginning; one of them must be new.")]
 
 
+@with_music_options
 def transform(
     context: typer.Context,
     input: Input,
@@ -84,24 +71,9 @@ def transform(
         ),
     ] = "noise",
     source_prompt: Annotated[str | None, typer.Option(help="What the music is like now, for invert and edit.")] = None,
-    sections_file: SectionsFile = None,
     duration_in_s: Annotated[
         float | None, seconds_option("--duration", "Seconds of the result. [default: those of the input]")
     ] = None,
-    negative_prompt: NegativePrompt = None,
-    num_inference_steps: Steps = None,
-    guidance_scale: GuidanceScale = None,
-    scheduler: Scheduler = None,
-    lora: Lora = None,
-    lora_scale: LoraScale = 1.0,
-    seed: Seed = None,
-    checkpoint: Checkpoint = "tiny",
-    device: Device = None,
-    dtype: Dtype = "float32",
-    sample_format: SampleFormat = None,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-    is_json: Json = False,
 ) -> None:
     """Makes other music of INPUT: a variation, another style, other instruments.
 
@@ -127,6 +99,7 @@ def transform(
     _write(context, pipe, pipe.stream_latents(latents, settings.duration_in_s), settings, own)
 
 
+@with_music_options
 def inpaint(
     context: typer.Context,
     input: Input,
@@ -140,21 +113,6 @@ def inpaint(
     context_in_s: Context = None,
     crossfade_in_s: Crossfade = 0.05,
     num_repeats: Repeats = 3,
-    sections_file: SectionsFile = None,
-    negative_prompt: NegativePrompt = None,
-    num_inference_steps: Steps = None,
-    guidance_scale: GuidanceScale = None,
-    scheduler: Scheduler = None,
-    lora: Lora = None,
-    lora_scale: LoraScale = 1.0,
-    seed: Seed = None,
-    checkpoint: Checkpoint = "tiny",
-    device: Device = None,
-    dtype: Dtype = "float32",
-    sample_format: SampleFormat = None,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-    is_json: Json = False,
 ) -> None:
     """Makes parts of INPUT anew and keeps the rest as it is, sample by sample, at the model's rate.
 
@@ -175,6 +133,7 @@ def inpaint(
     _inpaint(context, folder, replace(settings, duration_in_s=info.duration_in_s), chosen, own)
 
 
+@with_music_options
 def extend(
     context: typer.Context,
     input: Input,
@@ -188,21 +147,6 @@ def extend(
     context_in_s: Context = None,
     crossfade_in_s: Crossfade = 0.05,
     num_repeats: Repeats = 3,
-    sections_file: SectionsFile = None,
-    negative_prompt: NegativePrompt = None,
-    num_inference_steps: Steps = None,
-    guidance_scale: GuidanceScale = None,
-    scheduler: Scheduler = None,
-    lora: Lora = None,
-    lora_scale: LoraScale = 1.0,
-    seed: Seed = None,
-    checkpoint: Checkpoint = "tiny",
-    device: Device = None,
-    dtype: Dtype = "float32",
-    sample_format: SampleFormat = None,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-    is_json: Json = False,
 ) -> None:
     """Goes on with INPUT, at its end with --to, at its beginning with --prepend, and keeps it as it is.
 

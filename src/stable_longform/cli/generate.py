@@ -17,25 +17,7 @@ from stable_longform.cli.common import (
     resolve_checkpoint,
     write_music,
 )
-from stable_longform.cli.options import (
-    Checkpoint,
-    Device,
-    Dtype,
-    GuidanceScale,
-    Json,
-    Lora,
-    LoraScale,
-    NegativePrompt,
-    Overwrite,
-    Quiet,
-    SampleFormat,
-    Scheduler,
-    SectionsFile,
-    Seed,
-    Steps,
-    check_device,
-    seconds_option,
-)
+from stable_longform.cli.options import check_device, seconds_option, with_music_options
 from stable_longform.cli.settings import Settings, draw_seed, read_sections, read_settings
 from stable_longform.utils.optional import require
 from stable_longform.utils.ranges import Range
@@ -43,6 +25,7 @@ from stable_longform.utils.ranges import Range
 MAX_VARIATIONS = 1000
 
 
+@with_music_options
 def generate(
     context: typer.Context,
     prompt: Annotated[
@@ -69,10 +52,6 @@ def generate(
         float | None,
         seconds_option("--duration", "Music to make, as 90 or 1:30, up to the model's window. [default: the window]"),
     ] = None,
-    sections_file: SectionsFile = None,
-    negative_prompt: NegativePrompt = None,
-    num_inference_steps: Steps = None,
-    guidance_scale: GuidanceScale = None,
     guidance_rescale: Annotated[
         float, typer.Option(min=0, max=1, help="How far guidance is kept from making the result louder.")
     ] = 0.0,
@@ -93,10 +72,6 @@ def generate(
         float | None,
         seconds_option("--window", "Seconds to sample, of which the duration is kept. [default: as trained]"),
     ] = None,
-    scheduler: Scheduler = None,
-    lora: Lora = None,
-    lora_scale: LoraScale = 1.0,
-    seed: Seed = None,
     variations: Annotated[
         int,
         typer.Option(
@@ -105,13 +80,6 @@ def generate(
             help="Files for each prompt, with rising seeds. Several files are numbered: music-1.wav, music-2.wav ...",
         ),
     ] = 1,
-    checkpoint: Checkpoint = "tiny",
-    device: Device = None,
-    dtype: Dtype = "float32",
-    sample_format: SampleFormat = None,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-    is_json: Json = False,
 ) -> None:
     """Makes music from PROMPT and writes it to a file.
 
@@ -119,6 +87,8 @@ def generate(
     `--from FILE` makes the same music again. Where the audio goes beyond full scale it is turned down as a whole, not
     clipped.
     """
+    options = context.params
+    sections_file, sample_format, quiet = options["sections_file"], options["sample_format"], options["quiet"]
     settings = Settings() if from_file is None else read_settings(from_file)
     settings = replace(settings, **_given(context, is_new=from_file is None))
     if sections_file is not None:
@@ -127,7 +97,7 @@ def generate(
     if sections_file is None and (prompt is not None or prompt_file is not None):
         settings = replace(settings, sections=None)
     prompts = _read_prompts(prompt, prompt_file, settings.prompt if is_known else None, sections_file)
-    is_random = seed is None and from_file is None
+    is_random = options["seed"] is None and from_file is None
     if is_random:
         settings = replace(settings, seed=draw_seed())
     every = [
@@ -135,9 +105,9 @@ def generate(
     ]
     for one in every:
         one.check()
-    chosen = check_device(device)
+    chosen = check_device(options["device"])
     paths = _number(output, len(every))
-    check_outputs(paths, sample_format, overwrite)
+    check_outputs(paths, sample_format, options["overwrite"])
     folder = resolve_checkpoint(settings.checkpoint)
     _check_limits(settings, read_limits(folder))
     if settings.lora is not None:
@@ -148,7 +118,7 @@ def generate(
         note(f"seed: {settings.seed}", quiet)
     for one, path in zip(every, paths, strict=True):
         made = _make(pipe, one, path, sample_format, quiet)
-        report(path, made, is_json)
+        report(path, made, options["is_json"])
 
 
 def _given(context: typer.Context, is_new: bool) -> dict:

@@ -1,7 +1,9 @@
 """Options that commands share, and checks of their values with one line that names the value and what is accepted."""
 
 import functools
+import inspect
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -111,6 +113,41 @@ SectionsFile = Annotated[
         "the first starts at 0.",
     ),
 ]
+# Options of every command that makes music, with their defaults.
+MUSIC_OPTIONS = {
+    "sections_file": (SectionsFile, None),
+    "negative_prompt": (NegativePrompt, None),
+    "num_inference_steps": (Steps, None),
+    "guidance_scale": (GuidanceScale, None),
+    "scheduler": (Scheduler, None),
+    "lora": (Lora, None),
+    "lora_scale": (LoraScale, 1.0),
+    "seed": (Seed, None),
+    "checkpoint": (Checkpoint, "tiny"),
+    "device": (Device, None),
+    "dtype": (Dtype, "float32"),
+    "sample_format": (SampleFormat, None),
+    "overwrite": (Overwrite, False),
+    "quiet": (Quiet, False),
+    "is_json": (Json, False),
+}
+
+
+def with_music_options(command: Callable) -> Callable:
+    """Gives a command the `MUSIC_OPTIONS` after its own; it finds their values in `context.params`."""
+    own = inspect.signature(command).parameters
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+        for name, (annotation, default) in MUSIC_OPTIONS.items()
+    ]
+
+    @functools.wraps(command)
+    def call(**arguments):
+        return command(**{name: arguments[name] for name in own})
+
+    call.__signature__ = inspect.Signature([*own.values(), *added])
+    call.__annotations__ = command.__annotations__ | {option.name: option.annotation for option in added}
+    return call
 
 
 def check_device(name: str | None) -> torch.device:

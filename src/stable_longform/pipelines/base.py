@@ -59,6 +59,19 @@ class LongFormMusicPipelineOutput(BaseOutput):
 
 
 @dataclass(frozen=True)
+class StepCallback:
+    """What is called after each step.
+
+    Args:
+        function: of the pipeline, the step, its time and tensors; or None.
+        tensor_names: of the tensors it is shown.
+    """
+
+    function: Callable | None
+    tensor_names: list[str]
+
+
+@dataclass(frozen=True)
 class Request:
     """Checked arguments of a call that all pipelines have.
 
@@ -68,8 +81,7 @@ class Request:
         guidance: how strongly the prompts are followed.
         generator: for noise: None, one, or a list of one for each result.
         output_type: "pt", "np" or "latent".
-        callback: called after each step, or None.
-        callback_inputs: names of the tensors it is shown.
+        callback: called after each step.
     """
 
     prompts: Prompts
@@ -77,8 +89,7 @@ class Request:
     guidance: Guidance
     generator: torch.Generator | list[torch.Generator] | None
     output_type: str
-    callback: Callable | None
-    callback_inputs: list[str]
+    callback: StepCallback
 
 
 class LongFormMusicPipelineBase(
@@ -270,33 +281,36 @@ class LongFormMusicPipelineBase(
 
     # --- check
 
+    def _check_guidance(self, scale: float | None, rescale: float, interval: tuple[float, float] | None) -> Guidance:
+        """Checks how strongly the prompts are followed; None: as the pipeline's configuration says."""
+        return Guidance(
+            inputs.check_guidance_scale(self.config.guidance_scale if scale is None else scale),
+            inputs.check_number("guidance_rescale", rescale, 0, 1),
+            inputs.check_interval(self.config.guidance_interval if interval is None else interval),
+        )
+
+    def _check_callback(self, function: Callable | None, tensor_names: Sequence[str]) -> StepCallback:
+        """Checks what is called after each step, and the names of the tensors it is shown."""
+        return StepCallback(function, inputs.check_callback(function, tensor_names, self._callback_tensor_inputs))
+
     def _check_request(
         self,
         prompts: Prompts,
+        guidance: Guidance,
+        callback: StepCallback,
         num_waveforms_per_prompt: int,
-        guidance_scale: float | None,
-        guidance_rescale: float,
-        guidance_interval: tuple[float, float] | None,
         generator: Generators,
         output_type: str,
-        callback: Callable | None,
-        callback_inputs: Sequence[str],
         output_types: Sequence[str] = inputs.OUTPUT_TYPES,
     ) -> Request:
-        """Checks the arguments that all pipelines have; see `LongFormMusicPipeline.__call__`."""
+        """Checks how many results there are and in which form, see `LongFormMusicPipeline.__call__`."""
         batch_size = inputs.check_batch_size(len(prompts), num_waveforms_per_prompt)
-        guidance = Guidance(
-            inputs.check_guidance_scale(self.config.guidance_scale if guidance_scale is None else guidance_scale),
-            inputs.check_number("guidance_rescale", guidance_rescale, 0, 1),
-            inputs.check_interval(self.config.guidance_interval if guidance_interval is None else guidance_interval),
-        )
         inputs.check_output_type(output_type, output_types)
         if output_type != "latent":
             self._require(f"output_type={output_type!r}", "vae")
-        names = inputs.check_callback(callback, callback_inputs, self._callback_tensor_inputs)
         items = np.repeat(np.arange(len(prompts)), num_waveforms_per_prompt).tolist()
         generator = inputs.check_generator(generator, batch_size)
-        return Request(prompts, items, guidance, generator, output_type, callback, names)
+        return Request(prompts, items, guidance, generator, output_type, callback)
 
     def _check_timing(
         self,
@@ -440,8 +454,7 @@ class LongFormMusicPipelineBase(
                 generator = [generator[item] for item in items] if isinstance(generator, list) else generator
 
                 def follow(velocity, latents: torch.Tensor, path=None, generator=generator, **hooks) -> torch.Tensor:
-                    callback = request.callback if path is None else None
-                    hook = self._step_hook(velocity, progress, callback, request.callback_inputs)
+                    hook = self._step_hook(velocity, progress, request.callback if path is None else None)
                     steps = copy.deepcopy(scheduler if path is None else path)
                     return sample(velocity, steps, latents, run, generator, after_step=hook, **hooks)
 
@@ -451,17 +464,17 @@ class LongFormMusicPipelineBase(
                     results[item] = result
         return results
 
-    def _step_hook(self, velocity: GuidedVelocity, progress, callback: Callable | None, names: Sequence[str]):
+    def _step_hook(self, velocity: GuidedVelocity, progress, callback: StepCallback | None):
         """What happens after each step: the callback, and the progress bar."""
 
         def after_step(step: int, t: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-            if callback is not None:
+            if callback is not None and callback.function is not None:
                 tensors = {
                     "latents": latents,
                     "prompt_embeds": velocity.conditioning.prompt_embeds,
                     "negative_prompt_embeds": velocity.conditioning.negative_prompt_embeds,
                 }
-                result = callback(self, step, t, {name: tensors[name] for name in names})
+                result = callback.function(self, step, t, {name: tensors[name] for name in callback.tensor_names})
                 changed = inputs.check_callback_result(result, tensors)
                 latents = changed.pop("latents", latents)
                 if changed:

@@ -105,25 +105,11 @@ class LongFormMusicPipeline(LongFormMusicPipelineBase):
         """
         # Check, before any work.
         self._require("Generating", "transformer", "scheduler")
-        prompts = self._check_prompts(
-            prompt,
-            negative_prompt,
-            prompt_embeds,
-            prompt_attention_mask,
-            negative_prompt_embeds,
-            negative_prompt_attention_mask,
-        )
-        request = self._check_request(
-            prompts,
-            num_waveforms_per_prompt,
-            guidance_scale,
-            guidance_rescale,
-            guidance_interval,
-            generator,
-            output_type,
-            callback_on_step_end,
-            callback_on_step_end_tensor_inputs,
-        )
+        embeds = (prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask)
+        prompts = self._check_prompts(prompt, negative_prompt, *embeds)
+        guidance = self._check_guidance(guidance_scale, guidance_rescale, guidance_interval)
+        callback = self._check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        request = self._check_request(prompts, guidance, callback, num_waveforms_per_prompt, generator, output_type)
         duration, seconds_start = inputs.check_start_and_end(duration, seconds_start, audio_start_in_s, audio_end_in_s)
         timing, latent_lengths = self._check_timing(
             duration, seconds_start, seconds_total, len(prompts), window_in_s, self._check_noise(latents, request)

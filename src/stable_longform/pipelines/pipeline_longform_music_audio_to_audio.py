@@ -118,27 +118,19 @@ class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
         waveforms = read_audios(audio, sampling_rate, self.sampling_rate, self.vae.config.audio_channels)
         if prompt_embeds is None:
             prompt = inputs.prompts_for(prompt, len(waveforms))
-        negatives = (negative_prompt, negative_prompt_embeds, negative_prompt_attention_mask)
-        prompts = self._check_prompts(prompt, negatives[0], prompt_embeds, prompt_attention_mask, *negatives[1:])
+        embeds = (prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask)
+        prompts = self._check_prompts(prompt, negative_prompt, *embeds)
         waveforms = inputs.one_for_each("audio", waveforms, len(prompts))
         source_texts = inputs.check_texts("source_prompt", "" if source_prompt is None else source_prompt)
         source_texts = inputs.one_for_each("source_prompt", source_texts, len(prompts))
-        source_prompts = self._check_prompts(source_texts, negatives[0], None, None, *negatives[1:])
-        request = self._check_request(
-            prompts,
-            num_waveforms_per_prompt,
-            guidance_scale,
-            guidance_rescale,
-            guidance_interval,
-            generator,
-            output_type,
-            callback_on_step_end,
-            callback_on_step_end_tensor_inputs,
-        )
-        source_guidance = request.guidance
+        source_prompts = self._check_prompts(source_texts, negative_prompt, None, None, *embeds[2:])
+        guidance = self._check_guidance(guidance_scale, guidance_rescale, guidance_interval)
+        callback = self._check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        request = self._check_request(prompts, guidance, callback, num_waveforms_per_prompt, generator, output_type)
+        source_guidance = guidance
         if source_guidance_scale is not None:
             source_guidance_scale = inputs.check_guidance_scale(source_guidance_scale, "source_guidance_scale")
-            source_guidance = replace(request.guidance, scale=source_guidance_scale)
+            source_guidance = replace(guidance, scale=source_guidance_scale)
         duration, seconds_start = inputs.check_start_and_end(duration, seconds_start, audio_start_in_s, audio_end_in_s)
         if duration is None:
             duration = [waveform.shape[1] / self.sampling_rate for waveform in waveforms]

@@ -140,31 +140,18 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         waveforms = read_audios(audio, sampling_rate, self.sampling_rate, self.vae.config.audio_channels)
         if prompt_embeds is None:
             prompt = inputs.prompts_for(prompt, len(waveforms))
-        prompts = self._check_prompts(
-            prompt,
-            negative_prompt,
-            prompt_embeds,
-            prompt_attention_mask,
-            negative_prompt_embeds,
-            negative_prompt_attention_mask,
-        )
+        embeds = (prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask)
+        prompts = self._check_prompts(prompt, negative_prompt, *embeds)
         waveforms = inputs.one_for_each("audio", waveforms, len(prompts))
         places = [self._lay_out(waveform, regions, mask, extend_to, prepend_in_s, loop) for waveform in waveforms]
         pieces = [piece for piece, _ in places]
         context = None if context_in_s is None else self._frames("context_in_s", context_in_s)
         fade = round(inputs.check_number("crossfade_in_s", crossfade_in_s, 0, 10) * self.sampling_rate)
         num_repeats = inputs.check_count("num_repeats", num_repeats, MAX_REPEATS)
+        guidance = self._check_guidance(guidance_scale, guidance_rescale, guidance_interval)
+        callback = self._check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         request = self._check_request(
-            prompts,
-            num_waveforms_per_prompt,
-            guidance_scale,
-            guidance_rescale,
-            guidance_interval,
-            generator,
-            output_type,
-            callback_on_step_end,
-            callback_on_step_end_tensor_inputs,
-            OUTPUT_TYPES,
+            prompts, guidance, callback, num_waveforms_per_prompt, generator, output_type, OUTPUT_TYPES
         )
         durations = [piece.num_samples / self.sampling_rate for piece in pieces]
         timing = inputs.check_place(durations, seconds_start, seconds_total, len(prompts))
