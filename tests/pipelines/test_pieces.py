@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stable_longform.pipelines.pieces import Piece, crossfade, find_stretches, lay_out, merge, runs
@@ -50,6 +50,7 @@ def test_what_is_read_is_what_is_known_or_its_mirror_image(layout, data):
 
 @settings(max_examples=100, deadline=None)
 @given(layouts())
+@example((wave(4), [(0, 1), (2, 3)], 1, 0))
 def test_a_loop_that_is_turned_is_the_same_loop(layout):
     piece, shift = laid_out(layout, is_loop=True)
     if piece is None:
@@ -65,8 +66,9 @@ def test_a_loop_that_is_turned_is_the_same_loop(layout):
     for start, stop in piece.regions:
         turned[start:stop] = True
     assert torch.equal(turned, is_new.roll(-shift))
-    assert not turned[0] and not turned[-1], "new music has kept music on both sides"
     kept = ~turned
+    if (kept & kept.roll(1)).any():  # a single kept sample can't lie on both sides
+        assert kept[0] and kept[-1], "new music has kept music on both sides"
     whole = piece.read(0, piece.num_samples)[0]
     assert torch.equal(whole[kept], known.roll(-shift)[kept])
     seam = -shift % piece.num_samples  # what is replaced there is mirrored from what is kept on its own side
