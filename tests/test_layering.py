@@ -21,9 +21,10 @@ LAYERS = {
     "evaluation": 3,
     "convert": 4,
     "": 5,  # the package's own __init__.py, which imports the public names when they are first used
-    "cli": 6,
-    "__main__": 7,
-    "app": 6,
+    "music_files": 6,
+    "app": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 
 

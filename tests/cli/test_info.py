@@ -5,7 +5,8 @@ import json
 import torch
 
 from stable_longform.cli import main
-from stable_longform.cli.settings import Settings, make_tags
+from stable_longform.cli.settings import Settings
+from stable_longform.music_files import make_tags
 from stable_longform.utils.audio import write_audio
 
 VALUES = Settings(prompt="piano \u266b", seed=7).to_dict() | {"version": "1", "gain": 1.0}

@@ -6,7 +6,7 @@ import torch
 
 from stable_longform import AutoencoderOobleck
 from stable_longform.cli import main
-from stable_longform.cli.settings import read_values
+from stable_longform.music_files import read_values
 from stable_longform.utils.audio import read_audio, write_audio
 
 RATE = 8000

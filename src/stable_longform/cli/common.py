@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 import stable_longform
 from stable_longform.cli.options import DTYPES
-from stable_longform.cli.settings import Settings, make_tags
-from stable_longform.utils.audio import check_output_path, stored, write_audio
+from stable_longform.cli.settings import Settings
+from stable_longform.music_files import write_music
+from stable_longform.utils.audio import check_output_path
 
 # Checkpoints that are known by name, and that tags name without the machine's paths.
 NAMED_CHECKPOINTS = {"tiny": stable_longform.TINY_CHECKPOINT}
@@ -100,7 +101,7 @@ def fill_in(settings: Settings, pipe) -> Settings:
     return replace(settings, **{name: own[name] for name in own if getattr(settings, name) is None})
 
 
-def write_music(
+def write_with_progress(
     pipe,
     chunks: Iterator[torch.Tensor],
     duration_in_s: float,
@@ -110,17 +111,11 @@ def write_music(
     sample_format: str | None,
     quiet: bool,
 ) -> dict:
-    """Writes decoded chunks to a file, turned down as a whole if they go beyond full scale; returns its settings."""
+    """`write_music`, with a progress bar, and a remark where the music was turned down."""
     chunks = show_progress(chunks, duration_in_s, pipe.sampling_rate, quiet)
-    with stored(chunks, path.absolute().parent) as (chunks, peak):
-        gain = 1 / max(peak, 1)
-        values = values | {
-            "device": pipe.transformer.device.type,
-            "version": stable_longform.__version__,
-            "gain": gain,
-        }
-        tags = make_tags(title, values)
-        write_audio(path, (chunk * gain for chunk in chunks), pipe.sampling_rate, sample_format, tags)
+    values = values | {"device": pipe.transformer.device.type}
+    values = write_music(path, chunks, pipe.sampling_rate, title, values, sample_format)
+    gain = values["gain"]
     if gain < 1:
         note(f"turned down by {-20 * math.log10(gain):.2f} dB: the peak was {1 / gain:.3f}", quiet)
     return values

@@ -17,12 +17,11 @@ from stable_longform.cli.common import (
     open_pipeline,
     report,
     resolve_checkpoint,
-    write_music,
+    write_with_progress,
 )
 from stable_longform.cli.options import (
     check_choice,
     check_device,
-    parse_seconds,
     seconds_option,
     with_music_options,
 )
@@ -32,6 +31,7 @@ from stable_longform.utils.audio import AudioInfo
 from stable_longform.utils.optional import require
 from stable_longform.utils.ranges import Range
 from stable_longform.utils.recordings import MAX_DURATION_IN_S, check_file
+from stable_longform.utils.timecodes import parse_region
 
 PLACES = Range(0, MAX_DURATION_IN_S)  # seconds of audio
 METHODS = ("noise", "invert", "edit")
@@ -235,7 +235,7 @@ def _write(context: typer.Context, pipe, chunks: Iterator[torch.Tensor], setting
     options = context.params
     values = {"command": context.info_name, "input": options["input"].name} | settings.to_dict()
     values |= {name: value for name, value in own.items() if value is not None}
-    made = write_music(
+    made = write_with_progress(
         pipe,
         chunks,
         settings.duration_in_s,
@@ -250,7 +250,7 @@ def _write(context: typer.Context, pipe, chunks: Iterator[torch.Tensor], setting
 
 def _parse_region(text: str) -> tuple[float, float]:
     """`0:10-0:15` as seconds."""
-    start, dash, stop = text.partition("-")
-    if not dash:
-        raise ValueError(f"--region must be START-STOP, as 0:10-0:15, got {text!r}.")
-    return parse_seconds(start, PLACES), parse_seconds(stop, PLACES)
+    try:
+        return parse_region(text, PLACES)
+    except ValueError as error:
+        raise ValueError(f"--region {error}") from error

@@ -15,7 +15,7 @@ from stable_longform.cli.common import (
     read_limits,
     report,
     resolve_checkpoint,
-    write_music,
+    write_with_progress,
 )
 from stable_longform.cli.options import check_device, seconds_option, with_music_options
 from stable_longform.cli.settings import Settings, draw_seed, read_sections, read_settings
@@ -200,4 +200,4 @@ def _make(pipe, settings: Settings, path: Path, sample_format: str | None, quiet
     ).audios[0]
     values = replace(settings, duration_in_s=duration).to_dict()
     chunks = pipe.stream_latents(latents, duration)
-    return write_music(pipe, chunks, duration, path, settings.title, values, sample_format, quiet)
+    return write_with_progress(pipe, chunks, duration, path, settings.title, values, sample_format, quiet)

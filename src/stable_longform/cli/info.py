@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stable_longform.cli.options import Json
-from stable_longform.cli.settings import read_values
+from stable_longform.music_files import read_values
 from stable_longform.utils.audio import read_info
 
 

@@ -11,6 +11,7 @@ import torch
 import typer
 
 from stable_longform.utils.ranges import Range
+from stable_longform.utils.timecodes import SECONDS, parse_seconds
 
 MAX_STEPS = 1000
 MAX_GUIDANCE_SCALE = 100.0
@@ -18,33 +19,20 @@ MAX_LORA_SCALE = 10.0
 SCHEDULERS = ("dpmsolver++", "sde-dpmsolver++", "sde-dpmsolver++-3m", "ping-pong")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MAX_SEED, MAX_COUNT = 2**63 - 1, 10**6
-SECONDS = Range(0, 1e6, above=True)
 CHECKPOINT_VARIABLE, DEVICE_VARIABLE = "STABLE_LONGFORM_CHECKPOINT", "STABLE_LONGFORM_DEVICE"
 
 
-def parse_seconds(text: str | float, accepted: Range = SECONDS) -> float:
-    """Seconds as a number, `90`, or as on a clock, `1:30` or `1:02:30.5`.
-
-    Raises:
-        typer.BadParameter: it is neither, or out of range.
-    """
+def _parse_option(text: str | float, accepted: Range) -> float:
+    """`parse_seconds`, with the error that typer knows."""
     try:
-        parts = [float(part) for part in str(text).split(":")]
-    except ValueError:
-        parts = []
-    if not 1 <= len(parts) <= 3 or any(not 0 <= part < 60 for part in parts[1:]):
-        raise typer.BadParameter(f"{text!r} is neither a number of seconds nor minutes and seconds as 4:45.")
-    seconds = 0.0
-    for part in parts:
-        seconds = 60 * seconds + part
-    if seconds not in accepted:
-        raise typer.BadParameter(f"must be a number of seconds {accepted}, got {text!r}.")
-    return seconds
+        return parse_seconds(text, accepted)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def seconds_option(name: str, help: str, accepted: Range = SECONDS) -> typer.models.OptionInfo:
     """An option in seconds."""
-    parser = functools.partial(parse_seconds, accepted=accepted)
+    parser = functools.partial(_parse_option, accepted=accepted)
     parser.__name__ = "seconds"  # which typer asks for
     return typer.Option(name, parser=parser, metavar="SECONDS", help=help)
 

@@ -11,7 +11,7 @@ import typer
 import stable_longform
 from stable_longform.cli.common import check_outputs, load_autoencoder, resolve_checkpoint, show_progress
 from stable_longform.cli.options import Checkpoint, Device, Overwrite, Quiet, SampleFormat, check_device
-from stable_longform.cli.settings import make_tags
+from stable_longform.music_files import make_tags
 from stable_longform.utils.audio import read_blocks, to_stereo, write_audio
 
 

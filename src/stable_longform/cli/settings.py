@@ -1,14 +1,10 @@
 """What makes a piece of music, and the tags of its file that hold it, so that it can be made again."""
 
-import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-import typer
-
-import stable_longform
 from stable_longform.cli.options import (
     DTYPES,
     MAX_GUIDANCE_SCALE,
@@ -21,10 +17,9 @@ from stable_longform.cli.options import (
     check_range,
     check_seconds,
     check_text,
-    parse_seconds,
 )
-from stable_longform.utils.audio import read_tags
-from stable_longform.utils.ranges import Range
+from stable_longform.music_files import read_values
+from stable_longform.utils.timecodes import parse_sections
 
 MAX_RANDOM_SEED = 2**32 - 1
 
@@ -138,41 +133,12 @@ def read_sections(path: Path) -> list[list]:
         ValueError: a line that is none, or the file is not text.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from error
-    sections = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            start, _, text = line.strip().partition(" ")
-            try:
-                sections.append([parse_seconds(start, Range(0, 1e6)), text.strip()])
-            except typer.BadParameter as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
+    sections = parse_sections(text, str(path))
     _check_sections(sections)
     return sections
-
-
-def make_tags(title: str, values: Mapping) -> dict[str, str]:
-    """Tags of a file that was made as the values say."""
-    return {
-        "title": title or "(no prompt)",
-        "software": f"stable_longform {stable_longform.__version__}",
-        "comment": json.dumps(values, ensure_ascii=False),
-    }
-
-
-def read_values(path: Path) -> dict | None:
-    """What `make_tags` was given, from a file; None if the file has no such tag.
-
-    Raises:
-        ValueError: the file cannot be read as audio.
-    """
-    try:
-        values = json.loads(read_tags(path).get("comment", ""))
-    except json.JSONDecodeError:
-        return None
-    return values if isinstance(values, dict) and "version" in values else None
 
 
 def read_settings(path: Path) -> Settings:

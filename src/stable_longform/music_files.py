@@ -1,0 +1,61 @@
+"""Files of generated music: their level, and the tags that say how they were made."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+
+import stable_longform
+from stable_longform.utils.audio import read_tags, stored, write_audio
+
+
+def make_tags(title: str, values: Mapping) -> dict[str, str]:
+    """Tags of a file that was made as the values say."""
+    return {
+        "title": title or "(no prompt)",
+        "software": f"stable_longform {stable_longform.__version__}",
+        "comment": json.dumps(values, ensure_ascii=False),
+    }
+
+
+def read_values(path: Path) -> dict | None:
+    """What `make_tags` was given, from a file; None if the file has no such tag.
+
+    Raises:
+        ValueError: the file cannot be read as audio.
+    """
+    try:
+        values = json.loads(read_tags(path).get("comment", ""))
+    except json.JSONDecodeError:
+        return None
+    return values if isinstance(values, dict) and "version" in values else None
+
+
+def write_music(
+    path: Path,
+    chunks: Iterable[torch.Tensor],
+    sampling_rate: int,
+    title: str,
+    values: Mapping,
+    sample_format: str | None = None,
+) -> dict:
+    """Writes decoded chunks to a file, turned down as a whole if they go beyond full scale.
+
+    Args:
+        path: file to write.
+        chunks: consecutive ones, `(audio_channels, n)`.
+        sampling_rate: Hz.
+        title: of the music, for its tags.
+        values: how it was made, for its tags.
+        sample_format: see `write_audio`.
+
+    Returns:
+        The values that are in the tags: those given, the version, and the `gain` that was applied, at most 1.
+    """
+    with stored(chunks, path.absolute().parent) as (chunks, peak):
+        gain = 1 / max(peak, 1)
+        values = dict(values) | {"version": stable_longform.__version__, "gain": gain}
+        tags = make_tags(title, values)
+        write_audio(path, (chunk * gain for chunk in chunks), sampling_rate, sample_format, tags)
+    return values

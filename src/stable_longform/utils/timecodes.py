@@ -1,0 +1,66 @@
+"""Times as people write them: `90` and `1:30`, regions `0:10-0:15`, and sections that start at such times."""
+
+from stable_longform.utils.ranges import Range
+
+SECONDS = Range(0, 1e6, above=True)
+STARTS = Range(0, 1e6)  # of sections
+
+
+def parse_seconds(text: str | float, accepted: Range = SECONDS) -> float:
+    """Seconds as a number, `90`, or as on a clock, `1:30` or `1:02:30.5`.
+
+    Raises:
+        ValueError: it is neither, or out of range.
+    """
+    try:
+        parts = [float(part) for part in str(text).split(":")]
+    except ValueError:
+        parts = []
+    if not 1 <= len(parts) <= 3 or any(not 0 <= part < 60 for part in parts[1:]):
+        raise ValueError(f"{text!r} is neither a number of seconds nor minutes and seconds as 4:45.")
+    seconds = 0.0
+    for part in parts:
+        seconds = 60 * seconds + part
+    if seconds not in accepted:
+        raise ValueError(f"must be a number of seconds {accepted}, got {text!r}.")
+    return seconds
+
+
+def format_seconds(seconds: float) -> str:
+    """As on a clock, rounded to whole seconds: `0:07`, `1:30`, `1:02:30`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def parse_region(text: str, accepted: Range) -> tuple[float, float]:
+    """`0:10-0:15` as seconds.
+
+    Raises:
+        ValueError: it is not two times, or one is out of range.
+    """
+    start, dash, stop = text.partition("-")
+    if not dash:
+        raise ValueError(f"must be START-STOP, as 0:10-0:15, got {text!r}.")
+    return parse_seconds(start, accepted), parse_seconds(stop, accepted)
+
+
+def parse_sections(text: str, source: str) -> list[list]:
+    """Sections as `[start in seconds, prompt]`; each line of the text is one, as `0:30 chorus, full band`.
+
+    Args:
+        text: blank lines are skipped.
+        source: what the text is, for messages.
+
+    Raises:
+        ValueError: a line that does not start with a time.
+    """
+    sections = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            start, _, prompt = line.strip().partition(" ")
+            try:
+                sections.append([parse_seconds(start, STARTS), prompt.strip()])
+            except ValueError as error:
+                raise ValueError(f"{source}, line {number}: {error}") from error
+    return sections
