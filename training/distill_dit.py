@@ -59,25 +59,29 @@ VALIDATION_PLACES = (0.0, 0.25, 0.5, 0.75)  # of points in a held-out trajectory
 class Config(RunOptions):
     """Defaults are ours; `batch_size` is per process."""
 
-    checkpoint: Annotated[str, "Folder or Hub id of the teacher, a pipeline of v-prediction."]
-    prompts: Annotated[str, "List of prompts, .jsonl (with durations, where known), .txt or .csv."]
+    checkpoint: Annotated[str, "Folder or Hub id of the teacher, a v-prediction pipeline."]
+    prompts: Annotated[str, "List of prompts: .jsonl (optionally with durations), .txt or .csv."]
     output_dir: shared.OutputDir
     trajectories: (
-        Annotated[str, "Folder of trajectories, of other runs too; null: output_dir/trajectories."] | None
+        Annotated[str, "Folder of trajectories, which runs can share; null: output_dir/trajectories."] | None
     ) = None
-    num_trajectories: Annotated[int, Range(1, shared.MAX_STEPS), "Of the teacher, held-out ones included."] = 1024
-    num_validation_trajectories: Annotated[int, Range(1, shared.MAX_COUNT), "Of them are held out."] = 16
+    num_trajectories: Annotated[
+        int, Range(1, shared.MAX_STEPS), "Number of the teacher's trajectories, including held-out ones."
+    ] = 1024
+    num_validation_trajectories: Annotated[int, Range(1, shared.MAX_COUNT), "Number of held-out trajectories."] = 16
     durations_in_s: Annotated[
         tuple[float, ...],
         Range(0, 1e6, above=True),
-        "Drawn from for prompts without a duration; empty: the whole window.",
+        "Durations to draw from for prompts without one; empty: the whole window.",
     ] = ()
-    window_in_s: Annotated[float, Range(0, 1e6, above=True), "Seconds sampled; null: the longest."] | None = None
+    window_in_s: Annotated[float, Range(0, 1e6, above=True), "Window in seconds; null: the longest."] | None = None
     teacher_steps: Annotated[int, Range(1, 1000), "Sampling steps of the teacher."] = 25
-    teacher_guidance_scale: Annotated[float, Range(-100, 100), "Its guidance; null: the checkpoint's."] | None = None
-    trajectory_dtype: Annotated[shared.Dtype, "Of the points on disk."] = "float32"
-    num_inference_steps: Annotated[int, Range(1, 1000), "Of the student, which its checkpoint says."] = 8
-    rank: Annotated[int, Range(0, 65536), "Of a LoRA adapter; 0: all weights are trained."] = 0
+    teacher_guidance_scale: (
+        Annotated[float, Range(-100, 100), "Guidance scale of the teacher; null: the checkpoint's."] | None
+    ) = None
+    trajectory_dtype: Annotated[shared.Dtype, "Precision of the points on disk."] = "float32"
+    num_inference_steps: Annotated[int, Range(1, 1000), "Sampling steps of the student, stored in its checkpoint."] = 8
+    rank: Annotated[int, Range(0, 65536), "Rank of a LoRA adapter; 0: train all weights."] = 0
     alpha: shared.Alpha = 16.0
     target_modules: shared.TargetModules = ("to_q", "to_k", "to_v", "to_out.0")
     batch_size: shared.BatchSize = 4

@@ -48,19 +48,19 @@ class Config:
     splits: Annotated[
         tuple[Literal["train", "valid", "test", "extra"], ...],
         NumEntries(1),
-        "Encoded in this order.",
+        "Splits to encode, in this order.",
     ] = ("valid", "train")
-    max_tracks: Annotated[int | None, Range(1, shared.MAX_STEPS), "Of each split."] = None
-    dtype: Annotated[shared.Dtype, "Of the autoencoder while it encodes."] = "float32"
-    tracks_per_shard: Annotated[int, Range(1, shared.MAX_COUNT), "A shard is written when it has so many."] = 64
+    max_tracks: Annotated[int | None, Range(1, shared.MAX_STEPS), "Number of tracks of each split."] = None
+    dtype: Annotated[shared.Dtype, "Precision of the autoencoder during encoding."] = "float32"
+    tracks_per_shard: Annotated[int, Range(1, shared.MAX_COUNT), "Tracks after which a shard is written."] = 64
     minutes_per_shard: Annotated[
         float,
         Range(0, 1e6),
-        "Or when it has taken so long, which is what a stop can cost.",
+        "Minutes after which a shard is written; a stop loses at most this time.",
     ] = 10.0
     max_minutes: Annotated[
         shared.MaxMinutes | None,
-        "Then the script stops after the track it is at, with an index of what is done.",
+        "Time limit in minutes; the script stops after the current track and writes the index of finished ones.",
     ] = None
     max_bad_fraction: shared.MaxBadFraction = 0.01
 

@@ -37,28 +37,32 @@ class Config:
     """
 
     autoencoder: Annotated[str, "Folder or Hub id of the autoencoder."]
-    clap: Annotated[str, "Folder or Hub id of the ClapModel, or folder of a checkpoint, whose text encoder is taken."]
+    clap: Annotated[str, "Folder or Hub id of a ClapModel, or folder of a checkpoint; provides the text encoder."]
     dit: Annotated[str, "The `dit` folder of a run."]
     output_dir: shared.OutputDir
     dtype: shared.Dtype = "float32"
-    sigma_min: Annotated[float, Range(0, 1e6, above=True), "Where the default sampler ends."] = SIGMA_MIN
-    sigma_max: Annotated[float, Range(0, 1e6, above=True), "Where the default sampler starts."] = SIGMA_MAX
-    mask_text_padding: Annotated[bool, "As the transformer was trained."] = False
+    sigma_min: Annotated[float, Range(0, 1e6, above=True), "Noise level at which the default sampler ends."] = (
+        SIGMA_MIN
+    )
+    sigma_max: Annotated[float, Range(0, 1e6, above=True), "Noise level at which the default sampler starts."] = (
+        SIGMA_MAX
+    )
+    mask_text_padding: Annotated[bool, "Hide padding tokens of the prompts; as in the transformer's training."] = False
     guidance_interval: Annotated[
         tuple[float, float],
         Range(0, 1),
-        "Times between which guidance is on, of calls that don't give an interval.",
+        "Default times between which guidance is on.",
     ] = (0.0, 1.0)
-    num_inference_steps: Annotated[int, Range(1, 1000), "Sampling steps, likewise."] = 100
-    guidance_scale: Annotated[float, Range(-100, 100), "Scale of guidance, likewise."] = 7.0
+    num_inference_steps: Annotated[int, Range(1, 1000), "Default number of sampling steps."] = 100
+    guidance_scale: Annotated[float, Range(-100, 100), "Default guidance scale."] = 7.0
     window_in_s: Annotated[
         tuple[float, ...],
         Range(0, 1e6, above=True),
-        "The windows of all stages of the transformer in seconds; empty: only the longest.",
+        "Windows of all stages of the transformer, in seconds; empty: only the longest.",
     ] = ()
-    description: Annotated[str, "What kind of model it is, for the card."] = ""
-    data: Annotated[str, "What it learned from, and under which licences that is, for the card."] = ""
-    license: Annotated[str, "Of the weights, for the card, for example cc-by-4.0."] = ""
+    description: Annotated[str, "Description of the model, for the card."] = ""
+    data: Annotated[str, "Training data and their licences, for the card."] = ""
+    license: Annotated[str, "Licence of the weights, for the card, for example cc-by-4.0."] = ""
 
 
 def main(config: Config) -> None:

@@ -35,9 +35,9 @@ class Config:
     num_crops: Annotated[
         int,
         Range(1, shared.MAX_COUNT),
-        "Crops of the train split on which the power is measured.",
+        "Crops of the train split used to measure the power.",
     ] = 64
-    crop_duration_in_s: Annotated[float, Range(0.2, 1e4), "Length of each in seconds."] = 10.0
+    crop_duration_in_s: Annotated[float, Range(0.2, 1e4), "Length of each crop in seconds."] = 10.0
     seed: shared.Seed = 0
 
 

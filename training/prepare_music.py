@@ -252,10 +252,12 @@ def prepare(rows: list[dict], output_dir: Path, download_dir: Path) -> list[dict
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Reads the command line."""
     parser = ScriptParser(__doc__)
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the packages and the manifest")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the packages and the manifest")
     choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--preset", choices=PRESETS, default="core", help="which packages")
-    choice.add_argument("--packages", nargs="+", default=None, metavar="NAME", help="packages by name, instead")
+    choice.add_argument("--preset", choices=PRESETS, default="core", help="set of packages")
+    choice.add_argument(
+        "--packages", nargs="+", default=None, metavar="NAME", help="packages by name, instead of a preset"
+    )
     parser.add_argument("--table", type=Path, default=TABLE, help="the table of tracks (default: the repository's)")
     parser.add_argument(
         "--download_dir", type=Path, default=None, help="folder of the .deb files (default: OUTPUT_DIR/debs)"

@@ -73,27 +73,31 @@ class Config(RunOptions):
     manifest: shared.Manifest
     output_dir: shared.OutputDir
     max_bad_fraction: shared.MaxBadFraction = 0.01
-    init_from: Annotated[str | None, "Folder or Hub id of an autoencoder to go on from, of the same shape."] = None
-    init_discriminator_from: Annotated[str | None, "Folder of a discriminator to go on from, of the same shape."] = (
+    init_from: Annotated[str | None, "Folder or Hub id of an autoencoder with initial weights, of the same shape."] = (
         None
     )
+    init_discriminator_from: Annotated[
+        str | None, "Folder of a discriminator with initial weights, of the same shape."
+    ] = None
     model: Annotated[
         dict,
         ArgumentsOf(AutoencoderOobleck),
-        "What differs from the paper's.",
+        "Options that differ from the paper's.",
     ] = field(default_factory=dict)
     discriminator: Annotated[
         dict,
         ArgumentsOf(MultiScaleSTFTDiscriminator),
-        "What differs from the paper's.",
+        "Options that differ from the paper's.",
     ] = field(default_factory=dict)
-    loss_weights: Annotated[dict, Range(0, 1e6), "Of each loss; 0: left out."] = field(default_factory=_paper_weights)
-    fft_sizes: Annotated[shared.FftSizes, "Of the spectral losses, in samples."] = FFT_SIZES
+    loss_weights: Annotated[dict, Range(0, 1e6), "Weight of each loss; 0: not computed."] = field(
+        default_factory=_paper_weights
+    )
+    fft_sizes: Annotated[shared.FftSizes, "FFT sizes of the spectral losses, in samples."] = FFT_SIZES
     complex_fft_sizes: Annotated[
         shared.FftSizes,
-        "Of the loss complex_stft, which is off where its weight is 0.",
+        "FFT sizes of the loss complex_stft, which is off if its weight is 0.",
     ] = (4096, 2048, 1024)
-    is_a_weighted: Annotated[bool, "Filter the signals before the spectral losses."] = True
+    is_a_weighted: Annotated[bool, "Apply A-weighting to the signals before the spectral losses."] = True
     crop_num_samples: shared.CropNumSamples = 65536  # 1.486 s
     batch_size: shared.BatchSize = 8
     gradient_accumulation_steps: shared.Accumulation = 1
@@ -102,12 +106,12 @@ class Config(RunOptions):
     discriminator_start_step: Annotated[
         int,
         Range(0, shared.MAX_STEPS),
-        "Before it only the generator is trained.",
+        "Before this step only the generator is trained.",
     ] = 0
     encoder_freeze_step: Annotated[
         int | None,
         Range(0, shared.MAX_STEPS),
-        "From it on only the decoder is trained; 0 for a decoder-only stage.",
+        "From this step on only the decoder is trained; 0 for a decoder-only stage.",
     ] = None
     learning_rate: shared.LearningRate = 1.5e-4
     discriminator_learning_rate: shared.LearningRate = 3e-4

@@ -113,7 +113,7 @@ class Config(RunOptions):
     max_bad_fraction: shared.MaxBadFraction = 0.01
     init_from: Annotated[
         str | None,
-        "Folder or Hub id of a ClapModel to go on from, whose architecture is taken.",
+        "Folder or Hub id of a ClapModel with initial weights, which also sets the architecture.",
     ] = None
     audio_config: Annotated[
         dict,
@@ -130,33 +130,37 @@ class Config(RunOptions):
     projection_dim: Annotated[int, Range(1, 65536), "Width of the embeddings."] = 512
     tokenizer: Annotated[
         str | None,
-        "Folder or Hub id; null makes one from the manifest's prompts.",
+        "Folder or Hub id of the tokenizer; null: make one from the manifest's prompts.",
     ] = "FacebookAI/roberta-base"
     crop_duration_in_s: Annotated[
         float | None,
         Range(0, 1e5, above=True),
-        "Length of a crop; null: whole tracks, of which fusion takes four views.",
+        "Length of a crop in seconds; null: whole tracks, from which fusion takes four views.",
     ] = None
     batch_size: shared.BatchSize = 96
     gradient_accumulation_steps: Annotated[
         shared.Accumulation,
-        "Micro-batches in a step, all of which are each other's negatives.",
+        "Micro-batches per step; all pairs of a step are each other's negatives.",
     ] = 1
     max_steps: shared.MaxSteps = 12_375  # 45 epochs of LAION's 633,526 pairs in batches of 2304
     max_minutes: shared.MaxMinutes | None = None
     schedule_steps: Annotated[
         int | None,
         Range(1, shared.MAX_STEPS),
-        "Length of the learning rate's schedule; null: max_steps.",
+        "Steps of the learning-rate schedule; null: max_steps.",
     ] = None
     learning_rate: shared.LearningRate = 1e-4
     warmup_steps: shared.WarmupSteps = 3200
     betas: shared.Betas = (0.9, 0.999)
     weight_decay: shared.WeightDecay = 0.0
     max_grad_norm: shared.MaxGradNorm | None = None  # LAION's code does not clip
-    use_spec_augment: Annotated[bool, "Leave out random frames and bands of what the audio encoder hears."] = True
-    time_drop_width: Annotated[int, Range(1, 1024), "At most so many of 1024 frames less one, twice."] = 64
-    frequency_drop_width: Annotated[int, Range(1, 64), "At most so many of 64 bands less one, twice."] = 8
+    use_spec_augment: Annotated[bool, "Mask random frames and bands of the audio encoder's input."] = True
+    time_drop_width: Annotated[
+        int, Range(1, 1024), "Each of two masks covers fewer than this number of 1024 frames."
+    ] = 64
+    frequency_drop_width: Annotated[
+        int, Range(1, 64), "Each of two masks covers fewer than this number of 64 bands."
+    ] = 8
     mixed_precision: shared.MixedPrecision = "no"
     gradient_checkpointing: shared.GradientCheckpointing = False
     num_workers: shared.NumWorkers = 8
@@ -164,7 +168,7 @@ class Config(RunOptions):
     save_every: shared.SaveEvery = 500
     log_every: shared.LogEvery = 20
     validate_every: shared.ValidateEvery = 500
-    num_validation_pairs: Annotated[int, Range(1, shared.MAX_COUNT), "Held-out pairs in a validation."] = 256
+    num_validation_pairs: Annotated[int, Range(1, shared.MAX_COUNT), "Held-out pairs per validation."] = 256
     trackers: shared.Trackers = ()
 
 
@@ -259,7 +263,7 @@ def check_config(config: Config) -> None:
         defaults = Config(config.manifest, config.output_dir)
         for name in ("audio_config", "text_config", "feature_extractor", "projection_dim", "tokenizer"):
             if getattr(config, name) != getattr(defaults, name):
-                raise ValueError(f"{name} cannot be set with init_from, which brings its own.")
+                raise ValueError(f"{name} cannot be set together with init_from, which provides its own.")
         return
     num_positions, pad_token_id = config.text_config["max_position_embeddings"], SPECIAL_TOKENS.index("<pad>")
     if num_positions < MAX_LENGTH + pad_token_id + 1:
@@ -315,7 +319,7 @@ def load_tokenizer(config: Config, output_dir: Path, tracks: Sequence[Track] | N
     folder = output_dir / "tokenizer"
     if not (folder / "tokenizer.json").exists():
         if not tracks:
-            raise ValueError("A tokenizer is made from a list of tracks; with a stream, give --tokenizer.")
+            raise ValueError("A tokenizer can only be made from a list of tracks; with a stream, give --tokenizer.")
         folder.mkdir(exist_ok=True)
         rng = random.Random(config.seed)
         prompts = [build_prompt(track.metadata, rng) for track in tracks for _ in range(NUM_PROMPTS_PER_TRACK)]

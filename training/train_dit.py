@@ -62,25 +62,25 @@ class Config(RunOptions):
 
     clap: Annotated[str, "Folder or Hub id of a ClapModel with its tokenizer, or folder of a checkpoint."]
     output_dir: shared.OutputDir
-    latents: Annotated[str | None, "Folder of latents to train on; or give manifest."] = None
+    latents: Annotated[str | None, "Folder of latents to train on; the alternative is manifest."] = None
     manifest: Annotated[
         shared.Manifest | None,
-        "Any source of music to train on, with autoencoder, instead of latents.",
+        "Source of music to train on instead of latents; needs autoencoder.",
     ] = None
     max_bad_fraction: shared.MaxBadFraction = 0.01
     init_from: Annotated[
         str | None,
-        "The `dit` folder of another run, of any window length, or folder of a checkpoint.",
+        "The `dit` folder of another run, with any window length, or folder of a checkpoint.",
     ] = None
     model: Annotated[
         dict,
         ArgumentsOf(DiTTransformer1D),
-        "What differs from the paper's.",
+        "Options that differ from the paper's.",
     ] = field(default_factory=dict)
     timing: Annotated[
         dict,
         ArgumentsOf(TimingConditioner),
-        "What differs from the paper's.",
+        "Options that differ from the paper's.",
     ] = field(default_factory=dict)
     batch_size: shared.BatchSize = 4
     gradient_accumulation_steps: shared.Accumulation = 1
@@ -99,7 +99,7 @@ class Config(RunOptions):
     excerpt_probability: Annotated[
         float,
         Range(0, 1),
-        "Share of items for which a part of the track stands for all of it.",
+        "Share of items for which a part of the track is treated as the whole.",
     ] = 0.0
     timestep_shift: shared.TimestepShift = 1.0  # above 1 more items are near t = 1, see `shift_times`; the paper: none
     mask_text_padding: Annotated[
@@ -109,36 +109,40 @@ class Config(RunOptions):
     terminal_probability: shared.TerminalProbability = 0.01
     balance_silence: Annotated[
         bool,
-        "Music and the silence behind it get half of the loss each; the paper: false.",
+        "Give music and the silence after it half of the loss each; the paper: false.",
     ] = False
     mixed_precision: shared.MixedPrecision = "no"
     gradient_checkpointing: shared.GradientCheckpointing = False
-    attention_backend: Annotated[str | None, "One of diffusers' attention backends; null: its default."] = None
+    attention_backend: Annotated[str | None, "One of diffusers' attention backends; null: the default."] = None
     num_workers: shared.NumWorkers = 2
     seed: shared.Seed = 0
     save_every: shared.SaveEvery = 1000
     log_every: shared.LogEvery = 20
     validate_every: shared.ValidateEvery = 1000
-    num_validation_windows: Annotated[int, Range(1, shared.MAX_COUNT), "Held-out windows in a validation."] = 8
+    num_validation_windows: Annotated[int, Range(1, shared.MAX_COUNT), "Held-out windows per validation."] = 8
     num_validation_buckets: Annotated[
         int,
         Range(1, shared.MAX_COUNT),
-        "Parts of t, whose losses are shown apart; at most one for each window.",
+        "Ranges of t with separate losses; at most one per window.",
     ] = 4
-    demo_every: Annotated[int, Range(0, shared.MAX_STEPS), "Steps between demos, which need autoencoder; 0: none."] = 0
+    demo_every: Annotated[
+        int, Range(0, shared.MAX_STEPS), "Steps between demos, which need autoencoder; 0: no demos."
+    ] = 0
     autoencoder: Annotated[
         str | None,
-        "Folder or Hub id of the one that made the latents, for demos; or that encodes manifest.",
+        "Folder or Hub id of the autoencoder that made the latents, for demos, or that encodes manifest.",
     ] = None
-    demo_duration_in_s: Annotated[float, Range(0, 1e5, above=True), "Length of a demo, cut to the window."] = 30.0
+    demo_duration_in_s: Annotated[
+        float, Range(0, 1e5, above=True), "Length of a demo in seconds, at most the window."
+    ] = 30.0
     demo_steps: Annotated[int, Range(1, 1000), "Sampling steps of a demo."] = 50
     demo_guidance_scales: Annotated[
         tuple[float, ...],
         Range(-100, 100),
         NumEntries(1),
-        "A demo is made with each.",
+        "Guidance scales; each gives a demo.",
     ] = (1.0, 7.0)
-    num_demos: Annotated[int, Range(1, 1000), "Prompts that demos are made of."] = 2
+    num_demos: Annotated[int, Range(1, 1000), "Number of prompts for demos."] = 2
     trackers: shared.Trackers = ()
 
 

@@ -43,7 +43,7 @@ class Config(RunOptions):
     latents: Annotated[str, "Folder of latents, encoded by the checkpoint's own autoencoder."]
     output_dir: shared.OutputDir
     max_bad_fraction: shared.MaxBadFraction = 0.01
-    rank: Annotated[int, Range(1, 65536), "Of the adapter's matrices."] = 16
+    rank: Annotated[int, Range(1, 65536), "Rank of the adapter's matrices."] = 16
     alpha: shared.Alpha = 16.0
     target_modules: shared.TargetModules = ("to_q", "to_k", "to_v", "to_out.0")
     batch_size: shared.BatchSize = 4
@@ -66,7 +66,7 @@ class Config(RunOptions):
     num_validation_windows: Annotated[
         int,
         Range(0, shared.MAX_COUNT),
-        "Windows of the valid split in a validation; 0 if there is none.",
+        "Windows of the valid split per validation; 0: no validation.",
     ] = 8
     trackers: shared.Trackers = ()
 

@@ -263,9 +263,9 @@ def run_script(
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Reads the command line."""
     parser = ScriptParser(__doc__)
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder of all runs and the checkpoint")
-    parser.add_number("--minutes", Range(5, 1e6), kind=float, required=True, help="of all stages together")
-    parser.add_argument("--device", choices=DEVICES, default="cpu", help="of all trainings")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for all runs and the checkpoint")
+    parser.add_number("--minutes", Range(5, 1e6), kind=float, required=True, help="time for all stages together")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="seed of all trainings")
     return parser.parse_args(arguments)
 
 

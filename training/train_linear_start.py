@@ -54,11 +54,13 @@ class Config(RunOptions):
     model: Annotated[
         dict,
         ArgumentsOf(AutoencoderOobleck),
-        "What differs from the paper's.",
+        "Options that differ from the paper's.",
     ] = field(default_factory=dict)
     kl_weight: Annotated[float, Range(0, 1e6), "Weight of the KL divergence."] = 1e-4
     crop_num_samples: shared.CropNumSamples = 65536  # 1.486 s
-    edge_num_samples: Annotated[int, Range(0, 2**28), "At each end of a crop, where the error does not count."] = 4096
+    edge_num_samples: Annotated[
+        int, Range(0, 2**28), "Samples at each end of a crop that are excluded from the error."
+    ] = 4096
     batch_size: shared.BatchSize = 4
     gradient_accumulation_steps: shared.Accumulation = 1
     max_steps: shared.MaxSteps = 1500

@@ -444,7 +444,7 @@ def make_bad_checkpoint(kind: str, checkpoint: Path, folder: Path) -> None:
     ("kind", "message"),
     [
         ("nothing", "is not a checkpoint: there is no such folder"),
-        ("file", "is not a checkpoint but a file"),
+        ("file", "is a file, not a checkpoint folder"),
         ("empty folder", "is not a checkpoint: it has no model_index.json"),
         ("index is not JSON", "is not a checkpoint: its model_index.json is not JSON"),
         ("index names nothing", "is not a checkpoint: its model_index.json names no pipeline"),

@@ -144,4 +144,4 @@ def test_training_goes_on_from_given_weights(finished_run, corpus, tmp_path):
     refused = run_script(
         SCRIPT, "--config", tmp_path / "more.yaml", "--output_dir", tmp_path / "x", "--projection_dim=8"
     )
-    assert refused.returncode == 2 and "projection_dim cannot be set with init_from" in refused.stderr
+    assert refused.returncode == 2 and "projection_dim cannot be set together with init_from" in refused.stderr

@@ -41,20 +41,22 @@ def structure(
     folders: Annotated[
         list[str],
         typer.Argument(
-            metavar="[NAME=]FOLDER...", help="Folders of audio, each a row of the figure: real=... ours=..."
+            metavar="[NAME=]FOLDER...", help="Folders of audio, one for each row of the figure: real=... ours=..."
         ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the report.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the report.")],
     truth: Annotated[
         Path | None, typer.Option(help="Manifest of composed pieces with their sections, to score boundaries against.")
     ] = None,
-    trim: Annotated[float | None, typer.Option(min=10, max=1e6, help="Only the first seconds of each file.")] = None,
-    max_duration: Annotated[float, seconds_option("--max-duration", "Longer files are left out.")] = 7200.0,
+    trim: Annotated[
+        float | None, typer.Option(min=10, max=1e6, help="Use only the first seconds of each file.")
+    ] = None,
+    max_duration: Annotated[float, seconds_option("--max-duration", "Longer files are skipped.")] = 7200.0,
     pictures: Annotated[bool, typer.Option(help="Draw the matrix of each file.")] = True,
     num_resamples: Annotated[
-        int, typer.Option(min=2, max=MAX_COUNT, help="Draws of files for intervals.")
+        int, typer.Option(min=2, max=MAX_COUNT, help="Bootstrap samples for the intervals.")
     ] = NUM_RESAMPLES,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of those draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the bootstrap.")] = 0,
 ) -> None:
     """Self-similarity matrices, and numbers of repetition, loops, introduction and ending, and sections.
 
@@ -74,7 +76,7 @@ def memorization(
         str,
         typer.Argument(help="Manifest, folder or CSV file with the training set and, in other splits, other music."),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the report.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the report.")],
     embedder: Annotated[
         str, typer.Option(help=f"One of {', '.join(NAMES)}; with weights as NAME=FILE_OR_FOLDER.")
     ] = "mel44",
@@ -89,25 +91,29 @@ def memorization(
     num_generations: Annotated[
         int,
         typer.Option(
-            min=1, max=MAX_COUNT, help="From training prompts, those of duplicates first, and as many from others."
+            min=1,
+            max=MAX_COUNT,
+            help="Generations from training prompts, duplicates first, and as many from other prompts.",
         ),
     ] = 100,
     duration: Annotated[float, seconds_option("--duration", "Seconds of each generation.")] = 30.0,
     steps: Steps = None,
     guidance_scale: GuidanceScale = None,
-    segment: Annotated[float, seconds_option("--segment", "Passages that are compared.")] = 10.0,
+    segment: Annotated[float, seconds_option("--segment", "Seconds of the passages that are compared.")] = 10.0,
     num_copies: Annotated[
-        int, typer.Option(min=1, max=MAX_COUNT, help="Recordings of which copies are planted.")
+        int, typer.Option(min=1, max=MAX_COUNT, help="Number of recordings to plant copies of.")
     ] = 40,
     num_splices: Annotated[
-        int, typer.Option(min=1, max=MAX_COUNT, help="Generations that training music is spliced into.")
+        int, typer.Option(min=1, max=MAX_COUNT, help="Number of generations to splice training music into.")
     ] = 40,
-    max_duration: Annotated[float, seconds_option("--max-duration", "Longer files are left out.")] = 1800.0,
+    max_duration: Annotated[float, seconds_option("--max-duration", "Longer files are skipped.")] = 1800.0,
     limit: Annotated[
         int | None,
-        typer.Option(min=2, max=MAX_COUNT, help="Only the first recordings of the training set, and of the rest."),
+        typer.Option(
+            min=2, max=MAX_COUNT, help="Use only the first recordings of the training set, and of the other splits."
+        ),
     ] = None,
-    card: Annotated[Path | None, typer.Option(help="Checkpoint into whose card the answer is written.")] = None,
+    card: Annotated[Path | None, typer.Option(help="Checkpoint whose model card gets the verdict.")] = None,
     seed: Seed = 0,
     device: Device = None,
 ) -> None:

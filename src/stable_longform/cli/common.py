@@ -32,7 +32,7 @@ def resolve_checkpoint(checkpoint: str) -> str:
     if folder.is_dir():
         _check_index(folder / "model_index.json")
     elif folder.exists():
-        raise ValueError(f"{resolved} is not a checkpoint but a file.")
+        raise ValueError(f"{resolved} is a file, not a checkpoint folder.")
     elif not HUB_ID.fullmatch(resolved):
         raise ValueError(f"{resolved!r} is not a checkpoint: there is no such folder, and it is no Hub id.")
     return resolved

@@ -18,21 +18,26 @@ def convert(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A .safetensors or .ckpt file.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write, new or empty.")],
     config: Annotated[
-        Path | None, typer.Option(help="Its model_config.json. [default: the one beside CHECKPOINT]")
+        Path | None, typer.Option(help="Its model_config.json. [default: the one in the folder of CHECKPOINT]")
     ] = None,
     text_encoder: Annotated[
         str | None,
-        typer.Option(help="LAION-CLAP checkpoint, or folder or Hub id of a CLAP or T5. [default: as configured]"),
+        typer.Option(
+            help="LAION-CLAP checkpoint, or folder or Hub id of a CLAP or T5. [default: from the configuration]"
+        ),
     ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(help="Folder or Hub id. [default: that of RoBERTa base, or of the T5]")
+        str | None, typer.Option(help="Folder or Hub id. [default: RoBERTa base, or that of the T5]")
     ] = None,
     ema: Annotated[
         bool | None,
-        typer.Option("--ema/--no-ema", help="Take a training's averaged weights. [default: if there are any]"),
+        typer.Option(
+            "--ema/--no-ema", help="Use the averaged weights of a training checkpoint. [default: if there are any]"
+        ),
     ] = None,
     allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Open files that can run any code. Only for files that you trust.")
+        bool,
+        typer.Option("--allow-pickle", help="Open files that can run arbitrary code. Only for files that you trust."),
     ] = False,
     verify: Verify = False,
 ) -> None:
@@ -53,7 +58,7 @@ def export(
     to: Annotated[str, typer.Option(help="diffusers (StableAudioPipeline) or stable-audio-tools.")],
     checkpoint: Checkpoint = "tiny",
     text_encoder: Annotated[
-        bool, typer.Option(help="Write the CLAP text encoder for stable-audio-tools, as a file of its own.")
+        bool, typer.Option(help="Write the CLAP text encoder for stable-audio-tools to a separate file.")
     ] = True,
     verify: Verify = False,
 ) -> None:

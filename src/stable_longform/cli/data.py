@@ -37,7 +37,7 @@ Source = Annotated[
 ]
 Split = Annotated[str | None, typer.Option(help=f"One of {', '.join(SPLITS)}. [default: all]", show_default=False)]
 Limit = Annotated[
-    int | None, typer.Option(min=1, max=MAX_COUNT, help="Only the first tracks, for streams.", show_default=False)
+    int | None, typer.Option(min=1, max=MAX_COUNT, help="For streams: only the first tracks.", show_default=False)
 ]
 
 
@@ -49,7 +49,7 @@ def inspect(
     measure: Annotated[
         int,
         typer.Option(
-            min=0, max=MAX_COUNT, help="Tracks to listen to, drawn at random: 30 s of each, for loudness and silence."
+            min=0, max=MAX_COUNT, help="Number of random tracks for measuring loudness and silence, 30 s each."
         ),
     ] = 100,
     figure: Annotated[
@@ -80,7 +80,7 @@ def inspect(
 def prompts(
     source: Source,
     preview: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Prompts to draw for each track.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = 0,
     split: Split = None,
     limit: Limit = None,
 ) -> None:

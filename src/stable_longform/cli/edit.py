@@ -43,15 +43,20 @@ PromptArgument = Annotated[
 Output = Annotated[Path, typer.Option("-o", "--output", help="File to write: .wav, .flac, .ogg, .opus or .mp3.")]
 Context = Annotated[
     float | None,
-    seconds_option("--context", "Music on either side of a new part that the model hears. [default: its window]"),
+    seconds_option(
+        "--context", "Seconds of music on either side of a new part that condition the model. [default: its window]"
+    ),
 ]
 Crossfade = Annotated[
-    float, typer.Option("--crossfade", min=0, max=10, help="Seconds at the borders, inside what is new.")
+    float,
+    typer.Option("--crossfade", min=0, max=10, help="Seconds of cross-fade at the borders, inside the new part."),
 ]
 Repeats = Annotated[
-    int, typer.Option("--repeats", min=1, max=100, help="How often each step is taken; the time grows with it.")
+    int, typer.Option("--repeats", min=1, max=100, help="How often each step is repeated; the time grows accordingly.")
 ]
-Loop = Annotated[bool, typer.Option("--loop", help="The end leads to the beginning; one of them must be new.")]
+Loop = Annotated[
+    bool, typer.Option("--loop", help="Make the end lead back to the beginning; one of them must be new.")
+]
 
 
 @with_music_options
@@ -61,7 +66,7 @@ def transform(
     prompt: PromptArgument = "",
     output: Output = Path("transformed.wav"),
     strength: Annotated[
-        float, typer.Option(min=0, max=1, help="From 0, the music itself, to 1, music that owes nothing to it.")
+        float, typer.Option(min=0, max=1, help="From 0 (the input itself) to 1 (independent of the input).")
     ] = 0.8,
     method: Annotated[
         str,
@@ -70,9 +75,9 @@ def transform(
             "the music from. edit: follow the difference between two prompts."
         ),
     ] = "noise",
-    source_prompt: Annotated[str | None, typer.Option(help="What the music is like now, for invert and edit.")] = None,
+    source_prompt: Annotated[str | None, typer.Option(help="Describes the input, for invert and edit.")] = None,
     duration_in_s: Annotated[
-        float | None, seconds_option("--duration", "Seconds of the result. [default: those of the input]")
+        float | None, seconds_option("--duration", "Seconds of the result. [default: as long as the input]")
     ] = None,
 ) -> None:
     """Makes other music of INPUT: a variation, another style, other instruments.
@@ -107,7 +112,7 @@ def inpaint(
     output: Output = Path("inpainted.wav"),
     regions: Annotated[
         list[str] | None,
-        typer.Option("--region", metavar="START-STOP", help="Part to make anew, as 0:10-0:15; may be given again."),
+        typer.Option("--region", metavar="START-STOP", help="Part to replace, such as 0:10-0:15. May be repeated."),
     ] = None,
     loop: Loop = False,
     context_in_s: Context = None,
@@ -140,7 +145,8 @@ def extend(
     prompt: PromptArgument = "",
     output: Output = Path("extended.wav"),
     extend_to: Annotated[
-        float | None, seconds_option("--to", "Seconds of the result, up to an hour; music goes on after INPUT.")
+        float | None,
+        seconds_option("--to", "Duration of the result in seconds, up to an hour; the music continues after INPUT."),
     ] = None,
     prepend_in_s: Annotated[float, seconds_option("--prepend", "Seconds of new music before INPUT.", PLACES)] = 0.0,
     loop: Loop = False,

@@ -65,9 +65,9 @@ Prompts = Annotated[
     Path | None,
     typer.Option(help="Prompts: .jsonl, .txt (one a line) or Song Describer's .csv; ids name the generated files."),
 ]
-Output = Annotated[Path, typer.Option("-o", "--output", help="Folder of the report.")]
-Trim = Annotated[float | None, seconds_option("--trim", "Only the first seconds of each file.")]
-MaxDuration = Annotated[float, seconds_option("--max-duration", "Files that are longer are left out.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the report.")]
+Trim = Annotated[float | None, seconds_option("--trim", "Use only the first seconds of each file.")]
+MaxDuration = Annotated[float, seconds_option("--max-duration", "Longer files are skipped.")]
 Steps = Annotated[
     int | None,
     typer.Option(min=1, max=MAX_STEPS, help="Sampling steps; the paper's are 100. [default: the checkpoint's]"),
@@ -78,8 +78,8 @@ GuidanceScale = Annotated[
         min=-MAX_GUIDANCE_SCALE, max=MAX_GUIDANCE_SCALE, help="The paper's is 7. [default: the checkpoint's]"
     ),
 ]
-NoSinging = Annotated[bool, typer.Option("--no-singing", help="Leave out prompts about singing, as the paper does.")]
-Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of everything random.")]
+NoSinging = Annotated[bool, typer.Option("--no-singing", help="Skip prompts about singing, as in the paper.")]
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")]
 
 
 @app.command()
@@ -98,17 +98,17 @@ def prepare(
 @app.command()
 def generate(
     prompts: Annotated[Path, typer.Argument(help="Prompts: .jsonl, .txt (one a line) or Song Describer's .csv.")],
-    folder: Annotated[Path, typer.Argument(help="Folder for <id>.wav. What is there already is kept.")],
-    duration: Annotated[
-        float, seconds_option("--duration", "Music where the prompt has no length of its own.")
-    ] = 120.0,
+    folder: Annotated[Path, typer.Argument(help="Folder for <id>.wav. Existing files are kept.")],
+    duration: Annotated[float, seconds_option("--duration", "Duration for prompts without one.")] = 120.0,
     steps: Steps = None,
     guidance_scale: GuidanceScale = None,
     guidance_rescale: Annotated[float, typer.Option(min=0, max=1)] = 0.0,
     tail: Annotated[
         float,
         typer.Option(
-            min=0, max=60, help="Seconds written beyond those asked of the model, to hear whether it ends in time."
+            min=0,
+            max=60,
+            help="Seconds to write after the requested duration, to check whether the music ends in time.",
         ),
     ] = 0.0,
     seed: Seed = 0,
@@ -120,7 +120,7 @@ def generate(
         ),
     ] = None,
     no_singing: NoSinging = False,
-    limit: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="Only the first prompts.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="Use only the first prompts.")] = None,
     device: Device = None,
 ) -> None:
     """Generates a file for each prompt. Run it again after an interruption; `accelerate launch` shares it among GPUs.
@@ -154,18 +154,20 @@ def score(
     prompts: Prompts = None,
     no_singing: NoSinging = False,
     tag_text: Annotated[
-        bool, typer.Option("--tag-text", help="Also MusiCNN's tags against the prompts, as texts; needs --prompts.")
+        bool, typer.Option("--tag-text", help="Also compare MusiCNN's tags with the prompts; needs --prompts.")
     ] = False,
     trim: Trim = None,
     max_duration: MaxDuration = 1800.0,
     num_windows: Annotated[
         int | None,
-        typer.Option(min=2, max=MAX_COUNT, help="Windows drawn from each side, to compare models at equal numbers."),
+        typer.Option(
+            min=2, max=MAX_COUNT, help="Number of windows to draw from each set; use the same number for all models."
+        ),
     ] = None,
     num_resamples: Annotated[
-        int, typer.Option(min=0, max=MAX_COUNT, help="Draws of files for the 95 % intervals; 0 leaves them out.")
+        int, typer.Option(min=0, max=MAX_COUNT, help="Bootstrap samples for the 95 % intervals; 0: no intervals.")
     ] = NUM_RESAMPLES,
-    cache: Annotated[Path | None, typer.Option(help="Folder that keeps features. [default: OUTPUT/features]")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder for cached features. [default: OUTPUT/features]")] = None,
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
@@ -205,14 +207,14 @@ def control(
             help="Manifest of composed pieces: for the ceiling of the estimators, and for genre and instruments."
         ),
     ] = None,
-    num_truth: Annotated[int, typer.Option(min=20, max=MAX_COUNT, help="Pieces drawn from it, at most.")] = 400,
+    num_truth: Annotated[int, typer.Option(min=20, max=MAX_COUNT, help="Largest number of pieces to use.")] = 400,
     trim: Annotated[
         float | None,
         seconds_option(
             "--trim", "Only the first seconds of each file. [default: the median length of the generations]"
         ),
     ] = None,
-    cache: Annotated[Path | None, typer.Option(help="Folder that keeps features. [default: OUTPUT/features]")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder for cached features. [default: OUTPUT/features]")] = None,
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
@@ -236,8 +238,8 @@ def control(
 def reconstruct_score(
     source: Annotated[Path, typer.Argument(help="Folder of recordings; with --split a manifest, CSV file or folder.")],
     output: Output,
-    split: Annotated[str | None, typer.Option(help="Only this split of the source: test.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="Only the first recordings.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the source, such as test.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="Use only the first recordings.")] = None,
     checkpoint: Annotated[
         list[str], typer.Option(help="Checkpoint, or folder of an autoencoder, to measure. May be repeated.")
     ] = ("tiny",),
@@ -246,7 +248,7 @@ def reconstruct_score(
         typer.Option(help="Codec of transformers, e.g. facebook/encodec_32khz, descript/dac_44khz. May be repeated."),
     ] = (),
     visqol: Annotated[
-        bool, typer.Option("--visqol", help="Also ViSQOL, of the extra `visqol`; about 0.2 s a second of audio.")
+        bool, typer.Option("--visqol", help="Also compute ViSQOL (extra `visqol`); about 0.2 s per second of audio.")
     ] = False,
     trim: Trim = None,
     max_duration: MaxDuration = 1800.0,
@@ -289,9 +291,7 @@ def measure(
     duration: Annotated[list[float], seconds_option("--duration", "May be repeated.")] = (120.0, 190.0, 285.0),
     steps: Steps = None,
     guidance_scale: GuidanceScale = None,
-    runs: Annotated[
-        int, typer.Option(min=1, max=1000, help="Timed runs of each duration, after one that is not timed.")
-    ] = 3,
+    runs: Annotated[int, typer.Option(min=1, max=1000, help="Timed runs per duration, after one untimed run.")] = 3,
     checkpoint: Checkpoint = "tiny",
     musicgen: Annotated[str | None, typer.Option(help="MusicGen instead of a checkpoint.")] = None,
     device: Device = None,
@@ -330,7 +330,7 @@ def load_model(
     """A function of prompt, seconds and seed that gives a waveform and its rate, and what it depends on."""
     if musicgen is not None:
         if tail_in_s:
-            raise ValueError("--tail needs a model that is told the duration, which MusicGen isn't.")
+            raise ValueError("--tail needs a model with a duration condition, which MusicGen does not have.")
         try:
             model = MusicGen.from_pretrained(musicgen, device)
         except OSError as error:

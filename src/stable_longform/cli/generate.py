@@ -45,7 +45,7 @@ def generate(
     from_file: Annotated[
         Path | None,
         typer.Option(
-            "--from", help="File made by this command: takes its settings; options that are given change them."
+            "--from", help="File made by this command, whose settings are used; other options override them."
         ),
     ] = None,
     duration_in_s: Annotated[
@@ -53,7 +53,12 @@ def generate(
         seconds_option("--duration", "Music to make, as 90 or 1:30, up to the model's window. [default: the window]"),
     ] = None,
     guidance_rescale: Annotated[
-        float, typer.Option(min=0, max=1, help="How far guidance is kept from making the result louder.")
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="How strongly the level of the guided prediction is reduced to that of the conditional one.",
+        ),
     ] = 0.0,
     guidance_interval: Annotated[
         tuple[float, float] | None,
@@ -63,14 +68,16 @@ def generate(
         ),
     ] = None,
     seconds_start: Annotated[
-        float, seconds_option("--start", "Where in the whole piece the music starts.", Range(0, 1e6))
+        float, seconds_option("--start", "Start of the music within the whole piece.", Range(0, 1e6))
     ] = 0.0,
     seconds_total: Annotated[
         float | None, seconds_option("--total", "Duration of the whole piece. [default: start plus duration]")
     ] = None,
     window_in_s: Annotated[
         float | None,
-        seconds_option("--window", "Seconds to sample, of which the duration is kept. [default: as trained]"),
+        seconds_option(
+            "--window", "Seconds to sample, of which the duration is kept. [default: the smallest that fits]"
+        ),
     ] = None,
     variations: Annotated[
         int,

@@ -13,7 +13,7 @@ from stable_longform.utils.audio import read_info
 
 
 def info(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Audio file, made by this program or not.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Any audio file.")],
     is_json: Json = False,
 ) -> None:
     """Shows length and format of FILE and, if this program made it, the settings that make it again."""

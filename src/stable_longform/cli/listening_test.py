@@ -14,37 +14,37 @@ from stable_longform.evaluation.prompt_lists import read_prompt_list
 
 app = typer.Typer(help="Listening tests, Table 4.", rich_markup_mode=None, add_completion=False)
 
-Test = Annotated[Path, typer.Argument(help="Folder of the test, as build made it.")]
+Test = Annotated[Path, typer.Argument(help="Folder of the test, made by build.")]
 
 
 @app.command()
 def build(
     systems: Annotated[
         list[str],
-        typer.Argument(metavar="NAME=FOLDER...", help="Folders with a file for each prompt, named by its id."),
+        typer.Argument(metavar="NAME=FOLDER...", help="Folders with one file per prompt, named by its id."),
     ],
     prompts: Annotated[Path, typer.Option(help="Prompts: .jsonl, .txt (one a line) or Song Describer's .csv.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the test.")],
-    part: Annotated[list[float], seconds_option("--part", "Seconds of the music of a part. May be repeated.")] = (
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the test.")],
+    part: Annotated[list[float], seconds_option("--part", "Duration of a part in seconds. May be repeated.")] = (
         120.0,
         285.0,
     ),
-    test_id: Annotated[str, typer.Option(help="Small letters, digits, - and _.")] = "listening",
-    title: Annotated[str, typer.Option(help="What listeners see.")] = "Listening test",
-    listeners: Annotated[
-        int, typer.Option(min=1, max=MAX_COUNT, help="For whom orders are made; the paper's 26.")
-    ] = 26,
-    repeats: Annotated[
-        int, typer.Option(min=0, max=MAX_COUNT, help="Ratings of a part that are asked for again.")
-    ] = 2,
-    pairs: Annotated[int, typer.Option(min=0, max=MAX_COUNT, help="Pairs that each listener compares in a part.")] = 6,
-    min_listened: Annotated[float, typer.Option(min=0, max=3600, help="Seconds to hear before rating.")] = 30.0,
-    format: Annotated[str, typer.Option(help="flac, wav or ogg.")] = "flac",
+    test_id: Annotated[str, typer.Option(help="Name of the test: lower-case letters, digits, - and _.")] = "listening",
+    title: Annotated[str, typer.Option(help="Title that listeners see.")] = "Listening test",
+    listeners: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Number of listeners; the paper has 26.")] = 26,
+    repeats: Annotated[int, typer.Option(min=0, max=MAX_COUNT, help="Number of ratings to repeat in each part.")] = 2,
+    pairs: Annotated[
+        int, typer.Option(min=0, max=MAX_COUNT, help="Number of pairs that each listener compares in each part.")
+    ] = 6,
+    min_listened: Annotated[
+        float, typer.Option(min=0, max=3600, help="Seconds of listening before a rating is possible.")
+    ] = 30.0,
+    format: Annotated[str, typer.Option(help="Audio format: flac, wav or ogg.")] = "flac",
     separate_audio: Annotated[
-        bool, typer.Option("--separate-audio", help="Audio beside the page, not inside.")
+        bool, typer.Option("--separate-audio", help="Store the audio in separate files, not inside the page.")
     ] = False,
-    limit: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="Only the first prompts.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the names of the stimuli.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="Use only the first prompts.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the stimulus names.")] = 0,
 ) -> None:
     """Builds a test: a page that needs no server, and files for webMUSHRA. Run it again after an interruption.
 
@@ -76,13 +76,13 @@ def serve(
 def score(
     test: Test,
     results: Annotated[
-        list[Path], typer.Argument(help="Result files and folders: of the page, of webMUSHRA, of pymushra.")
+        list[Path], typer.Argument(help="Result files and folders, from the page, webMUSHRA or pymushra.")
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the report.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the report.")],
     max_difference: Annotated[
-        float, typer.Option(min=0, max=100, help="Listeners whose repeated ratings differ by more are left out.")
+        float, typer.Option(min=0, max=100, help="Exclude listeners whose repeated ratings differ by more than this.")
     ] = MAX_REPEAT_DIFFERENCE,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the draws of listeners.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the bootstrap.")] = 0,
 ) -> None:
     """Table 4: mean ± deviation, percentage of correct stereo, 95 % intervals over listeners; strengths from pairs."""
     score_test(test / "key.json", results, output, max_difference, seed)

@@ -67,13 +67,11 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(typer.Typer(), name="analyze", help="What music is like beyond its scores: its structure.")
-app.add_typer(typer.Typer(), name="data", help="Sources of music: what they hold, and what prompts they give.")
-app.add_typer(
-    typer.Typer(), name="evaluate", help="Scores, timings and sizes of models, as in the tables of the paper."
-)
-app.add_typer(typer.Typer(), name="listening-test", help="Listening tests: build, serve and score them.")
-app.add_typer(typer.Typer(), name="runs", help="Training runs: how they are doing.")
+app.add_typer(typer.Typer(), name="analyze", help="Analysis of musical structure and memorization.")
+app.add_typer(typer.Typer(), name="data", help="Sources of music: statistics, prompts, mixtures.")
+app.add_typer(typer.Typer(), name="evaluate", help="Scores, speed and size of models, as in the tables of the paper.")
+app.add_typer(typer.Typer(), name="listening-test", help="Listening tests: build, serve and score.")
+app.add_typer(typer.Typer(), name="runs", help="Training runs: progress.")
 
 for command in (generate, transform, inpaint, extend, info, reconstruct, convert, export, doctor):
     app.command()(command)
@@ -81,7 +79,7 @@ for command in (generate, transform, inpaint, extend, info, reconstruct, convert
 
 @app.callback(invoke_without_command=True)
 def stable_longform_command(
-    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False
 ) -> None:
     # The help of the program is the app's; a docstring here would replace it.
     if version:

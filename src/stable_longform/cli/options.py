@@ -63,9 +63,9 @@ SampleFormat = Annotated[
         "[default: pcm16 for wav, pcm24 for flac]"
     ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks; errors are still shown.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object on a line, instead of text.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no remarks, only errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line, instead of text.")]
 
 
 NegativePrompt = Annotated[str | None, typer.Option(help="What the music should not be like.")]
@@ -84,13 +84,15 @@ Scheduler = Annotated[
     str | None, typer.Option(help=f"{', '.join(SCHEDULERS[:-1])} or {SCHEDULERS[-1]}. [default: the checkpoint's]")
 ]
 Lora = Annotated[str | None, typer.Option(help="Folder, file or Hub id of a LoRA adapter.")]
-LoraScale = Annotated[float, typer.Option(min=-MAX_LORA_SCALE, max=MAX_LORA_SCALE, help="Its strength.")]
-Seed = Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="[default: random, and reported at the start]")]
+LoraScale = Annotated[float, typer.Option(min=-MAX_LORA_SCALE, max=MAX_LORA_SCALE, help="Strength of the adapter.")]
+Seed = Annotated[
+    int | None, typer.Option(min=0, max=MAX_SEED, help="Seed of the noise. [default: random, printed at the start]")
+]
 Dtype = Annotated[
     str,
     typer.Option(
-        help="float32, bfloat16 or float16, of the transformer and the text encoder. "
-        "The autoencoder always computes in float32."
+        help="Precision of transformer and text encoder: float32, bfloat16 or float16. "
+        "The autoencoder always uses float32."
     ),
 ]
 SectionsFile = Annotated[

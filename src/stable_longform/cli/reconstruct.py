@@ -16,7 +16,9 @@ from stable_longform.utils.audio import read_blocks, to_stereo, write_audio
 
 
 def reconstruct(
-    input: Annotated[Path, typer.Argument(metavar="INPUT", help="Audio file of any rate; mono is made stereo.")],
+    input: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="Audio file of any rate; mono is converted to stereo.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write: .wav, .flac, .ogg, .opus or .mp3.")],
     checkpoint: Checkpoint = "tiny",
     device: Device = None,
@@ -51,7 +53,7 @@ def _reconstruct_chunks(vae, path: Path, quiet: bool) -> Iterator[torch.Tensor]:
         nonlocal num_samples
         for block in read_blocks(path, vae.config.sampling_rate):
             if not block.isfinite().all():
-                raise ValueError(f"{path} holds samples that are not finite.")
+                raise ValueError(f"{path} contains non-finite samples.")
             num_samples += block.shape[1]
             yield (to_stereo(block) if vae.config.audio_channels == 2 else block)[None]
 

@@ -18,7 +18,7 @@ def runs() -> None:
 
 @app.command()
 def show(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --output_dir of a training.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --output_dir of a training run.")],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Picture to write. [default: DIR/curves.png]")
     ] = None,

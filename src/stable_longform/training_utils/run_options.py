@@ -15,25 +15,25 @@ class RunOptions:
         ValueError: milestones that do not fall on checkpoints.
     """
 
-    keep_last: Annotated[int, Range(1, MAX_COUNT), "Newest checkpoints that stay."] = 2
+    keep_last: Annotated[int, Range(1, MAX_COUNT), "Number of newest checkpoints to keep."] = 2
     keep_every: Annotated[
         int,
         Range(0, MAX_STEPS),
-        "Checkpoints of every so many steps stay for ever; a multiple of save_every; 0: none.",
+        "Interval in steps of checkpoints that are kept forever; a multiple of save_every; 0: none.",
     ] = 0
     max_skipped_steps: Annotated[
         int,
         Range(0, 100),
-        "Steps of 100 that are left out if a loss or gradient is not finite; one more ends the run.",
+        "Steps of 100 that may be skipped because a loss or gradient is not finite; one more ends the run.",
     ] = 10
     timeout_in_minutes: Annotated[
-        float, Range(0, 1e6, above=True), "How long processes wait for each other, as while one of them validates."
+        float, Range(0, 1e6, above=True), "How long processes wait for each other, for example during a validation."
     ] = 180.0
-    allow_tf32: Annotated[bool, "On GPUs: float32 products with 10 bits of mantissa."] = True
-    fused_optimizer: Annotated[bool, "On GPUs: one kernel for the optimiser's step."] = True
-    cudnn_benchmark: Annotated[bool, "On GPUs: look for the fastest convolution for each shape."] = True
+    allow_tf32: Annotated[bool, "On GPUs: compute float32 products with 10 bits of mantissa."] = True
+    fused_optimizer: Annotated[bool, "On GPUs: use one kernel for the optimiser's step."] = True
+    cudnn_benchmark: Annotated[bool, "On GPUs: search for the fastest convolution for each shape."] = True
     compile_backend: Annotated[
-        str | None, 'Of torch.compile for the networks, such as "inductor"; null: they are not compiled.'
+        str | None, 'Backend of torch.compile for the networks, such as "inductor"; null: no compilation.'
     ] = None
 
     def __post_init__(self):
