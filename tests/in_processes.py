@@ -1,4 +1,4 @@
-"""What tests do in two processes joined by gloo; each function raises where one process would get another result."""
+"""What tests do in other processes joined by gloo; each function raises where the result is wrong."""
 
 import copy
 
@@ -8,6 +8,7 @@ from diffusers import training_utils
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from stable_longform.evaluation.measurements import peak_memory
 from stable_longform.training_utils.batch_norm import share_batch_norms
 from stable_longform.training_utils.ema import EMAModel, full_tensor
 
@@ -63,3 +64,10 @@ def average_sharded_weights() -> None:
     fresh = copy.deepcopy(whole)
     other.copy_whole_to(list(fresh.parameters()))
     torch.testing.assert_close([parameter.detach() for parameter in fresh.parameters()], expected.shadow_params)
+
+
+def hold_memory() -> None:
+    """The peak grows by about what is held beyond the earlier one."""
+    before = peak_memory(torch.device("cpu"))
+    held = torch.ones(before // 4 + 25_000_000)  # four bytes each: more than there was at any time
+    assert peak_memory(torch.device("cpu")) - before > 50_000_000 and held[-1] == 1

@@ -156,6 +156,7 @@ def test_reconstruct_score_of_a_split_by_an_autoencoder_alone(capsys, tmp_path, 
     assert code == 2
 
 
+@pytest.mark.xdist_group("librosa")  # ViSQOL is compiled by numba as well
 def test_visqol_is_a_column_more(capsys, tmp_path, checkpoint, real):
     pytest.importorskip("visqol")
     arguments = "reconstruct-score", real, "-o", tmp_path / "report", "--checkpoint", checkpoint, "--trim", 1.2

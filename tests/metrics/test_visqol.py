@@ -7,6 +7,7 @@ import torch
 from stable_longform.metrics import visqol as module
 from stable_longform.metrics.visqol import visqol
 
+pytestmark = pytest.mark.xdist_group("librosa")  # one process compiles what numba compiles, not each
 RATE = 44100
 
 

@@ -28,9 +28,8 @@ def estimate_tempo(samples: np.ndarray) -> float | None:
     onsets = librosa.onset.onset_strength(y=samples, sr=SAMPLING_RATE, hop_length=HOP_LENGTH, aggregate=np.median)
     if not onsets.any():
         return None
-    tempo, _ = librosa.beat.beat_track(onset_envelope=onsets, sr=SAMPLING_RATE, hop_length=HOP_LENGTH)
-    tempo = float(np.atleast_1d(tempo)[0])
-    return tempo if tempo > 0 else None
+    (tempo,) = librosa.feature.tempo(onset_envelope=onsets, sr=SAMPLING_RATE, hop_length=HOP_LENGTH)
+    return float(tempo) if tempo > 0 else None
 
 
 def tempo_relation(heard: float | None, asked: float) -> str:
