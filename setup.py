@@ -35,7 +35,7 @@ EXTRAS = {
         "scikit-learn>=1.4",
     ],
     "visqol": ["visqol-python>=3.7"],
-    "app": ["gradio>=5.0"],
+    "app": ["gradio>=6.0", "matplotlib>=3.8"],
     "quantization": ["torchao>=0.18"],
     "flash": ["flash-attn>=2.6; platform_system == 'Linux'"],
     "dev": [
@@ -47,6 +47,7 @@ EXTRAS = {
         "torchsde>=0.2.6",
         "mir_eval>=0.8",
         "playwright>=1.49",
+        "gradio>=6.0",
     ],
 }
 
@@ -59,7 +60,7 @@ setup(
     license="Apache-2.0",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"stable_longform": ["checkpoints/**/*", "analysis/listening_test_page/*"]},
+    package_data={"stable_longform": ["checkpoints/**/*", "analysis/listening_test_page/*", "app/*.js"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6",

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 import stable_longform
+from stable_longform.cli.app import app as serve_app
 from stable_longform.cli.convert import convert, export
 from stable_longform.cli.doctor import doctor
 from stable_longform.cli.edit import extend, inpaint, transform
@@ -75,6 +76,7 @@ app.add_typer(typer.Typer(), name="runs", help="Training runs: progress.")
 
 for command in (generate, transform, inpaint, extend, info, reconstruct, convert, export, doctor):
     app.command()(command)
+app.command("app")(serve_app)
 
 
 @app.callback(invoke_without_command=True)

@@ -14,6 +14,8 @@ NUM_COLUMNS = 3
 MAX_POINTS = 2000  # of a curve; more are thinned out
 FFT_SIZE = 2048
 RANGE_IN_DB = 90.0
+MUSIC_COLUMNS, MUSIC_ROWS, LOWEST_IN_HZ = 1200, 240, 40.0  # of the picture of a piece
+MARK = "#f97316"
 MAX_CELLS = 320  # on a side of a matrix in a picture; larger ones are shrunk, and lines stay
 
 
@@ -93,6 +95,65 @@ def draw_spectrograms(waveforms: Mapping[str, torch.Tensor], sampling_rate: int,
         axis.set_title(name, fontsize=9)
     axes[-1].set_xlabel("s", fontsize=8)
     save_figure(figure, path)
+
+
+def draw_music(
+    waveform: torch.Tensor, sampling_rate: int, path: Path, regions: Sequence[tuple[float, float]] = ()
+) -> None:
+    """Draws a waveform above its log-frequency spectrogram, of any length, with marked regions, on no background.
+
+    Args:
+        waveform: `(channels, num_samples)`; channels are averaged.
+        sampling_rate: Hz.
+        path: `.png`, `.svg` or `.pdf`.
+        regions: `(start, stop)` in seconds.
+    """
+    mono = waveform.float().mean(dim=0)
+    figure = new_figure(9, 3.6)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2.2))
+    extent = (0, len(mono) / sampling_rate)
+    peaks = envelope(mono, MUSIC_COLUMNS).numpy()
+    times = np.linspace(*extent, len(peaks))
+    top.fill_between(times, -peaks, peaks, color=MARK, linewidth=0)
+    top.set(ylim=(-1.05 * peaks.max(), 1.05 * peaks.max()), yticks=[], xlim=extent)
+    level, frequencies = _log_spectrogram(mono, sampling_rate)
+    bottom.imshow(
+        level, origin="lower", aspect="auto", cmap="magma", extent=(*extent, 0, len(level)),
+        vmin=level.max() - RANGE_IN_DB, vmax=level.max(),
+    )  # fmt: skip
+    ticks = [hz for hz in (50, 100, 200, 500, 1000, 2000, 5000, 10000) if hz < sampling_rate / 2]
+    labels = [f"{hz // 1000} kHz" if hz >= 1000 else f"{hz} Hz" for hz in ticks]
+    bottom.set_yticks(np.interp(np.log(ticks), np.log(frequencies), np.arange(len(frequencies))), labels)
+    bottom.set_xlabel("s", fontsize=8)
+    for axis in (top, bottom):
+        axis.tick_params(labelsize=8, colors="gray", bottom=axis is bottom)
+        axis.xaxis.label.set_color("gray")
+        axis.patch.set_alpha(0)
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+        for start, stop in regions:
+            axis.axvspan(start, stop, facecolor=MARK, alpha=0.25, linewidth=0)
+            axis.axvspan(start, stop, fill=False, edgecolor=MARK)
+    figure.patch.set_alpha(0)
+    save_figure(figure, path)
+
+
+def envelope(mono: torch.Tensor, num_columns: int) -> torch.Tensor:
+    """The largest magnitude in each of at most `num_columns` equal parts of `(num_samples,)`."""
+    width = math.ceil(len(mono) / num_columns)
+    padded = torch.nn.functional.pad(mono.abs(), (0, -len(mono) % width))
+    return padded.view(-1, width).amax(dim=1)
+
+
+def _log_spectrogram(mono: torch.Tensor, sampling_rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """Levels in dB `(rows, columns)`, a spectrum for each column at its middle, and the frequencies of the rows."""
+    hop = max(FFT_SIZE // 4, math.ceil(len(mono) / MUSIC_COLUMNS))
+    padded = torch.nn.functional.pad(mono, (FFT_SIZE // 2, FFT_SIZE // 2 + hop))
+    frames = padded.unfold(0, FFT_SIZE, hop) * torch.hann_window(FFT_SIZE)
+    spectrum = torch.fft.rfft(frames).abs().T
+    frequencies = np.geomspace(LOWEST_IN_HZ, sampling_rate / 2, MUSIC_ROWS)
+    rows = np.rint(frequencies * FFT_SIZE / sampling_rate).astype(int).clip(max=FFT_SIZE // 2)
+    return 20 * spectrum[rows].clamp(min=1e-6).log10().numpy(), frequencies
 
 
 @dataclass(frozen=True)

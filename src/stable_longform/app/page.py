@@ -1,0 +1,554 @@
+"""The page: what a musician sees, and how each of its tabs calls the package.
+
+The functions `text_to_music`, `transform`, `inpaint` and `extend` at the top are a tour of the pipelines. What follows
+is the page around them, in Gradio: controls, progress, results.
+"""
+
+import functools
+import html
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import gradio as gr
+import torch
+
+from stable_longform.app.studio import Cancelled, Progress, Studio
+from stable_longform.music_files import write_music
+from stable_longform.pipelines.pieces import check_regions
+from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+from stable_longform.pipelines.pipeline_longform_music_audio_to_audio import LongFormMusicAudioToAudioPipeline
+from stable_longform.pipelines.pipeline_longform_music_inpaint import LongFormMusicInpaintPipeline
+from stable_longform.utils.audio import AudioInfo, read_audio, read_blocks
+from stable_longform.utils.pictures import draw_music, envelope
+from stable_longform.utils.ranges import Range
+from stable_longform.utils.recordings import check_file
+from stable_longform.utils.timecodes import format_seconds, parse_region, parse_seconds, parse_sections
+
+MAX_UPLOAD = "500mb"
+MAX_UPLOAD_IN_S = 900.0
+MAX_RESULT_IN_S = 900.0
+MAX_SEED = 2**32 - 1
+MAX_HISTORY = 30  # pieces of one visitor that are kept
+PLACES = Range(0, MAX_RESULT_IN_S)
+PRESETS = {
+    "Ambient piano": ("Genre: Ambient|Instruments: Piano, Strings|Moods: Calm", 60),
+    "Techno": ("Genre: Techno|Instruments: Synthesizer, Drums|Moods: Energetic|128 BPM", 60),
+    "Rock band": ("Genre: Rock|Instruments: Electric Guitar, Bass, Drums|120 BPM", 45),
+    "Jazz trio": ("Genre: Jazz|Instruments: Piano, Double Bass, Drums|Moods: Relaxed", 45),
+    "Orchestra": ("Genre: Classical|Instruments: Strings, Brass, Timpani|Moods: Epic", 90),
+}
+SECTIONS = "0:00 Genre: Ambient|Instruments: Piano\n0:15 Genre: Rock|Instruments: Guitar, Drums\n0:30 Genre: Ambient"
+STAGES = {"waiting": "Waiting for other generations", "preparing": "Preparing"}
+CSS = """
+footer { display: none !important; }
+.gradio-container { max-width: 1280px !important; margin: auto; }
+#status .bar { height: 6px; border-radius: 3px; background: var(--border-color-primary); overflow: hidden; }
+#status .bar div { height: 100%; background: var(--color-accent); }
+#status .error { color: var(--error-text-color, #b91c1c); font-weight: 600; }
+#picture img { width: 100%; }
+#picture .icon-button-wrapper { display: none; }
+@media (max-width: 640px) { .tab-container button { padding: 0 7px !important; font-size: 0.9em; } }
+"""
+REGIONS_CSS = """
+canvas { width: 100%; height: 110px; touch-action: none; cursor: crosshair; border-radius: 8px;
+         background: var(--background-fill-secondary); }
+p { font-size: 0.85em; opacity: 0.75; margin: 4px 0 0; }
+"""
+REGIONS_HTML = (
+    '<canvas aria-label="waveform"></canvas><p>Drag over the waveform to mark a region; tap one to remove it.</p>'
+)
+THEME_JS = """() => {
+    const isDark = document.body.classList.toggle("dark");
+    localStorage.setItem("stable-longform-theme", isDark ? "dark" : "light");
+}"""
+LOAD_JS = """() => {
+    const theme = localStorage.getItem("stable-longform-theme");
+    if (theme) document.body.classList.toggle("dark", theme === "dark");
+}"""
+
+
+# --- the pipelines; `open_pipeline` is `pipeline_class.from_pipe(pipe)` with progress
+
+
+def text_to_music(open_pipeline, prompt, duration: float, **settings) -> Iterator[torch.Tensor]:
+    """Music from a prompt, or from sections `[(start in seconds, prompt), ...]`."""
+    pipe = open_pipeline(LongFormMusicPipeline)
+    latents = pipe(prompt, duration, output_type="latent", **settings).audios[0]
+    yield from pipe.stream_latents(latents, duration)
+
+
+def transform(open_pipeline, prompt: str, audio: str, duration: float, **settings) -> Iterator[torch.Tensor]:
+    """Other music of a recording."""
+    pipe = open_pipeline(LongFormMusicAudioToAudioPipeline)
+    latents = pipe(prompt, audio, duration=duration, output_type="latent", **settings).audios[0]
+    yield from pipe.stream_latents(latents, duration)
+
+
+def inpaint(open_pipeline, prompt: str, audio: str, **settings) -> Iterator[torch.Tensor]:
+    """Regions of a recording made anew, or, with `extend_to` and `prepend_in_s`, music around it."""
+    pipe = open_pipeline(LongFormMusicInpaintPipeline)
+    yield from pipe(prompt, audio, output_type="stream", **settings).audios[0]
+
+
+# --- controls, as people fill them in, to arguments
+
+
+def check_upload(path: str) -> AudioInfo:
+    """What an uploaded file is, or a ValueError."""
+    if not path:
+        raise ValueError("Upload an audio file first.")
+    return check_file(path, MAX_UPLOAD_IN_S)
+
+
+def read_waveform(path: str | None) -> dict | None:
+    """What the waveform with regions shows of a file; nothing of one that cannot be used."""
+    if path is None:
+        return None
+    duration = check_upload(path).duration_in_s
+    parts = [envelope(block.mean(dim=0), max(block.shape[1] // 512, 1)) for block in read_blocks(path)]
+    peaks = envelope(torch.cat(parts), 600)
+    peaks /= peaks.max().clamp(min=1e-6)
+    return {"peaks": [round(float(peak), 3) for peak in peaks], "duration": duration, "regions": []}
+
+
+def parse_regions(text: str) -> list[tuple[float, float]]:
+    """`0:10-0:15, 0:20-0:21` as seconds."""
+    return [parse_region(part.strip(), PLACES) for part in text.split(",") if part.strip()]
+
+
+def format_regions(regions: list) -> str:
+    """The inverse of `parse_regions`, in seconds."""
+    return ", ".join(f"{start:g}-{stop:g}" for start, stop in regions)
+
+
+def parse_duration(name: str, text: str) -> float:
+    """`1:30` as seconds."""
+    try:
+        return parse_seconds(text, Range(0, MAX_RESULT_IN_S, above=True))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def parse_seed(text: str) -> int:
+    """A seed; a random one of an empty text."""
+    if not text.strip():
+        return secrets.randbelow(MAX_SEED + 1)
+    if not text.strip().isdecimal() or int(text) > MAX_SEED:
+        raise ValueError(f"Seed must be a whole number in [0, {MAX_SEED}], got {text!r}.")
+    return int(text)
+
+
+# --- the page
+
+
+def show_status(progress: Progress) -> str:
+    """A line and a bar."""
+    share, text = 0.0, STAGES.get(progress.stage, "")
+    if progress.stage == "sampling":
+        text = f"Sampling, step {progress.done} of {progress.total}"
+    elif progress.stage == "decoding":
+        text = f"Decoding, {format_seconds(progress.done)} of {format_seconds(progress.total)}"
+    if progress.total:
+        share = progress.done / progress.total
+    if progress.remaining_in_s is not None:
+        text += f", about {format_seconds(progress.remaining_in_s)} left"
+    return f'<p role="status">{text}</p><div class="bar"><div style="width: {share:.1%}"></div></div>'
+
+
+def show_error(error: Exception, upload: str | None = None) -> str:
+    """A sentence, which calls an upload as its owner does."""
+    text = " ".join(str(error).split())
+    if upload:
+        text = text.replace(str(upload), Path(upload).name)
+    if text.split(" ")[0].isalpha():
+        text = text[0].upper() + text[1:]
+    return f'<p class="error" role="alert">{html.escape(text)}</p>'
+
+
+class Page:
+    """The controls of the page and what they do.
+
+    Args:
+        studio: makes the music.
+        folder: where the results of visitors are kept, each in a folder of its own, until they leave.
+    """
+
+    def __init__(self, studio: Studio, folder: Path):
+        self.studio, self.folder = studio, folder
+        self.tabs: dict[str, dict] = {}  # command -> controls by the names of its arguments
+        config = studio.pipe.config
+        self.window_in_s = studio.pipe.max_duration_in_s
+        self.default_steps, self.default_guidance = config.num_inference_steps, config.guidance_scale
+
+    def build(self) -> gr.Blocks:
+        """The whole page."""
+        with gr.Blocks(title="stable-longform", analytics_enabled=False, delete_cache=(600, 7200)) as blocks:
+            with gr.Row():
+                gr.Markdown(
+                    f"# stable-longform\nModel **{html.escape(Path(self.studio.checkpoint).name)}**, "
+                    f"up to {format_seconds(self.window_in_s)} at once"
+                )
+                theme = gr.Button("Light / dark", size="sm", elem_id="theme", min_width=110, scale=0)
+            with gr.Row():
+                with gr.Column(scale=6, min_width=320):
+                    buttons = self._build_controls()
+                with gr.Column(scale=5, min_width=320):
+                    self._build_results()
+            theme.click(None, js=THEME_JS)
+            blocks.load(None, js=LOAD_JS)
+            self._connect(buttons)
+            blocks.unload(self._forget)
+        blocks.queue(max_size=40)
+        return blocks
+
+    def _build_controls(self) -> dict[str, gr.Button]:
+        """Tabs, and the settings that they share; returns the button of each tab."""
+        buttons = {}
+        with gr.Tabs():
+            with gr.Tab("Text"):
+                self.preset = gr.Dropdown(["", *PRESETS], label="Preset", value="")
+                prompt = _prompt("Genre: Ambient|Instruments: Piano, Strings")
+                duration = gr.Textbox(
+                    format_seconds(min(30.0, self.window_in_s)), label="Duration", info="As 30 or 1:30."
+                )
+                if self.window_in_s < 1:
+                    duration.value = f"{self.window_in_s:g}"
+                self.tabs["generate"] = {"prompt": prompt, "duration_in_s": duration}
+                buttons["generate"] = gr.Button("Generate", variant="primary")
+            with gr.Tab("Transform"):
+                audio, prompt = _upload(), _prompt("What it should become")
+                strength = gr.Slider(0.01, 1, 0.8, step=0.01, label="Strength", info="1 owes nothing to the music.")
+                method = gr.Radio(["noise", "invert", "edit"], value="noise", label="Method")
+                source = gr.Textbox(label="What it is like now", info="For invert and edit; may be left empty.")
+                self.tabs["transform"] = {
+                    "audio": audio, "prompt": prompt, "strength": strength, "method": method, "source_prompt": source,
+                }  # fmt: skip
+                buttons["transform"] = gr.Button("Transform", variant="primary")
+            with gr.Tab("Inpaint"):
+                audio = _upload()
+                self.waveform = gr.HTML(
+                    html_template=REGIONS_HTML,
+                    css_template=REGIONS_CSS,
+                    js_on_load=(Path(__file__).parent / "regions.js").read_text(encoding="utf-8"),
+                    elem_id="regions",
+                )
+                regions = gr.Textbox(label="Regions to make anew", placeholder="0:10-0:15, 0:20-0:21")
+                prompt, loop = (
+                    _prompt("What they should be like"),
+                    gr.Checkbox(label="Loop: the end leads to the start"),
+                )
+                self.tabs["inpaint"] = {"audio": audio, "prompt": prompt, "regions": regions, "loop": loop}
+                buttons["inpaint"] = gr.Button("Inpaint", variant="primary")
+            with gr.Tab("Extend"):
+                audio, prompt = _upload(), _prompt("How it should go on")
+                with gr.Row():
+                    extend_to = gr.Textbox(label="Total duration", placeholder="1:30", info="After the music.")
+                    prepend = gr.Textbox(label="Seconds before it", placeholder="0", info="New music in front.")
+                loop = gr.Checkbox(label="Loop: the end leads to the start")
+                self.tabs["extend"] = {
+                    "audio": audio, "prompt": prompt, "extend_to": extend_to, "prepend_in_s": prepend, "loop": loop,
+                }  # fmt: skip
+                buttons["extend"] = gr.Button("Extend", variant="primary")
+            with gr.Tab("Sections"):
+                sections = gr.Textbox(
+                    SECTIONS, label="Sections", lines=5, info="A section on each line: its start, and its prompt."
+                )
+                duration = gr.Textbox(format_seconds(min(45.0, self.window_in_s)), label="Duration")
+                self.tabs["sections"] = {"sections": sections, "duration_in_s": duration}
+                buttons["sections"] = gr.Button("Generate sections", variant="primary")
+        with gr.Accordion("Settings", open=False):
+            negative = gr.Textbox(label="Negative prompt", info="What the music should not be like.")
+            with gr.Row():
+                steps = gr.Slider(1, 200, self.default_steps, step=1, label="Steps", min_width=140)
+                guidance = gr.Slider(1, 15, self.default_guidance, step=0.1, label="Guidance", min_width=140)
+            with gr.Row():
+                seed = gr.Textbox(label="Seed", placeholder="random", min_width=140)
+                format = gr.Radio(["flac", "wav", "mp3"], value="flac", label="File", min_width=140)
+        self.shared = {
+            "negative_prompt": negative, "num_inference_steps": steps, "guidance_scale": guidance, "seed": seed,
+            "format": format,
+        }  # fmt: skip
+        return buttons
+
+    def _build_results(self) -> None:
+        """Progress, the music, and what was made before."""
+        self.status = gr.HTML("<p>Nothing made yet.</p>", elem_id="status")
+        self.cancel = gr.Button("Cancel", variant="stop", size="sm", visible=False)
+        self.player = gr.Audio(label="Music", interactive=False, elem_id="player", buttons=[])
+        self.picture = gr.Image(show_label=False, elem_id="picture", interactive=False, visible=False, buttons=[])
+        self.download = gr.DownloadButton("Download", visible=False, size="sm")
+        self.history = gr.State([])
+        self.choice = gr.Radio([], label="Made in this session", visible=False, type="index")
+        with gr.Accordion("How it was made", open=False, visible=False) as self.made:
+            self.values = gr.JSON(show_label=False)
+            self.reuse = gr.Button("Use these settings", size="sm")
+        self.results = [
+            self.status, self.cancel, self.player, self.picture, self.download, self.history, self.choice, self.made,
+            self.values,
+        ]  # fmt: skip
+
+    def _connect(self, buttons: dict[str, gr.Button]) -> None:
+        """What happens when."""
+        self.preset.input(
+            lambda name: PRESETS.get(name, (gr.skip(),))[0], self.preset, self.tabs["generate"]["prompt"]
+        )
+        shared = list(self.shared.values())
+        events = []
+        for command, button in buttons.items():
+            controls = list(self.tabs[command].values())
+            events.append(
+                button.click(
+                    self._runner(command),
+                    [*controls, *shared, self.history],
+                    self.results,
+                    concurrency_limit=8,
+                    concurrency_id="music",
+                    trigger_mode="once",
+                    show_progress="hidden",
+                    api_visibility="private",
+                )
+            )
+        self.cancel.click(
+            lambda: ("<p>Cancelled.</p>", gr.update(visible=False)), None, [self.status, self.cancel], cancels=events,
+            queue=False, show_progress="hidden", api_visibility="private",
+        )  # fmt: skip
+        audio, regions = self.tabs["inpaint"]["audio"], self.tabs["inpaint"]["regions"]
+        for controls in self.tabs.values():
+            if "audio" in controls:
+                controls["audio"].change(
+                    self._look_at, controls["audio"], [self.status], show_progress="hidden", api_visibility="private"
+                )
+        audio.change(_show_waveform, audio, [self.waveform, regions], show_progress="hidden", api_visibility="private")
+        self.waveform.input(
+            lambda music: format_regions(music["regions"]), self.waveform, regions, show_progress="hidden",
+            queue=False, api_visibility="private",
+        )  # fmt: skip
+        regions.blur(
+            _mark, [regions, self.waveform], self.waveform, show_progress="hidden", queue=False,
+            api_visibility="private",
+        )  # fmt: skip
+        self.choice.input(
+            self._show, [self.history, self.choice], [self.player, self.picture, self.download, self.values],
+            show_progress="hidden", api_visibility="private",
+        )  # fmt: skip
+        every = [*self._every_control().values()]
+        self.reuse.click(self._fill_in, self.values, every, show_progress="hidden", api_visibility="private")
+
+    # --- making music
+
+    def _runner(self, command: str):
+        """`_run` of a tab, in the form that Gradio finds its argument `request` in."""
+
+        def run(request: gr.Request, *values):
+            yield from self._run(command, request.session_hash, *values)
+
+        return run
+
+    def _run(self, command: str, session: str, *values):
+        """Makes music as the controls say; yields what changes on the page."""
+        *values, history = values
+        names = [*self.tabs[command], *self.shared]
+        texts = ["" if value is None else value for value in values]  # an empty field is None
+        controls = dict(zip(names, texts, strict=True))
+        try:
+            make, made, title, regions, duration = self._read(command, controls)
+            yield {self.status: show_status(Progress("waiting")), self.cancel: gr.update(visible=True)}
+            folder = self.folder / session
+            folder.mkdir(exist_ok=True)
+            path = folder / f"{command}-{made['seed']}-{secrets.token_hex(3)}.{controls['format']}"
+            events, chunks, shown = self.studio.run(make, duration), [], None
+            try:
+                for event in events:
+                    if isinstance(event, torch.Tensor):
+                        chunks.append(event)
+                    elif event != shown:
+                        shown = event
+                        yield {self.status: show_status(event)}
+            finally:
+                events.close()
+            made = write_music(path, chunks, self.studio.pipe.sampling_rate, title, made)
+        except Cancelled:
+            yield {self.status: "<p>Cancelled.</p>", self.cancel: gr.update(visible=False)}
+        except (ValueError, OSError, torch.OutOfMemoryError) as error:
+            yield {self.status: show_error(error, controls.get("audio")), self.cancel: gr.update(visible=False)}
+        else:
+            yield self._show_result(path, made, title, regions, duration, history)
+
+    def _read(self, command: str, controls: dict):
+        """The call of the pipeline, the values of the tags, a title, the new regions and the seconds of the result."""
+        seed = parse_seed(controls["seed"])
+        settings = {
+            "negative_prompt": controls["negative_prompt"].strip() or None,
+            "num_inference_steps": int(controls["num_inference_steps"]),
+            "guidance_scale": float(controls["guidance_scale"]),
+        }
+        made = {"prompt": controls.get("prompt", "").strip()} | settings
+        made |= {"seed": seed, "checkpoint": self.studio.checkpoint, "dtype": _dtype(self.studio.pipe)}
+        settings["generator"] = torch.Generator().manual_seed(seed)
+        title, regions = made["prompt"], []
+        if "audio" in controls:
+            audio = controls["audio"]
+            info = check_upload(audio)
+            made = {"command": command, "input": Path(audio).name} | made
+            settings["audio"] = audio
+        if command in ("generate", "sections"):
+            duration = parse_duration("Duration", controls["duration_in_s"])
+            if duration > self.window_in_s:
+                raise ValueError(f"Duration must be in (0, {self.window_in_s:g}] seconds, got {duration:g}.")
+            prompt = made["prompt"]
+            if command == "sections":
+                sections = parse_sections(controls["sections"], "Sections")
+                if not sections:
+                    raise ValueError("Sections: give at least one line, as 0:00 piano.")
+                prompt = [tuple(section) for section in sections]
+                made["sections"], title = sections, " / ".join(text for _, text in sections)
+            make = functools.partial(text_to_music, prompt=prompt, duration=duration, **settings)
+        elif command == "transform":
+            duration = info.duration_in_s
+            if duration > self.window_in_s:
+                raise ValueError(
+                    f"Music must last at most {self.window_in_s:g} s to be transformed, got {duration:g} s."
+                )
+            own = {"strength": float(controls["strength"]), "method": controls["method"]}
+            if own["method"] != "noise":
+                own["source_prompt"] = controls["source_prompt"].strip() or None
+            made |= own
+            make = functools.partial(transform, prompt=made["prompt"], duration=duration, **own, **settings)
+        else:
+            own = {"loop": bool(controls["loop"])}
+            duration = info.duration_in_s
+            if command == "inpaint":
+                regions = parse_regions(controls["regions"])
+                if not regions:
+                    raise ValueError("Mark a region on the waveform, or give its seconds, as 0:10-0:15.")
+                check_regions(regions, round(duration * info.sampling_rate), info.sampling_rate)
+                own["regions"] = regions
+            else:
+                own |= self._read_extension(controls, duration)
+                before = own["prepend_in_s"]
+                new = [(0.0, before)] if before else []
+                end = own["extend_to"] or before + duration
+                regions = new + ([(before + duration, end)] if own["extend_to"] else [])
+                duration = end
+            made |= own
+            make = functools.partial(inpaint, prompt=made["prompt"], **own, **settings)
+        return make, made | {"duration_in_s": duration}, title, regions, duration
+
+    def _read_extension(self, controls: dict, duration: float) -> dict:
+        """Where music is added."""
+        before = parse_seconds(controls["prepend_in_s"].strip() or 0, PLACES)
+        if not controls["extend_to"].strip():
+            if before == 0:
+                raise ValueError("Give a total duration, seconds before the music, or both.")
+            return {"extend_to": None, "prepend_in_s": before}
+        extend_to = parse_duration("Total duration", controls["extend_to"])
+        if extend_to <= duration + before:
+            raise ValueError(
+                f"Total duration must be more than the {duration + before:g} s there are, got {extend_to:g}."
+            )
+        return {"extend_to": extend_to, "prepend_in_s": before}
+
+    def _show_result(self, path: Path, made: dict, title: str, regions: list, duration: float, history: list) -> dict:
+        """What changes on the page when music is there."""
+        picture = path.with_suffix(".png")
+        draw_music(read_audio(path)[0], self.studio.pipe.sampling_rate, picture, regions)
+        label = f"{format_seconds(duration)} · {made.get('command', 'generate')} · {title[:60] or 'no prompt'}"
+        label = f"{history[-1]['number'] + 1 if history else 1}. {label} · seed {made['seed']}"
+        number = history[-1]["number"] + 1 if history else 1
+        entry = {"number": number, "label": label, "path": str(path), "picture": str(picture), "values": made}
+        for old in history[: len(history) + 1 - MAX_HISTORY]:
+            Path(old["path"]).unlink(missing_ok=True)
+            Path(old["picture"]).unlink(missing_ok=True)
+        history = [*history, entry][-MAX_HISTORY:]
+        choices = [entry["label"] for entry in history]
+        quieter = " It was turned down as a whole, not to be clipped." if made["gain"] < 1 else ""
+        return {
+            self.status: f'<p role="status">Done: {format_seconds(duration)} of music.{quieter}</p>',
+            self.cancel: gr.update(visible=False),
+            self.player: str(path),
+            self.picture: gr.update(value=str(picture), visible=True),
+            self.download: gr.update(value=str(path), visible=True),
+            self.history: history,
+            self.choice: gr.update(choices=choices, value=choices[-1], visible=True),
+            self.made: gr.update(visible=True),
+            self.values: made,
+        }
+
+    # --- the rest
+
+    def _show(self, history: list, number: int | None) -> tuple:
+        """Something that was made before."""
+        entry = history[number or 0]
+        return entry["path"], entry["picture"], entry["path"], entry["values"]
+
+    def _look_at(self, path: str | None) -> str:
+        """Checks an upload at once."""
+        if path is None:
+            return gr.skip()
+        try:
+            info = check_upload(path)
+        except ValueError as error:
+            return show_error(error, path)
+        channels = "stereo" if info.channels == 2 else "mono"
+        return f'<p role="status">{format_seconds(info.duration_in_s)}, {info.sampling_rate} Hz, {channels}.</p>'
+
+    def _every_control(self) -> dict[tuple[str, str], gr.components.Component]:
+        """All that settings can fill in."""
+        own = {(tab, name): control for tab, controls in self.tabs.items() for name, control in controls.items()}
+        shared = {("", name): control for name, control in self.shared.items()}
+        return {key: control for key, control in (own | shared).items() if key[1] not in ("audio", "format")}
+
+    def _fill_in(self, made: dict) -> dict:
+        """The controls, as a piece was made."""
+        tab = made.get("command", "sections" if made.get("sections") else "generate")
+        changes = {}
+        for (owner, name), control in self._every_control().items():
+            if owner in ("", tab) and name in made:
+                changes[control] = _as_text(name, made[name])
+        return changes
+
+    def _forget(self, request: gr.Request) -> None:
+        """Removes the music of a visitor who has gone."""
+        shutil.rmtree(self.folder / request.session_hash, ignore_errors=True)
+
+
+def _prompt(placeholder: str) -> gr.Textbox:
+    return gr.Textbox(label="Prompt", placeholder=placeholder, lines=2, max_length=2000)
+
+
+def _upload() -> gr.Audio:
+    return gr.Audio(type="filepath", sources=["upload"], label="Music", editable=False, buttons=[])
+
+
+def _dtype(pipe) -> str:
+    return str(pipe.transformer.dtype).removeprefix("torch.")
+
+
+def _as_text(name: str, value):
+    """A value as its control shows it."""
+    if name == "regions":
+        return format_regions(value)
+    if name == "sections":
+        return "\n".join(f"{start:g} {text}" for start, text in value)
+    if name in ("seed", "duration_in_s", "extend_to", "prepend_in_s"):
+        return "" if value is None else f"{value:.10g}"
+    return "" if value is None else value
+
+
+def _show_waveform(path: str | None) -> tuple:
+    """A waveform without regions."""
+    try:
+        return read_waveform(path), ""
+    except ValueError:
+        return None, ""  # what is wrong with it is said beside
+
+
+def _mark(text: str, music: dict | None):
+    """The waveform with the regions that were typed."""
+    try:
+        regions = parse_regions(text)
+    except ValueError:
+        return gr.skip()  # said when the music is asked for
+    return gr.skip() if music is None else music | {"regions": [list(region) for region in regions]}

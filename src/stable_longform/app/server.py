@@ -1,0 +1,131 @@
+"""The page and `POST /v1/audio/generations` on one address."""
+
+import contextlib
+import os
+import socket
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import fastapi
+import gradio as gr
+import pydantic
+import torch
+import uvicorn
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from stable_longform.app.page import CSS, MAX_UPLOAD, Page, text_to_music
+from stable_longform.app.streams import MEDIA_TYPES, stream_audio
+from stable_longform.app.studio import Busy, Studio
+
+FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none from the network
+
+
+class GenerationRequest(pydantic.BaseModel, extra="forbid"):
+    """What a program may ask for; None is the checkpoint's own."""
+
+    prompt: str = pydantic.Field("", max_length=2000)
+    duration: float = pydantic.Field(30.0, gt=0, description="Seconds, up to the model's window.")
+    negative_prompt: str | None = pydantic.Field(None, max_length=2000)
+    num_inference_steps: int | None = pydantic.Field(None, ge=1, le=1000)
+    guidance_scale: float | None = pydantic.Field(None, ge=-100, le=100)
+    seed: int = pydantic.Field(0, ge=0, le=2**63 - 1)
+    response_format: Literal["wav", "flac"] = "wav"
+
+
+def make_app(studio: Studio, folder: Path) -> fastapi.FastAPI:
+    """The server's application.
+
+    Args:
+        studio: makes the music.
+        folder: for temporary files.
+    """
+    app = fastapi.FastAPI(title="stable-longform", docs_url="/v1/docs", openapi_url="/v1/openapi.json", redoc_url=None)
+
+    @app.get("/v1/health")
+    def health() -> dict:
+        return {
+            "status": "ok",
+            "checkpoint": studio.checkpoint,
+            "max_duration_in_s": studio.pipe.max_duration_in_s,
+            "num_generations": studio.num_generations,
+        }
+
+    @app.exception_handler(ValueError)
+    def refuse(request: fastapi.Request, error: ValueError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 503 if isinstance(error, Busy) else 400)
+
+    @app.post("/v1/audio/generations")
+    async def generate(body: GenerationRequest, request: fastapi.Request) -> StreamingResponse:
+        """Music as a file of 16 bits a sample, sent while it is decoded; samples beyond full scale are clipped."""
+        settings = body.model_dump(exclude={"seed", "response_format"})
+        generator = torch.Generator().manual_seed(body.seed)
+        events = studio.run(
+            lambda open_pipeline: text_to_music(open_pipeline, **settings, generator=generator), body.duration
+        )
+        first = await _next_chunk(events, request)
+        num_samples = max(round(body.duration * studio.pipe.sampling_rate), 1)
+
+        def chunks():
+            with contextlib.closing(events):
+                yield first
+                yield from (event for event in events if isinstance(event, torch.Tensor))
+
+        data = stream_audio(chunks(), studio.pipe.sampling_rate, first.shape[0], num_samples, body.response_format)
+        return StreamingResponse(data, media_type=MEDIA_TYPES[body.response_format])
+
+    return gr.mount_gradio_app(
+        app,
+        Page(studio, folder).build(),
+        path="/",
+        max_file_size=MAX_UPLOAD,
+        css=CSS,
+        theme=gr.themes.Soft(primary_hue="orange", **FONTS),
+        footer_links=[],
+        ssr_mode=False,
+    )
+
+
+async def _next_chunk(events, request: fastapi.Request) -> torch.Tensor:
+    """The first chunk; whatever is wrong is known by then. A client that has gone stops the generation."""
+    try:
+        while True:
+            event = await run_in_threadpool(next, events)
+            if isinstance(event, torch.Tensor):
+                return event
+            if await request.is_disconnected():
+                raise fastapi.HTTPException(499)
+    except BaseException:
+        events.close()
+        raise
+
+
+@contextlib.contextmanager
+def open_server(pipe, checkpoint: str, host: str, port: int):
+    """A server that is listening, as `uvicorn.Server`, and its socket; temporary files go when it is closed.
+
+    Args:
+        pipe: text to music; the other pipelines are made from it.
+        checkpoint: its name.
+        host: address to listen on.
+        port: 0 takes any that is free.
+
+    Raises:
+        ValueError: the address cannot be listened on.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with contextlib.closing(listener), tempfile.TemporaryDirectory(prefix="stable-longform-") as folder:
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            raise ValueError(f"--host {host} --port {port} cannot be listened on: {error.strerror}.") from error
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")  # read at each use
+        (Path(folder) / "results").mkdir()
+        studio = Studio(pipe, checkpoint)
+        try:
+            app = make_app(studio, Path(folder) / "results")
+            yield uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)), listener
+        finally:
+            studio.close()

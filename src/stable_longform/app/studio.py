@@ -1,0 +1,168 @@
+"""One model for several people: one generation at a time, which tells how far it is and can be stopped.
+
+The pipelines run in a thread of the studio's own. Whoever asked for music reads a generator that never waits long, so
+that a page can show the progress, and closing it stops the generation: after a cancel, or when a browser has gone.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+POLL_IN_S = 0.2
+MAX_CHUNKS = 4  # decoded and not read yet; a slow reader holds the decoder up
+MAX_WAITING = 20  # generations
+
+# Given a function that opens a pipeline class, yields decoded chunks `(audio_channels, n)`.
+Make = Callable[[Callable[[type], object]], Iterator[torch.Tensor]]
+
+
+class Cancelled(Exception):
+    """The generation was stopped."""
+
+
+class Busy(ValueError):
+    """Too many generations wait already."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a generation is.
+
+    Args:
+        stage: "waiting", "preparing", "sampling" or "decoding".
+        done: steps, or seconds of audio when decoding.
+        total: likewise.
+        remaining_in_s: time that the rest of the stage will take; None: not known yet.
+    """
+
+    stage: str
+    done: float = 0
+    total: float = 0
+    remaining_in_s: float | None = None
+
+
+class Studio:
+    """A pipeline, and the generations that take turns with it.
+
+    Args:
+        pipe: with the components that every generation shares.
+        checkpoint: its name, for tags.
+    """
+
+    def __init__(self, pipe, checkpoint: str):
+        self.pipe, self.checkpoint = pipe, checkpoint
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="studio")
+        self._generations: set[_Generation] = set()
+
+    def run(self, make: Make, duration_in_s: float) -> Iterator[Progress | torch.Tensor]:
+        """Makes music; yields its progress several times a second, and its chunks as they are decoded.
+
+        Args:
+            make: calls the pipelines.
+            duration_in_s: seconds that the chunks will last.
+
+        Raises:
+            Busy: at once, if too many wait.
+            Cancelled: the studio was closed.
+            ValueError: what the pipelines refuse.
+        """
+        if self.num_generations > MAX_WAITING:
+            raise Busy(f"{MAX_WAITING} generations are waiting already: try again later.")
+        generation = _Generation(self.pipe, make, duration_in_s)
+        self._generations.add(generation)
+        future = self._thread.submit(generation.run)
+        try:
+            while not (future.done() and generation.chunks.empty()):
+                try:
+                    yield generation.chunks.get(timeout=POLL_IN_S)
+                except queue.Empty:
+                    yield generation.progress
+            future.result()
+        finally:
+            generation.is_cancelled.set()
+            self._generations.discard(generation)
+
+    @property
+    def num_generations(self) -> int:
+        """That run or wait."""
+        return len(self._generations)
+
+    def close(self) -> None:
+        """Stops every generation, and takes no more."""
+        for generation in list(self._generations):
+            generation.is_cancelled.set()
+        self._thread.shutdown()
+
+
+class _Generation:
+    """What runs in the studio's thread. Its `progress` and `chunks` are read by others, `is_cancelled` set by them."""
+
+    def __init__(self, pipe, make: Make, duration_in_s: float):
+        self.pipe, self.make, self.duration_in_s = pipe, make, duration_in_s
+        self.progress = Progress("waiting")
+        self.chunks: queue.Queue = queue.Queue(MAX_CHUNKS)
+        self.is_cancelled = threading.Event()
+        self._started_at, self._total_steps, self._steps = 0.0, 0, 0
+
+    def run(self) -> None:
+        """Makes all chunks."""
+        self.check()
+        self.progress = Progress("preparing")
+        num_samples, start = 0, None
+        for chunk in self.make(self.open):
+            self.check()
+            num_samples += chunk.shape[-1]
+            self._put(chunk.detach().float().cpu())
+            start = start or time.monotonic()  # the first chunk's own time is not known
+            self._tell("decoding", num_samples / self.pipe.sampling_rate, self.duration_in_s, start)
+
+    def open(self, pipeline_class: type):
+        """A pipeline of this class whose steps are told."""
+        pipe = pipeline_class.from_pipe(self.pipe)
+        pipe.progress_bar = self._progress_bar
+        return pipe
+
+    def check(self) -> None:
+        """Raises `Cancelled` if somebody asked for it."""
+        if self.is_cancelled.is_set():
+            raise Cancelled
+
+    def _put(self, chunk: torch.Tensor) -> None:
+        """Waits until somebody has read earlier chunks."""
+        while True:
+            self.check()
+            try:
+                return self.chunks.put(chunk, timeout=POLL_IN_S)
+            except queue.Full:
+                continue
+
+    def _tell(self, stage: str, done: float, total: float, start: float) -> None:
+        """Says how far a stage is that began at `start`."""
+        taken = time.monotonic() - start
+        remaining = taken / done * max(total - done, 0) if done and taken else None
+        self.progress = Progress(stage, min(done, total), total, remaining)
+
+    # --- the pipelines call `progress_bar(total=...)` as they do with diffusers' own, and `update` after every step
+
+    def _progress_bar(self, total: int) -> "_Generation":
+        self._started_at, self._total_steps, self._steps = time.monotonic(), total, 0
+        self.progress = Progress("sampling", 0, total)
+        return self
+
+    def __enter__(self) -> "_Generation":
+        return self
+
+    def __exit__(self, *error) -> None:
+        if error[0] is None:
+            self.progress = Progress("decoding", 0, self.duration_in_s)
+
+    def update(self) -> None:
+        """After a step."""
+        self.check()
+        self._steps += 1
+        self._tell("sampling", self._steps, self._total_steps, self._started_at)

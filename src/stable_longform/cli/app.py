@@ -1,0 +1,35 @@
+"""The command `stable-longform app`: the app in the browser, and the same over HTTP."""
+
+import importlib
+from typing import Annotated
+
+import typer
+
+from stable_longform.cli.common import load_pipeline, resolve_checkpoint
+from stable_longform.cli.options import DTYPES, Checkpoint, Device, Dtype, check_choice, check_device
+from stable_longform.utils.optional import require
+
+
+def app(
+    checkpoint: Checkpoint = "tiny",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for the network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 7860,
+    device: Device = None,
+    dtype: Dtype = "float32",
+) -> None:
+    """Serves an app for musicians in the browser, and POST /v1/audio/generations for programs.
+
+    Nothing is sent anywhere else. Music and uploads are temporary files, which go when a visitor or the app goes.
+    """
+    check_choice("--dtype", dtype, DTYPES)
+    chosen = check_device(device)
+    folder = resolve_checkpoint(checkpoint)
+    for name in ("gradio", "matplotlib"):
+        require(name, "app")
+    # Imported here because the other commands do without Gradio.
+    server_module = importlib.import_module("stable_longform.app.server")
+    pipe = load_pipeline(folder, chosen, DTYPES[dtype])
+    pipe.set_progress_bar_config(disable=True)
+    with server_module.open_server(pipe, checkpoint, host, port) as (server, listener):
+        typer.echo(f"http://{host}:{listener.getsockname()[1]}/")
+        server.run(sockets=[listener])

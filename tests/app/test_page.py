@@ -1,0 +1,283 @@
+"""The page in Debian's Chromium, as a musician uses it."""
+
+import re
+import shutil
+import time
+
+import pytest
+import torch
+
+from stable_longform.music_files import read_values
+from stable_longform.utils.audio import read_audio, read_info, write_audio
+
+CHROMIUM = shutil.which("chromium")
+RATE = 8000
+TIMEOUT_IN_MS = 30000
+
+sync_api = pytest.importorskip("playwright.sync_api")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium"),
+    pytest.mark.xdist_group("app"),  # one process has a server, not each
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """One for all tests."""
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, server):
+    """A visitor's page, from which nothing may be sent to another machine."""
+    elsewhere = []
+    context = browser.new_context(accept_downloads=True)
+    page = open_page(context, server)
+    page.on("request", lambda request: elsewhere.append(request.url) if is_elsewhere(request.url) else None)
+    page.reload()
+    yield page
+    context.close()
+    assert elsewhere == []
+
+
+@pytest.fixture
+def music(tmp_path):
+    """1.5 seconds of noise."""
+    path = tmp_path / "noise.wav"
+    waveform = torch.randn(2, 12000, generator=torch.Generator().manual_seed(0)) * 0.1
+    write_audio(path, waveform, RATE, "float")
+    return path
+
+
+def is_elsewhere(url):
+    """Whether an address is another machine's."""
+    return not url.startswith(("http://127.0.0.1:", "data:", "blob:"))
+
+
+def open_page(context, server):
+    """The app in a new tab."""
+    page = context.new_page()
+    page.set_default_timeout(TIMEOUT_IN_MS)
+    page.goto(server.url)
+    return page
+
+
+def press(page, name):
+    """Clicks a button."""
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def open_tab(page, name):
+    """The panel of a tab."""
+    page.get_by_role("tab", name=name).click()
+    return page.locator("[role=tabpanel]:visible")
+
+
+def open_accordion(page, name):
+    """Unfolds a part of the page."""
+    page.locator("button.label-wrap", has_text=name).click()
+
+
+def status(page, text):
+    """Waits until the status says something."""
+    sync_api.expect(page.locator("#status")).to_contain_text(re.compile(text), timeout=TIMEOUT_IN_MS)
+
+
+def upload(panel, path):
+    """Puts a file into the panel."""
+    panel.locator("input[type=file]").set_input_files(path)
+
+
+def duration(page):
+    """Seconds that the audio element would play."""
+    for _ in range(200):
+        seconds = page.locator("#player audio").evaluate_all("all => Math.max(...all.map(a => a.duration || 0))")
+        if seconds > 0:
+            return seconds
+        time.sleep(0.05)
+    return 0
+
+
+def download(page, folder):
+    """The file behind the button."""
+    with page.expect_download() as found:
+        page.get_by_text("Download", exact=True).click()
+    path = folder / found.value.suggested_filename
+    found.value.save_as(path)
+    return path
+
+
+def test_generate_listen_download_and_use_the_settings_again(page, tmp_path):
+    panel = open_tab(page, "Text")
+    panel.get_by_label("Prompt").fill("solo piano")
+    panel.get_by_label("Duration").fill("1.5")
+    open_accordion(page, "Settings")
+    page.get_by_role("textbox", name="Seed").fill("7")
+    press(page, "Generate")
+    status(page, "Done")
+    assert duration(page) == pytest.approx(1.5, abs=0.02)
+    path = download(page, tmp_path)
+    values = read_values(path)
+    assert read_info(path).duration_in_s == 1.5
+    assert (values["prompt"], values["seed"], values["checkpoint"]) == ("solo piano", 7, "random")
+
+    panel.get_by_label("Prompt").fill("rock")
+    page.get_by_role("textbox", name="Seed").fill("8")
+    press(page, "Generate")
+    sync_api.expect(page.get_by_label("2. 0:02")).to_be_visible()
+    page.get_by_label("1. 0:02").check()
+    open_accordion(page, "How it was made")
+    sync_api.expect(page.get_by_text('"solo piano"')).to_be_visible()
+    press(page, "Use these settings")
+    sync_api.expect(panel.get_by_label("Prompt")).to_have_value("solo piano")
+    assert page.get_by_role("textbox", name="Seed").input_value() == "7"
+
+
+def test_transform_an_upload(page, music, tmp_path):
+    panel = open_tab(page, "Transform")
+    upload(panel, music)
+    status(page, "8000 Hz, stereo")
+    panel.get_by_label("Prompt").fill("rock")
+    press(page, "Transform")
+    status(page, "Done")
+    assert duration(page) == pytest.approx(1.5, abs=0.02)
+    values = read_values(download(page, tmp_path))
+    assert (values["command"], values["input"], values["strength"]) == ("transform", "noise.wav", 0.8)
+
+
+def test_inpaint_a_region_that_is_dragged(page, music, tmp_path):
+    panel = open_tab(page, "Inpaint")
+    upload(panel, music)
+    status(page, "8000 Hz")
+    press(page, "Inpaint")
+    status(page, "Mark a region")
+    canvas = page.locator("#regions canvas")
+    box = canvas.bounding_box()
+    page.wait_for_timeout(300)
+    page.mouse.move(box["x"] + box["width"] / 3, box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 2 / 3, box["y"] + 60, steps=3)
+    page.mouse.up()
+    regions = panel.get_by_label("Regions to make anew")
+    sync_api.expect(regions).to_have_value(re.compile(r"^0\.\d+-1(\.\d+)?$"))
+    low, high = (float(seconds) for seconds in regions.input_value().split("-"))
+    assert (low, high) == pytest.approx((0.5, 1.0), abs=0.02)
+    open_accordion(page, "Settings")
+    page.get_by_label("wav", exact=True).check()
+    press(page, "Inpaint")
+    status(page, "Done")
+    before, after = read_audio(music)[0], read_audio(download(page, tmp_path))[0]
+    start, stop = round(low * RATE), round(high * RATE)
+    kept = torch.ones(12000, dtype=torch.bool)
+    kept[start:stop] = False
+    assert (after - before)[:, kept].abs().max() <= 2**-15  # the file has 16 bits
+    assert (after - before)[:, ~kept].abs().max() > 0.01
+
+
+def test_extend_and_sections(page, music):
+    panel = open_tab(page, "Extend")
+    upload(panel, music)
+    status(page, "8000 Hz")
+    panel.get_by_label("Total duration").fill("1")
+    press(page, "Extend")
+    status(page, "Total duration must be more than the 1.5 s there are, got 1")
+    panel.get_by_label("Total duration").fill("3")
+    press(page, "Extend")
+    status(page, "Done")
+    assert duration(page) == pytest.approx(3, abs=0.02)
+    panel = open_tab(page, "Sections")
+    panel.get_by_label("Sections").fill("0 piano\nthen rock")
+    panel.get_by_label("Duration").fill("2")
+    press(page, "Generate sections")
+    status(page, "Sections, line 2: 'then' is neither")
+    panel.get_by_label("Sections").fill("0 piano\n1 rock")
+    press(page, "Generate sections")
+    status(page, "Done: 0:02")
+
+
+def test_cancel_and_go_on(page):
+    panel = open_tab(page, "Text")
+    panel.get_by_label("Duration").fill("2")
+    open_accordion(page, "Settings")
+    page.get_by_label("number input for Steps").fill("200")
+    press(page, "Generate")
+    status(page, "Sampling, step .* of 200, about .* left")
+    press(page, "Cancel")
+    status(page, "Cancelled")
+    page.get_by_label("number input for Steps").fill("2")
+    press(page, "Generate")
+    status(page, "Done")
+
+
+def test_two_tabs_and_a_double_click(browser, server):
+    context = browser.new_context()
+    pages = [open_page(context, server) for _ in range(2)]
+    for page in pages:
+        open_tab(page, "Text").get_by_label("Duration").fill("1")
+        page.get_by_role("button", name="Generate", exact=True).dblclick()
+    for page in pages:
+        status(page, "Done")
+        sync_api.expect(page.get_by_label("1. 0:01")).to_be_visible()
+        assert page.get_by_label("2. 0:01").count() == 0
+    context.close()
+
+
+def test_a_closed_browser_stops_its_generation_and_leaves_no_file(browser, server):
+    httpx = pytest.importorskip("httpx")
+    context = browser.new_context()
+    page = open_page(context, server)
+    open_tab(page, "Text").get_by_label("Duration").fill("2")
+    press(page, "Generate")
+    status(page, "Done")
+    results = next(server.folder.glob("*/results"))
+    assert len(list(results.rglob("*.flac"))) >= 1
+    open_accordion(page, "Settings")
+    page.get_by_label("number input for Steps").fill("200")
+    press(page, "Generate")
+    status(page, "Sampling")
+    context.close()
+    for _ in range(300):
+        is_idle = httpx.get(f"{server.url}/v1/health").json()["num_generations"] == 0
+        if is_idle and not list(results.rglob("*.flac")):
+            break
+        time.sleep(0.1)
+    assert is_idle and list(results.rglob("*.flac")) == []
+
+
+def test_bad_uploads_are_a_sentence(page, tmp_path):
+    bad = {
+        "text.wav": (lambda path: path.write_bytes(b"no music at all" * 100), "cannot be read as audio"),
+        "silent.wav": (lambda path: write_audio(path, torch.zeros(2, 8000), RATE), "is silent"),
+        "nan.wav": (lambda path: write_audio(path, torch.full((2, 800), torch.nan), RATE, "float"), "not finite"),
+        "eight.wav": (lambda path: write_audio(path, torch.rand(8, 800), 192000), "1 or 2 channels, got 8"),
+    }
+    panel = open_tab(page, "Transform")
+    press(page, "Transform")
+    status(page, "Upload an audio file first")
+    for name, (make, message) in bad.items():
+        make(tmp_path / name)
+        upload(panel, tmp_path / name)
+        panel.get_by_label("Clear").wait_for()
+        press(page, "Transform")
+        status(page, message)
+        text = page.locator("#status").inner_text()
+        assert name in text and "/" not in text and text.count(".") <= 3
+        panel.get_by_label("Clear").click()
+
+
+def test_light_dark_and_a_phone(browser, server):
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="light", has_touch=True)
+    page = open_page(context, server)
+    page.get_by_role("button", name="Generate", exact=True).wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.get_by_role("tab", name="Sections").is_visible()
+    assert not page.evaluate("document.body.classList.contains('dark')")
+    press(page, "Light / dark")
+    page.wait_for_function("document.body.classList.contains('dark')")
+    page.reload()
+    page.get_by_role("button", name="Generate", exact=True).wait_for()
+    page.wait_for_function("document.body.classList.contains('dark')")
+    context.close()

@@ -1,0 +1,91 @@
+"""The server over HTTP, as a program sees it."""
+
+import io
+import socket
+
+import pytest
+import soundfile
+import torch
+from tiny_pipeline import seed
+
+from stable_longform.cli import main
+
+httpx = pytest.importorskip("httpx")
+pytest.importorskip("fastapi")
+pytestmark = pytest.mark.xdist_group("app")  # one process has a server, not each
+
+
+def post(server, **body):
+    """An answer."""
+    return httpx.post(f"{server.url}/v1/audio/generations", json=body, timeout=60)
+
+
+@pytest.mark.parametrize("format", ["wav", "flac"])
+def test_generations_are_the_pipeline_s_own(server, pipe, format):
+    answer = post(server, prompt="solo piano", duration=1.5, seed=3, response_format=format)
+    assert answer.status_code == 200 and answer.headers["content-type"] == f"audio/{format}"
+    samples, rate = soundfile.read(io.BytesIO(answer.content), dtype="float32")
+    expected = pipe("solo piano", 1.5, generator=seed(3)).audios[0]
+    assert rate == pipe.sampling_rate and samples.shape == (12000, 2)
+    assert torch.allclose(torch.from_numpy(samples).T, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        ({"duration": 99}, 400, "duration must be in (0, 2.048] seconds, got 99.0."),
+        ({"duration": 0}, 422, "greater than 0"),
+        ({"duration": "nan"}, 422, "greater than 0"),
+        ({"prompt": 3}, 422, "string"),
+        ({"num_inference_steps": 0}, 422, "greater than or equal to 1"),
+        ({"seed": -1}, 422, "greater than or equal to 0"),
+        ({"response_format": "exe"}, 422, "'wav' or 'flac'"),
+        ({"temperature": 1}, 422, "temperature"),
+    ],
+)
+def test_bad_requests_say_what_is_wrong(server, body, status, message):
+    answer = post(server, **{"duration": 1} | body)
+    assert answer.status_code == status and message in answer.text
+
+
+def test_health(server):
+    assert httpx.get(f"{server.url}/v1/health").json() == {
+        "status": "ok", "checkpoint": "random", "max_duration_in_s": 2.048, "num_generations": 0,
+    }  # fmt: skip
+
+
+def test_a_client_that_leaves_stops_its_generation(server):
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            f"{server.url}/v1/audio/generations", json={"duration": 2, "num_inference_steps": 1000}, timeout=0.5
+        )
+    answer = post(server, duration=1)
+    assert answer.status_code == 200
+    assert httpx.get(f"{server.url}/v1/health").json()["num_generations"] == 0
+
+
+def test_a_port_that_is_taken_is_refused_before_the_model_is_used(server):
+    from stable_longform.app.server import open_server  # slow to import, and only there with the extra
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ValueError, match=f"--port {port} cannot be listened on"):
+            with open_server(None, "none", "127.0.0.1", port):
+                pass
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--checkpoint", "nowhere/at/all"], "is not a checkpoint"),
+        (["--port", "70000"], "--port"),
+        (["--dtype", "int8"], "--dtype must be one of"),
+        (["--device", "abacus"], "abacus"),
+    ],
+)
+def test_the_command_refuses_bad_options_in_a_line(options, message, capsys):
+    assert main(["app", *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
