@@ -12,7 +12,7 @@ from stable_longform.utils.audio import read_audio, read_info, write_audio
 
 CHROMIUM = shutil.which("chromium")
 RATE = 8000
-TIMEOUT_IN_MS = 30000
+TIMEOUT_IN_MS = 60000
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = [

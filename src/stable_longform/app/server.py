@@ -129,3 +129,4 @@ def open_server(pipe, checkpoint: str, host: str, port: int):
             yield uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)), listener
         finally:
             studio.close()
+            del os.environ["GRADIO_TEMP_DIR"]
