@@ -1,16 +1,21 @@
 """What tests do in other processes joined by gloo; each function raises where the result is wrong."""
 
 import copy
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
 from diffusers import training_utils
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from stable_longform.evaluation.measurements import peak_memory
+from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.training_utils.batch_norm import share_batch_norms
 from stable_longform.training_utils.ema import EMAModel, full_tensor
+from stable_longform.training_utils.processes import share_out
+from stable_longform.training_utils.reconstruction_validation import validate_reconstruction
 
 
 def share_batch_norm() -> None:
@@ -71,3 +76,25 @@ def hold_memory() -> None:
     before = peak_memory(torch.device("cpu"))
     held = torch.ones(before // 4 + 25_000_000)  # four bytes each: more than there was at any time
     assert peak_memory(torch.device("cpu")) - before > 50_000_000 and held[-1] == 1
+
+
+def share_out_calls() -> None:
+    """Each process makes its calls, all get all results in order, also if there are fewer calls than processes."""
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == 2
+    assert share_out(accelerator, 3, lambda i: (i, accelerator.process_index)) == [(0, 0), (1, 1), (2, 0)]
+    assert share_out(accelerator, 1, lambda i: accelerator.process_index) == [0]
+
+
+def share_reconstructions(folder: Path) -> None:
+    """Three crops in two processes have the metrics of the three in one."""
+    accelerator = Accelerator(cpu=True)
+    torch.manual_seed(0)
+    vae = AutoencoderOobleck(4, (2, 4, 4, 8, 8), (1, 2, 2, 2, 2), 4, 4).eval()
+    waveform = 0.1 * torch.randn(3, 2, 10 * vae.hop_length)
+    decoded, metrics = validate_reconstruction(vae, waveform, folder, 2, accelerator)
+    each = [validate_reconstruction(vae, one[None], folder, 0, accelerator) for one in waveform]
+    torch.testing.assert_close(decoded, torch.cat([vae(one[None]).sample for one in waveform]), rtol=0, atol=0)
+    assert metrics == {name: sum(one[name] for _, one in each) / 3 for name in metrics}
+    dist.barrier()
+    assert len(list(folder.glob("?-*.flac"))) == 4

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from accelerate import DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from stable_longform.data.audio_crops import CropMaker, collate_crops
 from stable_longform.data.sources import Source, open_source
@@ -213,13 +213,13 @@ def main(config: Config) -> int:
             ema.step(model.parameters())
         loop.end_step(metrics, is_logged=step % config.log_every < 2)  # a step of each network
         if loop.is_due(config.validate_every):
+            samples_dir = output_dir / "samples" / f"step-{loop.done:08d}"
+            with ema.swapped(model.parameters()):
+                metrics = validate(raw_model, valid_source, config, samples_dir, accelerator)
+                if accelerator.is_main_process:
+                    export("autoencoder", raw_model, output_dir, loop.done)
             if accelerator.is_main_process:
                 export("discriminator", accelerator.unwrap_model(discriminator), output_dir, loop.done)
-                with ema.swapped(model.parameters()):
-                    export("autoencoder", raw_model, output_dir, loop.done)
-                    metrics = validate(
-                        raw_model, valid_source, config, output_dir / "samples" / f"step-{loop.done:08d}"
-                    )
                 log_metrics(output_dir, loop.done, metrics, accelerator)
             accelerator.wait_for_everyone()
         loop.save_if_due()
@@ -258,10 +258,12 @@ def make_spectral_losses(config: Config, sampling_rate: int) -> Callable:
     )
 
 
-def validate(model: AutoencoderOobleck, source: Source, config: Config, samples_dir: Path) -> dict[str, float]:
+def validate(
+    model: AutoencoderOobleck, source: Source, config: Config, samples_dir: Path, accelerator: Accelerator
+) -> dict[str, float]:
     """The losses, and the metrics of `validate_reconstruction`, on fixed crops of the valid split."""
     waveform = validation_crops(source, model, config.validation_duration_in_s, config.num_validation_crops)
-    decoded, metrics = validate_reconstruction(model, waveform, samples_dir, config.num_samples)
+    decoded, metrics = validate_reconstruction(model, waveform, samples_dir, config.num_samples, accelerator)
     losses = make_spectral_losses(config, model.config.sampling_rate)(waveform, decoded)
     losses["l1"] = (waveform - decoded).abs().mean()
     return {f"valid/{name}": float(value) for name, value in (losses | metrics).items()}

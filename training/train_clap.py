@@ -196,9 +196,7 @@ def main(config: Config) -> int:
     place = accelerator.process_index, accelerator.num_processes
     pairs = source.items(make_item, config.seed, *place, batch_size=num_pairs)
     accelerator.register_for_checkpointing(source)
-    validation = []  # fixed pairs of distinct tracks, for the process that validates
-    if accelerator.is_main_process:
-        validation = valid_source.sample(make_item, config.num_validation_pairs, VALIDATION_SEED)
+    validation = valid_source.sample(make_item, config.num_validation_pairs, VALIDATION_SEED)  # distinct tracks
     output_dir = start_run(config.output_dir, config, accelerator, {"init_from": config.init_from})
     with accelerator.main_process_first():
         tokenizer = load_tokenizer(config, output_dir, source.tracks)
@@ -244,9 +242,9 @@ def main(config: Config) -> int:
         clamp_logit_scale(raw_model)
         loop.end_step(metrics | {"logit_scale": raw_model.logit_scale_a.detach().exp()})
         if loop.is_due(config.validate_every):
+            metrics = validate_retrieval(raw_model, tokenizer, validation, config.batch_size, accelerator)
             if accelerator.is_main_process:
                 export(raw_model, ClapProcessor(extractor, tokenizer), output_dir, loop.done)
-                metrics = validate_retrieval(raw_model, tokenizer, validation, config.batch_size)
                 log_metrics(output_dir, loop.done, metrics, accelerator)
             accelerator.wait_for_everyone()
         loop.save_if_due()

@@ -236,9 +236,10 @@ def main(config: Config) -> int:
             accelerator.wait_for_everyone()
         if loop.is_due(config.demo_every):
             averages = average_models(accelerator, velocity_loss, ema)
+            pipe = assemble_pipeline(*averages, vae, text_encoder, tokenizer)
+            folder = output_dir / "demos" / f"step-{loop.done:08d}"
+            metrics = write_demos(config, pipe, windows, folder, accelerator)
             if accelerator.is_main_process:
-                pipe = assemble_pipeline(*averages, vae, text_encoder, tokenizer)
-                metrics = write_demos(config, pipe, windows, output_dir / "demos" / f"step-{loop.done:08d}")
                 log_metrics(output_dir, loop.done, metrics, accelerator)
             accelerator.wait_for_everyone()
         loop.save_if_due()
@@ -362,7 +363,9 @@ def assemble_pipeline(
     return pipe.to(text_encoder.device)
 
 
-def write_demos(config: Config, pipe: LongFormMusicPipeline, windows: WindowSource, folder: Path) -> dict[str, float]:
+def write_demos(
+    config: Config, pipe: LongFormMusicPipeline, windows: WindowSource, folder: Path, accelerator: Accelerator
+) -> dict[str, float]:
     """Writes audio files of the pipeline for the first held-out prompts; returns what was measured on them."""
     return make_demos(
         pipe,
@@ -372,6 +375,7 @@ def write_demos(config: Config, pipe: LongFormMusicPipeline, windows: WindowSour
         config.demo_duration_in_s,
         config.demo_steps,
         config.demo_guidance_scales,
+        accelerator,
     )
 
 

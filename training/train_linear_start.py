@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
+from accelerate import Accelerator
 
 from stable_longform.data.audio_crops import CropMaker, collate_crops
 from stable_longform.data.sources import Source, open_source
@@ -142,10 +143,11 @@ def main(config: Config) -> int:
         )
         loop.end_step(metrics)
         if loop.is_due(config.validate_every):
+            samples_dir = output_dir / "samples" / f"step-{loop.done:08d}"
+            metrics = validate(vae, valid_source, config, samples_dir, accelerator)
             if accelerator.is_main_process:
                 export(vae, output_dir, loop.done)
-                samples_dir = output_dir / "samples" / f"step-{loop.done:08d}"
-                log_metrics(output_dir, loop.done, validate(vae, valid_source, config, samples_dir), accelerator)
+                log_metrics(output_dir, loop.done, metrics, accelerator)
             accelerator.wait_for_everyone()
         loop.save_if_due()
     return stop.exit_code
@@ -172,10 +174,12 @@ def learning_rate(config: Config, step: int) -> float:
     return config.learning_rate * law * falling_rate(step, config.max_steps, config.decay_start, config.final_rate)
 
 
-def validate(vae: AutoencoderOobleck, source: Source, config: Config, samples_dir: Path) -> dict[str, float]:
+def validate(
+    vae: AutoencoderOobleck, source: Source, config: Config, samples_dir: Path, accelerator: Accelerator
+) -> dict[str, float]:
     """The metrics of `validate_reconstruction` of the whole network on fixed crops of the valid split."""
     waveform = validation_crops(source, vae, config.validation_duration_in_s, config.num_validation_crops)
-    _, metrics = validate_reconstruction(vae, waveform, samples_dir, config.num_samples)
+    _, metrics = validate_reconstruction(vae, waveform, samples_dir, config.num_samples, accelerator)
     return {f"valid/{name}": value for name, value in metrics.items()}
 
 

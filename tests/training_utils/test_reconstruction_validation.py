@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.training_utils import reconstruction_validation
@@ -30,9 +31,9 @@ def test_the_noise_has_its_level_is_white_and_the_same_at_every_call():
 def test_without_noise_the_noisy_share_is_the_plain_one(vae, make_audio, tmp_path, monkeypatch):
     waveform = torch.stack([make_audio(2 * 22528, seed=seed) for seed in range(2)])
     waveform = waveform[..., : waveform.shape[-1] // vae.hop_length * vae.hop_length]
-    _, noisy = validate_reconstruction(vae, waveform, tmp_path)
+    _, noisy = validate_reconstruction(vae, waveform, tmp_path, 0, Accelerator(cpu=True))
     monkeypatch.setattr(reconstruction_validation, "LATENT_NOISE_IN_DB", -300.0)
-    _, plain = validate_reconstruction(vae, waveform, tmp_path)
+    _, plain = validate_reconstruction(vae, waveform, tmp_path, 0, Accelerator(cpu=True))
     assert plain["noisy_partial_share"] == pytest.approx(plain["partial_share"], abs=1e-6)
     assert noisy["noisy_partial_share"] != pytest.approx(plain["partial_share"], abs=1e-6)
     assert {name: value for name, value in noisy.items() if "noisy" not in name} == {

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from tiny_training import CLAP
 from transformers import RobertaTokenizerFast
 
@@ -37,7 +38,7 @@ def test_validation_with_fusion_is_deterministic(networks, tiny_manifest):
         torch.manual_seed(seed)
         pairs = make_pairs(tiny_manifest, 4)
         assert len(pairs) == 4 and all(pair["is_longer"] for pair in pairs)
-        results.append(validate_retrieval(*networks, pairs, batch_size))
+        results.append(validate_retrieval(*networks, pairs, batch_size, Accelerator(cpu=True)))
     assert results[0] == pytest.approx(results[1], rel=1e-5)
     assert {"valid/contrastive", "valid/audio_to_text/recall@1", "valid/text_to_audio/recall@10"} <= set(results[0])
 
@@ -48,6 +49,6 @@ def test_a_model_that_tells_nothing_apart_has_the_loss_of_chance(networks, tiny_
     for projection in (model.audio_projection.linear2, model.text_projection.linear2):
         torch.nn.init.zeros_(projection.weight)
         torch.nn.init.ones_(projection.bias)
-    metrics = validate_retrieval(model, tokenizer, make_pairs(tiny_manifest, 4), 4)
+    metrics = validate_retrieval(model, tokenizer, make_pairs(tiny_manifest, 4), 4, Accelerator(cpu=True))
     assert metrics["valid/contrastive"] == pytest.approx(np.log(4), rel=1e-5)
     assert metrics["valid/audio_to_text/recall@1"] == 0 and metrics["valid/audio_to_text/recall@10"] == 1

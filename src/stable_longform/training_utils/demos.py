@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 
 from stable_longform.losses.stft import stft_magnitude
+from stable_longform.training_utils.processes import share_out
 from stable_longform.utils.audio import write_audio
 
 FFT_SIZE = 2048
@@ -24,6 +26,7 @@ def make_demos(
     duration_in_s: float,
     num_inference_steps: int,
     guidance_scales: Sequence[float],
+    accelerator: Accelerator,
 ) -> dict[str, float]:
     """Generates from the prompts of some windows, with fixed seeds, and decodes their own latents to compare with.
 
@@ -35,15 +38,17 @@ def make_demos(
         duration_in_s: of each demo, cut to the window.
         num_inference_steps: of the sampler.
         guidance_scales: each prompt is generated once with each.
+        accelerator: of the run; the demos are shared out to its processes, each of which must call this.
 
     Returns:
         mean level (silence: -60 dBFS and less) and flatness (white noise: 0.56) of the real and the generated audio.
     """
     duration_in_s = min(duration_in_s, pipe.max_duration_in_s)
     num_frames = math.ceil(duration_in_s * pipe.vae.latent_rate)
-    facts: dict[str, list[float]] = {}
     folder.mkdir(parents=True, exist_ok=True)
-    for i in range(num_demos):
+
+    def make_demo(i: int) -> dict[str, float]:
+        facts = {}
         item = windows[i]
         real = pipe.vae.decode(item["latents"][None].to(pipe.vae.device), num_frames).sample[0]
         audios = {"real": real[:, : round(duration_in_s * pipe.sampling_rate)]}
@@ -53,9 +58,12 @@ def make_demos(
             audios[f"guidance-{scale:g}"] = pipe(item["prompt"], duration_in_s, **options).audios[0]
         for name, audio in audios.items():
             write_audio(folder / f"{i}-{name}.flac", audio, pipe.sampling_rate, tags={"title": item["prompt"]})
-            facts.setdefault(f"demo/{name}/level_in_dbfs", []).append(level_in_dbfs(audio))
-            facts.setdefault(f"demo/{name}/flatness", []).append(spectral_flatness(audio))
-    return {name: sum(values) / len(values) for name, values in facts.items()}
+            facts[f"demo/{name}/level_in_dbfs"] = level_in_dbfs(audio)
+            facts[f"demo/{name}/flatness"] = spectral_flatness(audio)
+        return facts
+
+    demos = share_out(accelerator, num_demos, make_demo)
+    return {name: sum(facts[name] for facts in demos) / len(demos) for name in demos[0]}
 
 
 def level_in_dbfs(waveform: torch.Tensor) -> float:

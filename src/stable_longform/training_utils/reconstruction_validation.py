@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 
 from stable_longform.data.audio_crops import CropMaker
 from stable_longform.data.sources import Source
@@ -10,6 +11,7 @@ from stable_longform.metrics.reconstruction import measure_reconstruction
 from stable_longform.metrics.tonality import partial_share
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.training_utils.items import VALIDATION_SEED
+from stable_longform.training_utils.processes import share_out
 from stable_longform.utils.audio import write_audio
 from stable_longform.utils.pictures import draw_spectrograms
 
@@ -33,7 +35,7 @@ def validation_crops(source: Source, vae: AutoencoderOobleck, duration_in_s: flo
 
 @torch.no_grad()
 def validate_reconstruction(
-    vae: AutoencoderOobleck, waveform: torch.Tensor, samples_dir: Path, num_samples: int = 0
+    vae: AutoencoderOobleck, waveform: torch.Tensor, samples_dir: Path, num_samples: int, accelerator: Accelerator
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Decodes the posteriors' means of crops and measures the result.
 
@@ -42,23 +44,27 @@ def validate_reconstruction(
         waveform: `(B, 2, num_samples)` on the CPU.
         samples_dir: folder for audio files and spectrograms, made if there is any.
         num_samples: how many of the crops are written there, original and reconstruction.
+        accelerator: of the run; the crops are shared out to its processes, each of which must call this.
 
     Returns:
         The reconstructions on the CPU, and the means over the crops of `measure_reconstruction`, of the KL loss and of
         `noisy_partial_share`, the share in partials when white noise is added to the latents: latents whose music does
         not survive that are hard to generate.
     """
-    decoded, rows = [], []
-    for number, original in enumerate(waveform):
+
+    def validate_crop(number: int) -> tuple[torch.Tensor, dict[str, float]]:
+        original = waveform[number]
         output = vae(original[None].to(vae.device))
         reconstruction = output.sample[0].float().cpu()
-        decoded.append(reconstruction)
         metrics = measure_reconstruction(reconstruction, original, vae.config.sampling_rate)
         noisy = vae.decode(add_latent_noise(output.posterior.mode().to(vae.dtype))).sample[0].float().cpu()
         metrics["noisy_partial_share"] = partial_share(noisy, vae.config.sampling_rate)
-        rows.append(metrics | {"kl": float(output.posterior.kl())})
+        metrics["kl"] = float(output.posterior.kl())
         if number < num_samples:
             _write_sample(samples_dir, number, original, reconstruction, vae.config.sampling_rate)
+        return reconstruction, metrics
+
+    decoded, rows = zip(*share_out(accelerator, len(waveform), validate_crop), strict=True)
     return torch.stack(decoded), {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 

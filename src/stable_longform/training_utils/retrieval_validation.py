@@ -1,16 +1,22 @@
 """How well held-out audio and prompts find each other."""
 
+import math
 from collections.abc import Sequence
 
 import torch
+from accelerate import Accelerator
+from torch.utils.data import default_collate
 from transformers import ClapModel
 
 from stable_longform.losses.contrastive import clap_loss, retrieval_recall
 from stable_longform.training_utils.clap_networks import embed_pairs
+from stable_longform.training_utils.processes import share_out
 
 
 @torch.no_grad()
-def validate_retrieval(model: ClapModel, tokenizer, pairs: Sequence[dict], batch_size: int) -> dict[str, float]:
+def validate_retrieval(
+    model: ClapModel, tokenizer, pairs: Sequence[dict], batch_size: int, accelerator: Accelerator
+) -> dict[str, float]:
     """Loss and retrieval among all pairs of the valid split: every other pair is a candidate.
 
     Args:
@@ -18,15 +24,20 @@ def validate_retrieval(model: ClapModel, tokenizer, pairs: Sequence[dict], batch
         tokenizer: of the model.
         pairs: items of `PairMaker`.
         batch_size: pairs that are embedded at a time, which does not change the result.
+        accelerator: of the run; the batches are shared out to its processes, each of which must call this.
 
     Returns:
         `valid/contrastive` and `valid/...` of what `retrieval_recall` returns.
     """
     model.eval()
     device = model.logit_scale_a.device
-    loader = torch.utils.data.DataLoader(pairs, batch_size=batch_size)
-    embeds = [embed_pairs(model, tokenizer, batch, device) for batch in loader]
-    audio_embeds, text_embeds = (torch.cat(part) for part in zip(*embeds, strict=True))
+
+    def embed_batch(number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = default_collate(pairs[number * batch_size : (number + 1) * batch_size])
+        return tuple(embeds.cpu() for embeds in embed_pairs(model, tokenizer, batch, device))
+
+    embeds = share_out(accelerator, math.ceil(len(pairs) / batch_size), embed_batch)
+    audio_embeds, text_embeds = (torch.cat(part).to(device) for part in zip(*embeds, strict=True))
     metrics = {"contrastive": clap_loss(audio_embeds, text_embeds, model.logit_scale_a.exp())}
     metrics |= retrieval_recall(audio_embeds, text_embeds)
     return {f"valid/{name}": float(value) for name, value in metrics.items()}
