@@ -97,8 +97,12 @@ class Snake1d(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             return _Snake.apply(hidden_states, self.alpha.exp(), self.beta.exp() + 1e-9)
-        inverse = 1.0 / (self.beta.exp() + 1e-9)
-        return torch.addcmul(hidden_states, inverse, torch.sin(self.alpha.exp() * hidden_states).square())
+        alpha, inverse = self.constants()
+        return torch.addcmul(hidden_states, inverse, torch.sin(alpha * hidden_states).square())
+
+    def constants(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """`e^α` and `1 / (e^β + 1e-9)`, `(1, channels, 1)`."""
+        return self.alpha.exp(), 1.0 / (self.beta.exp() + 1e-9)
 
 
 class OobleckResidualUnit(nn.Module):

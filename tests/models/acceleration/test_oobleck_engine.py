@@ -7,7 +7,7 @@ import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
 from common import randomize_weights, relative_error
 
-from stable_longform.models.acceleration import tiles
+from stable_longform.models.acceleration import engine, tiles
 from stable_longform.models.acceleration.chunk_planning import MEMORY_OF_THREAD_IN_BYTES
 from stable_longform.models.acceleration.engine import SWITCH, engine_for
 from stable_longform.models.acceleration.oobleck_engine import OobleckEngine
@@ -60,6 +60,18 @@ def test_tiles_of_any_size_equal_whole(strides, size, monkeypatch, set_threads):
             set_threads(num_threads)
             for output, target in zip(both(model, waveform, latents), expected, strict=True):
                 assert relative_error(output, target) < 1e-12
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype, error", [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
+def test_tiles_of_fast_dtypes_equal_whole(dtype, error, monkeypatch):
+    """These are computed in channels-last format."""
+    monkeypatch.setattr(tiles, "tile_lengths", lambda steps, *limits: [40] * len(steps))
+    model = make_model((3, 5), dtype)
+    waveform, latents = torch.randn(2, 2, 890, dtype=dtype), torch.randn(2, 3, 60, dtype=dtype)
+    expected = without_engine(monkeypatch, both, model, waveform, latents)
+    for output, target in zip(both(model, waveform, latents), expected, strict=True):
+        assert relative_error(output, target) < error
 
 
 @torch.no_grad()
@@ -178,3 +190,21 @@ def test_networks_that_were_changed_are_called_as_they_are(change):
     decoder = copy.deepcopy(make_model().decoder)
     change(decoder)
     assert engine_for(decoder, CPU) is None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("has_instructions", [True, False])
+def test_bfloat16_decoding_where_the_cpu_has_them(has_instructions, monkeypatch):
+    monkeypatch.setattr(engine, "multiplies_bfloat16", lambda: has_instructions)
+    model = make_model(decoder_channels=8, encoder_hidden_size=8)
+    waveform, latents = torch.randn(1, 2, 640), torch.randn(1, 3, 40)
+    expected = both(model, waveform, latents)
+    model.enable_bfloat16_decoding()
+    parameters, decoded = both(model, waveform, latents)
+    assert torch.equal(parameters, expected[0])  # the encoder stays exact
+    error = relative_error(decoded, expected[1])
+    assert decoded.dtype == torch.float32
+    assert 1e-4 < error < 0.02 if has_instructions else error == 0
+    model.disable_bfloat16_decoding()
+    for output, target in zip(both(model, waveform, latents), expected, strict=True):
+        assert torch.equal(output, target)

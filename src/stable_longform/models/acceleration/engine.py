@@ -13,7 +13,9 @@ from stable_longform.models.oobleck_layers import OobleckDecoder, OobleckEncoder
 SWITCH = "STABLE_LONGFORM_ACCELERATION"  # environment variable: "0" turns the engine off
 
 
-def engine_for(module: nn.Module, device: torch.device) -> OobleckEngine | TransformerEngine | None:
+def engine_for(
+    module: nn.Module, device: torch.device, use_bfloat16: bool = False
+) -> OobleckEngine | TransformerEngine | None:
     """The engine for a module, or None where the module has to be called as it is.
 
     It has to be in training, under autocast and `torch.compile`, on other devices than a CPU (or, the autoencoder, an
@@ -23,6 +25,8 @@ def engine_for(module: nn.Module, device: torch.device) -> OobleckEngine | Trans
         module: `OobleckEncoder` or `OobleckDecoder`, which get an `OobleckEngine`; or a transformer, whose calls are
             faster within the context of a `TransformerEngine`.
         device: where its inputs are.
+        use_bfloat16: run the convolutions of an autoencoder in bfloat16 if the CPU has instructions for it; on others
+            bfloat16 would be slower, and this has no effect.
 
     Raises:
         ValueError: the environment variable holds something else than "0" or "1".
@@ -33,8 +37,17 @@ def engine_for(module: nn.Module, device: torch.device) -> OobleckEngine | Trans
     if device.type not in ("cpu", "mps") or is_compiled or torch.is_autocast_enabled(device.type):
         return None
     if isinstance(module, (OobleckEncoder, OobleckDecoder)):
-        return OobleckEngine(module, device) if OobleckEngine.knows(module) and not has_hooks(module) else None
+        if has_hooks(module) or not OobleckEngine.knows(module):
+            return None
+        return OobleckEngine(module, device, torch.bfloat16 if use_bfloat16 and multiplies_bfloat16() else None)
     return TransformerEngine(module) if device.type == "cpu" else None
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this machine's CPU has instructions for products in bfloat16."""
+    return torch.backends.mkldnn.is_available() and (
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
 
 
 def _is_switched_on() -> bool:

@@ -40,6 +40,14 @@ class FoldedLayers:
             if isinstance(layer, (WeightNormConv1d, WeightNormConvTranspose1d))
         }
 
+    def enter(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(1, channels, length)` in the layout of these layers, which is the same."""
+        return hidden_states
+
+    def leave(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The reverse of `enter`."""
+        return hidden_states
+
     def conv(self, conv: WeightNormConv1d, hidden_states: torch.Tensor) -> torch.Tensor:
         """`WeightNormConv1d`."""
         weight = self._weights[conv]
@@ -48,13 +56,13 @@ class FoldedLayers:
     def conv_transpose(self, conv: WeightNormConvTranspose1d, hidden_states: torch.Tensor) -> torch.Tensor:
         """`WeightNormConvTranspose1d`."""
         weight = self._weights[conv]
-        with self._copying if weight.numel() >= LARGE_WEIGHT else contextlib.nullcontext():
+        with self._one_copy_at_a_time(conv):
             return F.conv_transpose1d(hidden_states, weight, conv.bias, conv.stride, conv.padding, conv.output_padding)
 
     def snake(self, snake: Snake1d, hidden_states: torch.Tensor) -> torch.Tensor:
         """`Snake1d`, with one new tensor: fresh memory costs more than the arithmetic."""
-        inverse = 1.0 / (snake.beta.exp() + 1e-9)
-        scaled = (snake.alpha.exp() * hidden_states).sin_()
+        alpha, inverse = snake.constants()
+        scaled = (alpha * hidden_states).sin_()
         return torch.addcmul(hidden_states, inverse, scaled.mul_(scaled), out=scaled)
 
     def residual_unit(self, unit: OobleckResidualUnit, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -74,3 +82,7 @@ class FoldedLayers:
         for unit in (block.res_unit1, block.res_unit2, block.res_unit3):
             hidden_states = self.residual_unit(unit, hidden_states)
         return hidden_states
+
+    def _one_copy_at_a_time(self, conv: WeightNormConvTranspose1d) -> contextlib.AbstractContextManager:
+        """A context in which no other thread copies a large weight."""
+        return self._copying if self._weights[conv].numel() >= LARGE_WEIGHT else contextlib.nullcontext()

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from stable_longform.models.acceleration import tiles
+from stable_longform.models.acceleration.channels_last_layers import ChannelsLastLayers
 from stable_longform.models.acceleration.chunk_planning import make_plan
 from stable_longform.models.acceleration.folded_layers import FoldedLayers
 from stable_longform.models.acceleration.tiles import Step
@@ -26,6 +27,7 @@ from stable_longform.models.oobleck_layers import (
 
 CACHE_IN_BYTES = 2**21  # of one activation of a tile on a CPU
 MIN_TILE_OF_ENCODER, MIN_TILE_OF_DECODER = 2048, 1024  # positions
+FAST_DTYPES = (torch.float32, torch.bfloat16)  # whose convolutions oneDNN computes
 MAX_TILE_ON_MPS = 2**15  # its convolutions take up to 65,536 positions
 KNOWN_LAYERS = {
     OobleckEncoder,
@@ -46,13 +48,24 @@ class OobleckEngine:
     Args:
         network: the encoder or decoder, whose parameters must not change meanwhile.
         device: where its inputs are.
+        convolution_dtype: see `ChannelsLastLayers`; only on a CPU.
     """
 
-    def __init__(self, network: OobleckEncoder | OobleckDecoder, device: torch.device):
+    def __init__(
+        self,
+        network: OobleckEncoder | OobleckDecoder,
+        device: torch.device,
+        convolution_dtype: torch.dtype | None = None,
+    ):
         self._network, self._device = network, device
         self._is_decoder = isinstance(network, OobleckDecoder)
-        self._itemsize = network.conv1.weight_v.dtype.itemsize
-        self._steps = self._make_steps(FoldedLayers(network))
+        dtype = network.conv1.weight_v.dtype
+        self._itemsize = dtype.itemsize
+        if device.type == "cpu" and dtype in FAST_DTYPES:
+            self._layers = ChannelsLastLayers(network, convolution_dtype)
+        else:
+            self._layers = FoldedLayers(network)
+        self._steps = self._make_steps()
         if device.type == "mps":
             self._sizes = [MAX_TILE_ON_MPS] * len(self._steps)
         else:
@@ -95,9 +108,9 @@ class OobleckEngine:
             tiles.expand(self._steps, self._sizes, item, 0, limits, part, target)
         return output
 
-    def _make_steps(self, layers: FoldedLayers) -> list[Step]:
+    def _make_steps(self) -> list[Step]:
         """The network for `tiles`."""
-        network = self._network
+        network, layers = self._network, self._layers
         run_block = layers.decoder_block if self._is_decoder else layers.encoder_block
         blocks = [
             Step(
@@ -111,10 +124,12 @@ class OobleckEngine:
         ]
 
         def run_last(hidden_states: torch.Tensor) -> torch.Tensor:
-            return layers.conv(network.conv2, layers.snake(network.snake1, hidden_states))
+            return layers.leave(layers.conv(network.conv2, layers.snake(network.snake1, hidden_states)))
 
-        first = functools.partial(layers.conv, network.conv1)
-        return [_conv_step(first, network.conv1), *blocks, _conv_step(run_last, network.conv2)]
+        def run_first(hidden_states: torch.Tensor) -> torch.Tensor:
+            return layers.conv(network.conv1, layers.enter(hidden_states))
+
+        return [_conv_step(run_first, network.conv1), *blocks, _conv_step(run_last, network.conv2)]
 
     def _bytes_of_chunk(self, num_frames: int) -> int:
         """Memory of a chunk: an input or output for each step, three more of the widest, none larger than a tile."""

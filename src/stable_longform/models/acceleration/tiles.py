@@ -5,7 +5,8 @@ tile of the result can be computed from a piece of the input: what lies beyond i
 the input, where the layers' own zero padding is right. Tiles of steps at a high rate are small enough to stay in a
 CPU's cache; each of them lies in a larger tile of the steps at a lower rate, which need more context.
 
-Conventions: tensors are `(batch_size, channels, length)`; an interval `(start, stop)` excludes `stop`.
+Conventions: tensors are `(batch_size, channels, length)`, or between the first and the last step `(batch_size,
+channels, 1, length)` in torch's channels-last format; an interval `(start, stop)` excludes `stop`.
 """
 
 import itertools
@@ -134,6 +135,12 @@ def collect(
         if stop - start == target[1] - target[0]:
             return tile
         if output is None:
-            output = tile.new_empty(*tile.shape[:-1], target[1] - target[0])
+            output = _empty(tile, target[1] - target[0])
         output[..., start - target[0] : stop - target[0]] = tile
     return output
+
+
+def _empty(tile: torch.Tensor, length: int) -> torch.Tensor:
+    """Memory for a tensor like `tile` of another length."""
+    layout = torch.channels_last if tile.ndim == 4 else torch.contiguous_format
+    return torch.empty(*tile.shape[:-1], length, dtype=tile.dtype, device=tile.device, memory_format=layout)
