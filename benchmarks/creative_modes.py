@@ -1,6 +1,9 @@
 """What the creative modes keep, how their borders sound, and what they cost.
 
-    python benchmarks/creative_modes.py --input music_folder --num_files 10 --duration 20
+    python benchmarks/creative_modes.py --input music_folder --num_files 10 --duration 20 --window_in_s 24
+
+Without `--window_in_s` each mode samples the smallest window that the checkpoint was trained on and that holds the
+duration. Extensions go beyond the window in overlapping ones.
 
 The first `--duration` seconds of each file go through every mode of one checkpoint. For each mode the mean over files:
 
@@ -40,6 +43,9 @@ def main() -> None:
     parser.add_argument("--input", type=Path, required=True, help="folder of audio files, each at least --duration")
     parser.add_number("--num_files", Range(1, 1000), default=10, help="files, the first by name")
     parser.add_number("--duration", SECONDS, kind=float, default=20.0, help="seconds of each file")
+    parser.add_number(
+        "--window_in_s", SECONDS, kind=float, help="seconds that are sampled at once; not given: as trained"
+    )
     parser.add_number("--num_inference_steps", STEPS, default=50, help="sampling steps")
     parser.add_argument("--prompt", default="Genre: Electronic|Instruments: Synthesizer, Drums", help="of the results")
     parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
@@ -57,6 +63,8 @@ def main() -> None:
     for path in files[: arguments.num_files]:
         audio = read_audios(path, None, music.sampling_rate, music.vae.config.audio_channels)[0]
         audio = audio[:, : round(arguments.duration * music.sampling_rate)]
+        if audio.shape[1] < round(arguments.duration * music.sampling_rate):
+            raise ValueError(f"{path} is shorter than --duration {arguments.duration:g} s.")
         for name, row in measure(music, transform, inpaint, audio, arguments).items():
             rows.setdefault(name, []).append(row)
     for name, measured in rows.items():
@@ -67,12 +75,13 @@ def main() -> None:
 def measure(music, transform, inpaint, audio: torch.Tensor, arguments: argparse.Namespace) -> dict[str, dict]:
     """The numbers of one recording, by mode."""
     seconds, prompt = audio.shape[1] / music.sampling_rate, arguments.prompt
-    shared = {"num_inference_steps": arguments.num_inference_steps}
+    window = {"window_in_s": arguments.window_in_s}
+    shared = {"num_inference_steps": arguments.num_inference_steps} | window
     generator = torch.Generator()
     start = time.perf_counter()
     music(prompt, seconds, generator=generator.manual_seed(0), **shared)
     text_to_music = time.perf_counter() - start
-    reconstruction = transform("", audio, strength=1e-5, num_inference_steps=1).audios[0]
+    reconstruction = transform("", audio, strength=1e-5, num_inference_steps=1, **window).audios[0]
     rows = {}
     transforms = {
         "transform, noise, strength 0.8": {"strength": 0.8},

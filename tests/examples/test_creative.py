@@ -46,6 +46,16 @@ def test_transform(run):
         assert result.shape == music.shape and not torch.equal(result, music)
 
 
+def test_inpaint(run):
+    music, output, code = run("inpaint.py", "--prompt", "rock", "--start", "0.05", "--stop", "0.1")
+    assert code == 0
+    change = (read_audio(output)[0] - music).abs()
+    assert change[:, :400].max() < 1e-4 and change[:, 800:].max() < 1e-4  # 16 bits
+    assert change[:, 400:800].max() > 0.01
+    for name in ("result.before.png", "result.after.png"):
+        assert (output.parent / name).read_bytes().startswith(b"\x89PNG")
+
+
 def test_continue_in_sections(run):
     music, output, code = run("continue_in_sections.py", "--prompts", "piano", "rock", "drums", "--seconds", "0.1")
     assert code == 0

@@ -113,9 +113,10 @@ def draw_music(
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2.2))
     extent = (0, len(mono) / sampling_rate)
     peaks = envelope(mono, MUSIC_COLUMNS).numpy()
+    top_level = 1.05 * max(peaks.max(), 1e-6)
     times = np.linspace(*extent, len(peaks))
     top.fill_between(times, -peaks, peaks, color=MARK, linewidth=0)
-    top.set(ylim=(-1.05 * peaks.max(), 1.05 * peaks.max()), yticks=[], xlim=extent)
+    top.set(ylim=(-top_level, top_level), yticks=[], xlim=extent)
     level, frequencies = _log_spectrogram(mono, sampling_rate)
     bottom.imshow(
         level, origin="lower", aspect="auto", cmap="magma", extent=(*extent, 0, len(level)),

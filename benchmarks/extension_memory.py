@@ -1,0 +1,87 @@
+"""Peak memory of extending a short recording to several lengths, each in a new process.
+
+    python benchmarks/extension_memory.py --seconds 300 600 --window_in_s 12 --num_inference_steps 2
+
+Ten seconds of noise are extended with `output_type="stream"` and written to a file while they are decoded, as
+`stable-longform extend` does. Memory is the peak of the process above what it holds with the model loaded. Neither the
+steps nor the weights change it, so few steps do.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from timing import machine, peak_resident_bytes, print_table, resident_bytes
+
+from stable_longform import TINY_CHECKPOINT, LongFormMusicInpaintPipeline
+from stable_longform.utils.audio import write_audio
+from stable_longform.utils.ranges import Range
+from stable_longform.utils.scripts import SECONDS, STEPS, ScriptParser, run_main
+
+INPUT_IN_S = 10.0
+LENGTHS = Range(INPUT_IN_S, 3600, above=True)
+
+
+def main() -> None:
+    """Prints the table; each length is measured by a process of its own."""
+    parser = ScriptParser(__doc__)
+    parser.add_number("--seconds", LENGTHS, kind=float, nargs="+", default=[300.0, 600.0], help="lengths to extend to")
+    parser.add_number("--window_in_s", SECONDS, kind=float, default=12.0, help="seconds that are sampled at once")
+    parser.add_number("--num_inference_steps", STEPS, default=2, help="sampling steps")
+    parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        print(json.dumps(measure(arguments.seconds[0], arguments)))
+        return
+    print(f"windows of {arguments.window_in_s:g} s; {machine('cpu')}\n")
+    rows = []
+    for seconds in arguments.seconds:
+        command = [
+            sys.executable,
+            __file__,
+            "--child",
+            "--seconds",
+            str(seconds),
+            "--checkpoint",
+            arguments.checkpoint,
+        ]
+        command += ["--window_in_s", str(arguments.window_in_s)]
+        command += ["--num_inference_steps", str(arguments.num_inference_steps)]
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        result = json.loads(output.splitlines()[-1])
+        rows.append((f"{seconds:g} s", result["memory"] / 1e6, result["time"]))
+    print_table(("extended to", "memory above the model, MB", "processor time, s"), rows)
+
+
+def measure(seconds: float, arguments: argparse.Namespace) -> dict:
+    """Bytes above the model, and seconds of processor time."""
+    pipe = LongFormMusicInpaintPipeline.from_pretrained(arguments.checkpoint)
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, round(INPUT_IN_S * pipe.sampling_rate), generator=generator) * 0.1
+    before, start = resident_bytes(), time.process_time()
+    peak_resident_bytes(reset=True)
+    chunks = pipe(
+        "",
+        noise,
+        extend_to=seconds,
+        window_in_s=arguments.window_in_s,
+        num_inference_steps=arguments.num_inference_steps,
+        num_repeats=1,
+        guidance_scale=1.0,
+        generator=generator,
+        output_type="stream",
+    ).audios[0]
+    with tempfile.TemporaryDirectory() as folder:
+        write_audio(Path(folder) / "music.wav", chunks, pipe.sampling_rate)
+    return {"memory": peak_resident_bytes() - before, "time": time.process_time() - start}
+
+
+if __name__ == "__main__":
+    run_main(main)
