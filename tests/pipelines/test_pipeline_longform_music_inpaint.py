@@ -183,6 +183,17 @@ def test_music_longer_than_the_window(pipe, audio):
     assert len(calls) == 3 * len(window_starts(length, WINDOW, 1))
 
 
+def test_a_piece_may_last_longer_than_the_model_knows(pipe, audio):
+    """Times beyond the timing conditioner's 512 s are those of `place_window`."""
+    window_in_s = WINDOW * HOP / RATE
+    region = {"regions": [(0.05, 0.15)], "window_in_s": window_in_s}
+    end, middle = {"seconds_start": 3599.8, "seconds_total": 3600.0}, {"seconds_start": 600.0, "seconds_total": 3600.0}
+    known = {"seconds_start": 511.8, "seconds_total": 512.0}
+    at_end, in_the_middle = inpaint(pipe, audio, **region, **end)[0], inpaint(pipe, audio, **region, **middle)[0]
+    torch.testing.assert_close(at_end, inpaint(pipe, audio, **region, **known)[0], atol=1e-5, rtol=1e-4)
+    assert relative_error(in_the_middle, at_end) > 1e-3
+
+
 def test_a_small_region_of_long_music_costs_one_window(pipe, make_audio):
     long = make_audio(16000, sampling_rate=RATE)
     calls = record_transformer(pipe)

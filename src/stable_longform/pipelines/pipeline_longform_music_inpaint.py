@@ -163,7 +163,12 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
             # Encode.
             known = [self._encode_kept(piece) for piece in pieces]
             self.maybe_free_model_hooks()
-            prompt_conditioning = self._make_conditioning(prompts, timing)
+            # Every window has a place of its own, see `_velocity`; here it only has to be one that the model knows.
+            latest = self.timing_conditioner.config.max_value
+            places_known = [[min(seconds, latest) for seconds in times] for times in (timing.starts, timing.totals)]
+            prompt_conditioning = self._make_conditioning(
+                prompts, replace(timing, starts=places_known[0], totals=places_known[1])
+            )
             # Sample.
             spans = [
                 span
