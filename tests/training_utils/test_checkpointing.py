@@ -1,6 +1,8 @@
 """Checkpoints are whole or not there, and bring everything back."""
 
+import errno
 import json
+import os
 
 import pytest
 import torch
@@ -52,6 +54,23 @@ def test_resume_restores_weights_and_optimiser(tmp_path):
     assert resume(accelerator, tmp_path, 4, NONE_SKIPPED).start_step == 1
     train(model, optimizer, 1)
     assert_all_equal(weights(model), expected)
+
+
+def test_on_windows_which_opens_no_folders_checkpoints_are_saved_too(tmp_path, monkeypatch):
+    accelerator, model, _ = make_training()
+    open_file, refused = os.open, []
+
+    def open_no_folder(path, *args, **kwargs):
+        if os.path.isdir(path):
+            refused.append(path)
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return open_file(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", open_no_folder)
+        path = save_checkpoint(accelerator, tmp_path, 1, ORDER, NONE_SKIPPED)
+    assert refused and find_damage(path) is None
+    assert resume(accelerator, tmp_path, 4, NONE_SKIPPED).start_step == 1
 
 
 def test_the_newest_checkpoints_stay(tmp_path):
