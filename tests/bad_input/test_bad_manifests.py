@@ -27,6 +27,7 @@ BAD_LINES = {
     "not JSON": b"path,duration\na.wav,2\n",
     "cut off": LINE[:-3].encode(),
     "two objects on a line": f"{LINE} {LINE}".encode(),
+    "a field twice": LINE[:-1].encode() + b', "path": "b.wav"}',
     "trailing comma": LINE.replace("}", ",}").encode(),
     "single quotes": LINE.replace('"', "'").encode(),
     "number": b"5",
@@ -141,6 +142,8 @@ def test_what_is_written_is_read_back(tmp_path_factory, name, duration, split, w
 
 
 BAD_TABLES = {
+    "a quote that is not closed": b'path,title\na.flac,"x\nb.flac,y\n',
+    "a quote that is closed too early": b'path,title\na.flac,"x"y\n',
     "empty": b"",
     "only a header": b"path,split\n",
     "no path column": b"file,split\na.wav,train\n",

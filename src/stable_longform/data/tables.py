@@ -22,7 +22,7 @@ def read_csv(path: Path) -> Iterator[Recording | BadTrackError]:
     Raises:
         ValueError: the file cannot be read as CSV in UTF-8, or has no such column, or two of one name.
     """
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     seen = set()
     try:
         columns = reader.fieldnames or []

@@ -156,7 +156,7 @@ def _read_text(path: Path) -> Iterator[tuple[int, Mapping]]:
 def _read_song_describer(path: Path) -> Iterator[tuple[int, Mapping]]:
     """Rows of the Song Describer Dataset's CSV."""
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
+        reader = csv.DictReader(file, strict=True)
         try:
             missing = [column for column in CSV_COLUMNS if column not in (reader.fieldnames or ())]
             if missing:

@@ -66,16 +66,33 @@ def parse_json_object(text: str, name: str) -> dict:
     """Parses a JSON object; `name` is for errors.
 
     Raises:
-        ValueError: the text is not JSON, is nested too deeply, or is something else than an object.
+        ValueError: the text is not JSON, is nested too deeply, names a field twice, or is something else than an
+            object.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=lambda pairs: _to_object(pairs, name))
     except json.JSONDecodeError as error:
         raise ValueError(f"{name} is not JSON: {error}") from error
+    except _RepeatedName as error:
+        raise ValueError(str(error)) from error
     except (RecursionError, ValueError) as error:  # too deep, or a number of thousands of digits
         raise ValueError(f"{name} cannot be read as JSON: it is nested too deeply or holds a huge number.") from error
     if not isinstance(value, dict):
         raise ValueError(f"{name} must be a JSON object, got {type(value).__name__}.")
+    return value
+
+
+class _RepeatedName(Exception):
+    """A field that an object has twice, of which Python's reader silently takes the last."""
+
+
+def _to_object(pairs: list[tuple[str, object]], name: str) -> dict:
+    """The fields of a JSON object, each of which must be there once."""
+    value = {}
+    for key, field in pairs:
+        if key in value:
+            raise _RepeatedName(f"{name} has the field {key!r} twice.")
+        value[key] = field
     return value
 
 
