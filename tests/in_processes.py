@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from diffusers import training_utils
+from diffusers import ContextParallelConfig, training_utils
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -98,3 +98,18 @@ def share_reconstructions(folder: Path) -> None:
     assert metrics == {name: sum(one[name] for _, one in each) / 3 for name in metrics}
     dist.barrier()
     assert len(list(folder.glob("?-*.flac"))) == 4
+
+
+def share_a_sequence(build, make_inputs) -> None:
+    """Each process has half of the 12 tokens. gloo gathers only equal parts."""
+    torch.accelerator.device_count = lambda: 1  # diffusers divides by it; a CPU counts as none
+    model, inputs = build(), make_inputs(length=11)
+    mask = torch.rand(2, 12, 5, generator=torch.Generator().manual_seed(0)) < 0.7
+    with torch.no_grad():
+        expected = [model(**inputs).sample, model(**inputs, encoder_attention_mask=mask).sample]
+        model.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
+        lengths = []
+        model.transformer_blocks[1].norm1.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
+        output = [model(**inputs).sample, model(**inputs, encoder_attention_mask=mask).sample]
+    assert lengths == [6, 6]
+    torch.testing.assert_close(output, expected)

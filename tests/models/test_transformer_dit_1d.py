@@ -1,6 +1,7 @@
 import copy
 import math
 
+import in_processes
 import pytest
 import torch
 from common import (
@@ -17,6 +18,7 @@ from diffusers import FirstBlockCacheConfig, StableAudioDiTModel
 from diffusers.models.attention_dispatch import attention_backend
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from diffusers.utils import is_flash_attn_available, is_sageattention_available
+from launch import call_in_processes
 
 from stable_longform.models.dit_attention import DiTAttention, apply_rotary, rotary_table
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D, FourierFeatures
@@ -487,3 +489,7 @@ def test_model_checks(inputs, tmp_path, patch_size):
     check_determinism(model, inputs)
     check_half_precision(model, inputs, tolerance=0.05, keep_float32=("timestep",))
     check_gradient_checkpointing(model, inputs)
+
+
+def test_context_parallelism_equals_one_process():
+    call_in_processes(2, in_processes.share_a_sequence, build, make_inputs)

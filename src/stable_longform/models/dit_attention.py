@@ -91,7 +91,8 @@ class DiTAttnProcessor:
             value,
             attn_mask=None if attention_mask is None else _for_heads(attention_mask),
             backend=self._attention_backend,
-            parallel_config=self._parallel_config,
+            # Every device has all text tokens, so cross-attention needs no communication.
+            parallel_config=self._parallel_config if encoder_hidden_states is None else None,
         )
         return attn.to_out[0](attended.flatten(2, 3).to(query.dtype))
 

@@ -20,6 +20,7 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.loaders import PeftAdapterMixin
+from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from diffusers.models.attention import AttentionMixin, FeedForward
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
@@ -151,6 +152,15 @@ class DiTTransformer1D(
     stable_audio_tools_prefix = TRANSFORMER_PREFIX
     stable_audio_tools_keys = staticmethod(transformer_keys)
     _repeated_blocks = ["DiTBlock"]
+    # Context parallelism: every block works on a part of the tokens; the text tokens are whole on each device.
+    _cp_plan = {
+        "transformer_blocks.0": {"hidden_states": ContextParallelInput(split_dim=1, expected_dims=3)},
+        "transformer_blocks.*": {
+            "encoder_attention_mask": ContextParallelInput(split_dim=1, expected_dims=3),
+            "rotary_embedding": [ContextParallelInput(split_dim=0, expected_dims=2)] * 2,
+        },
+        "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
+    }
     _skip_layerwise_casting_patterns = ["time_proj", "p(re|ost)process_conv", "^proj_in$", "^proj_out$", "norm"]
 
     @register_to_config
