@@ -257,7 +257,9 @@ def run_script(
         process.wait()
         progress.save()
     if process.returncode:
-        raise RuntimeError(f"{stage.script} ended with exit code {process.returncode}; run the same command to go on.")
+        raise RuntimeError(
+            f"{stage.script} ended with exit code {process.returncode}; run the same command to continue."
+        )
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:

@@ -46,7 +46,7 @@ def test_folders_have_names(tmp_path):
         (["nowhere"], "nowhere is not a folder"),
         (["{folder}", "--truth", "nowhere.jsonl"], "nowhere.jsonl"),
         (["{folder}", "--trim", "5"], "--trim"),
-        (["{folder}", "--max-duration", "20"], "no file that can be used: piece: too long"),
+        (["{folder}", "--max-duration", "20"], "no usable file: piece: too long"),
     ),
 )
 def test_bad_input_ends_in_one_line(folder, tmp_path, capsys, arguments, message):

@@ -71,4 +71,4 @@ def test_process(checkpoint, tmp_path):
 def test_hub_checkpoint_that_cannot_be_fetched(tmp_path, fails):
     options = ["-o", str(tmp_path / "a.flac"), "--checkpoint", "no-such-owner/no-such-model"]
     line = fails("generate", "piano", *options)
-    assert line.startswith("error: 'no-such-owner/no-such-model' is no folder, and fetching it from the Hub")
+    assert line.startswith("error: 'no-such-owner/no-such-model' is not a folder, and downloading it from the Hub")

@@ -166,7 +166,7 @@ def test_bad_input_ends_with_one_line_and_leaves_nothing(texts, tmp_path, capsys
     output, clap, t5 = tmp_path / "out", texts["stable_audio_2_0"], texts["total_only"]
     with_text = [checkpoint, "-o", output, "--text-encoder"]
     for arguments, message in (
-        (["convert", checkpoint, "-o", tmp_path / "full"], "full exists and is no empty folder: choose another"),
+        (["convert", checkpoint, "-o", tmp_path / "full"], "full exists and is not an empty folder: choose another"),
         (["convert", tmp_path / "none.ckpt", "-o", output], "none.ckpt"),
         (["convert", checkpoint, "-o", output], "clap_ckpt_path '/path/to/clap.ckpt' is not there"),
         (["convert", *with_text, clap, "--config", tmp_path / "bad.json"], "bad.json is no JSON"),

@@ -89,5 +89,5 @@ def test_every_key_that_does_not_fit_is_listed():
 
 
 def test_another_model_is_refused():
-    with pytest.raises(ValueError, match="no LAION-CLAP of RoBERTa and HTSAT: it has no text_branch.embeddings"):
+    with pytest.raises(ValueError, match="not a LAION-CLAP with RoBERTa and HTSAT: it has no text_branch.embeddings"):
         from_laion_clap({"text_branch.a": torch.zeros(1), "audio_branch.b": torch.zeros(1)})

@@ -131,7 +131,7 @@ def test_tracks_are_drawn_by_weight_times_duration(tmp_path):
 
 
 def test_no_tracks():
-    with pytest.raises(ValueError, match="no track that can be used"):
+    with pytest.raises(ValueError, match="no usable track"):
         items_of([], CropMaker(400))
 
 

@@ -157,7 +157,7 @@ def test_bad_tracks_are_replaced_by_tracks_outside_the_batch(tracks, tmp_path):
 def test_a_bad_track_without_replacement_stops(tracks, tmp_path):
     gone = Track(tmp_path / "gone.wav", 3.0, "train", metadata=tracks[0].metadata)
     pairs = pairs_of([gone, *tracks], make_extractor("rand_trunc"), NUM_TRACKS + 1, max_bad_fraction=0.5)
-    with pytest.raises(ValueError, match="No track that can be used.*gone.wav: broken"):
+    with pytest.raises(ValueError, match="No usable track.*gone.wav: broken"):
         [pairs[index] for index in range(NUM_TRACKS + 1)]
 
 

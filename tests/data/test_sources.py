@@ -214,7 +214,7 @@ def test_wrong_sources_are_told(tmp_path):
     with pytest.raises(ValueError, match="x.csv must have a column path or file_name, got"):
         tracks_of(tmp_path / "x.csv")
     (tmp_path / "y.csv").write_text("path,genre\na.wav\n")
-    with pytest.raises(TooManyBadTracks, match="another number of cells"):
+    with pytest.raises(TooManyBadTracks, match="the number of cells in its line differs"):
         tracks_of(tmp_path / "y.csv")
 
 

@@ -155,9 +155,9 @@ def test_places_of_several_processes(stream):
     stream.items(TwoNumbers(), process_index=1, num_processes=2).resume_from(place)
     with pytest.raises(ValueError, match="the same num_processes: 1, not 2"):
         stream.load_state_dict({"places": [place]})
-    with pytest.raises(ValueError, match="no place in a stream"):
+    with pytest.raises(ValueError, match="stores no position in a stream"):
         stream.load_state_dict(ListedSource([]).state_dict())
-    with pytest.raises(ValueError, match="has a place in a stream"):
+    with pytest.raises(ValueError, match="stores a position in a stream"):
         ListedSource([]).load_state_dict({"places": [place]})
 
 

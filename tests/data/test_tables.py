@@ -37,7 +37,7 @@ def test_a_file_that_is_named_twice_is_counted(folder):
         ("path,genre,genre\na.wav,x,y\n", "t.csv has two columns 'genre'"),
         ("name\na.wav\n", "t.csv must have a column path or file_name, got"),
         ("", "t.csv must have a column path or file_name, got"),
-        ("genre,path\nx\n", "t.csv:2 has no name of a file"),
+        ("genre,path\nx\n", "t.csv:2 has no file name"),
     ],
 )
 def test_wrong_tables_are_told(folder, text, message):

@@ -117,7 +117,7 @@ def test_truth_gives_ceiling_and_listeners(folder, tmp_path, make_audio):
 
 
 def test_what_cannot_be_compared_is_an_error(folder, tmp_path):
-    with pytest.raises(ValueError, match="ask for no tempo, key, genre or instrument"):
+    with pytest.raises(ValueError, match="request no known tempo, key, genre or instrument"):
         evaluate_control(folder, tmp_path / "report", [PromptRow("0", "a nice song")])
     with pytest.raises(ValueError, match="no file that is named after a prompt's id"):
         evaluate_control(folder, tmp_path / "report", [PromptRow("x", "BPM: 100")])

@@ -98,7 +98,7 @@ def test_tag_text_needs_prompts_and_tags(folders):
 def test_nothing_usable_is_an_error(folders):
     for path in folders[0].rglob("*.wav"):
         path.write_bytes(b"")
-    with pytest.raises(ValueError, match="generated has no file that can be used: .*unreadable"):
+    with pytest.raises(ValueError, match="generated has no usable file: .*unreadable"):
         score(folders)
 
 

@@ -63,8 +63,8 @@ def read_key(folder):
 def test_what_cannot_be_heard_is_named(test_folder):
     key = read_key(test_folder)
     assert key["left_out"] == {
-        "3s, real, p2": "no file of that name",
-        "4s, real, p2": "no file of that name",
+        "3s, real, p2": "no file with that name",
+        "4s, real, p2": "no file with that name",
         "4s, ours, p2": "too short: 3.20 s, less than the 4 s of the part",
     }
     assert len(key["stimuli"]) == 5
@@ -275,7 +275,7 @@ def test_the_commands_build_and_refuse(systems, tmp_path, capsys):
     assert cli.main([*command, "--part", "3", "--listeners", "2", "--separate-audio"]) == 0
     captured = capsys.readouterr()
     page = Path(captured.out.strip())
-    assert page.is_file() and "left out: 3s, real, p2: no file of that name" in captured.err
+    assert page.is_file() and "left out: 3s, real, p2: no file with that name" in captured.err
     assert len(list((page.parent / "audio").glob("*.flac"))) == 3
     for arguments, message in (
         (["build", "nowhere", "--prompts", str(prompts), "-o", str(tmp_path / "x")], "nowhere is not a folder"),

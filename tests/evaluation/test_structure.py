@@ -151,5 +151,5 @@ def test_one_file_has_a_mean_and_no_interval():
 
 def test_a_folder_without_music_is_refused(tmp_path):
     soundfile.write(tmp_path / "silent.wav", np.zeros(12 * SAMPLING_RATE), SAMPLING_RATE)
-    with pytest.raises(ValueError, match="no file that can be used: silent: silent"):
+    with pytest.raises(ValueError, match="no usable file: silent: silent"):
         analyze_folders({"ours": tmp_path}, tmp_path / "out")

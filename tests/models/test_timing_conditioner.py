@@ -138,7 +138,7 @@ def test_a_model_without_start_has_one_vector_and_refuses_starts():
     assert output.encoder_hidden_states.shape == output.global_hidden_states.shape == (2, 1, 6)
     assert torch.equal(output.encoder_hidden_states, output.seconds_total_hidden_states)
     assert len(model(torch.zeros(2), torch.ones(2), return_dict=False)) == 1
-    with pytest.raises(ValueError, match=r"knows no start: seconds_start must be 0, got \[0.0, 1.0\]"):
+    with pytest.raises(ValueError, match=r"has no condition for the start: seconds_start must be 0, got \[0.0, 1.0\]"):
         model(torch.tensor([0.0, 1.0]), torch.ones(2))
 
 

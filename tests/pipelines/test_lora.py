@@ -252,11 +252,11 @@ def test_what_was_unloaded_while_fused_cannot_be_taken_out_and_says_so(pipe, ada
     pipe.unload_lora_weights()
     fused = sound(pipe)
     for _ in range(2):
-        with pytest.raises(ValueError, match="cannot be taken out of the weights: first. Open the model anew"):
+        with pytest.raises(ValueError, match="cannot be removed from the weights: first. Load the model again"):
             pipe.unfuse_lora()
     pipe.load_lora_weights(save_adapter(tmp_path / "second", seed=1), adapter_name="second")
     pipe.fuse_lora()
-    with pytest.raises(ValueError, match="cannot be taken out of the weights: first"):
+    with pytest.raises(ValueError, match="cannot be removed from the weights: first"):
         pipe.unfuse_lora()
     pipe.unload_lora_weights()
     assert relative_error(sound(pipe), fused) < 1e-4  # the second is out

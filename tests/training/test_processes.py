@@ -83,7 +83,7 @@ def test_sharded_transformer(tmp_path, latents, clap):
     check_processes(2, *sharded, "--max_steps=5", environment=FSDP2)
     finished = run_script(*sharded)
     assert finished.returncode == 2
-    assert "checkpoint-00000005 was saved with FSDP: go on the same way" in finished.stderr
+    assert "checkpoint-00000005 was saved with FSDP: continue the same way" in finished.stderr
     check_processes(2, *sharded, environment=FSDP2)
     checkpoint = tmp_path / "sharded" / "checkpoint-00000010"
     assert len(list(checkpoint.glob("pytorch_model_fsdp_0/__?_0.distcp"))) == 2  # a part of each process

@@ -107,7 +107,7 @@ def test_a_checkpoint_of_fsdp_is_not_taken_for_another(tmp_path):
     path = save_checkpoint(accelerator, tmp_path, 1, ORDER, NONE_SKIPPED)
     contents = json.loads((path / "checkpoint.json").read_text())
     (path / "checkpoint.json").write_text(json.dumps(contents | {"is_sharded": True}))
-    with pytest.raises(ValueError, match="was saved with FSDP: go on the same way"):
+    with pytest.raises(ValueError, match="was saved with FSDP: continue the same way"):
         resume(accelerator, tmp_path, 4, NONE_SKIPPED)
 
 

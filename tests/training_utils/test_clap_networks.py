@@ -88,5 +88,5 @@ def test_tokenizer_knows_its_words_in_any_place_and_every_other_text():
 def test_settings_of_which_nothing_can_be_built_are_refused_at_once(audio, text, features, width):
     check_clap(AUDIO, CLAP["text_config"], CLAP["feature_extractor"], 8)
     settings = (AUDIO | audio, CLAP["text_config"] | text, CLAP["feature_extractor"] | features, width)
-    with pytest.raises(ValueError, match="No ClapModel can be built of"):
+    with pytest.raises(ValueError, match="No ClapModel can be built from"):
         check_clap(*settings)

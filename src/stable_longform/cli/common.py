@@ -34,7 +34,7 @@ def resolve_checkpoint(checkpoint: str) -> str:
     elif folder.exists():
         raise ValueError(f"{resolved} is a file, not a checkpoint folder.")
     elif not HUB_ID.fullmatch(resolved):
-        raise ValueError(f"{resolved!r} is not a checkpoint: there is no such folder, and it is no Hub id.")
+        raise ValueError(f"{resolved!r} is not a checkpoint: there is no such folder, and it is not a Hub id.")
     return resolved
 
 
@@ -72,7 +72,9 @@ def _load(cls_name: str, checkpoint: str, **kwargs):
         if Path(checkpoint).is_dir():
             raise
         reason = error.__cause__ or error
-        raise ValueError(f"{checkpoint!r} is no folder, and fetching it from the Hub failed: {reason}") from error
+        raise ValueError(
+            f"{checkpoint!r} is not a folder, and downloading it from the Hub failed: {reason}"
+        ) from error
 
 
 def load_pipeline(checkpoint: str, device: torch.device, dtype: torch.dtype):

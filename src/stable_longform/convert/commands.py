@@ -316,7 +316,7 @@ def _check_output(output_dir: str | os.PathLike) -> None:
     """Raises a ValueError unless the folder is new or empty."""
     output_dir = Path(output_dir)
     if output_dir.exists() and not (output_dir.is_dir() and not any(output_dir.iterdir())):
-        raise ValueError(f"{output_dir} exists and is no empty folder: choose another.")
+        raise ValueError(f"{output_dir} exists and is not an empty folder: choose another.")
 
 
 def _read_json(path: Path) -> Mapping:
@@ -326,4 +326,4 @@ def _read_json(path: Path) -> Mapping:
     except FileNotFoundError as error:
         raise ValueError(f"There is no {path}: name the checkpoint's configuration.") from error
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        raise ValueError(f"{path} is not JSON: {error}") from error

@@ -107,7 +107,7 @@ def _read_config(theirs: Mapping[str, torch.Tensor]) -> ClapConfig:
 
     def shape(key: str) -> torch.Size:
         if key not in theirs:
-            raise ValueError(f"This is no LAION-CLAP of RoBERTa and HTSAT: it has no {key}.")
+            raise ValueError(f"This is not a LAION-CLAP with RoBERTa and HTSAT: it has no {key}.")
         return theirs[key].shape
 
     def count(prefix: str) -> int:

@@ -346,7 +346,9 @@ def write_model_config(
     }
     for name, (value, accepted) in checks.items():
         if value != accepted:
-            raise ValueError(f"{name} cannot be represented: it amounts to {value} where only {accepted} can be said.")
+            raise ValueError(
+                f"{name} cannot be represented: it amounts to {value} where only {accepted} can be represented."
+            )
     if head_dim < 2 * MIN_ROTARY_DIM:
         raise ValueError(f"transformer.attention_head_dim must be at least {2 * MIN_ROTARY_DIM}, got {head_dim}.")
     if config.cross_attention_dim not in (width, inner_dim):

@@ -51,10 +51,10 @@ def read_state_dict(path: str | os.PathLike, allow_pickle: bool = False) -> dict
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise ValueError(f"{path} is no safetensors file: {error}") from error
+            raise ValueError(f"{path} is not a safetensors file: {error}") from error
     with path.open("rb") as file:
         if not file.read(4).startswith(TORCH_FILES):
-            raise ValueError(f"{path} is no checkpoint: it is neither a safetensors file nor one of torch's.")
+            raise ValueError(f"{path} is not a checkpoint: it is neither a safetensors file nor one of torch's.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
     except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
@@ -63,7 +63,7 @@ def read_state_dict(path: str | os.PathLike, allow_pickle: bool = False) -> dict
                 f"{path} is broken or holds more than tensors, and opening it could run any code. "
                 "If you trust its origin, allow pickle (--allow-pickle)."
             ) from error
-        raise ValueError(f"{path} is no checkpoint: {error}") from error
+        raise ValueError(f"{path} is not a checkpoint: {error}") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     is_state_dict = isinstance(content, Mapping) and content

@@ -112,9 +112,7 @@ class BadTracks:
             except BadTrackError as error:
                 self.note(error)
                 last_error = error
-        raise TooManyBadTracks(
-            f"No track that can be used was found for an item; the last one: {one_line(last_error)}"
-        )
+        raise TooManyBadTracks(f"No usable track was found for an item; the last one: {one_line(last_error)}")
 
     def usable(
         self, candidates: Iterable[Candidate], make_item: Callable[[Candidate], Item]

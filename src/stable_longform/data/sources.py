@@ -129,7 +129,7 @@ class ListedSource:
             ValueError: there are no tracks, or fewer than `batch_size`.
         """
         if not self.tracks:
-            raise ValueError(f"{self.name} has no track that can be used.")
+            raise ValueError(f"{self.name} has no usable track.")
         if batch_size is not None:
             return EpochItems(self.tracks, make_item, seed, self.bad_tracks, batch_size)
         lengths = [track.duration_in_s if is_weighted_by_duration else 1.0 for track in self.tracks]
@@ -172,7 +172,7 @@ class ListedSource:
             ValueError: it is.
         """
         if state:
-            raise ValueError("The checkpoint has a place in a stream: it is of another source.")
+            raise ValueError("The checkpoint stores a position in a stream: it belongs to another source.")
 
     def _part(self, tracks: Sequence[Track]) -> "ListedSource":
         """This source with some of its tracks."""

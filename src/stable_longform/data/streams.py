@@ -139,7 +139,7 @@ class StreamedSource:
             ValueError: it was told by another number of processes, or of a source of another kind.
         """
         if "places" not in state:
-            raise ValueError("The checkpoint has no place in a stream: it is of another source.")
+            raise ValueError("The checkpoint stores no position in a stream: it belongs to another source.")
         places = state["places"]
         if len(places) != self._items.num_processes:
             raise ValueError(

@@ -35,7 +35,7 @@ def read_csv(path: Path) -> Iterator[Recording | BadTrackError]:
         for row in reader:
             name = row.pop(column)
             if name is None or "\0" in name:
-                raise ValueError(f"{printable(path)}:{reader.line_num} has no name of a file.")
+                raise ValueError(f"{printable(path)}:{reader.line_num} has no file name.")
             file = path.parent / name
             if os.path.normpath(file) in seen:
                 yield BadTrackError(Path(f"{file} (line {reader.line_num})"), "repeated", "named before")
@@ -53,7 +53,7 @@ def _parse_cells(row: dict) -> dict:
         ValueError: it has more or fewer cells than the header.
     """
     if None in row or None in row.values():
-        raise ValueError("its line has another number of cells than the header")
+        raise ValueError("the number of cells in its line differs from the header's")
     row = {key: value.strip() for key, value in row.items()}
     for key in row.keys() & {*LIST_FIELDS, *FIELD_ALIASES} - set(TEXT_ALIASES):
         row[key] = [part.strip() for part in row[key].split(";") if part.strip()]

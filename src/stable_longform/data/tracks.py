@@ -116,7 +116,7 @@ def read_track(track: Track, start_in_s: float, duration_in_s: float | None, sam
             raise _too_long(track, found_in_s) from error
         raise BadTrackError(track.path, "broken", one_line(error)) from error
     if not waveform.isfinite().all():
-        raise BadTrackError(track.path, "broken", "it holds samples that are not finite")
+        raise BadTrackError(track.path, "broken", "it contains non-finite samples")
     found_in_s = waveform.shape[1] / sampling_rate
     if found_in_s < expected_in_s - DURATION_TOLERANCE_IN_S:
         raise _too_long(track, start_in_s + found_in_s)

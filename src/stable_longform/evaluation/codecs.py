@@ -147,7 +147,7 @@ def _score_file(
     """The metrics of one file, and the notes about it."""
     audio = load_audio(path, settings)
     if "silent" in audio.notes:
-        raise UnusableAudioError("silent: SI-SDR has no meaning")
+        raise UnusableAudioError("silent: SI-SDR is undefined")
     decoded, original = reconstruct_stereo(codec, audio)
     if not decoded.isfinite().all():
         raise UnusableAudioError(f"{codec.name}: a reconstruction that is not finite")

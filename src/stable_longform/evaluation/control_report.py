@@ -90,15 +90,13 @@ def evaluate_control(
     vocabulary = vocabulary_of(truth)
     generated = Evidence({row.id: asked_by_prompt(row.prompt, vocabulary) for row in rows}, skipped=skipped)
     if not any(asked != Asked() for asked in generated.asked.values()):
-        raise ValueError("The prompts ask for no tempo, key, genre or instrument that is known.")
+        raise ValueError("The prompts request no known tempo, key, genre or instrument.")
     output.mkdir(parents=True, exist_ok=True)
     excerpt_in_s = excerpt_in_s or _median_length(files, ends)
     generated.heard, unusable = listen(files, ends, excerpt_in_s, cache / "control", str(folder))
     generated.skipped |= unusable
     if not generated.heard:
-        raise ValueError(
-            f"{folder} has no file that can be used: {'; '.join(sorted(generated.skipped.values())[:3])}."
-        )
+        raise ValueError(f"{folder} has no usable file: {'; '.join(sorted(generated.skipped.values())[:3])}.")
     generated.shares = tempo_and_key_shares(generated.asked, generated.heard)
     known = Evidence()
     if truth:

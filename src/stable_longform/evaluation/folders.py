@@ -69,7 +69,7 @@ def score_folder(
     pairs, unmatched = _match_pairs(rows, generated, reference)
     for folder, found in ((generated_folder, generated), (reference_folder, reference)):
         if not found.features:
-            raise ValueError(f"{folder} has no file that can be used: {_count_reasons(found)}.")
+            raise ValueError(f"{folder} has no usable file: {_count_reasons(found)}.")
     pairs = {name: other for name, other in pairs.items() if name in generated.features}
     prompts = {row.id: row.prompt for row in rows or () if row.id in generated.features}
     scores = all_scores(

@@ -85,11 +85,11 @@ class ListeningTestSettings:
     def __post_init__(self) -> None:
         check_test_id(self.test_id)
         if not self.parts_in_s or not all(1 <= seconds < math.inf for seconds in self.parts_in_s):
-            raise ValueError(f"The parts must be of at least 1 second, got {self.parts_in_s}.")
+            raise ValueError(f"Parts must last at least 1 second, got {self.parts_in_s}.")
         if self.extension not in MIME:
             raise ValueError(f"The format must be one of {', '.join(MIME)}, got {self.extension!r}.")
         if self.num_listeners < 1 or min(self.num_repeats, self.num_pairs, self.min_listened_in_s) < 0:
-            raise ValueError("There must be at least one listener, and no negative number of anything.")
+            raise ValueError("There must be at least one listener, and no number may be negative.")
 
 
 @dataclass
@@ -133,7 +133,7 @@ def build_test(
     if settings.is_audio_inside and size > MAX_PAGE_IN_BYTES:
         raise ValueError(
             f"The page would hold {size / 1e6:.0f} MB of audio, more than {MAX_PAGE_IN_BYTES / 1e6:.0f}: "
-            "keep it beside the page (--separate-audio), or write ogg (--format ogg)."
+            "store it in separate files (--separate-audio), or write ogg (--format ogg)."
         )
     texts = {row.id: row.prompt for row in prompts}
     listeners = {str(n): make_trials(material, texts, settings, n) for n in range(1, settings.num_listeners + 1)}
@@ -163,7 +163,7 @@ def measure_material(
         part = part_name(seconds)
         try:
             if row.id not in files[system]:
-                raise UnusableAudioError("no file of that name")
+                raise UnusableAudioError("no file with that name")
             measured = _measure(files[system][row.id], seconds, cache)
         except UnusableAudioError as error:
             material.left_out[f"{part}, {system}, {row.id}"] = str(error)

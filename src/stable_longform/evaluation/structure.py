@@ -195,7 +195,7 @@ def analyze_folders(
     for name, structures in found.items():
         if not structures.structures:
             reasons = "; ".join(f"{file}: {reason}" for file, reason in sorted(structures.skipped.items())[:5])
-            raise ValueError(f"{folders[name]} has no file that can be used: {reasons}.")
+            raise ValueError(f"{folders[name]} has no usable file: {reasons}.")
     values = {name: _all_values(folders[name], found[name], truth or {}) for name in folders}
     if truth and not any("boundary_f_3s" in row for rows in values.values() for row in rows.values()):
         raise ValueError("None of the files is among those whose sections are known.")

@@ -58,7 +58,7 @@ def si_sdr(decoded: torch.Tensor, reference: torch.Tensor) -> float:
     power = (reference - reference.mean(dim=1, keepdim=True)).square().mean(dim=1)
     is_heard = power > 10 ** (SILENCE_IN_DB / 10)
     if not is_heard.any():
-        raise ValueError("The reference is silent: SI-SDR has no meaning.")
+        raise ValueError("The reference is silent: SI-SDR is undefined.")
     return -_apply(auraloss.time.SISDRLoss(), decoded[is_heard], reference[is_heard])
 
 

@@ -169,7 +169,9 @@ class TimingConditioner(CheckedModelMixin, ModelMixin, ConfigMixin):
         if self.start_number_conditioner is not None:
             start = self.start_number_conditioner(seconds_start)
         elif seconds_start.any():
-            raise ValueError(f"This model knows no start: seconds_start must be 0, got {seconds_start.tolist()}.")
+            raise ValueError(
+                f"This model has no condition for the start: seconds_start must be 0, got {seconds_start.tolist()}."
+            )
         output = TimingConditionerOutput(start, self.end_number_conditioner(seconds_total))
         return output if return_dict else output.to_tuple()
 

@@ -58,7 +58,7 @@ def _read(audio: Audio, rate: int, model_rate: int, model_channels: int, max_dur
         channels, duration_in_s = waveform.shape[0], waveform.shape[1] / rate
         check_size(name, channels, duration_in_s, max_duration_in_s)
     if not waveform.isfinite().all():
-        raise ValueError(f"{name} holds samples that are not finite.")
+        raise ValueError(f"{name} contains non-finite samples.")
     if not waveform.any():
         raise ValueError(f"{name} is silent: all its samples are 0.")
     if rate != model_rate:

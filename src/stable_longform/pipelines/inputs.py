@@ -176,7 +176,7 @@ def check_embeddings(
     mask_name = name.replace("embeds", "attention_mask")
     if embeds is None:
         if mask is not None:
-            raise ValueError(f"{mask_name} goes with {name}, which are missing.")
+            raise ValueError(f"{mask_name} needs {name}, which are missing.")
         return
     check_tensor(name, embeds)
     is_wrong = embeds.ndim != 3 or embeds.shape[2] != dim or 0 in embeds.shape
@@ -259,7 +259,7 @@ def check_frame_mask(mask: torch.Tensor, latent_length: int) -> None:
     """A boolean tensor `(latent_length,)`."""
     if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or mask.shape != (latent_length,):
         got = f"shape {tuple(mask.shape)}, dtype {mask.dtype}" if isinstance(mask, torch.Tensor) else repr(mask)
-        raise ValueError(f"mask must be a boolean tensor ({latent_length},), True = make anew, got {got}.")
+        raise ValueError(f"mask must be a boolean tensor ({latent_length},), True = replace, got {got}.")
 
 
 def check_start_and_end(

@@ -80,7 +80,9 @@ class LongFormMusicLoraLoaderMixin(CogVideoXLoraLoaderMixin):
             ValueError: the adapter is of another model or incomplete, or the transformer's projections are fused.
         """
         if any(getattr(module, "fused_projections", False) for module in transformer.modules()):
-            raise ValueError("An adapter would not reach fused projections: call unfuse_qkv_projections() before.")
+            raise ValueError(
+                "An adapter would have no effect on fused projections: call unfuse_qkv_projections() first."
+            )
         _check_weights(state_dict, transformer, f"{cls.transformer_name}.")
         super().load_lora_into_transformer(state_dict, transformer=transformer, **kwargs)
 
@@ -104,8 +106,8 @@ class LongFormMusicLoraLoaderMixin(CogVideoXLoraLoaderMixin):
         if self._adapters_lost_in_weights:
             names = ", ".join(sorted(self._adapters_lost_in_weights))
             raise ValueError(
-                f"Adapters that were unloaded while they were fused cannot be taken out of the weights: {names}. "
-                "Open the model anew, or call unfuse_lora before unload_lora_weights."
+                f"Adapters that were unloaded while they were fused cannot be removed from the weights: {names}. "
+                "Load the model again, or call unfuse_lora before unload_lora_weights."
             )
 
     def unload_lora_weights(self) -> None:
@@ -145,7 +147,9 @@ class LongFormMusicLoraLoaderMixin(CogVideoXLoraLoaderMixin):
         """Raises a ValueError if one of these adapters is fused."""
         fused = sorted(names & self._fused_adapters())
         if fused:
-            raise ValueError(f"{method} would not change the weights: call unfuse_lora() before, {', '.join(fused)}.")
+            raise ValueError(
+                f"{method} would not change the weights of {', '.join(fused)}, which are fused: call unfuse_lora()."
+            )
 
 
 def _rename_matrices(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -185,7 +189,7 @@ def _check_weights(state_dict: dict[str, torch.Tensor], transformer: torch.nn.Mo
         down, up = (keys[name] for name in names)
         layer, rank = layers[target], down.shape[0]
         if not isinstance(layer.get_base_layer() if hasattr(layer, "lora_A") else layer, torch.nn.Linear):
-            raise ValueError(f"The adapter changes {target}, which is no linear layer.")
+            raise ValueError(f"The adapter changes {target}, which is not a linear layer.")
         expected = (rank, layer.in_features), (layer.out_features, rank)
         for name, tensor, shape in zip(names, (down, up), expected, strict=True):
             if tensor.shape != shape:

@@ -126,10 +126,10 @@ def lay_out(
         + [(end, num_samples)] * (after > 0)
     )
     if not every:
-        raise ValueError("Nothing is to be made anew: give regions, mask, extend_to or prepend_in_s.")
+        raise ValueError("There is nothing to generate: give regions, mask, extend_to or prepend_in_s.")
     piece = Piece(num_samples, [(before, waveform)], every, hop_length)
     if piece.is_free.all():
-        raise ValueError("Nothing is kept: for music of which all is new, use LongFormMusicPipeline.")
+        raise ValueError("Nothing is kept: to generate all of the music, use LongFormMusicPipeline.")
     if not is_loop:
         return piece, 0
     start, stop = before, end
@@ -138,7 +138,7 @@ def lay_out(
     if every[-1][1] == num_samples:
         stop = every[-1][0]
     if (start, stop) == (0, num_samples):
-        raise ValueError("loop=True needs an end of the music made anew: a region that touches it, or extend_to.")
+        raise ValueError("loop=True needs new music at one end: a region that touches it, or extend_to.")
     # What is replaced at the ends does not lead to the other end: nothing is faded into it.
     piece = replace(piece, segments=[(start, waveform[:, start - before : stop - before])])
     shift = piece.middle_of_longest_kept()

@@ -95,7 +95,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
             audio: one recording for all prompts, or one for each; a single prompt may have several. A path, or a
                 tensor or array `(channels, num_samples)` with full scale 1. Any rate; mono or stereo.
             regions: `(start, stop)` in seconds of the audio that are made anew, rising, not overlapping.
-            mask: the same in latent frames: boolean `(latent_length,)`, True = make anew, with `latent_length` the
+            mask: the same in latent frames: boolean `(latent_length,)`, True = replace, with `latent_length` the
                 audio's samples at the model's rate over `vae.hop_length`, rounded up.
             extend_to: seconds of the result, more than there are: it goes on after the audio.
             prepend_in_s: seconds of new music before the audio.

@@ -46,7 +46,7 @@ def make_accelerator(
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
         raise ValueError(
             "DeepSpeed is not supported: it applies a step before its gradient can be checked, and takes clipping and "
-            "accumulation from its own file. Use fsdp2.yaml, which shares out the same."
+            "accumulation from its own file. Use fsdp2.yaml, which shards the same."
         )
     set_kernels(options)
     timeout = InitProcessGroupKwargs(timeout=datetime.timedelta(minutes=options.timeout_in_minutes))

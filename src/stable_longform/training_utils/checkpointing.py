@@ -73,8 +73,8 @@ def save_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
         raise OSError(
             f"The checkpoint of step {step} could not be written to {output_dir}: "
-            f"{error or 'see the message of another process'}. Make room and run the same command again: it goes on "
-            "from the checkpoint before."
+            f"{error or 'see the message of another process'}. Free some space and run the same command again: it "
+            "continues from the previous checkpoint."
         ) from error
     if accelerator.is_main_process:
         for old, old_step in _checkpoints(output_dir)[: -options.keep_last]:
@@ -116,7 +116,7 @@ def resume(accelerator: Accelerator, output_dir: Path, batch_size: int, skipped:
     is_sharded = contents.get("is_sharded", _is_sharded(accelerator))
     if is_sharded != _is_sharded(accelerator):
         raise ValueError(
-            f"{path} was saved {'with' if is_sharded else 'without'} FSDP: go on the same way, with any number of "
+            f"{path} was saved {'with' if is_sharded else 'without'} FSDP: continue the same way, with any number of "
             "processes, or start another run with --init_from."
         )
     accelerator.load_state(str(path))
@@ -125,7 +125,7 @@ def resume(accelerator: Accelerator, output_dir: Path, batch_size: int, skipped:
         skipped.load_state_dict(contents["skipped"])
     order = ItemOrder(*shares, start_step=step, first_item=contents["num_items"])
     if contents["items_per_step"] != order.items_per_step:
-        logger.warning("A step now takes %d items, before %d.", order.items_per_step, contents["items_per_step"])
+        logger.warning("A step now takes %d items instead of %d.", order.items_per_step, contents["items_per_step"])
     logger.info("Resumed from %s.", path)
     return order
 
@@ -159,13 +159,13 @@ def _newest_whole(output_dir: Path) -> list:
         if damage is None:
             for broken, reason in damages:
                 os.replace(broken, broken.with_name(f"damaged-{broken.name}"))
-                logger.warning("%s is damaged: %s. Going on from %s.", broken, reason, path.name)
+                logger.warning("%s is damaged: %s. Continuing from %s.", broken, reason, path.name)
             return [path, None]
         damages.append((path, damage))
     if not damages:
         return [None, None]
     reasons = "; ".join(f"{path.name}: {reason}" for path, reason in damages)
-    return [None, f"All checkpoints in {output_dir} are damaged ({reasons}); move them away to start anew."]
+    return [None, f"All checkpoints in {output_dir} are damaged ({reasons}); move them away to start a new run."]
 
 
 def find_damage(checkpoint: Path) -> str | None:

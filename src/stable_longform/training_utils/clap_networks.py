@@ -59,7 +59,7 @@ def check_clap(audio_config: Mapping, text_config: Mapping, feature_extractor: M
             build_clap(audio_config, text_config, projection_dim, text_config["vocab_size"])
     except Exception as error:  # what its configurations raise for a wrong value is of many kinds
         settings = "audio_config, text_config, feature_extractor and projection_dim"
-        raise ValueError(f"No ClapModel can be built of {settings}: {type(error).__name__}: {error}.") from error
+        raise ValueError(f"No ClapModel can be built from {settings}: {type(error).__name__}: {error}.") from error
 
 
 @torch.no_grad()

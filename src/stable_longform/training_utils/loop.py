@@ -53,7 +53,7 @@ class StopRequest:
         if accelerator is not None and self.max_minutes is not None:
             is_over = is_any(accelerator, is_over)
         if is_over:
-            logger.info("%g minutes are over; to go on, run the same command again.", self.max_minutes)
+            logger.info("%g minutes are over; to continue, run the same command again.", self.max_minutes)
         return is_over
 
     def is_signalled(self, accelerator: Accelerator | None = None) -> bool:
@@ -63,7 +63,7 @@ class StopRequest:
             is_signalled = is_any(accelerator, is_signalled)
         if is_signalled:
             name = "a signal in another process" if self._signal is None else self._signal.name
-            logger.info("Stopping because of %s; to go on, run the same command again.", name)
+            logger.info("Stopping because of %s; to continue, run the same command again.", name)
             self.exit_code = EXIT_STOPPED
         return is_signalled
 

@@ -128,7 +128,7 @@ def _start_in_folder(output_dir: Path, config, resolved: dict, sources: Mapping[
         if refused:
             raise ValueError(
                 f"{output_dir} holds a run with other values of {', '.join(refused)}: "
-                "use the same values to resume it or another output_dir to start anew."
+                "use the same values to resume it or another output_dir to start a new run."
             )
         changes = {key: value for key, value in changes.items() if key in NOTED_KEYS}
         for key, (old, new) in changes.items():
@@ -161,7 +161,7 @@ def _compare_sources(known: Mapping[str, dict], sources: Mapping[str, str | None
             if before and now and not before.items() <= now.items():  # a folder of trajectories may have grown
                 raise ValueError(
                     f"{output_dir} holds a run that began with another {name} than {source}: its contents differ. "
-                    "Give the same, or another output_dir to start anew."
+                    "Give the same, or another output_dir to start a new run."
                 )
         described.setdefault(name, found)
     return described

@@ -427,7 +427,7 @@ def _check_tags(tags: Mapping[str, str], format_name: str, subtype: str) -> None
         raise ValueError(f"Tag names must be among {', '.join(TAG_NAMES)}, got {', '.join(unknown)}.")
     for name, text in tags.items():
         if not is_text(text) or not text or "\0" in text:
-            raise ValueError(f"The tag {name} must be text that is not empty, got {text!r}.")
+            raise ValueError(f"The tag {name} must be non-empty text, got {text!r}.")
     if format_name != "RF64":
         _try_tags(tags, format_name, subtype)
 
@@ -449,7 +449,7 @@ def _try_tags(tags: Mapping[str, str], format_name: str, subtype: str) -> None:
     if lost:
         name = max(lost, key=lambda name: len(tags[name]))
         length = len(tags[name])
-        raise ValueError(f"{format_name} cannot hold the tag {name}, or not one so long: {length} characters.")
+        raise ValueError(f"{format_name} cannot hold the tag {name}, or not at this length: {length} characters.")
 
 
 def _tag_text(text: str, is_mp3: bool) -> str:

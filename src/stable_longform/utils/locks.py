@@ -37,7 +37,7 @@ def hold_lock(path: str | os.PathLike) -> None:
         _lock(file)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-            logger.warning("%s cannot be locked (%s): see to it that nothing else uses its folder.", path, error)
+            logger.warning("%s cannot be locked (%s): make sure that nothing else uses its folder.", path, error)
             _held[path] = file
             return
         holder = _describe_holder(file)

@@ -43,7 +43,7 @@ def find_soundfont(path: str | os.PathLike | None = None) -> Path:
             return candidate
     raise ValueError(
         "No soundfont found: install Debian's package fluid-soundfont-gm, or the small timgm6mb-soundfont, "
-        "or name a General MIDI .sf2 file."
+        "or pass a General MIDI .sf2 file."
     )
 
 
