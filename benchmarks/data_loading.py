@@ -167,7 +167,7 @@ def measure(dataset, options: argparse.Namespace, collate_fn) -> tuple[float, fl
             )
         )
 
-    num_ahead = 2 * options.num_workers + 1  # batches that the workers have ready or at hand
+    num_ahead = 2 * options.num_workers + 1  # batches that the workers have ready or in progress
     loader = batches()
     for _ in range(num_ahead):
         next(loader)

@@ -4,7 +4,7 @@
     python benchmarks/generate.py --num_inference_steps 25 --tile_latent_lengths 16 100 512
     python benchmarks/generate.py --num_inference_steps 25 --peer
 
-With `--tile_latent_lengths` the same latents are decoded again in chunks of so many frames, and compared.
+With `--tile_latent_lengths` the same latents are decoded again in chunks of these lengths, and compared.
 
 diffusers has no patches, so its transformer of the same width and depth sees every latent as a token; its weights are
 random, which changes no time. It runs `--peer_steps` steps, scaled to all, and its decoder, with the same weights as

@@ -179,7 +179,7 @@ def print_errors(pipe, latents: dict[tuple, torch.Tensor], arguments: argparse.N
 
 
 def reset_peak() -> None:
-    """Starts to measure the memory anew."""
+    """Resets the memory measurement."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     else:

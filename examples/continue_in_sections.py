@@ -1,4 +1,4 @@
-"""A recording goes on, with a prompt for each of the sections that follow, and leads back to its beginning.
+"""Continues a recording with a prompt for each new section, and leads back to its beginning.
 
     python examples/continue_in_sections.py --input a.flac --prompts "piano" "piano, strings" "full band" --seconds 20
 

@@ -9,7 +9,7 @@ complete:
 
 - `DIR/audio/piece-SEED.flac`, 44.1 kHz stereo, and likewise stems (one instrument alone) and one-shots (one sound);
 - `DIR/parts/piece-SEED/ROLE.flac`, with `--parts`: what each part of a piece plays; together they are the piece;
-- `DIR/manifest.jsonl`, the format of `stable_longform.data.manifest`, anew after every few pieces.
+- `DIR/manifest.jsonl`, the format of `stable_longform.data.manifest`, rewritten after every few pieces.
 
 Of 20 seeds in a row the last two are held out: one is "valid", one "test". Run the same command again after an
 interruption, or with more pieces: what is there is kept. Exit status: 0; 2 when an argument is wrong or there is no

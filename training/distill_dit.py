@@ -6,8 +6,8 @@ The teacher, the checkpoint itself, samples trajectories with guidance, which ar
 starts from the teacher's weights; from a random point of a trajectory it predicts where it ends. That needs prompts
 and durations, but no audio. To resume, run the same command again.
 
-The result is `output_dir/checkpoint`, which samples with ping-pong in `num_inference_steps` steps unless it is told
-otherwise; or with `--rank 16` an adapter, `output_dir/lora`, for the teacher's checkpoint:
+The result is `output_dir/checkpoint`, which by default samples with ping-pong in `num_inference_steps` steps;
+or with `--rank 16` an adapter, `output_dir/lora`, for the teacher's checkpoint:
 `stable-longform generate --lora runs/steps8/lora --scheduler ping-pong --steps 8 --guidance-scale 1`.
 """
 

@@ -103,7 +103,7 @@ def _download(package: str, download_dir: Path) -> Path:
 
 
 def _empty_folder(folder: Path) -> Path:
-    """Makes `folder` anew, empty."""
+    """Creates an empty `folder`, in place of an existing one."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder

@@ -193,7 +193,7 @@ class Progress:
 
 
 def run_stage(stage: Stage, progress: Progress, options: argparse.Namespace) -> None:
-    """Runs a stage to its end, or goes on with it.
+    """Runs a stage to its end, or resumes it.
 
     Raises:
         RuntimeError: its script failed, or its steps could not be timed.

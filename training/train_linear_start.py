@@ -4,11 +4,11 @@
         --manifest corpus/manifest.jsonl --output_dir runs/linear_start
     python training/train_autoencoder.py --init_from runs/linear_start/autoencoder ...
 
-Spectral losses hardly ask for the phase, so that a short training of the whole network from random weights keeps the
-loudness and the colour of the music and loses its notes. A linear network that is trained on the squared error alone
+Spectral losses hardly constrain the phase, so a short training of the whole network from random weights preserves
+loudness and timbre but not the notes. A linear network that is trained on the squared error alone
 learns in minutes what 64 numbers a frame can hold of the waveform: the tune, the bass and the chords. Here each
 residual unit begins as the identity and each Snake nearly so. Both are bypassed and not trained, which also makes a
-step about five times as cheap. `train_autoencoder.py` goes on from there with the whole network.
+step about five times as cheap. `train_autoencoder.py` continues from there with the whole network.
 
 To resume, run the same command again. The result is `output_dir/autoencoder`.
 """

@@ -4,7 +4,7 @@
     python examples/paper/table_2_3.py --manifest corpus/manifest.jsonl --output_dir table_2_3
 
 The prompts are made from the metadata of a few held-out tracks, which are the reference. With the paper's evaluators,
-if their weights are at hand: --embedders openl3=FILE.h5 passt=FILE.pt laion_clap. Running it again continues it.
+if you have their weights: --embedders openl3=FILE.h5 passt=FILE.pt laion_clap. Running it again continues it.
 """
 
 import argparse

@@ -60,7 +60,7 @@ def velocity(
 def latents_from_velocity(
     noisy_latents: torch.Tensor, velocity: torch.Tensor, t: torch.Tensor, prediction_type: str = V_PREDICTION
 ) -> torch.Tensor:
-    """The data that a velocity stands for: z = α·x_t − σ·v, or x_t − σ·v of rectified flow; shapes as above."""
+    """The data that a velocity predicts: z = α·x_t − σ·v, or x_t − σ·v of rectified flow; shapes as above."""
     a, s = amplitudes(_align(t, noisy_latents), prediction_type)
     return (noisy_latents if prediction_type == FLOW_PREDICTION else a * noisy_latents) - s * velocity
 
@@ -68,7 +68,7 @@ def latents_from_velocity(
 def noise_from_velocity(
     noisy_latents: torch.Tensor, velocity: torch.Tensor, t: torch.Tensor, prediction_type: str = V_PREDICTION
 ) -> torch.Tensor:
-    """The noise that a velocity stands for: ε = σ·x_t + α·v, or x_t + α·v of rectified flow; shapes as above."""
+    """The noise that a velocity predicts: ε = σ·x_t + α·v, or x_t + α·v of rectified flow; shapes as above."""
     a, s = amplitudes(_align(t, noisy_latents), prediction_type)
     return (noisy_latents if prediction_type == FLOW_PREDICTION else s * noisy_latents) + a * velocity
 

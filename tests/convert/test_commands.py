@@ -169,7 +169,7 @@ def test_bad_input_ends_with_one_line_and_leaves_nothing(texts, tmp_path, capsys
         (["convert", checkpoint, "-o", tmp_path / "full"], "full exists and is not an empty folder: choose another"),
         (["convert", tmp_path / "none.ckpt", "-o", output], "none.ckpt"),
         (["convert", checkpoint, "-o", output], "clap_ckpt_path '/path/to/clap.ckpt' is not there"),
-        (["convert", *with_text, clap, "--config", tmp_path / "bad.json"], "bad.json is no JSON"),
+        (["convert", *with_text, clap, "--config", tmp_path / "bad.json"], "bad.json is not JSON"),
         (["convert", *with_text, clap, "--config", tmp_path / "none.json"], "There is no"),
         (["convert", *with_text, clap, "--ema"], "holds no moving average"),
         (["convert", *with_text, t5], "t5 is no ClapModel but a t5"),

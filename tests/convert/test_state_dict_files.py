@@ -38,7 +38,7 @@ def test_broken_and_other_files_are_refused(tmp_path):
         (tmp_path / name).write_bytes(b"not a checkpoint at all")
         with pytest.raises(ValueError, match=name):
             read_state_dict(tmp_path / name)
-    with pytest.raises(ValueError, match="a.ckpt is no checkpoint"):
+    with pytest.raises(ValueError, match="a.ckpt is not a checkpoint"):
         read_state_dict(tmp_path / "a.ckpt", allow_pickle=True)
     for content in (b"", b"hello world", b"RIFF....WAVE", b"PK\x03\x04 no zip", b"\x80\x02e", b"\x80\x02he"):
         (tmp_path / "a.ckpt").write_bytes(content)

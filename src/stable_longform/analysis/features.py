@@ -1,4 +1,4 @@
-"""What the analysis of structure hears: harmony (chroma) and timbre (cepstrum), a few frames a second.
+"""Features for the analysis of structure: harmony (chroma) and timbre (cepstrum), a few frames per second.
 
 Audio is taken block by block, so memory grows by a few megabytes for an hour of music. The spectra of the channels are
 averaged, not their samples: channels in opposite phase don't cancel.

@@ -1,4 +1,4 @@
-"""The plan of a listening test: what is asked, and who hears what in which order. Paper: §4.2, Table 4.
+"""The plan of a listening test: the questions, and the order of the stimuli for each listener. Paper: §4.2, Table 4.
 
 A test has parts, one for each length of music (the paper's are 2m and 4m45s). In a part every listener rates every
 system's version of every prompt, one after the other, and compares pairs of versions of one prompt. Some ratings are

@@ -2,7 +2,7 @@
 
 Conventions: embeddings are rows of unit length, so products are cosines; a row of zeros (silence) is like nothing. An
 owner is the recording that an embedding belongs to, as a number. Searches go block by block, so items may be a file
-that is mapped into memory; the cosines that are returned are computed anew in float64, pair by pair, and so depend
+that is mapped into memory; the returned cosines are recomputed in float64, pair by pair, and so depend
 neither on the blocks nor on who computes them.
 
 Contents: `Standardizer`, `nearest_items`, `SimilarPairs`, `in_blocks` for searches that are shared and can go on after

@@ -82,5 +82,5 @@ def longest_loop(repetitions: Repetitions) -> int:
 
 
 def longest_repetition(repetitions: Repetitions) -> int:
-    """Frames of the longest passage that is heard again; 0 if there is none."""
+    """Frames of the longest repeated passage; 0 if there is none."""
     return int((repetitions.end - repetitions.start).max(initial=0))

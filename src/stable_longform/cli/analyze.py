@@ -58,7 +58,7 @@ def structure(
     ] = NUM_RESAMPLES,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the bootstrap.")] = 0,
 ) -> None:
-    """Self-similarity matrices, and numbers of repetition, loops, introduction and ending, and sections.
+    """Self-similarity matrices, and measures of repetition, loops, introduction, ending and sections.
 
     Folders with the same subfolders, one for each genre, are drawn as in the paper: genres from left to right, systems
     from top to bottom. Run it again after an interruption.
@@ -117,7 +117,7 @@ def memorization(
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
-    """Duplicates in a training set, and whether a model's music is copied from it.
+    """Finds duplicates in a training set, and generated music that copies it.
 
     Run it again after an interruption; `accelerate launch -m stable_longform analyze memorization ...` shares the work
     among processes.

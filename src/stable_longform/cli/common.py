@@ -26,7 +26,7 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def resolve_checkpoint(checkpoint: str) -> str:
-    """The folder or Hub id that `checkpoint` stands for; raises a ValueError if it can be neither."""
+    """The folder or Hub id that `checkpoint` means; raises a ValueError if it can be neither."""
     resolved = NAMED_CHECKPOINTS.get(checkpoint, checkpoint)
     folder = Path(resolved)
     if folder.is_dir():

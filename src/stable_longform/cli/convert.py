@@ -41,7 +41,7 @@ def convert(
     ] = False,
     verify: Verify = False,
 ) -> None:
-    """Makes a folder for `from_pretrained` of a stable-audio-tools or LAION-CLAP CHECKPOINT.
+    """Converts a stable-audio-tools or LAION-CLAP CHECKPOINT to a folder for `from_pretrained`.
 
     Every tensor is accounted for: keys that are missing, unknown or of another shape, and fields of the configuration
     that cannot be represented, end the conversion.
@@ -62,7 +62,7 @@ def export(
     ] = True,
     verify: Verify = False,
 ) -> None:
-    """Writes a checkpoint in the format of another tool, or says which field that cannot express."""
+    """Writes a checkpoint in the format of another tool, or names the field that the tool does not support."""
     quiet_libraries()
     checkpoint = NAMED_CHECKPOINTS.get(checkpoint, checkpoint)
     _report_conversion(output, stable_longform.export_checkpoint(checkpoint, output, to, text_encoder, verify))

@@ -58,7 +58,7 @@ def inspect(
     manifest: Annotated[Path | None, typer.Option(help="Manifest to write, .jsonl, of the usable tracks.")] = None,
     is_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
-    """Counts, hours, lengths, rates, loudness, tags and unusable files of a source. Every file's header is read."""
+    """Shows counts, hours, lengths, rates, loudness, tags and unusable files of a source."""
     _check_output(figure, PICTURES)
     _check_output(manifest, (".jsonl",))
     with _silent_log():  # the report names what is left out
@@ -101,7 +101,7 @@ def mix(
         typer.Argument(help="Manifests and their shares of the training, as MANIFEST=SHARE.", show_default=False),
     ],
 ) -> None:
-    """Writes one manifest of several, in which each has its share of the time that a training listens."""
+    """Combines manifests into one, in which each has its share of the training time."""
     _check_output(output, (".jsonl",))
     shares = {}
     for argument in manifests:
@@ -118,7 +118,7 @@ def mix(
 def _examine(
     source: str, split: str | None, limit: int | None, num_measured: int
 ) -> tuple[list[Examined], list[BadTrackError]]:
-    """What can be used of a source, and what cannot."""
+    """The usable tracks of a source, and the unusable ones."""
     opened = open_source(source, split, max_bad_fraction=1.0)
     if opened.tracks is None:
         results = [

@@ -21,7 +21,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", 
 
 
 def doctor(is_json: Json = False) -> None:
-    """Shows versions, devices, extras and audio formats: what to look at first, and to add to a report of a fault."""
+    """Shows versions, devices, extras and audio formats; include its output in bug reports."""
     report = {
         "program": f"{PACKAGE} {stable_longform.__version__}",
         "python": f"{platform.python_version()}, {platform.platform()}",

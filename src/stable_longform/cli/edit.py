@@ -80,7 +80,7 @@ def transform(
         float | None, seconds_option("--duration", "Seconds of the result. [default: as long as the input]")
     ] = None,
 ) -> None:
-    """Makes other music of INPUT: a variation, another style, other instruments.
+    """Transforms INPUT: a variation, another style, other instruments.
 
     Settings are stored in the file's tags; `stable-longform info FILE` shows them.
     """
@@ -119,7 +119,7 @@ def inpaint(
     crossfade_in_s: Crossfade = 0.05,
     num_repeats: Repeats = 3,
 ) -> None:
-    """Makes parts of INPUT anew and keeps the rest as it is, sample by sample, at the model's rate.
+    """Replaces parts of INPUT; the rest stays bit-identical at the model's rate.
 
     Settings are stored in the file's tags; `stable-longform info FILE` shows them.
     """
@@ -154,9 +154,9 @@ def extend(
     crossfade_in_s: Crossfade = 0.05,
     num_repeats: Repeats = 3,
 ) -> None:
-    """Goes on with INPUT, at its end with --to, at its beginning with --prepend, and keeps it as it is.
+    """Continues INPUT at its end (--to) or its beginning (--prepend) and leaves INPUT itself unchanged.
 
-    Beyond the model's window the music is sampled in overlapping windows, and decoded as it is written. Settings are
+    Music beyond the model's window is sampled in overlapping windows, and decoded while it is written. Settings are
     stored in the file's tags; `stable-longform info FILE` shows them.
     """
     settings = _settings(context)

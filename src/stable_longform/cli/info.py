@@ -16,7 +16,7 @@ def info(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Any audio file.")],
     is_json: Json = False,
 ) -> None:
-    """Shows length and format of FILE and, if this program made it, the settings that make it again."""
+    """Shows length and format of FILE and, if this program made it, its settings."""
     description = {name: value for name, value in asdict(read_info(file)).items() if value is not None}
     description = {"path": str(file)} | description
     settings = read_values(file)

@@ -66,7 +66,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for the network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
 ) -> None:
-    """Serves the page, and keeps the answers that it sends in the test's folder results/, until it is interrupted."""
+    """Serves the page and stores its answers in the test's folder results/, until interrupted."""
     with make_server(test / "page", test / "results", host, port) as server:
         typer.echo(f"http://{host}:{server.server_address[1]}/")
         server.serve_forever()

@@ -26,7 +26,7 @@ def reconstruct(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Encodes INPUT with the model's autoencoder, decodes it and writes the result, to hear what latents keep.
+    """Encodes INPUT with the model's autoencoder, decodes it and writes the result.
 
     The result has the model's sampling rate and as many samples as the input at that rate. It keeps its level:
     samples beyond full scale are clipped unless --sample-format is float.
@@ -35,7 +35,7 @@ def reconstruct(
     if os.path.realpath(output) == os.path.realpath(input):  # which a loop of links does not stop
         raise ValueError(f"{output} is the input: choose another output.")
     check_outputs([output], sample_format, overwrite)
-    next(read_blocks(input), None)  # an input that is no audio is told before the model is loaded
+    next(read_blocks(input), None)  # an input that is not audio is reported before the model is loaded
 
     vae = load_autoencoder(resolve_checkpoint(checkpoint), device)
     chunks = _reconstruct_chunks(vae, input, quiet)

@@ -23,7 +23,7 @@ def show(
         Path | None, typer.Option("-o", "--output", help="Picture to write. [default: DIR/curves.png]")
     ] = None,
 ) -> None:
-    """Prints the last value of every metric of a training, finished or not, and draws their curves."""
+    """Prints the last value of every metric of a training run and draws the curves."""
     rows = read_metrics(folder)
     output = output or folder / "curves.png"
     draw_curves(rows, output, str(folder))

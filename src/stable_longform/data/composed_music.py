@@ -1,4 +1,4 @@
-"""Composed music as a source: a name such as `composed:0..399` stands for the pieces of these seeds.
+"""Composed music as a source: `composed:0..399` means the pieces of these seeds.
 
 Each piece is composed and rendered when its turn comes, and never touches the disk.
 """

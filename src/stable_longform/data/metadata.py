@@ -32,7 +32,7 @@ def is_empty(value: object) -> bool:
 
 
 def is_nothing(value: object) -> bool:
-    """Whether a value stands for nothing: it is empty, NaN, or text that says so."""
+    """Whether a value means nothing: it is empty, NaN, or a text such as "none"."""
     if isinstance(value, str):
         return value.strip().lower() in NOTHING
     return math.isnan(value) if isinstance(value, numbers.Real) else is_empty(value)
@@ -84,7 +84,7 @@ def parse_sidecars(sidecars: Mapping[str, bytes]) -> dict:
     """Metadata from the contents of sidecar files by extension: a JSON object, and a text that is the description.
 
     Raises:
-        ValueError: the JSON is none, or no object, or a text is not UTF-8.
+        ValueError: invalid JSON, JSON that is not an object, or a text that is not UTF-8.
     """
     row = {"description": decode(sidecars[".txt"], "its .txt file").strip()} if ".txt" in sidecars else {}
     if ".json" in sidecars:

@@ -1,4 +1,4 @@
-"""From what a source says about a recording to a `Track`, or to the reason why there is none.
+"""Makes a `Track` from a source's information about a recording, or says why it cannot.
 
 The same rules for folders, tables, tars and datasets:
 

@@ -7,7 +7,7 @@ share of the tracks. The order is random: the shards anew in every epoch, then t
 `shuffle_tracks` tracks. What is made of a track depends on the seed, the epoch, the shard and the place in it alone.
 
 `StreamItems.state_dict` is the place that one worker has reached; torchdata's loader asks every worker for it.
-`StreamedSource.state_dict` is that of all workers of all processes, so that a resumed run goes on with the next item.
+`StreamedSource.state_dict` is that of all workers of all processes, so a resumed run continues with the next item.
 """
 
 import copy

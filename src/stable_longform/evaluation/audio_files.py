@@ -90,7 +90,7 @@ def list_tracks(source: str | os.PathLike, split: str, limit: int | None = None)
     Args:
         source: any that consists of files: a manifest, a folder, a CSV file.
         split: "train", "valid", "test" or "extra".
-        limit: only the first so many; None: all.
+        limit: number of files to take; None: all.
 
     Raises:
         ValueError: see `open_source`; also a source that holds its audio in tars or tables.

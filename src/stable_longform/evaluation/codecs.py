@@ -112,7 +112,7 @@ def score_reconstructions(
         codec: what to measure.
         files: the recordings by name, as `list_audio` and `list_tracks` give them.
         settings: how they are read.
-        cache: folder that keeps the values of each file, so that a run goes on where it stopped.
+        cache: folder that keeps the values of each file, so that a run continues where it stopped.
         with_visqol: whether "visqol" is measured too, which must be installed.
 
     Returns:

@@ -110,7 +110,7 @@ def asked_by_truth(metadata: Mapping) -> Asked:
 
 
 def _make_asked(fields: Mapping[str, Sequence[str]]) -> Asked:
-    """Reads the values of fields; a tempo that is no number and a key that is none count as not asked for."""
+    """Reads the values of fields; invalid tempos and keys count as not requested."""
     tempo = next(iter(fields.get("bpm", ())), "")
     key = read_key(next(iter(fields.get("key", ())), ""))
     is_number = tempo.replace(".", "", 1).isdecimal() and float(tempo) > 0
@@ -271,7 +271,7 @@ class WordListeners:
 
 
 def probe_features(features: Mapping[str, Mapping[str, AudioFeatures]]) -> np.ndarray:
-    """What a probe hears of each file: mean and standard deviation over windows of all embeddings."""
+    """The input of a probe for each file: mean and standard deviation over windows of all embeddings."""
     rows = []
     for found in features.values():
         windows = [item.embeddings for item in found.values()]

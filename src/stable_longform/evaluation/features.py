@@ -1,7 +1,7 @@
 """Features of all audio files of a folder, computed once and kept.
 
 A file's features lie in the cache under the hash of its content and of everything that they depend on (the
-embedder's protocol, the reading settings), so a run that was cut off goes on where it stopped, and a changed file or
+embedder's protocol, the reading settings), so an interrupted run continues where it stopped, and a changed file or
 setting never meets old features.
 """
 
@@ -43,7 +43,7 @@ class FolderFeatures:
         skipped: reason for each file that is left out of every metric.
         notes: properties of usable files that a reader of the numbers should know.
         other_files: number of the folder's files that are not taken for audio, by extension.
-        not_asked_for: audio files that are there and are none of those asked for.
+        not_asked_for: existing audio files that were not requested.
     """
 
     features: dict[str, dict[str, AudioFeatures]] = field(default_factory=dict)

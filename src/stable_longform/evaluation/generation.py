@@ -1,7 +1,7 @@
 """A folder of generated music from a list of prompts, one file for each, to be scored or listened to.
 
 Every file has a seed of its own, made from the run's seed and the prompt's id, so a file does not depend on the
-others, on their order or on the number of processes. A run that was cut off goes on where it stopped: files appear
+others, on their order or on the number of processes. An interrupted run continues where it stopped: files appear
 only when complete, and complete ones are kept. `protocol.json` in the folder says how they were made; a folder made
 otherwise is refused.
 """

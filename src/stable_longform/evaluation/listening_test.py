@@ -110,7 +110,7 @@ def part_name(seconds: float) -> str:
 def build_test(
     systems: Mapping[str, Path], prompts: Sequence[PromptRow], output: Path, settings: ListeningTestSettings
 ) -> dict:
-    """Builds a test: `page/`, `webmushra/` and `key.json`. Run again, it goes on with what is there.
+    """Builds a test: `page/`, `webmushra/` and `key.json`. Run again, it continues with the existing files.
 
     Args:
         systems: folder of each system, with a file for each prompt, named after the prompt's id.

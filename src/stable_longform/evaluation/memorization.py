@@ -43,7 +43,7 @@ from stable_longform.evaluation.prompt_lists import PromptRow
 from stable_longform.evaluation.segments import COPIES, SegmentEmbedder, make_copy, mean_row, splice
 from stable_longform.utils.files import atomic_path, file_sha256, write_json
 
-QUERY_HOPS = 4  # segments of generations begin so many times as often, so that one fits a copied passage
+QUERY_HOPS = 4  # factor by which segments of generations overlap, so that one matches a copied passage
 SPLICED_SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 MAX_SAMPLE = 10000  # recordings whose nearest other one is looked up, for the histogram
 COLLECT_BLOCK = 65536  # rows
@@ -407,7 +407,7 @@ def choose_prompts(
     Args:
         tracks: by name.
         groups: names of duplicates.
-        count: at most so many prompts.
+        count: largest number of prompts.
         prefix: of the ids.
         seed: of the order and of what is drawn from the metadata.
     """

@@ -1,6 +1,6 @@
 """The structure of whole folders of audio: numbers with intervals, Figure 4, and how well boundaries are found.
 
-A file's structure is kept under the hash of its content, so a run that was cut off goes on where it stopped. Paper:
+A file's structure is kept under the hash of its content, so an interrupted run continues where it stopped. Paper:
 §4.4.
 """
 

@@ -1,4 +1,4 @@
-"""Comparing what a classifier hears in generated and in reference audio.
+"""Compares the output of a classifier for generated and for reference audio.
 
 Conventions: logits of windows are `(num_windows, num_classes)`; probabilities are `(..., num_classes)` and sum to 1.
 

@@ -172,7 +172,7 @@ class AutoencoderOobleck(CheckedModelMixin, ModelMixin, ConfigMixin, ChunkedMode
 
         Args:
             latents: `(batch_size, decoder_input_channels, latent_length)`, in the model's dtype.
-            num_frames: decode only the first so many frames (with those behind them as context), in
+            num_frames: decode only this number of frames (with the following ones as context), in
                 [1, `latent_length`]; None decodes all.
 
         Returns:
@@ -258,7 +258,7 @@ class AutoencoderOobleck(CheckedModelMixin, ModelMixin, ConfigMixin, ChunkedMode
         return waveform
 
     def _check_latents(self, latents: torch.Tensor, num_frames: int | None) -> int:
-        """Raises a ValueError unless so many frames of the latents can be decoded; returns how many."""
+        """Raises a ValueError unless this number of frames can be decoded; returns the number."""
         self._check("latents", latents, "decoder_input_channels", "latent_length")
         num_frames = latents.shape[-1] if num_frames is None else num_frames
         if not 1 <= num_frames <= latents.shape[-1]:

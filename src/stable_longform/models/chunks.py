@@ -130,7 +130,7 @@ class ChunkedModelMixin:
         return batch.split(1) if self.use_slicing else [batch]
 
     def _chunk_length(self, num_frames: int | None, channels: int, plan: Callable | None = None) -> int:
-        """Frames of a chunk for a network with so many channels at the full rate.
+        """Frames of a chunk for a network with a number of channels at the full rate.
 
         `num_frames` is the length of the whole if it is known, and `plan` what an engine takes for the choice.
         """

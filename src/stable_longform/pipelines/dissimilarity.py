@@ -51,7 +51,7 @@ class DissimilarityGuidance:
             raise ValueError(f"scale must be in [0, 1], got {self.scale}.")
 
     def check_channels(self, num_channels: int) -> None:
-        """Raises a ValueError unless the known latents have so many channels."""
+        """Raises a ValueError unless the known latents have this number of channels."""
         if self.known_latents.shape[1] != num_channels:
             raise ValueError(f"known_latents must have {num_channels} channels, got {self.known_latents.shape[1]}.")
 

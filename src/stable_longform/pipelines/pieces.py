@@ -1,6 +1,6 @@
-"""A piece of which parts are kept and parts are made anew: where in its samples, in its frames, in which spans.
+"""A piece with parts to keep and parts to replace: its samples, frames and spans.
 
-A region is a pair of samples `(start, stop)` that is made anew. A frame is free if a region touches it. A span is a
+A region is a pair of samples `(start, stop)` to replace. A frame is free if a region touches it. A span is a
 stretch of frames that is sampled at once, with what is kept of it as context.
 """
 
@@ -17,7 +17,7 @@ BLOCK = 2**20  # samples that are read at once
 
 @dataclass(frozen=True)
 class Piece:
-    """What is known of a piece, and what of it is made anew.
+    """The known and the new parts of a piece.
 
     Args:
         num_samples: of the whole piece.
@@ -109,14 +109,14 @@ def lay_out(
 
     Args:
         waveform: what there is, `(channels, num_samples)`.
-        regions: samples of it to make anew.
+        regions: samples of it to replace.
         before: new samples before it.
         after: new samples after it.
         hop_length: samples of a frame.
         is_loop: whether the end is followed by the beginning.
 
     Raises:
-        ValueError: nothing or everything is to be made anew, or what is made anew does not touch the ends of a loop.
+        ValueError: nothing or everything is to be replaced, or the new parts do not touch the ends of a loop.
     """
     end = before + waveform.shape[1]
     num_samples = end + after

@@ -64,7 +64,7 @@ class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
         audio_end_in_s: float | Sequence[float] | None = None,
         audio_start_in_s: float | Sequence[float] | None = None,
     ) -> LongFormMusicPipelineOutput | tuple:
-        """Makes other music of some. Where nothing else is said, arguments are those of `LongFormMusicPipeline`.
+        """Transforms music. Arguments not described here are those of `LongFormMusicPipeline`.
 
         Args:
             prompt: of the result, as a text or in sections; None: music without a prompt.
@@ -74,7 +74,7 @@ class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
                 itself, 1 music that owes nothing to it. stable-audio-tools' `init_noise_level` 0.1, 0.5, 1, 5, 10 and
                 100 are 0.064, 0.295, 0.5, 0.874, 0.937 and 0.994.
             duration: seconds of music to return; None: as long as the audio. Longer audio is cut off, shorter audio
-                goes on with silence.
+                is followed by silence.
             negative_prompt: what to steer away from.
             method: "noise" adds noise and removes it with the prompt. "invert" finds the noise that the model would
                 make the music from without guidance and with the source prompt, and samples from that; it keeps more

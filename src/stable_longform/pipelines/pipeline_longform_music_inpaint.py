@@ -1,4 +1,4 @@
-"""Parts of music made anew, music continued at either end, and loops, by a model that was not trained for it.
+"""Inpainting, continuation at either end, and loops, with a model that was not trained for it.
 
 In each step what is kept takes its place in the noisy latents, at the noise level of the step, and every step is
 repeated so that what is new can adapt to it. Music longer than the model's window is sampled in overlapping windows.
@@ -47,7 +47,7 @@ class Span:
 
 
 class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
-    """Makes parts of music anew. Its components and settings are those of `LongFormMusicPipelineBase`.
+    """Replaces parts of music. Its components and settings are those of `LongFormMusicPipelineBase`.
 
     `from_pipe` makes one of a text-to-music pipeline, and the other way round, without loading anything again.
     """
@@ -86,7 +86,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         window_in_s: float | None = None,
         timesteps: Sequence[float] | None = None,
     ) -> LongFormMusicPipelineOutput | tuple:
-        """Makes parts of music anew. Where nothing else is said, arguments are those of `LongFormMusicPipeline`.
+        """Replaces parts of music. Arguments not described here are those of `LongFormMusicPipeline`.
 
         What is kept is in the result bit for bit, at the model's rate. The result may last an hour.
 
@@ -94,10 +94,10 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
             prompt: of the whole piece, as a text or in sections; None: music without a prompt.
             audio: one recording for all prompts, or one for each; a single prompt may have several. A path, or a
                 tensor or array `(channels, num_samples)` with full scale 1. Any rate; mono or stereo.
-            regions: `(start, stop)` in seconds of the audio that are made anew, rising, not overlapping.
+            regions: `(start, stop)` to replace, in seconds of the audio; rising, not overlapping.
             mask: the same in latent frames: boolean `(latent_length,)`, True = replace, with `latent_length` the
                 audio's samples at the model's rate over `vae.hop_length`, rounded up.
-            extend_to: seconds of the result, more than there are: it goes on after the audio.
+            extend_to: duration of the result in seconds; the music continues after the audio.
             prepend_in_s: seconds of new music before the audio.
             loop: the end of the result is followed by its beginning, and what is made anew there leads from one to
                 the other.

@@ -17,7 +17,7 @@ class KeptMusic:
     Args:
         scheduler: that the loop uses, with its steps set.
         music: latents `(B, C, L)`; what they are where frames are free does not matter.
-        is_free: boolean `(B, 1, L)`, True where frames are made anew.
+        is_free: boolean `(B, 1, L)`, True where frames are new.
         noise: `(B, C, L)`, in which kept frames are shown at every step.
         draw_noise: fresh noise `(B, C, L)`.
         prediction_type: what the transformer predicts.

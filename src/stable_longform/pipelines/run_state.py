@@ -1,4 +1,4 @@
-"""What a pipeline tells and is told while it generates, in the thread of the generation."""
+"""State of a generation that callbacks and other threads read and set."""
 
 import threading
 
@@ -54,5 +54,5 @@ class RunStateMixin:
 
     @property
     def _run(self) -> Run:
-        """The latest generation in this thread, or one that stands for none."""
+        """The latest generation in this thread, or an empty one."""
         return self._runs.get(threading.get_ident(), Run(Guidance(1.0), 0, is_running=False))

@@ -53,7 +53,7 @@ class GuidedVelocity:
     Args:
         transformer: predicts the velocity.
         conditioning: of B items.
-        guidance: is read anew in each step.
+        guidance: is read again in each step.
         name: sets it apart from others of the same loop, for diffusers' caches.
     """
 

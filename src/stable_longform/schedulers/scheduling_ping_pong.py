@@ -120,7 +120,7 @@ class PingPongScheduler(SchedulerMixin, ConfigMixin):
             return_dict: whether to return an output object or a plain tuple.
 
         Raises:
-            ValueError: `set_timesteps` was not called, or `timestep` is none of the times.
+            ValueError: `set_timesteps` was not called, or `timestep` is not one of the times.
         """
         if self.timesteps is None:
             raise ValueError("Call set_timesteps before step.")

@@ -87,7 +87,7 @@ def save_checkpoint(
 def resume(accelerator: Accelerator, output_dir: Path, batch_size: int, skipped: SkippedSteps) -> ItemOrder:
     """Loads the newest checkpoint that is whole, if there is one; returns the order of the items from there on.
 
-    A damaged one is renamed to `damaged-checkpoint-<step>` and reported. `skipped` goes on counting from there.
+    A damaged one is renamed to `damaged-checkpoint-<step>` and reported. `skipped` continues from there.
 
     Raises:
         ValueError: there are checkpoints, but all are damaged; or the newest was saved with FSDP and the run goes on

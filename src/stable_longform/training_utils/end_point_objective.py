@@ -15,7 +15,7 @@ from stable_longform.training_utils.v_objective import VelocityLoss
 
 
 class EndPointLoss(VelocityLoss):
-    """Squared error of the data that the student's velocity stands for, averaged over each item. Not in the paper.
+    """Squared error of the data predicted by the student's velocity, averaged over each item. Not in the paper.
 
     Without guidance: what the teacher's guidance does is in the end points.
     """

@@ -74,7 +74,7 @@ def make_loader(
     num_workers: int,
     collate_fn: Callable[[Sequence[dict]], dict] | None = None,
 ) -> Iterator[dict]:
-    """Yields a process's micro-batches, from `order.start_step` to `max_steps`; a stream goes on from its own place.
+    """Yields micro-batches of a process from `order.start_step` to `max_steps`; a stream from its own position on.
 
     Each has the numbers of its items as `item_numbers`.
     """

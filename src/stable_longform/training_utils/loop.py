@@ -18,7 +18,7 @@ from stable_longform.training_utils.processes import is_any
 from stable_longform.training_utils.run_options import RunOptions
 from stable_longform.training_utils.train_step import SkippedSteps
 
-EXIT_STOPPED = 75  # after a signal: all is saved, and the same command goes on (EX_TEMPFAIL: try again later)
+EXIT_STOPPED = 75  # after a signal: everything is saved, and the same command continues (EX_TEMPFAIL)
 SIGNALS = ("SIGTERM", "SIGUSR1")  # Windows has no SIGUSR1
 
 logger = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from stable_longform.utils.locks import hold_lock
 logger = logging.getLogger(__name__)
 
 RUN_FILE, STAGE_FILE, LOCK_FILE = "run.json", "stage.json", "run.lock"
-# What may differ when a run is resumed, without a word: how long, how fast and how talkative it is.
+# Options that may change silently when a run is resumed: duration, speed and logging.
 FREE_KEYS = (
     "max_steps",
     "max_minutes",

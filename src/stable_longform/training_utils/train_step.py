@@ -37,7 +37,7 @@ class SkippedSteps:
         if len(self.recent) > self.limit:
             allowed = f"{len(self.recent)} of the last {WINDOW} steps were not, max_skipped_steps is {self.limit}"
             raise FloatingPointError(
-                f"Step {step}: {reason} ({allowed}); the last checkpoint is unchanged, and the same command goes on "
+                f"Step {step}: {reason} ({allowed}); the last checkpoint is unchanged, and the same command continues "
                 "from it, also with another learning_rate, max_grad_norm or mixed_precision."
             )
         logger.warning("Step %d: %s; it is skipped.", step, reason)

@@ -35,7 +35,7 @@ def read_metrics(output_dir: str | os.PathLike) -> list[dict]:
 
 
 def _parse_row(line: str) -> dict | None:
-    """The object of a line of metrics; None if it is none."""
+    """The object in a line of metrics; None if the line is invalid."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

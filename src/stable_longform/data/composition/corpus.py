@@ -1,4 +1,4 @@
-"""A corpus of composed music: which music a seed stands for, its split, and its row in a manifest."""
+"""A corpus of composed music: the music of a seed, its split, and its row in a manifest."""
 
 import random
 from pathlib import Path
@@ -34,7 +34,7 @@ def draw_duration(seed: int, min_duration_in_s: float, max_duration_in_s: float)
 def compose(
     kind: str, seed: int, piece_duration_in_s: tuple[float, float] = PIECE_DURATION_IN_S
 ) -> tuple[Piece, float | None]:
-    """Composes what a seed stands for, and gives the duration that it may have; None: as long as it sounds.
+    """Composes the piece of a seed, and gives the duration that it may have; None: as long as it sounds.
 
     Args:
         kind: one of `KINDS`.
@@ -58,7 +58,7 @@ def compose(
 def render_piece(
     kind: str, seed: int, soundfont: Path, piece_duration_in_s: tuple[float, float] = PIECE_DURATION_IN_S
 ) -> tuple[torch.Tensor, dict]:
-    """Composes and plays what a seed stands for, without touching the disk.
+    """Composes and renders the piece of a seed, without using the disk.
 
     Args:
         kind, seed, piece_duration_in_s: as for `compose`.

@@ -26,11 +26,11 @@ def make_plan(
 ) -> Plan:
     """Plans a decoding or an encoding.
 
-    Short chunks compute their context anew, which workers at rest do not. So where memory is short there are fewer
+    Short chunks recompute their context; idle workers cost nothing. So where memory is short there are fewer
     workers before there are shorter chunks.
 
     Args:
-        bytes_of_chunk: memory that a chunk of so many frames takes while it is computed.
+        bytes_of_chunk: memory that a chunk of a number of frames needs.
         num_threads: that may work.
         num_frames: of all chunks together; None: not known.
         chunk_length: frames of a chunk, if the user has chosen.
