@@ -8,6 +8,7 @@ import torch
 import yaml
 from common import relative_error
 from launch import check_script, run_script
+from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_pipeline import PROMPTS, generate, tiny_pipeline
 
@@ -37,14 +38,17 @@ def folder(tmp_path_factory):
     """Holds a teacher of random weights and its prompts."""
     folder = tmp_path_factory.mktemp("distill")
     tiny_pipeline(mask_text_padding=True).save_pretrained(folder / "teacher")
-    (folder / "prompts.txt").write_text("\n".join(PROMPTS))
+    rows = [
+        {"id": str(k), "prompt": prompt} | ({"duration": 0.15} if k == 0 else {}) for k, prompt in enumerate(PROMPTS)
+    ]
+    (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (folder / "distill.yaml").write_text(yaml.safe_dump(SETTINGS))
     return folder
 
 
 def command(folder: Path, name: str, *changes: object) -> list:
     """The command of a training; later options win."""
-    paths = ("--checkpoint", folder / "teacher", "--prompts", folder / "prompts.txt", "--output_dir", folder / name)
+    paths = ("--checkpoint", folder / "teacher", "--prompts", folder / "prompts.jsonl", "--output_dir", folder / name)
     return ["distill_dit.py", "--config", folder / "distill.yaml", *paths, *changes]
 
 
@@ -74,6 +78,16 @@ def test_six_steps_and_six_more_with_the_same_trajectories_equal_twelve(folder, 
     weights = "checkpoint/transformer/diffusion_pytorch_model.safetensors"
     one, other = (load_file(run / weights) for run in (trained, folder / "parts"))
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_a_prompt_keeps_its_own_duration_and_the_others_draw_one(trained):
+    requests = []
+    for file in sorted((trained / "trajectories").glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            requests.append(json.loads(tensors.metadata()["request"]))
+    assert [prompt for prompt, _ in requests] == [*PROMPTS, *PROMPTS[:2]]
+    assert all((duration == 0.15) == (prompt == PROMPTS[0]) for prompt, duration in requests)
+    assert {duration for _, duration in requests} <= {0.1, 0.15, 0.2}
 
 
 def test_the_student_says_how_it_is_sampled(trained):

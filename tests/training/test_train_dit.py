@@ -149,7 +149,8 @@ def test_short_window_carries_over_to_a_long_one_and_to_a_pipeline(
         assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in before)
     check_script("make_checkpoint.py", "--autoencoder", autoencoder, "--clap", clap, "--dit", long / "dit",
                  "--output_dir", folder / "checkpoint", "--sigma_min", 0.1, "--license", "mit",
-                 "--guidance_interval", "[0.0, 0.9]", "--window_in_s", "[0.743, 2.972]")  # fmt: skip
+                 "--guidance_interval", "[0.0, 0.9]", "--window_in_s", "[0.743, 2.972]",
+                 "--num_inference_steps", 7, "--guidance_scale", 3.5)  # fmt: skip
     refused = run_script("make_checkpoint.py", "--autoencoder", other_autoencoder, "--clap", clap,
                          "--dit", long / "dit", "--output_dir", folder / "wrong")  # fmt: skip
     assert refused.returncode == 2 and "latents of another autoencoder" in refused.stderr
@@ -159,6 +160,7 @@ def test_short_window_carries_over_to_a_long_one_and_to_a_pipeline(
     pipe = LongFormMusicPipeline.from_pretrained(folder / "checkpoint")
     assert pipe.max_duration_in_s == pytest.approx(64 * 2048 / 44100)
     assert list(pipe.config.guidance_interval) == [0.0, 0.9] and list(pipe.config.window_in_s) == [0.743, 2.972]
+    assert (pipe.config.num_inference_steps, pipe.config.guidance_scale) == (7, 3.5)
     for duration, length in ((0.5, 16), (1.5, 64)):  # those of the two stages
         latents = pipe("Genre: Rock", duration=duration, num_inference_steps=1, output_type="latent").audios
         assert latents.shape[-1] == length
