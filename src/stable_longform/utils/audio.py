@@ -427,7 +427,7 @@ def _check_tags(tags: Mapping[str, str], format_name: str, subtype: str) -> None
         raise ValueError(f"Tag names must be among {', '.join(TAG_NAMES)}, got {', '.join(unknown)}.")
     for name, text in tags.items():
         if not is_text(text) or not text or "\0" in text:
-            raise ValueError(f"The tag {name} must be non-empty text, got {text!r}.")
+            raise ValueError(f"The tag {name} must be text and not empty, got {text!r}.")
     if format_name != "RF64":
         _try_tags(tags, format_name, subtype)
 
