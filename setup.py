@@ -64,7 +64,7 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6",
-        "diffusers>=0.42",
+        "diffusers>=0.41",
         "transformers>=5.20",
         "accelerate>=1.0",
         "safetensors>=0.4.5",
