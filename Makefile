@@ -21,7 +21,7 @@ OUT ?= runs/embedded
 # Of `make gpu-check`; on a machine without a GPU: GPU_CHECK="--size tiny --window 64 --steps 2".
 GPU_CHECK ?= --device cuda
 
-.PHONY: music test test-slow lint format train-tiny train-embedded benchmarks gpu-check
+.PHONY: music test test-slow lint format train-tiny train-embedded benchmarks gpu-check docs
 
 music: $(INSTALLED)
 	$(VENV)/bin/stable-longform generate "Genre: Ambient, Electronic|Instruments: Synth|Moods: Slow" --steps 40 --guidance-scale 4 --seed 1 --overwrite -o music.wav
@@ -39,6 +39,11 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
+
+# The site, in build/site; a broken link or an unknown name is an error.
+docs: $(INSTALLED)
+	$(PYTHON) -m pip install --quiet -e ".[docs]" -c constraints.txt
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 # The tables of docs/benchmarks.md in one run, 40 minutes on two cores with nothing else running.
 benchmarks: $(INSTALLED)

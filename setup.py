@@ -38,6 +38,7 @@ EXTRAS = {
     "app": ["gradio>=6.0", "matplotlib>=3.8"],
     "quantization": ["torchao>=0.18"],
     "flash": ["flash-attn>=2.6; platform_system == 'Linux'"],
+    "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
     "dev": [
         "pytest>=8.0",
         "pytest-xdist>=3.5",

@@ -1,0 +1,67 @@
+"""MkDocs hook: files of the repository that a page links to become part of the site.
+
+Links in the documentation are relative paths in the repository, so that they work wherever its files are shown. A link
+that leaves docs/ leads to a copy of that file under repository/ in the site: a page if it is Markdown, else the file.
+"""
+
+import os
+import posixpath
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+COPIES = "repository"
+CHANGELOG = "CHANGELOG.md"
+LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the linked files outside docs/, and what those link to."""
+    root = Path(config.docs_dir).parent
+    unread = [file.abs_src_path for file in files.documentation_pages()]
+    unread.append(add_copy(files, config, CHANGELOG))
+    while unread:
+        path = Path(unread.pop())
+        for link in LINK.findall(path.read_text(encoding="utf-8")):
+            target = repository_path(path, link, root)
+            if is_outside(target) and (root / target).is_file() and not files.get_file_from_path(site_path(target)):
+                copy = add_copy(files, config, target)
+                unread += [copy] if target.endswith(".md") else []
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Makes links between paths of the repository links between paths of the site."""
+    root = Path(config.docs_dir).parent
+    source = Path(page.file.abs_src_path)
+
+    def relink(match: re.Match) -> str:
+        target = site_path(repository_path(source, match[1], root))
+        return posixpath.relpath(target, posixpath.dirname(page.file.src_uri) or ".")
+
+    return LINK.sub(relink, markdown)
+
+
+def add_copy(files: Files, config: MkDocsConfig, path: str) -> str:
+    """Adds a file of the repository to the site; returns its absolute path."""
+    source = str(Path(config.docs_dir).parent / path)
+    files.append(File.generated(config, site_path(path), abs_src_path=source))
+    return source
+
+
+def repository_path(source: Path, link: str, root: Path) -> str:
+    """Path in the repository of what a file links to."""
+    return Path(os.path.relpath(source.parent / link, root)).as_posix()
+
+
+def is_outside(path: str) -> bool:
+    """Whether a path of the repository is outside docs/."""
+    return not path.startswith("docs/")
+
+
+def site_path(path: str) -> str:
+    """Source path in the site of a path of the repository."""
+    return f"{COPIES}/{path}" if is_outside(path) else path.removeprefix("docs/")
