@@ -25,6 +25,12 @@ def test_every_public_name_is_in_the_reference():
             assert f"\n::: {getattr(stable_longform, name).__module__}.{name}\n" in pages
 
 
+def test_every_page_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
+    assert {page for page in pages if f"- {page}\n" not in navigation} == set()
+
+
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: page.stem)
 def test_examples_of_the_reference_give_what_they_show(page):
     results = doctest.testfile(str(page), module_relative=False)
