@@ -24,7 +24,7 @@ GPU_CHECK ?= --device cuda
 .PHONY: music test test-slow lint format train-tiny train-embedded benchmarks gpu-check docs
 
 music: $(INSTALLED)
-	$(VENV)/bin/stable-longform generate "Genre: Ambient, Electronic|Instruments: Synth|Moods: Slow" --steps 40 --guidance-scale 4 --seed 1 --overwrite -o music.wav
+	$(VENV)/bin/stable-longform generate "Genre: Piano|Instruments: Piano|BPM: 90|Key: C major" --seed 1 --overwrite -o music.wav
 
 test: $(INSTALLED)
 	$(PYTHON) -m pytest -n 2 --dist loadgroup

@@ -297,6 +297,7 @@ def print_adherence(pipe: LongFormMusicPipeline, tracks: Sequence[Track], argume
         "guidance_scale": arguments.guidance_scale,
         "guidance_rescale": arguments.guidance_rescale,
         "output_type": "latent",
+        "window_in_s": pipe.max_duration_in_s,
     }
     prompts = [build_prompt(track.metadata, random.Random(arguments.seed)) for track in tracks[:2]]
 

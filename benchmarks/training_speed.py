@@ -56,7 +56,7 @@ from stable_longform.models.clap_text_encoder import encode_texts
 from stable_longform.models.discriminator_stft import MultiScaleSTFTDiscriminator
 from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
-from stable_longform.training_utils import metric_log
+from stable_longform.training_utils import loop as training_loop
 from stable_longform.training_utils.adversarial_steps import (
     choose_turn,
     discriminator_step_losses,
@@ -263,7 +263,7 @@ class _Done(Exception):
 
 def run_script(stage: str, config, options: argparse.Namespace) -> list[tuple[float, float]]:
     """Clock and processor time at the end of each step that the real script reports."""
-    times, report = [], metric_log.report
+    times, report = [], training_loop.report
 
     def note(*arguments) -> None:
         times.append(_now())
@@ -271,7 +271,7 @@ def run_script(stage: str, config, options: argparse.Namespace) -> list[tuple[fl
             raise _Done
         report(*arguments)
 
-    metric_log.report = note  # which the script then imports
+    training_loop.report = note  # which every training loop calls
     arguments = sys.argv
     try:
         with contextlib.suppress(_Done), tempfile.TemporaryDirectory() as folder:
@@ -280,7 +280,7 @@ def run_script(stage: str, config, options: argparse.Namespace) -> list[tuple[fl
             sys.argv = [str(script_of(stage)), "--config", str(file)]
             runpy.run_path(sys.argv[0], run_name="__main__")
     finally:
-        metric_log.report, sys.argv = report, arguments
+        training_loop.report, sys.argv = report, arguments
     return times
 
 

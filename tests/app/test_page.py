@@ -251,7 +251,7 @@ def test_bad_uploads_are_a_sentence(page, tmp_path):
     bad = {
         "text.wav": (lambda path: path.write_bytes(b"no music at all" * 100), "cannot be read as audio"),
         "silent.wav": (lambda path: write_audio(path, torch.zeros(2, 8000), RATE), "is silent"),
-        "nan.wav": (lambda path: write_audio(path, torch.full((2, 800), torch.nan), RATE, "float"), "not finite"),
+        "nan.wav": (lambda path: write_audio(path, torch.full((2, 800), torch.nan), RATE, "float"), "non-finite"),
         "eight.wav": (lambda path: write_audio(path, torch.rand(8, 800), 192000), "1 or 2 channels, got 8"),
     }
     panel = open_tab(page, "Transform")

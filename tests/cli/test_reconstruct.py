@@ -43,7 +43,7 @@ def test_reconstruct_resamples_and_makes_stereo(checkpoint, tmp_path):
     ("waveform", "message"),
     [
         (torch.zeros(3, 100), "1 or 2 channels"),
-        (torch.full((2, 100), float("nan")), "not finite"),
+        (torch.full((2, 100), float("nan")), "non-finite"),
         (None, "cannot be read as audio"),
     ],
 )

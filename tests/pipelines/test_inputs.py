@@ -29,7 +29,7 @@ WRONG = [
     ({"prompt": None, "prompt_embeds": EMBEDS[:0]}, "prompt_embeds .* shape"),
     ({"prompt": None, "prompt_embeds": EMBEDS.long()}, "prompt_embeds .*int64"),
     ({"prompt": None, "prompt_embeds": EMBEDS.to(torch.complex64)}, "prompt_embeds .*complex64"),
-    ({"prompt_attention_mask": MASK}, "prompt_attention_mask goes with prompt_embeds"),
+    ({"prompt_attention_mask": MASK}, "prompt_attention_mask needs prompt_embeds"),
     (
         {"prompt": None, "prompt_embeds": EMBEDS, "prompt_attention_mask": MASK.long()},
         "prompt_attention_mask .*int64",
@@ -44,7 +44,7 @@ WRONG = [
         {"prompt": None, "prompt_embeds": EMBEDS[:, 1:], "negative_prompt": "rock"},
         f"{MAX_LENGTH - 1} and {MAX_LENGTH}",
     ),
-    ({"negative_prompt_attention_mask": MASK}, "negative_prompt_attention_mask goes with negative_prompt_embeds"),
+    ({"negative_prompt_attention_mask": MASK}, "negative_prompt_attention_mask needs negative_prompt_embeds"),
     (
         {"negative_prompt_embeds": EMBEDS, "negative_prompt_attention_mask": MASK.float()},
         "negative_prompt_attention_mask .*float32",

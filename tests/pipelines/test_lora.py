@@ -267,7 +267,7 @@ def test_fused_adapters_are_not_scaled_or_deleted_in_vain(pipe, adapter):
     loaded = sound(pipe)
     pipe.fuse_lora(lora_scale=0.5)
     for change in (lambda: pipe.set_adapters("mine", 0.1), lambda: pipe.delete_adapters("mine")):
-        with pytest.raises(ValueError, match=r"call unfuse_lora\(\) before, mine"):
+        with pytest.raises(ValueError, match=r"weights of mine, which are fused: call unfuse_lora\(\)"):
             change()
     pipe.unfuse_lora()
     assert relative_error(sound(pipe), loaded) < 1e-4  # with the scale that it had before

@@ -191,7 +191,7 @@ def test_one_prompt_for_several_recordings(pipe, audio):
         ({"audio": torch.zeros(2, 100)}, "silent"),
         ({"audio": torch.zeros(2, 0)}, "empty"),
         ({"audio": []}, "at least one recording"),
-        ({"audio": torch.full((2, 100), math.nan)}, "not finite"),
+        ({"audio": torch.full((2, 100), math.nan)}, "non-finite"),
         ({"audio": torch.ones(8, 100)}, "1 or 2 channels, got 8"),
         ({"audio": torch.ones(2, 100, dtype=torch.int16)}, "floating point"),
         ({"audio": np.ones((2, 2, 2, 2))}, "shape"),

@@ -134,6 +134,11 @@ def test_each_network_is_moved_to_its_device_before_it_runs(pipe, name):
     assert hook.num_runs > 0
 
 
+def assert_same_up_to_rounding(outputs, expected):
+    """An autoencoder with hooks on its layers leaves the CPU engine, whose sums have another order."""
+    torch.testing.assert_close(outputs, expected, rtol=0, atol=2e-6)
+
+
 def test_sequential_offload_changes_nothing():
     """V4. As `enable_sequential_cpu_offload` does it on a GPU: weights are there only while their layer runs."""
     expected = generate(tiny_pipeline(), negative_prompt="rock")
@@ -141,7 +146,7 @@ def test_sequential_offload_changes_nothing():
     for name in NETWORKS:
         cpu_offload(getattr(pipe, name), "cpu")
         assert all(parameter.device.type == "meta" for parameter in getattr(pipe, name).parameters())
-    assert_all_equal(generate(pipe, negative_prompt="rock"), expected)
+    assert_same_up_to_rounding(generate(pipe, negative_prompt="rock"), expected)
 
 
 @pytest.mark.parametrize("kind", ["leaf_level", "block_level"])
@@ -154,9 +159,9 @@ def test_group_offload_changes_nothing(tmp_path, kind):
         getattr(pipe, name).enable_group_offload(
             torch.device("cpu"), offload_type=kind, offload_to_disk_path=str(tmp_path / name), **options
         )
-    assert_all_equal(generate(pipe, negative_prompt="rock"), expected)
+    assert_same_up_to_rounding(generate(pipe, negative_prompt="rock"), expected)
     audio = pipe.vae.encode(expected[0][None]).latent_dist.mode()
-    assert_all_equal([audio], [tiny_pipeline().vae.encode(expected[0][None]).latent_dist.mode()])
+    assert_same_up_to_rounding([audio], [tiny_pipeline().vae.encode(expected[0][None]).latent_dist.mode()])
 
 
 @pytest.mark.parametrize("name", ["text_encoder", "transformer", "vae"])
@@ -167,7 +172,7 @@ def test_layerwise_casting_rounds_the_stored_weights(name):
     stored = getattr(pipe, name).state_dict()
     assert any(tensor.dtype == torch.float8_e4m3fn for tensor in stored.values())
     getattr(rounded, name).load_state_dict({key: tensor.float() for key, tensor in stored.items()})
-    assert_all_equal(generate(pipe), generate(rounded))
+    assert_same_up_to_rounding(generate(pipe), generate(rounded))
     assert relative_error(generate(pipe)[0], generate(tiny_pipeline())[0]) > 1e-4
 
 

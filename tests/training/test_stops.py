@@ -46,7 +46,7 @@ def test_a_training_stops_in_good_order_and_goes_on(script, training_command, tm
     os.killpg(running.process.pid, SIGNALS[script])
     finished = running.wait()
     assert finished.returncode == 75 and "Traceback" not in finished.stderr
-    assert f"Stopping because of {SIGNALS[script].name}; to go on" in finished.stderr
+    assert f"Stopping because of {SIGNALS[script].name}; to continue" in finished.stderr
     assert checkpoints(run) == [1] and not (run / EXPORTS[script]).exists()
 
     finished = check_script(*start, run, AT_ONCE)
