@@ -59,9 +59,12 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    keywords=["music generation", "latent diffusion", "text to music", "diffusers"],
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"stable_longform": ["checkpoints/**/*", "analysis/listening_test_page/*", "app/*.js"]},
+    package_data={
+        "stable_longform": ["py.typed", "*.pyi", "checkpoints/**/*", "analysis/listening_test_page/*", "app/*.js"]
+    },
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6",
@@ -78,10 +81,18 @@ setup(
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["stable-longform=stable_longform.cli:main"]},
     classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Topic :: Multimedia :: Sound/Audio",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )

@@ -1,6 +1,8 @@
 """The public names, and the module paths that checkpoints hold."""
 
+import ast
 import importlib.metadata
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +32,15 @@ def test_public_names_are_listed():
     assert set(stable_longform.__all__) == {*MODULES, "TINY_CHECKPOINT"}
     assert set(stable_longform.__all__) <= set(dir(stable_longform))
     assert isinstance(stable_longform.TINY_CHECKPOINT, str)
+
+
+def test_type_checkers_see_the_public_names():
+    stub = ast.parse(Path(stable_longform.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    imported = {
+        alias.asname: node.module for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert imported == MODULES
+    assert (Path(stable_longform.__file__).parent / "py.typed").is_file()
 
 
 def test_unknown_name_is_an_attribute_error():

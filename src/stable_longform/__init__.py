@@ -7,7 +7,7 @@ import and most commands need only a part of them.
 import importlib
 from pathlib import Path
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 # Folder of the checkpoint inside the package, to be given to `from_pretrained`.
 TINY_CHECKPOINT = str(Path(__file__).parent / "checkpoints" / "tiny")

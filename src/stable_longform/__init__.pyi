@@ -1,0 +1,16 @@
+from stable_longform.convert.commands import convert_checkpoint as convert_checkpoint
+from stable_longform.convert.commands import export_checkpoint as export_checkpoint
+from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck as AutoencoderOobleck
+from stable_longform.models.clap_text_encoder import ClapTextEncoder as ClapTextEncoder
+from stable_longform.models.timing_conditioner import TimingConditioner as TimingConditioner
+from stable_longform.models.transformer_dit_1d import DiTTransformer1D as DiTTransformer1D
+from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline as LongFormMusicPipeline
+from stable_longform.pipelines.pipeline_longform_music_audio_to_audio import (
+    LongFormMusicAudioToAudioPipeline as LongFormMusicAudioToAudioPipeline,
+)
+from stable_longform.pipelines.pipeline_longform_music_inpaint import (
+    LongFormMusicInpaintPipeline as LongFormMusicInpaintPipeline,
+)
+
+__version__: str
+TINY_CHECKPOINT: str
