@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny settings, to see that every step runs")
     arguments = parser.parse_args()
     folder, music, quick = arguments.output_dir.resolve(), arguments.music, arguments.quick
-    steps, duration, num_pieces, training_steps = (1, 2.0, 2, 2) if quick else (50, 10.0, 10, 50)
+    steps, duration, num_pieces, training_steps = (1, 4.0, 2, 2) if quick else (50, 10.0, 10, 50)
     folder.mkdir(parents=True, exist_ok=True)
 
     pipe = make_first_piece(folder, steps, duration)
