@@ -44,7 +44,7 @@ def main() -> None:
     train_adapter(folder, music, training_steps)
     use_adapter(pipe, folder, steps, duration, num_pieces)
     evaluate(folder, music)
-    for path in sorted([*folder.glob("*.flac"), folder / "report" / "report.md"]):
+    for path in sorted([*folder.glob("*.flac"), folder / "report" / "table.md"]):
         print(path)
 
 
