@@ -48,5 +48,5 @@ def test_site_builds_without_broken_links(tmp_path):
     assert result.returncode == 0, result.stderr
     # A link that leaves docs/ leads to a page of the site.
     start = (tmp_path / "index.html").read_text(encoding="utf-8")
-    card = "repository/src/stable_longform/checkpoints/tiny/README.html"
+    card = "repository/src/stable_longform/checkpoints/tiny/index.html"
     assert f'href="{card}"' in start and (tmp_path / card).is_file()
