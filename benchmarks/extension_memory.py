@@ -9,14 +9,12 @@ steps nor the weights change it, so few steps do.
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
-from timing import machine, peak_resident_bytes, print_table, resident_bytes
+from timing import machine, peak_resident_bytes, print_table, resident_bytes, run_child
 
 from stable_longform import TINY_CHECKPOINT, LongFormMusicInpaintPipeline
 from stable_longform.utils.audio import write_audio
@@ -42,19 +40,10 @@ def main() -> None:
     print(f"windows of {arguments.window_in_s:g} s; {machine('cpu')}\n")
     rows = []
     for seconds in arguments.seconds:
-        command = [
-            sys.executable,
-            __file__,
-            "--child",
-            "--seconds",
-            str(seconds),
-            "--checkpoint",
-            arguments.checkpoint,
-        ]
-        command += ["--window_in_s", str(arguments.window_in_s)]
-        command += ["--num_inference_steps", str(arguments.num_inference_steps)]
-        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        result = json.loads(output.splitlines()[-1])
+        result = run_child(
+            __file__, "--seconds", seconds, "--checkpoint", arguments.checkpoint,
+            "--window_in_s", arguments.window_in_s, "--num_inference_steps", arguments.num_inference_steps,
+        )  # fmt: skip
         rows.append((f"{seconds:g} s", result["memory"] / 1e6, result["time"]))
     print_table(("extended to", "memory above the model, MB", "processor time, s"), rows)
 

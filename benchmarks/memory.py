@@ -9,13 +9,11 @@ recording that comes block by block: both in constant memory. "tiled" and "whole
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 
 import torch
 from model_pairs import DECODERS, LATENT_CHANNELS, autoencoders
-from timing import machine, peak_resident_bytes, print_table, resident_bytes, synchronize
+from timing import machine, peak_resident_bytes, print_table, resident_bytes, run_child, synchronize
 
 from stable_longform import TINY_CHECKPOINT, AutoencoderOobleck
 from stable_longform.utils.scripts import DTYPES, ScriptParser, run_main
@@ -44,11 +42,11 @@ def main() -> None:
     print(f"{arguments.size}, {arguments.dtype}; {machine(arguments.device)}\n")
     rows = []
     for case in arguments.cases:
-        command = [sys.executable, __file__, "--child", "--size", arguments.size, "--cases", case]
-        command += ["--dtype", arguments.dtype, "--device", arguments.device]
-        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        result = run_child(
+            __file__, "--size", arguments.size, "--cases", case,
+            "--dtype", arguments.dtype, "--device", arguments.device,
+        )  # fmt: skip
         mode, _, seconds = case.partition(":")
-        result = json.loads(output.splitlines()[-1])
         rows.append((mode, f"{seconds} s", result["memory"] / 1e6, result["seconds"]))
     print_table(("mode", "audio", "memory above the weights, MB", "time, s"), rows)
 

@@ -1,8 +1,11 @@
 """What the benchmarks share: interleaved timing, the machine's peak, memory of a process, Markdown tables."""
 
+import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -89,6 +92,13 @@ def machine(device: str) -> str:
     gpu = f", {torch.cuda.get_device_name()}" if device.startswith("cuda") else ""
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     return f"{processor}, {torch.get_num_threads()} threads{gpu}, torch {torch.__version__}{load}"
+
+
+def run_child(script: str, *arguments: object) -> dict:
+    """What a benchmark measures in a new process: the JSON in the last line that it prints with `--child`."""
+    command = [sys.executable, script, "--child", *map(str, arguments)]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(output.splitlines()[-1])
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence]) -> None:

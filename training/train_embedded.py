@@ -27,6 +27,7 @@ from pathlib import Path
 import torch
 
 from stable_longform.data.manifest import read_manifest
+from stable_longform.models.acceleration.engine import multiplies_bfloat16
 from stable_longform.utils.files import write_json
 from stable_longform.utils.ranges import Range
 from stable_longform.utils.run_folder import METRICS_FILE, read_metrics
@@ -73,7 +74,7 @@ def dit_stage(name: str, previous: str | None, share: float, length: int, batch_
 
 def has_fast_bfloat16() -> bool:
     """Whether the machine multiplies matrices faster in bfloat16 than in float32: GPUs, and CPUs with AVX512-BF16."""
-    return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
+    return torch.cuda.is_available() or multiplies_bfloat16()
 
 
 def config(name: str) -> list:

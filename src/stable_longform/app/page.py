@@ -454,9 +454,9 @@ class Page:
         """What changes on the page when music is there."""
         picture = path.with_suffix(".png")
         draw_music(read_audio(path)[0], self.studio.pipe.sampling_rate, picture, regions)
-        label = f"{format_seconds(duration)} · {made.get('command', 'generate')} · {title[:60] or 'no prompt'}"
-        label = f"{history[-1]['number'] + 1 if history else 1}. {label} · seed {made['seed']}"
         number = history[-1]["number"] + 1 if history else 1
+        what = f"{made.get('command', 'generate')} · {title[:60] or 'no prompt'}"
+        label = f"{number}. {format_seconds(duration)} · {what} · seed {made['seed']}"
         entry = {"number": number, "label": label, "path": str(path), "picture": str(picture), "values": made}
         for old in history[: len(history) + 1 - MAX_HISTORY]:
             Path(old["path"]).unlink(missing_ok=True)

@@ -63,11 +63,11 @@ class StepCallback:
     """What is called after each step.
 
     Args:
-        function: of the pipeline, the step, its time and tensors; or None.
+        function: of the pipeline, the step, its time and tensors.
         tensor_names: of the tensors it is shown.
     """
 
-    function: Callable | None
+    function: Callable
     tensor_names: list[str]
 
 
@@ -81,7 +81,7 @@ class Request:
         guidance: how strongly the prompts are followed.
         generator: for noise: None, one, or a list of one for each result.
         output_type: "pt", "np" or "latent".
-        callback: called after each step.
+        callback: called after each step, or None.
     """
 
     prompts: Prompts
@@ -89,7 +89,7 @@ class Request:
     guidance: Guidance
     generator: torch.Generator | list[torch.Generator] | None
     output_type: str
-    callback: StepCallback
+    callback: StepCallback | None
 
 
 class LongFormMusicPipelineBase(
@@ -289,15 +289,16 @@ class LongFormMusicPipelineBase(
             inputs.check_interval(self.config.guidance_interval if interval is None else interval),
         )
 
-    def _check_callback(self, function: Callable | None, tensor_names: Sequence[str]) -> StepCallback:
+    def _check_callback(self, function: Callable | None, tensor_names: Sequence[str]) -> StepCallback | None:
         """Checks what is called after each step, and the names of the tensors it is shown."""
-        return StepCallback(function, inputs.check_callback(function, tensor_names, self._callback_tensor_inputs))
+        tensor_names = inputs.check_callback(function, tensor_names, self._callback_tensor_inputs)
+        return None if function is None else StepCallback(function, tensor_names)
 
     def _check_request(
         self,
         prompts: Prompts,
         guidance: Guidance,
-        callback: StepCallback,
+        callback: StepCallback | None,
         num_waveforms_per_prompt: int,
         generator: Generators,
         output_type: str,
@@ -468,7 +469,7 @@ class LongFormMusicPipelineBase(
         """What happens after each step: the callback, and the progress bar."""
 
         def after_step(step: int, t: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-            if callback is not None and callback.function is not None:
+            if callback is not None:
                 tensors = {
                     "latents": latents,
                     "prompt_embeds": velocity.conditioning.prompt_embeds,

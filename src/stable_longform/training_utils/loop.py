@@ -102,9 +102,7 @@ class TrainingLoop:
         self.skipped = SkippedSteps(config.max_skipped_steps)
         self.order = resume(accelerator, output_dir, config.batch_size, self.skipped)
         self.done = self.order.start_step  # steps of the run that are done
-        self.is_last = self.is_stopped = (
-            False  # whether the step that has just ended is the last, or a signal has come
-        )
+        self.is_last = self.is_stopped = False  # after each step: it was the last, or a signal has come
         self._progress = tqdm(
             range(self.done, config.max_steps),
             initial=min(self.done, config.max_steps),
