@@ -18,6 +18,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 
+from stable_longform.models.acceleration.bfloat16_decoding import Bfloat16DecodingMixin
 from stable_longform.models.acceleration.engine import engine_for
 from stable_longform.models.checked_loading import CheckedModelMixin, check_integer_lists, check_integers
 from stable_longform.models.chunks import ChunkedModelMixin, join, latent_chunks, waveform_chunks
@@ -47,7 +48,9 @@ class OobleckDecoderOutput(BaseOutput):
     posterior: DiagonalGaussian | None = None
 
 
-class AutoencoderOobleck(CheckedModelMixin, ModelMixin, ConfigMixin, ChunkedModelMixin, SingleFileMixin):
+class AutoencoderOobleck(
+    CheckedModelMixin, ModelMixin, ConfigMixin, ChunkedModelMixin, Bfloat16DecodingMixin, SingleFileMixin
+):
     """The variational autoencoder of the paper. Paper: §2.1, figure 3, table 1 (157 M).
 
     Args:
@@ -68,7 +71,6 @@ class AutoencoderOobleck(CheckedModelMixin, ModelMixin, ConfigMixin, ChunkedMode
     _supports_gradient_checkpointing = True
     _no_split_modules = ["OobleckEncoderBlock", "OobleckDecoderBlock"]
     _group_offload_block_modules = ["encoder", "decoder"]
-    use_bfloat16_decoding = False
 
     @register_to_config
     def __init__(
@@ -82,8 +84,9 @@ class AutoencoderOobleck(CheckedModelMixin, ModelMixin, ConfigMixin, ChunkedMode
         sampling_rate: int = 44100,
     ):
         super().__init__()
-        widths = ("encoder_hidden_size", "decoder_channels", "decoder_input_channels", "audio_channels")
-        check_integers(self.config, *widths)
+        check_integers(
+            self.config, "encoder_hidden_size", "decoder_channels", "decoder_input_channels", "audio_channels"
+        )
         check_integers(self.config, "sampling_rate", high=10**6)
         check_integer_lists(self.config, "channel_multiples")
         check_integer_lists(self.config, "downsampling_ratios", low=2)
@@ -104,19 +107,6 @@ class AutoencoderOobleck(CheckedModelMixin, ModelMixin, ConfigMixin, ChunkedMode
         """Latent frames a second (21.53 for the paper's model)."""
         return self.config.sampling_rate / self.hop_length
 
-    def enable_bfloat16_decoding(self) -> None:
-        """Runs the convolutions of a float32 decoder in bfloat16 on a CPU, which takes 0.55 to 0.6 of the time.
-
-        The waveform changes by about 0.4 % of its norm, see docs/benchmarks.md. This has no effect on a GPU, with
-        gradients, or on a CPU without bfloat16 instructions. The encoder always computes in the model's dtype: its
-        latents would change by 5 %.
-        """
-        self.use_bfloat16_decoding = True
-
-    def disable_bfloat16_decoding(self) -> None:
-        """Decodes in the model's dtype (the default)."""
-        self.use_bfloat16_decoding = False
-
     @apply_forward_hook  # moves an offloaded model to its device
     def encode(
         self, waveform: torch.Tensor, sampling_rate: int | None = None, return_dict: bool = True
@@ -134,7 +124,7 @@ class AutoencoderOobleck(CheckedModelMixin, ModelMixin, ConfigMixin, ChunkedMode
         Raises:
             ValueError: wrong number of dimensions or channels, no samples, another dtype or sampling rate.
         """
-        self._check_waveform(waveform)
+        self._check("waveform", waveform, "audio_channels", "num_samples")
         if sampling_rate is not None and sampling_rate != self.config.sampling_rate:
             raise ValueError(f"sampling_rate must be {self.config.sampling_rate} Hz, got {sampling_rate}: resample.")
         num_frames = -(-waveform.shape[-1] // self.hop_length)
@@ -233,7 +223,7 @@ class AutoencoderOobleck(CheckedModelMixin, ModelMixin, ConfigMixin, ChunkedMode
         """Yields the posterior's parameters of consecutive chunks; `num_frames` of all, where that is known."""
         engine = engine_for(self.encoder, self.device)
         length = self._chunk_length(num_frames, self.config.encoder_hidden_size, engine and engine.plan)
-        blocks = (self._check_waveform(waveform) for waveform in waveforms)
+        blocks = (self._check("waveform", block, "audio_channels", "num_samples") for block in waveforms)
         chunks = waveform_chunks(blocks, length, self.encoder_context, self.hop_length)
         if engine is not None:
             yield from engine.run(chunks)
@@ -252,11 +242,6 @@ class AutoencoderOobleck(CheckedModelMixin, ModelMixin, ConfigMixin, ChunkedMode
         for frames, start, stop in chunks:
             yield self.decoder(frames)[..., start * self.hop_length : stop * self.hop_length]
 
-    def _check_waveform(self, waveform: torch.Tensor) -> torch.Tensor:
-        """Raises a ValueError unless the waveform can be encoded; returns it."""
-        self._check("waveform", waveform, "audio_channels", "num_samples")
-        return waveform
-
     def _check_latents(self, latents: torch.Tensor, num_frames: int | None) -> int:
         """Raises a ValueError unless this number of frames can be decoded; returns the number."""
         self._check("latents", latents, "decoder_input_channels", "latent_length")
@@ -265,10 +250,11 @@ class AutoencoderOobleck(CheckedModelMixin, ModelMixin, ConfigMixin, ChunkedMode
             raise ValueError(f"num_frames must be in [1, {latents.shape[-1]}], got {num_frames}.")
         return num_frames
 
-    def _check(self, name: str, tensor: torch.Tensor, channels: str, length: str) -> None:
-        """Raises a ValueError unless the tensor is `(batch_size, channels, at least 1)` in the model's dtype."""
+    def _check(self, name: str, tensor: torch.Tensor, channels: str, length: str) -> torch.Tensor:
+        """Returns the tensor if it is `(batch_size, channels, at least 1)` in the model's dtype; raises a ValueError otherwise."""
         if tensor.ndim != 3 or tensor.shape[1] != self.config[channels] or tensor.shape[2] < 1:
             shape = f"(batch_size, {channels}={self.config[channels]}, {length} >= 1)"
             raise ValueError(f"{name} must be {shape}, got shape {tuple(tensor.shape)}.")
         if not torch.is_autocast_enabled(tensor.device.type) and tensor.dtype != self.dtype:
             raise ValueError(f"{name} must have the model's dtype {self.dtype}, got {tensor.dtype}.")
+        return tensor

@@ -5,6 +5,7 @@ import os
 import torch
 from torch import nn
 
+from stable_longform.models.acceleration.bfloat16_decoding import multiplies_bfloat16
 from stable_longform.models.acceleration.hooks import has_hooks
 from stable_longform.models.acceleration.oobleck_engine import OobleckEngine
 from stable_longform.models.acceleration.transformer_engine import TransformerEngine
@@ -41,13 +42,6 @@ def engine_for(
             return None
         return OobleckEngine(module, device, torch.bfloat16 if use_bfloat16 and multiplies_bfloat16() else None)
     return TransformerEngine(module) if device.type == "cpu" else None
-
-
-def multiplies_bfloat16() -> bool:
-    """Whether this machine's CPU has instructions for products in bfloat16."""
-    return torch.backends.mkldnn.is_available() and (
-        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    )
 
 
 def _is_switched_on() -> bool:
