@@ -21,13 +21,17 @@ OUT ?= runs/embedded
 # Of `make gpu-check`; on a machine without a GPU: GPU_CHECK="--size tiny --window 64 --steps 2".
 GPU_CHECK ?= --device cuda
 
-.PHONY: music test test-slow lint format train-tiny train-embedded benchmarks gpu-check docs
+.PHONY: music test test-browser test-slow lint format train-tiny train-embedded benchmarks gpu-check docs
 
 music: $(INSTALLED)
 	$(VENV)/bin/stable-longform generate "Genre: Piano|Instruments: Piano|BPM: 90|Key: C major" --seed 1 --overwrite -o music.wav
 
 test: $(INSTALLED)
 	$(PYTHON) -m pytest -n 2 --dist loadgroup
+
+# The pages of the app and of the listening test, in Chromium.
+test-browser: $(INSTALLED)
+	$(PYTHON) -m pytest -n 2 --dist loadgroup -m browser
 
 test-slow: $(INSTALLED)
 	$(PYTHON) -m pytest -n 2 --dist loadgroup -m slow

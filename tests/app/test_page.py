@@ -16,6 +16,7 @@ TIMEOUT_IN_MS = 60000
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = [
+    pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium"),
     pytest.mark.xdist_group("app"),  # one process has a server, not each
 ]

@@ -224,6 +224,7 @@ def rate(page):
     page.keyboard.press("Enter")
 
 
+@pytest.mark.browser
 @pytest.mark.skipif(not HAS_BROWSER, reason="needs chromium and playwright")
 def test_a_listener_in_a_browser(test_folder, tmp_path):
     """From the first sound to the downloaded CSV, with a reload in the middle, and the score of it."""
