@@ -66,6 +66,7 @@ def dit_stage(name: str, previous: str | None, share: float, length: int, batch_
     def arguments(runs: Path) -> list:
         given = [*config("dit_tiny"), "--model.sample_size", length, "--batch_size", batch_size]
         given += ["--mixed_precision", "bf16" if has_fast_bfloat16() else "no"]
+        given += ["--attention_backend", attention_backend(length)]
         given += ["--latents", runs / "latents", "--clap", runs / "clap" / "clap"]
         return given + (["--init_from", runs / previous / "dit"] if previous else [])
 
@@ -75,6 +76,11 @@ def dit_stage(name: str, previous: str | None, share: float, length: int, batch_
 def has_fast_bfloat16() -> bool:
     """Whether the machine multiplies matrices faster in bfloat16 than in float32: GPUs, and CPUs with AVX512-BF16."""
     return torch.cuda.is_available() or multiplies_bfloat16()
+
+
+def attention_backend(length: int) -> str:
+    """The faster attention for windows of `length` latent frames; on a CPU, short ones take plain matrix products."""
+    return "native" if torch.cuda.is_available() or length > 1024 else "_native_math"
 
 
 def config(name: str) -> list:
@@ -161,7 +167,7 @@ STAGES = (
             *("--autoencoder", runs / "normalized", "--clap", runs / "clap" / "clap"),
             *("--dit", runs / "dit_285s" / "dit", "--dtype", "float16"),
             *("--window_in_s", "[11.88, 47.55, 95.1, 285.3]", "--mask_text_padding", "true"),
-            *("--num_inference_steps", "50"),
+            *("--num_inference_steps", "40", "--guidance_scale", "3", "--sigma_min", "0.6"),
         ],
     ),
 )
@@ -268,7 +274,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = ScriptParser(__doc__)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for all runs and the checkpoint")
     parser.add_number("--minutes", Range(5, 1e6), kind=float, required=True, help="time for all stages together")
-    parser.add_argument("--device", choices=DEVICES, default="cpu", help="seed of all trainings")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="where the networks are trained")
     return parser.parse_args(arguments)
 
 
