@@ -251,7 +251,7 @@ class AutoencoderOobleck(
         return num_frames
 
     def _check(self, name: str, tensor: torch.Tensor, channels: str, length: str) -> torch.Tensor:
-        """Returns the tensor if it is `(batch_size, channels, at least 1)` in the model's dtype; raises a ValueError otherwise."""
+        """Returns a tensor `(batch_size, channels, at least 1)` in the model's dtype; else raises a ValueError."""
         if tensor.ndim != 3 or tensor.shape[1] != self.config[channels] or tensor.shape[2] < 1:
             shape = f"(batch_size, {channels}={self.config[channels]}, {length} >= 1)"
             raise ValueError(f"{name} must be {shape}, got shape {tuple(tensor.shape)}.")
