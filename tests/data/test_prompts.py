@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stable_longform.data.prompts import FIELD_TYPES, available_fields, build_prompt, preview
+from stable_longform.data.prompts import FIELD_TYPES, available_fields, build_prompt, full_prompt, preview
 from stable_longform.data.tracks import Track
 
 PAPER = {"instruments": ["Guitar", "Drums", "Bass Guitar"], "moods": ["Uplifting", "Energetic"]}
@@ -162,6 +162,12 @@ def test_no_field_is_an_error(metadata):
     assert available_fields(metadata) == []
     with pytest.raises(ValueError, match="at least one of description, bpm, key, genre, moods, instruments"):
         build_prompt(metadata, random.Random(0))
+
+
+def test_the_full_prompt_says_everything_that_is_known():
+    typed = "BPM: 128|Key: A minor|Genre: Rock|Moods: Uplifting, Energetic|Instruments: Guitar, Drums"
+    assert full_prompt(FULL | {"title": "Song"}) == f"A hopeful anthem|{typed}"
+    assert full_prompt({"title": "Song"}) == ""
 
 
 def test_preview():

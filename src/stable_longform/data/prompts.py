@@ -68,6 +68,11 @@ def build_prompt(metadata: Mapping, rng: random.Random) -> str:
     return draw_prompt(fields, rng)
 
 
+def full_prompt(metadata: Mapping) -> str:
+    """The prompt of everything that is known, `BPM: 120|Genre: Rock|Instruments: Guitar, Drums`; empty for nothing."""
+    return BAR.join(_typed_field(name, values) for name, values in prompt_fields(metadata).items())
+
+
 def draw_prompt(fields: Mapping[str, Sequence[str]], rng: random.Random) -> str:
     """Draws a prompt as `build_prompt` does, of the fields and values that `prompt_fields` gave."""
     names = rng.sample(list(fields), rng.randint(1, len(fields)))
