@@ -41,7 +41,7 @@ def test_an_edit_adds_what_the_prompts_differ_in():
     music, target, source, noise = (draw(number) for number in range(4))
     for strength in (0.1, 0.5, 0.99):
         scheduler = prepared(strength)
-        edit = EditVelocity(leads_to(target), leads_to(source), music, noise)
+        edit = EditVelocity(leads_to(target), leads_to(source), music, noise, scheduler, lambda: noise)
         start = noise_schedule.add_noise(music, noise, scheduler.timesteps[0])
         result = sample(edit, scheduler, start, Run(Guidance(1.0), STEPS))
         assert relative_error(result, music + target - source) < 1e-4
@@ -50,12 +50,13 @@ def test_an_edit_adds_what_the_prompts_differ_in():
 def test_new_noise_in_each_step_does_not_change_what_it_adds():
     music, target, source, noise = (draw(number) for number in range(4))
     scheduler = prepared(0.9)
-    edit = EditVelocity(leads_to(target), leads_to(source), music, noise)
+    draws = iter(range(10, 10 + STEPS))
+    edit = EditVelocity(leads_to(target), leads_to(source), music, noise, scheduler, lambda: draw(next(draws)))
 
     def before_step(step, t, latents):
-        changed = latents + edit.change_noise(draw(10 + step), t)
+        changed = edit.renew_noise(step, t, latents)
         edited_so_far = (changed - noise_schedule.sigma(t) * edit.noise) / noise_schedule.alpha(t)
-        assert (latents - changed).abs().max() > 0.01 and edited_so_far.abs().max() < 10
+        assert ((latents - changed).abs().max() > 0.01) == (step > 0) and edited_so_far.abs().max() < 10
         return changed
 
     start = noise_schedule.add_noise(music, noise, scheduler.timesteps[0])

@@ -417,6 +417,10 @@ class LongFormMusicPipelineBase(
             for length, g in zip(latent_lengths, generators, strict=True)
         ]
 
+    def _draw_noise_like(self, latents: torch.Tensor, generator: Generators) -> torch.Tensor:
+        """Unit Gaussian noise of the shape of latents, `(batch_size, latent_channels, latent_length)`."""
+        return torch.stack(self._draw_noise([latents.shape[-1]] * len(latents), generator))
+
     def _noise(
         self, latents: torch.Tensor | None, latent_lengths: Sequence[int], request: Request
     ) -> list[torch.Tensor]:

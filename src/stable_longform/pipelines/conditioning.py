@@ -61,7 +61,12 @@ class ConditioningMixin:
         return prompts
 
     def _make_conditioning(self, prompts: Prompts, timing: Timing) -> Conditioning:
-        """Encodes text and timing, one item for each prompt."""
+        """Embeds text and timing, one item for each prompt."""
+        tokens, global_states = self._embed_timing(timing.starts, timing.totals)
+        return replace(self._embed_prompts(prompts), timing_tokens=tokens, global_states=global_states)
+
+    def _embed_prompts(self, prompts: Prompts) -> Conditioning:
+        """Embeds the text of each prompt; the timing is still missing."""
         if prompts.sections is None:
             prompt_embeds, mask = self.encode_prompt(prompts.texts, prompts.embeds, prompts.mask)
         else:
@@ -73,8 +78,7 @@ class ConditioningMixin:
             negative_embeds = torch.zeros_like(prompt_embeds)
         elif negative_mask is not None:  # the padding of a negative prompt is zero, as in the paper's code
             negative_embeds = negative_embeds * negative_mask.to(negative_embeds)[..., None]
-        tokens, global_states = self._embed_timing(timing.starts, timing.totals)
-        return Conditioning(prompt_embeds, mask, negative_embeds.to(prompt_embeds), tokens, global_states)
+        return Conditioning(prompt_embeds, mask, negative_embeds.to(prompt_embeds))
 
     def _embed_timing(self, starts: Sequence[float], totals: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
         """Timing tokens `(num_prompts, 2, dim)` and global states `(num_prompts, 1, dim)` of seconds."""

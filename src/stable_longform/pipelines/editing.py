@@ -58,11 +58,22 @@ class EditVelocity:
         source: velocity with the prompt of the music as it was.
         latents: z, that music.
         noise: ε, in which the sampling starts at α·z + σ·ε.
+        scheduler: of the sampling loop, with its steps set.
+        draw_noise: returns fresh noise of the same shape.
     """
 
-    def __init__(self, target: GuidedVelocity, source: GuidedVelocity, latents: torch.Tensor, noise: torch.Tensor):
+    def __init__(
+        self,
+        target: GuidedVelocity,
+        source: GuidedVelocity,
+        latents: torch.Tensor,
+        noise: torch.Tensor,
+        scheduler,
+        draw_noise: Callable[[], torch.Tensor],
+    ):
         self.target, self.source = target, source
         self.latents, self.noise = latents, noise
+        self.scheduler, self.draw_noise = scheduler, draw_noise
 
     @property
     def conditioning(self):
@@ -73,11 +84,14 @@ class EditVelocity:
         """Goes on with other tensors of the target's conditioning."""
         self.target.change(**tensors)
 
-    def change_noise(self, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Goes on with other noise; returns what that adds to the noisy latents at time t."""
+    def renew_noise(self, step: int, t: torch.Tensor, noisy_latents: torch.Tensor) -> torch.Tensor:
+        """Before each step but the first: replaces the noise in the noisy latents by fresh noise."""
+        if step == 0:
+            return noisy_latents
+        noise = self.draw_noise().to(noisy_latents)
         change = noise_schedule.sigma(t) * (noise - self.noise)
         self.noise = noise
-        return change
+        return noisy_latents + schedules.in_scheduler_scale(self.scheduler, change, t)
 
     def __call__(self, latents: torch.Tensor, t: torch.Tensor, time: float) -> torch.Tensor:
         """The velocity; arguments as in `GuidedVelocity`."""

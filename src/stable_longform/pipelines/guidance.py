@@ -39,8 +39,8 @@ class Conditioning:
         prompt_embeds: `(B, S, D)`; all zero for items without a prompt.
         attention_mask: boolean `(B, S)` for `prompt_embeds`, or None.
         negative_prompt_embeds: `(B, S, D)`; all zero for items without a negative prompt.
-        timing_tokens: `(B, 2, D)`.
-        global_states: `(B, 1, G)`.
+        timing_tokens: `(B, 2, D)`; None as long as the timing is not known.
+        global_states: `(B, 1, G)`; likewise.
         sections: boolean `(B, L, K)`, which of K sections each frame is in, if `prompt_embeds` are the texts of so
             many, one after the other; or None.
     """
@@ -48,8 +48,8 @@ class Conditioning:
     prompt_embeds: torch.Tensor
     attention_mask: torch.Tensor | None
     negative_prompt_embeds: torch.Tensor
-    timing_tokens: torch.Tensor
-    global_states: torch.Tensor
+    timing_tokens: torch.Tensor | None = None
+    global_states: torch.Tensor | None = None
     sections: torch.Tensor | None = None
 
     def select(self, items: Sequence[int]) -> "Conditioning":

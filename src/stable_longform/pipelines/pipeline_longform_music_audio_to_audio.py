@@ -127,7 +127,7 @@ class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
         guidance = self._check_guidance(guidance_scale, guidance_rescale, guidance_interval)
         callback = self._check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         request = self._check_request(prompts, guidance, callback, num_waveforms_per_prompt, generator, output_type)
-        source_guidance = guidance
+        source_guidance = Guidance(1.0) if method == "invert" else guidance
         if source_guidance_scale is not None:
             source_guidance_scale = inputs.check_guidance_scale(source_guidance_scale, "source_guidance_scale")
             source_guidance = replace(guidance, scale=source_guidance_scale)
@@ -166,9 +166,8 @@ class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
                 times = self._frame_times(before.shape[-1])
                 sectioned = self._in_sections(conditioning.select(items), prompts, numbers, times)
                 velocity = GuidedVelocity(self.transformer, sectioned, run.guidance)
+                source = GuidedVelocity(self.transformer, source_conditioning.select(items), source_guidance, "source")
                 if method == "invert":
-                    source = source_conditioning.select(items)
-                    source = GuidedVelocity(self.transformer, source, Guidance(1.0), "source")
                     return follow(velocity, invert(source, scheduler, before, follow))
                 drawn = torch.stack([noise[item] for item in items]).to(before)
                 if is_all_noise:
@@ -177,17 +176,10 @@ class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
                 start = schedules.in_scheduler_scale(scheduler, noise_schedule.add_noise(before, drawn, t), t)
                 if method == "noise":
                     return follow(velocity, start)
-                source = GuidedVelocity(self.transformer, source_conditioning.select(items), source_guidance, "source")
-                edit = EditVelocity(velocity, source, before, drawn)
-
-                def renew_noise(step: int, t: torch.Tensor, noisy_latents: torch.Tensor) -> torch.Tensor:
-                    if step == 0:
-                        return noisy_latents
-                    drawn = self._draw_noise([noisy_latents.shape[-1]] * len(items), generator)
-                    change = edit.change_noise(torch.stack(drawn).to(noisy_latents), t)
-                    return noisy_latents + schedules.in_scheduler_scale(scheduler, change, t)
-
-                return follow(edit, start, before_step=renew_noise)
+                edit = EditVelocity(
+                    velocity, source, before, drawn, scheduler, lambda: self._draw_noise_like(drawn, generator)
+                )
+                return follow(edit, start, before_step=edit.renew_noise)
 
             num_paths = 2 if method == "invert" else 1
             sampled = self._sample(latent_lengths, sample_items, scheduler, run, request, num_paths)

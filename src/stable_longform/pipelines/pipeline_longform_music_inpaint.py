@@ -16,12 +16,17 @@ import torch
 
 from stable_longform.pipelines import inputs
 from stable_longform.pipelines.audio_inputs import Audio, read_audios
-from stable_longform.pipelines.base import LongFormMusicPipelineBase, LongFormMusicPipelineOutput, check_finite
+from stable_longform.pipelines.base import (
+    LongFormMusicPipelineBase,
+    LongFormMusicPipelineOutput,
+    Request,
+    check_finite,
+)
 from stable_longform.pipelines.guidance import Conditioning, Guidance
-from stable_longform.pipelines.inputs import Generators, Prompt
+from stable_longform.pipelines.inputs import Generators, Prompt, Prompts, Timing
 from stable_longform.pipelines.pieces import Piece, check_regions, crossfade, find_stretches, lay_out, runs
 from stable_longform.pipelines.repaint import KeptMusic
-from stable_longform.pipelines.sampling import GuidedVelocity, WindowedVelocity
+from stable_longform.pipelines.sampling import GuidedVelocity, Run, WindowedVelocity
 from stable_longform.pipelines.windows import place_window, window_starts
 from stable_longform.utils.recordings import MAX_DURATION_IN_S
 
@@ -34,16 +39,37 @@ class Span:
     """Frames of one result that are sampled at once.
 
     Args:
-        result: whose frames.
-        start: the first of them.
-        stop: after the last.
-        length: frames that are sampled; those after `stop` are left out.
+        result: number of the result.
+        item: number of its prompt and its piece.
+        start: first frame.
+        stop: the frame after the last one.
+        length: frames that are sampled; those after `stop` are discarded.
     """
 
     result: int
+    item: int
     start: int
     stop: int
     length: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is sampled, and where.
+
+    Args:
+        places: the piece of each prompt, and how many samples later than the music it starts, see `pieces.lay_out`.
+        spans: of all results.
+        timing: of each prompt.
+        window: frames that the model sees at once, at most.
+        num_repeats: how often each step is taken.
+    """
+
+    places: list[tuple[Piece, int]]
+    spans: list[Span]
+    timing: Timing
+    window: int
+    num_repeats: int
 
 
 class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
@@ -159,69 +185,19 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         self._check_sections(prompts, durations)
         scheduler = self._check_scheduler(num_inference_steps, timesteps)
 
+        spans = self._find_spans(request.items, pieces, context, window, window_in_s is not None)
+        plan = Plan(places, spans, timing, window, num_repeats)
+
         with self._running(request.guidance, len(scheduler.timesteps)) as run:
             # Encode.
-            known = [self._encode_kept(piece) for piece in pieces]
+            kept = [self._encode_kept(piece) for piece in pieces]
             self.maybe_free_model_hooks()
-            # Every window has a place of its own, see `_velocity`; here it only has to be one that the model knows.
-            latest = self.timing_conditioner.config.max_value
-            places_known = [[min(seconds, latest) for seconds in times] for times in (timing.starts, timing.totals)]
-            prompt_conditioning = self._make_conditioning(
-                prompts, replace(timing, starts=places_known[0], totals=places_known[1])
-            )
             # Sample.
-            spans = [
-                span
-                for result, item in enumerate(request.items)
-                for span in self._spans(result, pieces[item], context, window, window_in_s is not None)
-            ]
-            generators = request.generator
-            if isinstance(generators, list):
-                generators = [generators[span.result] for span in spans]
-            noise = self._draw_noise([span.length for span in spans], generators)
-
-            def sample_items(items, follow, generator):
-                group = [spans[item] for item in items]
-                numbers = [request.items[span.result] for span in group]
-                times = [self._span_times(span, *places[number]) for span, number in zip(group, numbers, strict=True)]
-                conditioning = self._in_sections(
-                    prompt_conditioning.select(numbers), prompts, numbers, torch.stack(times)
-                )
-                velocity = self._velocity(group, numbers, conditioning, timing, run.guidance, window)
-                start = torch.stack([noise[item] for item in items]).to(self._execution_device)
-                kept = [
-                    _cut(known[number], pieces[number].is_free, span)
-                    for span, number in zip(group, numbers, strict=True)
-                ]
-                music, is_free = (torch.stack(tensors).to(start.device) for tensors in zip(*kept, strict=True))
-
-                kept_music = KeptMusic(
-                    scheduler,
-                    music,
-                    is_free,
-                    start,
-                    lambda: torch.stack(self._draw_noise([start.shape[-1]] * len(items), generator)),
-                    self.config.prediction_type,
-                )
-                return follow(
-                    velocity,
-                    start * scheduler.init_noise_sigma,
-                    before_step=kept_music.put_in_place,
-                    num_repeats=num_repeats,
-                    undo_step=kept_music.undo_step,
-                )
-
-            keys = _keys(spans)
-            sampled = self._sample(keys, sample_items, scheduler, run, replace(request, generator=generators))
-            results = [known[item].clone() for item in request.items]
-            for span, latents in zip(spans, sampled, strict=True):
-                is_free = pieces[request.items[span.result]].is_free[span.start : span.stop]
-                part = results[span.result][:, span.start : span.stop]
-                part[:, is_free] = latents[:, : span.stop - span.start].to(part)[:, is_free]
+            results = self._sample_spans(plan, kept, scheduler, run, request)
             # Decode.
             audios = [
-                self._finish(results[result], *places[item], fade, output_type)
-                for result, item in enumerate(request.items)
+                self._finish(latents, *places[item], fade, output_type)
+                for latents, item in zip(results, request.items, strict=True)
             ]
         return LongFormMusicPipelineOutput(audios, self.sampling_rate) if return_dict else (audios, self.sampling_rate)
 
@@ -268,21 +244,61 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
             latents[:, start:stop] = encoded[:, start - first : stop - first]
         return check_finite("latents that are", latents, self.vae)
 
+    def _find_spans(
+        self, items: Sequence[int], pieces: Sequence[Piece], context: int | None, window: int, is_fixed: bool
+    ) -> list[Span]:
+        """The spans of all results. A span that fits into a window gets the length of one, the longest if fixed."""
+        sizes, patch_size, spans = self._window_sizes, self.transformer.config.patch_size, []
+        for result, item in enumerate(items):
+            for start, stop in find_stretches(pieces[item].is_free, context, window):
+                length = stop - start
+                if length > window:
+                    length = math.ceil(length / patch_size) * patch_size
+                elif is_fixed:
+                    length = window
+                else:
+                    length = sizes.smallest(sizes.seconds(length), self.config.window_in_s or ())
+                spans.append(Span(result, item, start, stop, length))
+        return spans
+
     # --- sample
 
-    def _spans(self, result: int, piece: Piece, context: int | None, window: int, is_fixed: bool) -> list[Span]:
-        """The spans of one result; those that fit into a window have the length of one."""
-        sizes, patch_size, spans = self._window_sizes, self.transformer.config.patch_size, []
-        for start, stop in find_stretches(piece.is_free, context, window):
-            length = stop - start
-            if length > window:
-                length = math.ceil(length / patch_size) * patch_size
-            elif is_fixed:
-                length = window
-            else:
-                length = sizes.smallest(sizes.seconds(length), self.config.window_in_s or ())
-            spans.append(Span(result, start, stop, length))
-        return spans
+    def _sample_spans(self, plan: Plan, kept: Sequence[torch.Tensor], scheduler, run: Run, request: Request):
+        """Latents `(latent_channels, num_frames)` of each result: the kept frames, and new ones between them."""
+        spans, generators = plan.spans, request.generator
+        if isinstance(generators, list):
+            generators = [generators[span.result] for span in spans]
+        noise = self._draw_noise([span.length for span in spans], generators)
+        text = self._embed_prompts(request.prompts)
+
+        def sample_items(items, follow, generator):
+            group = [spans[item] for item in items]
+            start = torch.stack([noise[item] for item in items]).to(self._execution_device)
+            parts = [_cut(kept[span.item], plan.places[span.item][0].is_free, span) for span in group]
+            music, is_free = (torch.stack(tensors).to(start.device) for tensors in zip(*parts, strict=True))
+            kept_music = KeptMusic(
+                scheduler,
+                music,
+                is_free,
+                start,
+                lambda: self._draw_noise_like(start, generator),
+                self.config.prediction_type,
+            )
+            return follow(
+                self._velocity(plan, group, text, request.prompts, run.guidance),
+                start * scheduler.init_noise_sigma,
+                before_step=kept_music.put_in_place,
+                num_repeats=plan.num_repeats,
+                undo_step=kept_music.undo_step,
+            )
+
+        sampled = self._sample(_keys(spans), sample_items, scheduler, run, replace(request, generator=generators))
+        results = [kept[item].clone() for item in request.items]
+        for span, latents in zip(spans, sampled, strict=True):
+            is_free = plan.places[span.item][0].is_free[span.start : span.stop]
+            part = results[span.result][:, span.start : span.stop]
+            part[:, is_free] = latents[:, : span.stop - span.start].to(part)[:, is_free]
+        return results
 
     def _span_times(self, span: Span, piece: Piece, shift: int) -> torch.Tensor:
         """Seconds at which the frames of a span start in the result, `(length,)`; a loop has none but its own."""
@@ -292,29 +308,26 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         return samples / self.sampling_rate
 
     def _velocity(
-        self,
-        spans: Sequence[Span],
-        numbers: Sequence[int],
-        conditioning: Conditioning,
-        timing: inputs.Timing,
-        guidance: Guidance,
-        window: int,
+        self, plan: Plan, group: Sequence[Span], text: Conditioning, prompts: Prompts, guidance: Guidance
     ) -> GuidedVelocity | WindowedVelocity:
-        """The velocity of spans of one length, of the prompts with these numbers."""
-        length = spans[0].length
+        """The velocity of spans of one length; `text` is the conditioning of all prompts without timing."""
+        items = [span.item for span in group]
+        times = torch.stack([self._span_times(span, *plan.places[span.item]) for span in group])
+        conditioning = self._in_sections(text.select(items), prompts, items, times)
+        length, window = group[0].length, plan.window
         starts, frames = ([0], length) if length <= window else (self._window_starts(length, window), window)
         velocities = []
         for start in starts:
-            places = [
+            timings = [
                 place_window(
-                    timing.starts[number] + self._window_sizes.seconds(span.start + start),
-                    timing.totals[number],
+                    plan.timing.starts[span.item] + self._window_sizes.seconds(span.start + start),
+                    plan.timing.totals[span.item],
                     self._window_sizes.seconds(frames),
                     self.timing_conditioner.config.max_value,
                 )
-                for span, number in zip(spans, numbers, strict=True)
+                for span in group
             ]
-            tokens, global_states = self._embed_timing(*zip(*places, strict=True))
+            tokens, global_states = self._embed_timing(*zip(*timings, strict=True))
             sections = conditioning.sections
             if sections is not None:
                 sections = sections[:, start : start + frames]
