@@ -1,7 +1,9 @@
 """`stable-longform transform`, `inpaint` and `extend`, run in this process on a tiny random checkpoint."""
 
 import json
+import math
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -80,10 +82,59 @@ def test_sections_from_a_file(run, music, checkpoint, tmp_path):
     assert "sections" not in settings and not torch.equal(other, read_audio(again)[0])
 
 
-def test_the_file_of_an_edit_is_not_one_of_generate(run, music, fails, tmp_path):
+EDITS = {
+    "transform": ["--strength", "0.7", "--method", "edit", "--source-prompt", "rock", "--duration", "0.15"],
+    "inpaint": ["--region", "0.05-0.1", "--region", "0.15-0.16", "--crossfade", "0.01"],
+    "extend": ["--to", "0.9", "--prepend", "0.05", "--repeats", "1", "--context", "0.1"],
+}
+
+
+@pytest.mark.parametrize("command", EDITS)
+def test_an_edit_can_be_made_again_or_changed_in_one_thing(run, music, tmp_path, monkeypatch, command):
+    first, settings = run(command, str(music), "piano", *EDITS[command])
+    file, again = tmp_path / "result.wav", tmp_path / "again.wav"
+    monkeypatch.setenv("STABLE_LONGFORM_CHECKPOINT", "nowhere")  # the checkpoint of the file counts
+    options = ["--from", str(file), "-o", str(again), "--quiet", "--overwrite", "--sample-format", "float"]
+    assert main([command, *options]) == 0
+    assert torch.equal(read_audio(again)[0], first)
+    assert json.loads(read_tags(again)["comment"]) == settings
+    assert main([command, *options, "--seed", "4"]) == 0
+    assert json.loads(read_tags(again)["comment"]) == settings | {"seed": 4}
+    assert not torch.equal(read_audio(again)[0], first)
+    assert main([command, str(music), "rock", *options]) == 0
+    assert json.loads(read_tags(again)["comment"]) == settings | {"prompt": "rock"}
+
+
+def test_made_again_with_other_audio_it_is_as_long_as_that(run, music, tmp_path, make_audio):
+    run("transform", str(music), "piano", "--duration", "0.15")
+    other = tmp_path / "other.wav"
+    soundfile.write(other, make_audio(2400, sampling_rate=RATE).numpy().T, RATE, subtype="FLOAT")
+    options = ["-o", str(tmp_path / "again.wav"), "--quiet"]
+    assert main(["transform", str(other), "--from", str(tmp_path / "result.wav"), *options]) == 0
+    assert read_audio(tmp_path / "again.wav")[0].shape == (2, 2400)
+
+
+def test_audio_that_is_gone_or_has_changed_is_said(run, music, fails, tmp_path, monkeypatch):
     run("inpaint", str(music), "--region", "0.05-0.1")
-    message = fails("generate", "--from", str(tmp_path / "result.wav"), "-o", str(tmp_path / "b.wav"))
-    assert "was not made by `stable-longform generate`" in message
+    redo = ["inpaint", "--from", str(tmp_path / "result.wav"), "-o", str(tmp_path / "b.wav")]
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    content = music.read_bytes()
+    music.write_bytes(content[:-1] + b"?")
+    assert "music.wav has changed since" in fails(*redo)
+    music.rename(tmp_path / "moved.wav")
+    assert "was made from music.wav, which is neither beside it nor in this folder: give INPUT" in fails(*redo)
+    (tmp_path / "here/music.wav").write_bytes(content)
+    assert main([*redo, "--quiet"]) == 0
+
+
+def test_a_file_is_made_again_by_the_command_that_made_it(run, music, fails, tmp_path):
+    run("inpaint", str(music), "--region", "0.05-0.1")
+    options = ["--from", str(tmp_path / "result.wav"), "-o", str(tmp_path / "b.wav")]
+    assert "result.wav was made by `stable-longform inpaint`, not generate" in fails("generate", *options)
+    assert "result.wav was made by `stable-longform inpaint`, not extend" in fails("extend", *options)
+    assert "music.wav has no settings in its tags" in fails("inpaint", "--from", str(music), *options[2:])
+    assert "Give INPUT, or --from FILE" in fails("transform", *options[2:])
 
 
 @pytest.mark.parametrize(
@@ -108,6 +159,15 @@ def test_the_file_of_an_edit_is_not_one_of_generate(run, music, fails, tmp_path)
         (["extend", "MUSIC"], "Give --to SECONDS"),
         (["extend", "MUSIC", "--to", "0.1"], "--to must be in (0.2, 3600] seconds, got 0.1"),
         (["extend", "MUSIC", "--to", "2:00:00"], "--to must be in"),
+        (["extend", "MUSIC", "--to", "0.2"], "--to must be in (0.2, 3600] seconds, got 0.2"),
+        (["inpaint", "MUSIC", "--region", "0-0.2"], "Nothing is kept"),
+        (["inpaint", "MUSIC", "--region", "0-0.1", "--region", "0.1-0.2"], "Nothing is kept"),
+        (["inpaint", "MUSIC", "--region", "0.1-0.1"], "within the audio"),
+        (["inpaint", "MUSIC", "--region", "0.05-0.1", "--loop"], "A loop needs new music at one end"),
+        (["inpaint", "SILENT", "--region", "0.05-0.1"], "is silent: all its samples are 0"),
+        (["extend", "NAN", "--to", "1"], "contains non-finite samples"),
+        (["transform", "EMPTY"], "is empty"),
+        (["transform", "EIGHT"], "must have 1 or 2 channels, got 8"),
         (["extend", "MUSIC", "--prepend", "-1"], "--prepend"),
         (["extend", "MUSIC", "--to", "1", "--sections", "SECTIONS"], "Sections must start at 0 s and rise, got 1, 0"),
         (["extend", "MUSIC", "--to", "1", "--sections", "TEXT"], "line 1: 'no' is neither"),
@@ -117,6 +177,10 @@ def test_bad_input_is_one_line_before_the_model_is_loaded(fails, hollow, music, 
     (tmp_path / "text.wav").write_text("no audio")
     (tmp_path / "sections.txt").write_text("1 a\n0 b\n")
     files = {"MUSIC": music, "TEXT": tmp_path / "text.wav", "SECTIONS": tmp_path / "sections.txt"}
+    bad = {"SILENT": ((1600, 2), 0.0), "NAN": ((9, 2), math.nan), "EMPTY": ((0, 2), 0.0), "EIGHT": ((9, 8), 0.1)}
+    for name, (shape, value) in bad.items():
+        files[name] = tmp_path / f"{name}.wav"
+        soundfile.write(files[name], np.full(shape, value), RATE, subtype="FLOAT")
     arguments = [str(files.get(argument, argument)) for argument in arguments]
     if "-o" not in arguments:
         arguments += ["-o", str(tmp_path / "out.wav")]

@@ -130,7 +130,7 @@ def test_runs():
         ([], 0, 0, False, "There is nothing to generate"),
         ([(0, 20)], 0, 0, False, "Nothing is kept"),
         ([(1, 19)], 0, 0, False, "Nothing is kept"),
-        ([(8, 12)], 0, 0, True, "loop=True needs new music at one end"),
+        ([(8, 12)], 0, 0, True, "A loop needs new music at one end"),
     ],
 )
 def test_what_cannot_be_laid_out(regions, before, after, is_loop, message):

@@ -323,7 +323,7 @@ def test_known_frames_carry_their_noise_in_every_step(pipe, audio):
         ({"extend_to": 4000}, "extend_to must be in"),
         ({"extend_to": math.inf}, "extend_to must be finite"),
         ({"prepend_in_s": -1}, "prepend_in_s"),
-        ({"regions": [(0.05, 0.1)], "loop": True}, "loop=True needs new music at one end"),
+        ({"regions": [(0.05, 0.1)], "loop": True}, "A loop needs new music at one end"),
         ({"regions": [(0.05, 0.1)], "context_in_s": -1}, "context_in_s"),
         ({"regions": [(0.05, 0.1)], "crossfade_in_s": math.nan}, "crossfade_in_s"),
         ({"regions": [(0.05, 0.1)], "num_repeats": 0}, "num_repeats"),

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,32 +15,51 @@ from stable_longform.cli.common import (
     fill_in,
     note,
     open_pipeline,
+    read_limits,
     report,
     resolve_checkpoint,
     write_with_progress,
 )
-from stable_longform.cli.options import (
-    check_choice,
-    check_device,
-    seconds_option,
-    with_music_options,
+from stable_longform.cli.edit_settings import (
+    MAX_CROSSFADE_IN_S,
+    MAX_REPEATS,
+    InpaintSettings,
+    TransformSettings,
 )
-from stable_longform.cli.settings import Settings, draw_seed, read_sections
-from stable_longform.pipelines.pieces import check_regions
+from stable_longform.cli.options import check_device, seconds_option, with_music_options
+from stable_longform.cli.settings import (
+    Settings,
+    draw_seed,
+    given_settings,
+    read_sections,
+    read_stored,
+    settings_from_tags,
+)
 from stable_longform.utils.audio import AudioInfo
+from stable_longform.utils.files import file_sha256
 from stable_longform.utils.optional import require
 from stable_longform.utils.ranges import Range
-from stable_longform.utils.recordings import MAX_DURATION_IN_S, check_file
+from stable_longform.utils.recordings import MAX_DURATION_IN_S, check_content, check_file
 from stable_longform.utils.timecodes import parse_region
 
 PLACES = Range(0, MAX_DURATION_IN_S)  # seconds of audio
-METHODS = ("noise", "invert", "edit")
 
-Input = Annotated[Path, typer.Argument(metavar="INPUT", help="Audio file of any rate, mono or stereo.")]
+Input = Annotated[
+    Path | None,
+    typer.Argument(metavar="[INPUT]", help="Audio file of any rate, mono or stereo; may be left out with --from."),
+]
 PromptArgument = Annotated[
     str, typer.Argument(metavar="[PROMPT]", help="What the result should be like; '' is music without a prompt.")
 ]
 Output = Annotated[Path, typer.Option("-o", "--output", help="File to write: .wav, .flac, .ogg, .opus or .mp3.")]
+From = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="FILE",
+        help="File made by this command, whose settings and input are used; INPUT, PROMPT and options override them.",
+    ),
+]
 Context = Annotated[
     float | None,
     seconds_option(
@@ -49,22 +68,51 @@ Context = Annotated[
 ]
 Crossfade = Annotated[
     float,
-    typer.Option("--crossfade", min=0, max=10, help="Seconds of cross-fade at the borders, inside the new part."),
+    typer.Option(
+        "--crossfade", min=0, max=MAX_CROSSFADE_IN_S, help="Seconds of cross-fade at the borders, inside the new part."
+    ),
 ]
 Repeats = Annotated[
-    int, typer.Option("--repeats", min=1, max=100, help="How often each step is repeated; the time grows accordingly.")
+    int,
+    typer.Option(
+        "--repeats", min=1, max=MAX_REPEATS, help="How often each step is repeated; the time grows accordingly."
+    ),
 ]
 Loop = Annotated[
     bool, typer.Option("--loop", help="Make the end lead back to the beginning; one of them must be new.")
 ]
 
 
+@dataclass(frozen=True)
+class Edit:
+    """What is to be made of what; everything in it has been checked.
+
+    Args:
+        input: the audio file.
+        info: what its header says.
+        sha256: of the file.
+        settings: that the commands have in common.
+        own: those of the command.
+        checkpoint: folder or Hub id.
+        device: that was chosen.
+    """
+
+    input: Path
+    info: AudioInfo
+    sha256: str
+    settings: Settings
+    own: TransformSettings | InpaintSettings
+    checkpoint: str
+    device: torch.device
+
+
 @with_music_options
 def transform(
     context: typer.Context,
-    input: Input,
+    input: Input = None,
     prompt: PromptArgument = "",
     output: Output = Path("transformed.wav"),
+    from_file: From = None,
     strength: Annotated[
         float, typer.Option(min=0, max=1, help="From 0 (the input itself) to 1 (independent of the input).")
     ] = 0.8,
@@ -82,34 +130,25 @@ def transform(
 ) -> None:
     """Transforms INPUT: a variation, another style, other instruments.
 
-    Settings are stored in the file's tags; `stable-longform info FILE` shows them.
+    Settings are stored in the file's tags; `stable-longform info FILE` shows them, and `--from FILE` makes it again.
     """
-    settings = _settings(context)
-    if strength == 0:
-        raise ValueError("--strength must be greater than 0: `stable-longform reconstruct` is what 0 would be.")
-    check_choice("--method", method, METHODS)
-    if source_prompt is not None and method == "noise":
-        raise ValueError("--source-prompt is for --method invert and --method edit.")
-    own = {"strength": strength, "method": method, "source_prompt": source_prompt}
-    info, folder, chosen = _check(context, settings)
+    edit = _check(context, TransformSettings)
+    limits, duration = read_limits(edit.checkpoint), edit.settings.duration_in_s
+    if limits is not None and duration > limits[0]:
+        raise ValueError(f"The result would last {duration:g} s: give a --duration in (0, {limits[0]:.3f}] seconds.")
 
-    pipe, settings = _open("LongFormMusicAudioToAudioPipeline", context, folder, settings, chosen)
-    latents = pipe(
-        **_shared_arguments(context, settings),
-        **own,
-        duration=settings.duration_in_s,
-        output_type="latent",
-    ).audios[0]
-    settings = replace(settings, duration_in_s=settings.duration_in_s or info.duration_in_s)
-    _write(context, pipe, pipe.stream_latents(latents, settings.duration_in_s), settings, own)
+    pipe, settings = _open("LongFormMusicAudioToAudioPipeline", context, edit)
+    latents = pipe(**_shared_arguments(edit), **asdict(edit.own), duration=duration, output_type="latent").audios[0]
+    _write(context, pipe, pipe.stream_latents(latents, duration), edit, settings)
 
 
 @with_music_options
 def inpaint(
     context: typer.Context,
-    input: Input,
+    input: Input = None,
     prompt: PromptArgument = "",
     output: Output = Path("inpainted.wav"),
+    from_file: From = None,
     regions: Annotated[
         list[str] | None,
         typer.Option("--region", metavar="START-STOP", help="Part to replace, such as 0:10-0:15. May be repeated."),
@@ -121,29 +160,20 @@ def inpaint(
 ) -> None:
     """Replaces parts of INPUT; the rest stays bit-identical at the model's rate.
 
-    Settings are stored in the file's tags; `stable-longform info FILE` shows them.
+    Settings are stored in the file's tags; `stable-longform info FILE` shows them, and `--from FILE` makes it again.
     """
-    settings = _settings(context)
-    if not regions:
+    if not regions and from_file is None:
         raise ValueError("Give at least one --region START-STOP.")
-    own = {
-        "regions": [_parse_region(region) for region in regions],
-        "loop": loop,
-        "context_in_s": context_in_s,
-        "crossfade_in_s": crossfade_in_s,
-        "num_repeats": num_repeats,
-    }
-    info, folder, chosen = _check(context, settings)
-    check_regions(own["regions"], round(info.duration_in_s * info.sampling_rate), info.sampling_rate)
-    _inpaint(context, folder, replace(settings, duration_in_s=info.duration_in_s), chosen, own)
+    _inpaint(context, _check(context, InpaintSettings))
 
 
 @with_music_options
 def extend(
     context: typer.Context,
-    input: Input,
+    input: Input = None,
     prompt: PromptArgument = "",
     output: Output = Path("extended.wav"),
+    from_file: From = None,
     extend_to: Annotated[
         float | None,
         seconds_option("--to", "Duration of the result in seconds, up to an hour; the music continues after INPUT."),
@@ -157,90 +187,135 @@ def extend(
     """Continues INPUT at its end (--to) or its beginning (--prepend) and leaves INPUT itself unchanged.
 
     Music beyond the model's window is sampled in overlapping windows, and decoded while it is written. Settings are
-    stored in the file's tags; `stable-longform info FILE` shows them.
+    stored in the file's tags; `stable-longform info FILE` shows them, and `--from FILE` makes it again.
     """
-    settings = _settings(context)
-    if extend_to is None and prepend_in_s == 0:
+    if extend_to is None and prepend_in_s == 0 and from_file is None:
         raise ValueError("Give --to SECONDS, --prepend SECONDS or both.")
-    own = {
-        "extend_to": extend_to,
-        "prepend_in_s": prepend_in_s,
-        "loop": loop,
-        "context_in_s": context_in_s,
-        "crossfade_in_s": crossfade_in_s,
-        "num_repeats": num_repeats,
-    }
-    info, folder, chosen = _check(context, settings)
-    seconds = info.duration_in_s + prepend_in_s
-    if extend_to is not None:
-        if not seconds < extend_to <= MAX_DURATION_IN_S:
-            raise ValueError(f"--to must be in ({seconds:g}, {MAX_DURATION_IN_S:g}] seconds, got {extend_to:g}.")
-        seconds = extend_to
-    _inpaint(context, folder, replace(settings, duration_in_s=seconds), chosen, own)
+    _inpaint(context, _check(context, InpaintSettings))
 
 
-def _settings(context: typer.Context) -> Settings:
-    """The settings that the commands have in common, from their options."""
-    names = {field.name for field in fields(Settings)} & context.params.keys() - {"seed"}
-    seed, sections_file = context.params["seed"], context.params["sections_file"]
-    if sections_file is not None and context.params["prompt"]:
-        raise ValueError("Give either PROMPT or --sections.")
-    settings = Settings(
-        **{name: context.params[name] for name in names},
-        seed=draw_seed() if seed is None else seed,
-        sections=None if sections_file is None else read_sections(sections_file),
-    )
+# --- check
+
+
+def _check(context: typer.Context, cls: type) -> Edit:
+    """Everything that the command line and `--from` say, checked; `cls` is that of the command's own settings."""
+    options, path = context.params, context.params["from_file"]
+    stored = None if path is None else read_stored(path, context.info_name)
+    settings = _settings(context, stored)
+    input = options["input"] or _find_input(path, stored)
+    info = check_file(input)
+    if os.path.realpath(options["output"]) == os.path.realpath(input):
+        raise ValueError(f"{options['output']} is the input: choose another output.")
+    own = _own_settings(context, cls, stored, info)
+    device = check_device(options["device"])
+    check_outputs([options["output"]], options["sample_format"], options["overwrite"])
+    folder = resolve_checkpoint(settings.checkpoint)
+    if settings.lora is not None:
+        require("peft", "train")
+    check_content(input)
+    sha256 = file_sha256(input)
+    if cls is InpaintSettings:
+        duration = own.duration_in_s(info)
+    elif stored is not None and sha256 != stored.get("input_sha256") and options["duration_in_s"] is None:
+        duration = info.duration_in_s  # of other audio than the stored duration is of
+    else:
+        duration = settings.duration_in_s or info.duration_in_s
+    return Edit(input, info, sha256, replace(settings, duration_in_s=duration), own, folder, device)
+
+
+def _settings(context: typer.Context, stored: dict | None) -> Settings:
+    """The settings that the commands have in common, from the options and from another file's tags."""
+    options, given = context.params, given_settings(context, is_new=stored is None)
+    settings = Settings() if stored is None else settings_from_tags(stored, options["from_file"])
+    settings = replace(settings, **given)
+    if options["sections_file"] is not None:
+        if given.get("prompt"):
+            raise ValueError("Give either PROMPT or --sections.")
+        settings = replace(settings, prompt="", sections=read_sections(options["sections_file"]))
+    elif "prompt" in given:
+        settings = replace(settings, sections=None)
+    if stored is None and options["seed"] is None:
+        settings = replace(settings, seed=draw_seed())
     settings.check()
     return settings
 
 
-def _check(context: typer.Context, settings: Settings) -> tuple[AudioInfo, str, torch.device]:
-    """Checks files and device; returns what the input's header says, the checkpoint's folder or Hub id, the device."""
-    input, output = context.params["input"], context.params["output"]
-    info = check_file(input)
-    if os.path.realpath(output) == os.path.realpath(input):
-        raise ValueError(f"{output} is the input: choose another output.")
-    device = check_device(context.params["device"])
-    check_outputs([output], context.params["sample_format"], context.params["overwrite"])
-    folder = resolve_checkpoint(settings.checkpoint)
-    if settings.lora is not None:
-        require("peft", "train")
-    return info, folder, device
+def _own_settings(context: typer.Context, cls: type, stored: dict | None, info: AudioInfo):
+    """The command's own settings: those of the options, or for options that aren't given those of the tags."""
+    options = {field.name: context.params[field.name] for field in fields(cls) if field.name in context.params}
+    if options.get("regions"):
+        options["regions"] = [_parse_region(region) for region in options["regions"]]
+    for name in options.keys() & (stored or {}).keys():
+        if context.get_parameter_source(name).name != "COMMANDLINE":
+            options[name] = stored[name]
+    own = cls(**options)
+    own.check(info)
+    return own
 
 
-def _open(name: str, context: typer.Context, folder: str, settings: Settings, device: torch.device):
+def _find_input(path: Path | None, stored: dict | None) -> Path:
+    """The file that another file was made from: beside that one, or in the current folder."""
+    if path is None:
+        raise ValueError("Give INPUT, or --from FILE.")
+    name = Path(str(stored.get("input"))).name
+    found = [folder / name for folder in (path.parent, Path()) if (folder / name).is_file()]
+    if not found:
+        raise ValueError(f"{path} was made from {name}, which is neither beside it nor in this folder: give INPUT.")
+    for candidate in found:
+        if file_sha256(candidate) == stored.get("input_sha256"):
+            return candidate
+    raise ValueError(
+        f"{found[0]} has changed since {path} was made from it (its SHA-256 differs): to use it as it is, give it as "
+        "INPUT."
+    )
+
+
+def _parse_region(text: str) -> tuple[float, float]:
+    """`0:10-0:15` as seconds."""
+    try:
+        return parse_region(text, PLACES)
+    except ValueError as error:
+        raise ValueError(f"--region {error}") from error
+
+
+# --- make
+
+
+def _open(name: str, context: typer.Context, edit: Edit):
     """The pipeline of a public class, and the settings with the checkpoint's own filled in."""
     quiet = context.params["quiet"]
-    pipe = getattr(stable_longform, name).from_pipe(open_pipeline(folder, settings, device, quiet))
+    pipe = getattr(stable_longform, name).from_pipe(open_pipeline(edit.checkpoint, edit.settings, edit.device, quiet))
     pipe.set_progress_bar_config(desc="sampling", disable=quiet)
-    if context.params["seed"] is None:
-        note(f"seed: {settings.seed}", quiet)
-    return pipe, fill_in(settings, pipe)
+    if context.params["seed"] is None and context.params["from_file"] is None:
+        note(f"seed: {edit.settings.seed}", quiet)
+    return pipe, fill_in(edit.settings, pipe)
 
 
-def _shared_arguments(context: typer.Context, settings: Settings) -> dict:
+def _shared_arguments(edit: Edit) -> dict:
     """Arguments of every pipeline that starts from audio."""
     names = ("negative_prompt", "num_inference_steps", "guidance_scale")
     return {
-        "prompt": settings.sections or settings.prompt,
-        "audio": context.params["input"],
-        "generator": torch.Generator().manual_seed(settings.seed),
-        **{name: getattr(settings, name) for name in names},
+        "prompt": edit.settings.sections or edit.settings.prompt,
+        "audio": edit.input,
+        "generator": torch.Generator().manual_seed(edit.settings.seed),
+        **{name: getattr(edit.settings, name) for name in names},
     }
 
 
-def _inpaint(context: typer.Context, folder: str, settings: Settings, device: torch.device, own: dict) -> None:
+def _inpaint(context: typer.Context, edit: Edit) -> None:
     """Runs the inpainting pipeline and writes its result while it is decoded."""
-    pipe, settings = _open("LongFormMusicInpaintPipeline", context, folder, settings, device)
-    chunks = pipe(**_shared_arguments(context, settings), **own, output_type="stream").audios[0]
-    _write(context, pipe, chunks, settings, own)
+    pipe, settings = _open("LongFormMusicInpaintPipeline", context, edit)
+    chunks = pipe(**_shared_arguments(edit), **asdict(edit.own), output_type="stream").audios[0]
+    _write(context, pipe, chunks, edit, settings)
 
 
-def _write(context: typer.Context, pipe, chunks: Iterator[torch.Tensor], settings: Settings, own: dict) -> None:
-    """Writes decoded chunks; the tags say the command, its input and every setting that is not its default."""
+def _write(context: typer.Context, pipe, chunks: Iterator[torch.Tensor], edit: Edit, settings: Settings) -> None:
+    """Writes decoded chunks; the tags say the command, its input and every setting."""
     options = context.params
-    values = {"command": context.info_name, "input": options["input"].name} | settings.to_dict()
-    values |= {name: value for name, value in own.items() if value is not None}
+    values = {"command": context.info_name, "input": edit.input.name, "input_sha256": edit.sha256}
+    values |= settings.to_dict()
+    own = asdict(edit.own)
+    values |= {name: own[name] for name in own if name in options and own[name] is not None}
     made = write_with_progress(
         pipe,
         chunks,
@@ -252,11 +327,3 @@ def _write(context: typer.Context, pipe, chunks: Iterator[torch.Tensor], setting
         options["quiet"],
     )
     report(options["output"], made, options["is_json"])
-
-
-def _parse_region(text: str) -> tuple[float, float]:
-    """`0:10-0:15` as seconds."""
-    try:
-        return parse_region(text, PLACES)
-    except ValueError as error:
-        raise ValueError(f"--region {error}") from error

@@ -1,6 +1,6 @@
 """The command `stable-longform generate`: music from prompts."""
 
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +18,14 @@ from stable_longform.cli.common import (
     write_with_progress,
 )
 from stable_longform.cli.options import check_device, seconds_option, with_music_options
-from stable_longform.cli.settings import Settings, draw_seed, read_sections, read_settings
+from stable_longform.cli.settings import (
+    Settings,
+    draw_seed,
+    given_settings,
+    read_sections,
+    read_stored,
+    settings_from_tags,
+)
 from stable_longform.utils.optional import require
 from stable_longform.utils.ranges import Range
 
@@ -96,8 +103,10 @@ def generate(
     """
     options = context.params
     sections_file, sample_format, quiet = options["sections_file"], options["sample_format"], options["quiet"]
-    settings = Settings() if from_file is None else read_settings(from_file)
-    settings = replace(settings, **_given(context, is_new=from_file is None))
+    settings = Settings()
+    if from_file is not None:
+        settings = settings_from_tags(read_stored(from_file, "generate"), from_file)
+    settings = replace(settings, **given_settings(context, is_new=from_file is None))
     if sections_file is not None:
         settings = replace(settings, prompt="", sections=read_sections(sections_file))
     is_known = from_file is not None or settings.sections is not None
@@ -126,13 +135,6 @@ def generate(
     for one, path in zip(every, paths, strict=True):
         made = _make(pipe, one, path, sample_format, quiet)
         report(path, made, options["is_json"])
-
-
-def _given(context: typer.Context, is_new: bool) -> dict:
-    """Settings that the command line gives; for new music also those of the environment."""
-    sources = ("COMMANDLINE", "ENVIRONMENT") if is_new else ("COMMANDLINE",)
-    names = {field.name for field in fields(Settings)} & context.params.keys()
-    return {name: context.params[name] for name in names if context.get_parameter_source(name).name in sources}
 
 
 def _read_prompts(

@@ -2,8 +2,10 @@
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+
+import typer
 
 from stable_longform.cli.options import (
     DTYPES,
@@ -141,20 +143,35 @@ def read_sections(path: Path) -> list[list]:
     return sections
 
 
-def read_settings(path: Path) -> Settings:
-    """The settings of a file that `generate` made.
+def read_stored(path: Path, command: str) -> dict:
+    """What the tags of a file say that this command made.
 
     Raises:
-        ValueError: the file cannot be read, was not made by `generate`, or holds values that are not accepted.
+        ValueError: the file cannot be read, or was not made by the command.
     """
     values = read_values(path)
-    if values is None or "prompt" not in values or "command" in values:
-        raise ValueError(f"{path} has no settings in its tags: it was not made by `stable-longform generate`.")
+    if values is None or "prompt" not in values:
+        raise ValueError(f"{path} has no settings in its tags: it was not made by `stable-longform {command}`.")
+    made_by = values.get("command", "generate")
+    if made_by != command:
+        raise ValueError(f"{path} was made by `stable-longform {made_by}`, not {command}: give it to that command.")
+    return values
+
+
+def settings_from_tags(values: Mapping, path: Path) -> Settings:
+    """The settings among what `read_stored` returned; a ValueError names the path if they are not accepted."""
     settings = Settings.from_dict(values)
     if isinstance(settings.guidance_interval, list):
-        settings = Settings.from_dict(asdict(settings) | {"guidance_interval": tuple(settings.guidance_interval)})
+        settings = replace(settings, guidance_interval=tuple(settings.guidance_interval))
     try:
         settings.check()
     except (TypeError, ValueError) as error:
         raise ValueError(f"The tags of {path} cannot be used: {error}") from error
     return settings
+
+
+def given_settings(context: typer.Context, is_new: bool) -> dict:
+    """Settings that the command line gives; for new music also those of the environment."""
+    sources = ("COMMANDLINE", "ENVIRONMENT") if is_new else ("COMMANDLINE",)
+    names = {field.name for field in fields(Settings)} & context.params.keys()
+    return {name: context.params[name] for name in names if context.get_parameter_source(name).name in sources}

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 BLOCK = 2**20  # samples that are read at once
+NOTHING_IS_KEPT = "Nothing is kept: to generate all of the music, use text to music."
 
 
 @dataclass(frozen=True)
@@ -118,31 +119,38 @@ def lay_out(
     Raises:
         ValueError: nothing or everything is to be replaced, or the new parts do not touch the ends of a loop.
     """
-    end = before + waveform.shape[1]
-    num_samples = end + after
-    every = merge(
-        [(0, before)] * (before > 0)
-        + [(start + before, stop + before) for start, stop in regions]
-        + [(end, num_samples)] * (after > 0)
-    )
-    if not every:
-        raise ValueError("There is nothing to generate: give regions, mask, extend_to or prepend_in_s.")
+    every = join_regions(regions, waveform.shape[1], before, after, is_loop)
+    num_samples = before + waveform.shape[1] + after
     piece = Piece(num_samples, [(before, waveform)], every, hop_length)
     if piece.is_free.all():
-        raise ValueError("Nothing is kept: to generate all of the music, use LongFormMusicPipeline.")
+        raise ValueError(NOTHING_IS_KEPT)
     if not is_loop:
         return piece, 0
-    start, stop = before, end
-    if every[0][0] == 0:
-        start = every[0][1]
-    if every[-1][1] == num_samples:
-        stop = every[-1][0]
-    if (start, stop) == (0, num_samples):
-        raise ValueError("loop=True needs new music at one end: a region that touches it, or extend_to.")
+    start = every[0][1] if every[0][0] == 0 else before
+    stop = every[-1][0] if every[-1][1] == num_samples else before + waveform.shape[1]
     # What is replaced at the ends does not lead to the other end: nothing is faded into it.
     piece = replace(piece, segments=[(start, waveform[:, start - before : stop - before])])
     shift = piece.middle_of_longest_kept()
     return piece.rotate(shift), shift
+
+
+def join_regions(
+    regions: Sequence[tuple[int, int]], num_samples: int, before: int, after: int, is_loop: bool
+) -> list[tuple[int, int]]:
+    """All that is to be made anew, as samples of the result; arguments and errors as of `lay_out`."""
+    end = before + num_samples
+    every = merge(
+        [(0, before)] * (before > 0)
+        + [(start + before, stop + before) for start, stop in regions]
+        + [(end, end + after)] * (after > 0)
+    )
+    if not every:
+        raise ValueError("There is nothing to generate: give a region, an extension or seconds to prepend.")
+    if every == [(0, end + after)]:
+        raise ValueError(NOTHING_IS_KEPT)
+    if is_loop and every[0][0] > 0 and every[-1][1] < end + after:
+        raise ValueError("A loop needs new music at one end: a region that touches it, or an extension.")
+    return every
 
 
 def check_regions(regions: Sequence[tuple[float, float]], num_samples: int, rate: int) -> list[tuple[int, int]]:

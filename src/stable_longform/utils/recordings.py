@@ -1,15 +1,15 @@
-"""Checks of recordings that users give, as far as the headers of their files tell."""
+"""Checks of recordings that users give."""
 
 import os
 from pathlib import Path
 
-from stable_longform.utils.audio import AudioInfo, read_info
+from stable_longform.utils.audio import AudioInfo, read_blocks, read_info
 
 MAX_DURATION_IN_S = 3600.0
 
 
 def check_file(path: str | os.PathLike, max_duration_in_s: float = MAX_DURATION_IN_S) -> AudioInfo:
-    """What a file's header says.
+    """What a file's header says; its samples are not read.
 
     Raises:
         ValueError: there is no such file, it is no audio, cut off, empty, too long, or has more than two channels.
@@ -22,6 +22,21 @@ def check_file(path: str | os.PathLike, max_duration_in_s: float = MAX_DURATION_
         raise ValueError(f"{name} is cut off: {info.loss}.")
     check_size(name, info.channels, info.duration_in_s, max_duration_in_s)
     return info
+
+
+def check_content(path: str | os.PathLike) -> None:
+    """Reads a file block by block.
+
+    Raises:
+        ValueError: it cannot be decoded, is silent, or has samples that are not finite.
+    """
+    is_silent = True
+    for block in read_blocks(path):
+        if not block.isfinite().all():
+            raise ValueError(f"audio {str(path)!r} contains non-finite samples.")
+        is_silent = is_silent and not block.any()
+    if is_silent:
+        raise ValueError(f"audio {str(path)!r} is silent: all its samples are 0.")
 
 
 def check_size(name: str, channels: int, duration_in_s: float, max_duration_in_s: float) -> None:

@@ -1,0 +1,67 @@
+"""What the commands `transform`, `inpaint` and `extend` do with their input, and the checks of it."""
+
+from dataclasses import dataclass
+
+from stable_longform.cli.options import check_choice, check_count, check_range, check_seconds, check_text
+from stable_longform.pipelines.pieces import check_regions, join_regions
+from stable_longform.utils.audio import AudioInfo
+from stable_longform.utils.recordings import MAX_DURATION_IN_S
+
+METHODS = ("noise", "invert", "edit")
+MAX_CROSSFADE_IN_S, MAX_REPEATS = 10, 100
+
+
+@dataclass(frozen=True)
+class TransformSettings:
+    """Arguments of `LongFormMusicAudioToAudioPipeline`."""
+
+    strength: float = 0.8
+    method: str = "noise"
+    source_prompt: str | None = None
+
+    def check(self, info: AudioInfo) -> None:
+        """Raises a ValueError for values outside what is accepted; `info` is of the input."""
+        check_range("--strength", self.strength, 0, 1)
+        if self.strength == 0:
+            raise ValueError("--strength must be greater than 0: `stable-longform reconstruct` is what 0 would be.")
+        check_choice("--method", self.method, METHODS)
+        if self.source_prompt is not None:
+            check_text("--source-prompt", self.source_prompt)
+            if self.method == "noise":
+                raise ValueError("--source-prompt is for --method invert and --method edit.")
+
+
+@dataclass(frozen=True)
+class InpaintSettings:
+    """Arguments of `LongFormMusicInpaintPipeline`, for both of its commands."""
+
+    regions: list[tuple[float, float]] | None = None
+    extend_to: float | None = None
+    prepend_in_s: float = 0.0
+    loop: bool = False
+    context_in_s: float | None = None
+    crossfade_in_s: float = 0.05
+    num_repeats: int = 3
+
+    def check(self, info: AudioInfo) -> None:
+        """Raises a ValueError for values outside what is accepted; `info` is of the input."""
+        if self.context_in_s is not None:
+            check_seconds("--context", self.context_in_s)
+        check_range("--crossfade", self.crossfade_in_s, 0, MAX_CROSSFADE_IN_S)
+        check_count("--repeats", self.num_repeats, 1, MAX_REPEATS)
+        check_range("--prepend", self.prepend_in_s, 0, MAX_DURATION_IN_S)
+        low = info.duration_in_s + self.prepend_in_s
+        if self.extend_to is not None:
+            check_seconds("--to", self.extend_to)
+            if not low < self.extend_to <= MAX_DURATION_IN_S:
+                raise ValueError(f"--to must be in ({low:g}, {MAX_DURATION_IN_S:g}] seconds, got {self.extend_to:g}.")
+        if not isinstance(self.loop, bool):
+            raise ValueError(f"--loop must be true or false, got {self.loop!r}.")
+        rate, num_samples = info.sampling_rate, round(info.duration_in_s * info.sampling_rate)
+        regions = check_regions(self.regions or [], num_samples, rate)
+        before, after = (round(seconds * rate) for seconds in (self.prepend_in_s, self.duration_in_s(info) - low))
+        join_regions(regions, num_samples, before, after, self.loop)
+
+    def duration_in_s(self, info: AudioInfo) -> float:
+        """Seconds of the result."""
+        return self.extend_to or info.duration_in_s + self.prepend_in_s
