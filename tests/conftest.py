@@ -17,6 +17,9 @@ import torch
 
 pytest_plugins = ["model_folders"]
 
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton's kernels run on the CPU, where it is installed
+
 torch.set_num_threads(1)  # the networks are tiny and the suite runs in several processes
 
 # name, rate in Hz, channels, seconds, split, album, genre, moods, instruments, bpm

@@ -284,6 +284,22 @@ def test_rotary_turns_the_first_half_of_every_head():
     torch.testing.assert_close(rotated_pairs, pairs * torch.polar(torch.ones(9, 4), angles)[:, None])
 
 
+@torch.no_grad()
+def test_rotary_of_6144_positions_is_as_good_in_bfloat16_as_in_float32():
+    """The table stays in float32, so that the last position is as exact as the first: only the result is rounded."""
+    sizes = {"num_layers": 1, "num_attention_heads": 1, "num_key_value_attention_heads": 1, "attention_head_dim": 32}
+    model = build(sample_size=6144, **sizes).to(torch.bfloat16)
+    tables, block = [], model.transformer_blocks[0]
+    block.attn1.register_forward_pre_hook(lambda *args: tables.append(args[2]["rotary_embedding"]), with_kwargs=True)
+    model(**{name: x if name == "timestep" else x.bfloat16() for name, x in make_inputs(1, 6144).items()})
+    frequencies = 10000.0 ** (-torch.arange(8, dtype=torch.float64) / 8)
+    angles = torch.arange(6145, dtype=torch.float64)[:, None] * frequencies
+    for part, exact in zip(tables[0], (angles.cos(), angles.sin()), strict=True):
+        assert part.dtype == torch.float32 and (part - exact).abs().max() < 4e-4  # 6144 rounds to 2.4e-4 in float32
+    query = torch.randn(1, 6145, 2, 32).bfloat16()
+    assert torch.equal(apply_rotary(query, tables[0]), apply_rotary(query.float(), tables[0]).bfloat16())
+
+
 def test_rotary_table_is_made_once_and_not_saved(model, inputs):
     """P13. And on the device where it is used."""
     model(**inputs)

@@ -141,12 +141,12 @@ class ChunkedModelMixin:
             return plan(num_frames, length, self.tile_memory_in_bytes)
         if length is not None:
             return length
-        memory = self.tile_memory_in_bytes or _default_memory(self.device)
+        memory = self.tile_memory_in_bytes or default_memory(self.device)
         bytes_of_frame = LIVE_ACTIVATIONS * channels * self.hop_length * self.dtype.itemsize
         return min(max(memory // bytes_of_frame, MIN_LENGTH), MAX_LENGTH)
 
 
 @torch.compiler.assume_constant_result
-def _default_memory(device: torch.device) -> int:
+def default_memory(device: torch.device) -> int:
     """Bytes for the activations of a chunk: a quarter of what a GPU has free, 256 MiB elsewhere."""
     return torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else DEFAULT_MEMORY_IN_BYTES

@@ -1,4 +1,4 @@
-"""The CPU engine: the same results as the models' own code, sooner and in less memory.
+"""The engine: the same results as the models' own code, sooner and in less memory.
 
 The models ask `engine.engine_for`, the only entrance. `STABLE_LONGFORM_ACCELERATION=0` in the environment turns
 everything here off.

@@ -1,4 +1,4 @@
-"""Whether the CPU engine may compute a model's result in its stead."""
+"""Whether the engine may compute a model's result in its stead."""
 
 import os
 
@@ -19,8 +19,8 @@ def engine_for(
 ) -> OobleckEngine | TransformerEngine | None:
     """The engine for a module, or None where the module has to be called as it is.
 
-    It has to be in training, under autocast and `torch.compile`, on other devices than a CPU (or, the autoencoder, an
-    Apple GPU), when acceleration is turned off, and, the autoencoder, when its layers have hooks or were replaced.
+    It has to be in training, under autocast and `torch.compile`, on other devices than a CPU (or, the autoencoder, a
+    GPU), when acceleration is turned off, and, the autoencoder, when its layers have hooks or were replaced.
 
     Args:
         module: `OobleckEncoder` or `OobleckDecoder`, which get an `OobleckEngine`; or a transformer, whose calls are
@@ -35,7 +35,7 @@ def engine_for(
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or module.training or not _is_switched_on():
         return None
     is_compiled = any(part._compiled_call_impl is not None for part in module.modules())
-    if device.type not in ("cpu", "mps") or is_compiled or torch.is_autocast_enabled(device.type):
+    if device.type not in ("cpu", "cuda", "mps") or is_compiled or torch.is_autocast_enabled(device.type):
         return None
     if isinstance(module, (OobleckEncoder, OobleckDecoder)):
         if has_hooks(module) or not OobleckEngine.knows(module):

@@ -1,7 +1,8 @@
-"""An Oobleck encoder or decoder on a CPU: chunk by chunk, each in tiles that stay in the cache."""
+"""An Oobleck encoder or decoder without gradients: chunk by chunk, on a CPU each in tiles that stay in the cache."""
 
 import functools
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -11,9 +12,10 @@ from stable_longform.models.acceleration import tiles
 from stable_longform.models.acceleration.channels_last_layers import ChannelsLastLayers
 from stable_longform.models.acceleration.chunk_planning import make_plan
 from stable_longform.models.acceleration.folded_layers import FoldedLayers
+from stable_longform.models.acceleration.fused_snake import FusedSnakeLayers
 from stable_longform.models.acceleration.tiles import Step
 from stable_longform.models.acceleration.workers import ordered_map
-from stable_longform.models.chunks import Chunk
+from stable_longform.models.chunks import Chunk, default_memory
 from stable_longform.models.oobleck_layers import (
     OobleckDecoder,
     OobleckDecoderBlock,
@@ -28,7 +30,7 @@ from stable_longform.models.oobleck_layers import (
 CACHE_IN_BYTES = 2**21  # of one activation of a tile on a CPU
 MIN_TILE_OF_ENCODER, MIN_TILE_OF_DECODER = 2048, 1024  # positions
 FAST_DTYPES = (torch.float32, torch.bfloat16)  # whose convolutions oneDNN computes
-MAX_TILE_ON_MPS = 2**15  # its convolutions take up to 65,536 positions
+MAX_TILES = {"mps": 2**15, "cuda": sys.maxsize}  # convolutions of an Apple GPU take up to 65,536 positions
 KNOWN_LAYERS = {
     OobleckEncoder,
     OobleckEncoderBlock,
@@ -64,10 +66,10 @@ class OobleckEngine:
         if device.type == "cpu" and dtype in FAST_DTYPES:
             self._layers = ChannelsLastLayers(network, convolution_dtype)
         else:
-            self._layers = FoldedLayers(network)
+            self._layers = FusedSnakeLayers(network) if device.type == "cuda" else FoldedLayers(network)
         self._steps = self._make_steps()
-        if device.type == "mps":
-            self._sizes = [MAX_TILE_ON_MPS] * len(self._steps)
+        if device.type in MAX_TILES:
+            self._sizes = [MAX_TILES[device.type]] * len(self._steps)
         else:
             least = MIN_TILE_OF_DECODER if self._is_decoder else MIN_TILE_OF_ENCODER
             self._sizes = tiles.tile_lengths(self._steps, CACHE_IN_BYTES // self._itemsize, least)
@@ -81,6 +83,8 @@ class OobleckEngine:
     def plan(self, num_frames: int | None, chunk_length: int | None, memory_in_bytes: int | None) -> int:
         """Frames of the chunks for `run`. See `chunk_planning.make_plan` for the arguments."""
         num_threads = torch.get_num_threads() if self._device.type == "cpu" else 1
+        if self._device.type == "cuda":
+            memory_in_bytes = memory_in_bytes or default_memory(self._device)
         length, self._num_workers = make_plan(
             self._bytes_of_chunk, num_threads, num_frames, chunk_length, memory_in_bytes
         )
