@@ -66,7 +66,7 @@ benchmarks: $(INSTALLED)
 
 # Everything that needs a GPU, in ten minutes: the tests, then times, memory and errors at the paper's size.
 gpu-check: $(INSTALLED)
-	$(PYTHON) -m pytest -m cuda
+	$(PYTHON) -m pytest tests/test_cuda.py tests/models/acceleration/test_fused_snake.py
 	$(PYTHON) benchmarks/gpu_check.py $(GPU_CHECK) --compile --report gpu_check.md --profile gpu_check_trace.json
 
 # All trainings for a few steps on a little composed music, then music from the result: shows that the path works.
