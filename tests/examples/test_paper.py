@@ -1,4 +1,5 @@
-"""The scripts of examples/paper that need no model: lengths, matrices and ratings whose figure or table is known."""
+"""The scripts of examples/paper: lengths, matrices and ratings whose figure or table is known, and memorization by a
+checkpoint of random weights."""
 
 import csv
 import json
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 import soundfile
 from common import png_size
+from conftest import synthetic_audio
 from pieces import render_form
 from simulated_listeners import make_stimuli
+from tiny_pipeline import tiny_pipeline
 
 from stable_longform.analysis.features import SAMPLING_RATE
 from stable_longform.analysis.listening_test import QUESTIONS, STEREO, rating_order
@@ -105,3 +108,43 @@ def test_table_4_is_the_mean_and_deviation_of_known_ratings(run, tmp_path):
         assert rows[f"{system}, 2m"].count(f"3.0 ± {deviation:.1f}") == 4 and " 50 % " in rows[f"{system}, 2m"]
     code, printed, complaint = run("table_4.py", "--test", tmp_path / "out", *arguments[2:])
     assert (code, printed) == (2, "") and complaint.count("\n") == 1 and "key.json" in complaint
+
+
+@pytest.fixture(scope="module")
+def music(tmp_path_factory):
+    """Four training recordings, of which the last is the first again, and two others."""
+    folder = tmp_path_factory.mktemp("music")
+    seeds = {"a": 1, "b": 2, "c": 3, "again": 1, "held1": 5, "held2": 6}
+    rows = []
+    for name, seed in seeds.items():
+        soundfile.write(folder / f"{name}.wav", synthetic_audio(5 * 44100, seed=seed).T, 44100)
+        split = "test" if name.startswith("held") else "train"
+        rows.append({"path": f"{name}.wav", "duration_in_s": 5.0, "split": split, "genre": [f"Genre {seed}"]})
+    (folder / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder / "manifest.jsonl"
+
+
+def test_memorization_generates_compares_and_puts_the_verdict_into_the_card(run, music, tmp_path):
+    checkpoint, out = tmp_path / "checkpoint", tmp_path / "out"
+    tiny_pipeline(sampling_rate=8000, sample_size=768).save_pretrained(checkpoint)  # 3.07 s
+    (checkpoint / "README.md").write_text("# Random weights\n")
+    arguments = ("--source", music, "--checkpoint", checkpoint, "--embedder", "mel44", "--num_generations", 2)
+    arguments += ("--duration_in_s", 3, "--segment_in_s", 3, "--num_inference_steps", 2)
+    arguments += ("--card", checkpoint, "--output_dir", out)
+    code, printed, _ = run("memorization.py", *arguments)
+    assert code == 0 and "5566" in printed and printed.splitlines()[-1] == str(out / "closest.html")
+    found = json.loads((out / "memorization.json").read_text())
+    (group,) = found["duplicates"]["groups"]
+    assert [Path(name).stem for name in group["names"]] == ["a", "again"]
+    verdict = json.loads((out / "verdict.json").read_text())
+    assert {name: g["num_generations"] for name, g in verdict["generations"].items()} == {
+        "training_prompts": 2, "held_out_prompts": 2
+    }  # fmt: skip
+    assert verdict["answer"] in (checkpoint / "README.md").read_text()
+    prompts = [item["prompt"].lower() for item in found["closest"] if item["group"] == "training_prompts"]
+    assert len(prompts) == 2 and all("genre 1" in prompt for prompt in prompts)  # the duplicate's come first
+    made = {path: path.stat().st_mtime_ns for path in (out / "generated").rglob("*.wav")}
+    assert run("memorization.py", *arguments)[1] == printed
+    assert made == {path: path.stat().st_mtime_ns for path in (out / "generated").rglob("*.wav")}
+    code, printed, complaint = run("memorization.py", *arguments, "--duration_in_s", "-1")
+    assert code == 2 and "--duration_in_s" in complaint and complaint.count("\n") == 1

@@ -338,7 +338,8 @@ class MemorizationAnalysis:
 
     def splice_curve(self, threshold: float, hosts: Mapping[str, Path]) -> dict:
         """How often training music is found that takes a share of a host's place: generations, or held-out music."""
-        hosts_key = hashlib.sha256(json.dumps(list(map(str, hosts.values()))).encode()).hexdigest()[:8]
+        contents = {name: file_sha256(path) for name, path in sorted(hosts.items())}
+        hosts_key = hashlib.sha256(json.dumps([threshold, contents]).encode()).hexdigest()[:8]
         return self.keep(f"splices-{hosts_key}", lambda: self._splice(threshold, hosts))
 
     def _splice(self, threshold: float, hosts: Mapping[str, Path]) -> dict:
