@@ -1,64 +1,107 @@
 """How long the exact searches of `stable-longform analyze memorization` take, and how much memory.
 
-    python benchmarks/memorization_search.py --num_items 800000 --folder /tmp/search
+    python benchmarks/memorization_search.py --num_items 800000 --folder search
 
 Items are random directions in 512 dimensions whose variance falls as 1/n, as that of embeddings does; a hundred of
-them are there twice, slightly changed, and must be found. `--share` searches only some of the rows, and the time of
-all is computed from it.
+them are there twice, slightly changed, and must be found. One process searches all pairs. Then every other block of
+its result is taken away, as a stop would, and two processes do what is missing; the result must be the same. `--share`
+searches only some of the rows, and the time of all is computed from it.
 """
 
-import argparse
+import math
+import multiprocessing
 import resource
+import shutil
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
+from timing import machine, print_table
 
-from stable_longform.analysis.memorization import QUERY_BLOCK, SimilarPairs, nearest_items, unit_rows
-from stable_longform.evaluation.reports import markdown_table
-from stable_longform.utils.scripts import run_main
+from stable_longform.analysis.memorization import (
+    QUERY_BLOCK,
+    SimilarPairs,
+    in_blocks,
+    join_blocks,
+    nearest_items,
+    unit_rows,
+)
+from stable_longform.utils.ranges import Range
+from stable_longform.utils.scripts import ScriptParser, run_main
 
 DIM, NUM_TWICE, CHANGE, THRESHOLD, NUM_QUERIES, BLOCK = 512, 100, 0.002, 0.97, 1000, 16384
+HEADER = ("search", "processor time", "clock", "peak memory of a process")
 
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--num_items", type=int, default=200000)
-    parser.add_argument("--share", type=float, default=1.0, help="of the rows whose pairs are searched, in (0, 1]")
+    parser = ScriptParser(__doc__)
+    parser.add_number("--num_items", Range(2 * NUM_TWICE, 10**8), default=200000, help="embeddings to search")
+    parser.add_number("--share", Range(0, 1, above=True), kind=float, default=1.0, help="of the rows, for pairs")
     parser.add_argument("--folder", type=Path, required=True, help="for the file of items, 2 KB each")
     arguments = parser.parse_args()
-    if not 0 < arguments.share <= 1 or arguments.num_items < 2 * NUM_TWICE:
-        raise ValueError(f"share must be in (0, 1], num_items at least {2 * NUM_TWICE}; got {vars(arguments)}.")
-    torch.set_num_threads(1)
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    items = make_items(arguments.folder / "items.npy", arguments.num_items)
-    rows, count = [], len(items)
+    folder, count = arguments.folder, arguments.num_items
+    for name in ("one", "two"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    items = folder / "items.npy"
+    make_items(items, count)
+    num_rows = min(count, math.ceil(arguments.share * count / QUERY_BLOCK) * QUERY_BLOCK)
+    searched = sum(count - row for row in range(num_rows)) / sum(count - row for row in range(count))
+    rows = []
 
-    def measure(name: str, work, scale: float = 1.0):
-        start = time.process_time()
-        result = work()
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        rows.append([name, f"{(time.process_time() - start) * scale:.1f} s", f"{memory:.2f} GiB"])
-        return result
+    def measure(name: str, function, calls: list[tuple], scale: float = 1.0) -> list:
+        """Calls a function in processes of its own, all at the same time."""
+        start = time.perf_counter()
+        with ProcessPoolExecutor(len(calls), multiprocessing.get_context("spawn")) as pool:
+            futures = [pool.submit(costs, function, *call) for call in calls]
+            results, seconds, memory = zip(*(future.result() for future in futures), strict=True)
+        clock = (time.perf_counter() - start) * scale
+        rows.append((name, f"{sum(seconds) * scale:.0f} s", f"{clock:.0f} s", f"{max(memory):.2f} GiB"))
+        return results
 
-    search = measure("shorter vectors of all items", lambda: SimilarPairs(items, THRESHOLD))
-    blocks = [(start, min(start + QUERY_BLOCK, count)) for start in range(0, count, QUERY_BLOCK)]
-    chosen = blocks[: max(1, round(arguments.share * len(blocks)))]
-    scale = sum(count - start for start, _ in blocks) / sum(count - start for start, _ in chosen)
-    pairs = measure("all pairs above 0.97", lambda: [search.of_rows(*block) for block in chosen], scale)
-    index, _ = measure("nearest items of 1000 queries", lambda: nearest_items(np.array(items[:NUM_QUERIES]), items, 2))
-    if not (index[:NUM_TWICE, 1] == count - 1 - np.arange(NUM_TWICE)).all():
+    measure("all pairs above 0.97, one process", search_pairs, [(items, num_rows, folder / "one", 0, 1)], 1 / searched)
+    whole = join_blocks(folder / "one")
+    shutil.copytree(folder / "one", folder / "two")
+    for block in sorted((folder / "two").iterdir())[1::2]:
+        block.unlink()
+    calls = [(items, num_rows, folder / "two", process, 2) for process in range(2)]
+    measure("what half of its blocks held, two processes", search_pairs, calls, 1 / searched)
+    again = join_blocks(folder / "two")
+    if any((whole[name] != again[name]).any() for name in whole):
+        raise ValueError("Two processes found other pairs than one.")
+    (nearest,) = measure("nearest items of 1000 queries", search_nearest, [(items,)])
+    if not (nearest == count - 1 - np.arange(NUM_TWICE)).all():
         raise ValueError("A planted copy was not found.")
-    print(markdown_table((f"{count} items", "processor time", "peak memory"), rows))
-    print(
-        f"{sum(len(found['left']) for found in pairs)} pairs found, of {NUM_TWICE} planted; {scale:.2f} is the scale."
-    )
+    print(f"{count} items of {DIM} dimensions, {searched:.0%} of the pairs searched; {machine('cpu')}\n")
+    print_table(HEADER, rows)
+    print(f"{len(whole['left'])} pairs found, of {NUM_TWICE} planted; the same by one process and by two.")
 
 
-def make_items(path: Path, count: int) -> np.ndarray:
-    """Writes the items block by block; returns the mapped file."""
+def costs(function, *arguments) -> tuple:
+    """What a function returns, its processor seconds, and the largest memory of this process in GiB."""
+    torch.set_num_threads(1)
+    start = time.process_time()
+    result = function(*arguments)
+    return result, time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def search_pairs(items: Path, num_rows: int, folder: Path, process: int, num_processes: int) -> None:
+    """One process's share of the pairs of the first rows, kept in a folder."""
+    search = SimilarPairs(np.load(items, mmap_mode="r"), THRESHOLD)
+    in_blocks(num_rows, search.of_rows, folder, QUERY_BLOCK, process, num_processes)
+
+
+def search_nearest(items: Path) -> np.ndarray:
+    """The items that are nearest to those that are there twice, other than themselves."""
+    mapped = np.load(items, mmap_mode="r")
+    return nearest_items(np.array(mapped[:NUM_QUERIES]), mapped, 2)[0][:NUM_TWICE, 1]
+
+
+def make_items(path: Path, count: int) -> None:
+    """Writes the items block by block."""
     rng, scale = np.random.default_rng(0), 1 / np.sqrt(1 + np.arange(DIM, dtype=np.float32))
     items = np.lib.format.open_memmap(path, "w+", np.float32, (count, DIM))
     for start in range(0, count, BLOCK):
@@ -68,8 +111,6 @@ def make_items(path: Path, count: int) -> np.ndarray:
         noise = CHANGE * rng.standard_normal((1, DIM))
         items[count - 1 - number] = unit_rows(items[number : number + 1] + noise)
     items.flush()
-    del items
-    return np.load(path, mmap_mode="r")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from pieces import render_form, shuffle_blocks
 
-from stable_longform.analysis.boundaries import boundary_f_scores, choose_regular, contrast_novelty, find_boundaries
+from stable_longform.analysis.boundaries import (
+    boundary_f_scores,
+    choose_regular,
+    contrast_novelty,
+    equal_sections,
+    find_boundaries,
+)
 from stable_longform.analysis.features import extract_features
 
 
@@ -44,6 +50,11 @@ def test_scores_are_those_of_mir_eval_without_the_ends():
     assert set(boundary_f_scores([0, 10, 20], [], 40.0).values()) == {0.0}
     with pytest.raises(ValueError, match="no boundary inside"):
         boundary_f_scores([0.0, 50.0], [10.0], 40.0)
+
+
+def test_equal_sections_are_as_many_as_the_true_ones_inside_the_piece():
+    assert equal_sections([0.0, 3.0, 31.0, 55.0], 40.0) == pytest.approx([40 / 3, 80 / 3])
+    assert equal_sections([0.0, 3.0], 40.0) == [20.0] and equal_sections([0.0], 40.0) == []
 
 
 def test_music_without_order_has_no_sure_boundaries():

@@ -13,20 +13,6 @@ from tiny_pipeline import tiny_pipeline
 from torch.utils.flop_counter import FlopCounterMode
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs a benchmark's `main` with arguments; returns its tables' rows, cells as texts."""
-
-    def run(name: str, *arguments: str) -> list[list[str]]:
-        module = importlib.import_module(name)
-        monkeypatch.setattr(sys, "argv", [name, *arguments])
-        module.main()
-        lines = capsys.readouterr().out.splitlines()
-        return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith(("|", "{"))]
-
-    return run
-
-
 def test_decode(run):
     header, _, *rows = run("decode", "--size", "tiny", "--seconds", "0.5", "--part", "0.2", "--repeats", "1")
     assert [row[:2] for row in rows] == [

@@ -154,6 +154,16 @@ def boundary_f_scores(truth: Sequence[float], found: Sequence[float], duration_i
     return scores | {"boundary_precision_3s": float(precision), "boundary_recall_3s": float(recall)}
 
 
+def equal_sections(truth: Sequence[float], duration_in_s: float) -> list[float]:
+    """Boundaries of sections of one length, as many as there truly are: what can be had without listening.
+
+    Args:
+        truth: where sections begin, in seconds.
+        duration_in_s: of the piece.
+    """
+    return np.linspace(0, duration_in_s, len(_intervals(truth, duration_in_s)) + 1)[1:-1].tolist()
+
+
 def _intervals(boundaries: Sequence[float], duration_in_s: float) -> np.ndarray:
     """Sections `(n, 2)` between boundaries."""
     inside = [time for time in boundaries if 0 < time < duration_in_s]

@@ -16,7 +16,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
-from stable_longform.analysis.boundaries import boundary_f_scores
+from stable_longform.analysis.boundaries import boundary_f_scores, equal_sections
 from stable_longform.analysis.features import FRAME_RATE, SAMPLING_RATE, extract_features
 from stable_longform.analysis.structure import DEFINITIONS, MIN_DURATION_IN_S, Structure, analyze_structure
 from stable_longform.evaluation.audio_files import (
@@ -45,6 +45,7 @@ BOUNDARY_DEFINITIONS = {
     "boundary_f_3s": "the same within 3 s",
     "boundary_precision_3s": "share of found boundaries that are within 3 s of a true one",
     "boundary_recall_3s": "share of true boundaries that were found within 3 s",
+    "baseline_f_3s": "boundary_f_3s of sections of equal length, as many as there truly are",
 }
 
 
@@ -237,8 +238,11 @@ def _all_values(folder: Path, found: FolderStructures, truth: Mapping[Path, Sequ
     for name, structure in found.structures.items():
         rows[name] = dict(structure.values)
         starts = truth.get(files[name].resolve(), ())
-        if any(0 < start < structure.duration_in_s for start in starts):
-            rows[name] |= boundary_f_scores(starts, structure.boundaries, structure.duration_in_s)
+        duration = structure.duration_in_s
+        if any(0 < start < duration for start in starts):
+            baseline = boundary_f_scores(starts, equal_sections(starts, duration), duration)
+            rows[name] |= boundary_f_scores(starts, structure.boundaries, duration)
+            rows[name]["baseline_f_3s"] = baseline["boundary_f_3s"]
     return rows
 
 
