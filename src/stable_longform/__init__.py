@@ -9,7 +9,7 @@ from pathlib import Path
 
 __version__ = "0.1.0"
 
-# Folder of the checkpoint inside the package, to be given to `from_pretrained`.
+# Folder of the checkpoint inside the package, an argument for `from_pretrained`.
 TINY_CHECKPOINT = str(Path(__file__).parent / "checkpoints" / "tiny")
 
 # Public name -> module that defines it.
@@ -36,5 +36,5 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    """Names for completion, those not yet imported included."""
+    """Names for completion, including those that are not imported yet."""
     return sorted({*globals(), *_MODULES})

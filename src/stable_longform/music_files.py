@@ -1,4 +1,4 @@
-"""Files of generated music: their level, and the tags that say how they were made."""
+"""Files of generated music: their level, and tags that record how they were made."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ from stable_longform.utils.audio import read_tags, stored, write_audio
 
 
 def make_tags(title: str, values: Mapping) -> dict[str, str]:
-    """Tags of a file that was made as the values say."""
+    """The tags of a file, which record the values that it was made with."""
     return {
         "title": title or "(no prompt)",
         "software": f"stable_longform {stable_longform.__version__}",
@@ -20,7 +20,7 @@ def make_tags(title: str, values: Mapping) -> dict[str, str]:
 
 
 def read_values(path: Path) -> dict | None:
-    """What `make_tags` was given, from a file; None if the file has no such tag.
+    """Reads back the values that were given to `make_tags`; None if the file has no such tag.
 
     Raises:
         ValueError: the file cannot be read as audio.
@@ -40,18 +40,18 @@ def write_music(
     values: Mapping,
     sample_format: str | None = None,
 ) -> dict:
-    """Writes decoded chunks to a file, turned down as a whole if they go beyond full scale.
+    """Writes decoded chunks to a file; if any sample exceeds full scale, the whole is turned down.
 
     Args:
         path: file to write.
-        chunks: consecutive ones, `(audio_channels, n)`.
+        chunks: consecutive chunks `(audio_channels, n)`.
         sampling_rate: Hz.
-        title: of the music, for its tags.
-        values: how it was made, for its tags.
+        title: of the music, for the tags.
+        values: how it was made, for the tags.
         sample_format: see `write_audio`.
 
     Returns:
-        The values that are in the tags: those given, the version, and the `gain` that was applied, at most 1.
+        The values in the tags: those given, the version, and the `gain` that was applied, at most 1.
     """
     with stored(chunks, path.absolute().parent) as (chunks, peak):
         gain = 1 / max(peak, 1)

@@ -1,4 +1,4 @@
-"""The diffusion process in continuous time. `schedulers/` has what samples it.
+"""The diffusion process in continuous time. The samplers are in `schedulers/`.
 
 Paper: §2.2 and §3: v-objective on the cosine schedule. Time t runs from 0 (data) to 1 (noise):
 α(t) = cos(πt/2), σ(t) = sin(πt/2), x_t = α·z + σ·ε, and the network predicts v = α·ε − σ·z.
@@ -6,8 +6,8 @@ Paper: §2.2 and §3: v-objective on the cosine schedule. Time t runs from 0 (da
 Not in the paper: rectified flow, as in Stable Audio Open Small. There α(t) = 1 − t, σ(t) = t, and the network predicts
 ε − z. As in diffusers, the two are called the prediction types "v_prediction" and "flow_prediction".
 
-A sampler's noise level is the ratio σ/α = tan(πt/2), so t = (2/π)·atan(σ/α). The network is always given this t in
-float32, whatever a scheduler calls its own timesteps: integers lose up to 1e-3, bfloat16 more.
+A sampler's noise level is the ratio σ/α = tan(πt/2), so t = (2/π)·atan(σ/α). The network always gets this t in
+float32, whatever a scheduler calls its own timesteps: integers are off by up to 1e-3, bfloat16 by more.
 
 References: Salimans and Ho, "Progressive distillation" (2022) for v; Liu et al., "Flow straight and fast" (2022).
 """
@@ -50,7 +50,7 @@ def add_noise(
 def velocity(
     latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, prediction_type: str = V_PREDICTION
 ) -> torch.Tensor:
-    """The training target: v = α·ε − σ·z, or ε − z of rectified flow; shapes as in `add_noise`."""
+    """The training target: v = α·ε − σ·z, or ε − z for rectified flow; shapes as in `add_noise`."""
     if prediction_type == FLOW_PREDICTION:
         return noise - latents
     t = _align(t, latents)
@@ -60,7 +60,7 @@ def velocity(
 def latents_from_velocity(
     noisy_latents: torch.Tensor, velocity: torch.Tensor, t: torch.Tensor, prediction_type: str = V_PREDICTION
 ) -> torch.Tensor:
-    """The data that a velocity predicts: z = α·x_t − σ·v, or x_t − σ·v of rectified flow; shapes as above."""
+    """The data that a velocity predicts: z = α·x_t − σ·v, or x_t − σ·v for rectified flow; shapes as above."""
     a, s = amplitudes(_align(t, noisy_latents), prediction_type)
     return (noisy_latents if prediction_type == FLOW_PREDICTION else a * noisy_latents) - s * velocity
 
@@ -68,7 +68,7 @@ def latents_from_velocity(
 def noise_from_velocity(
     noisy_latents: torch.Tensor, velocity: torch.Tensor, t: torch.Tensor, prediction_type: str = V_PREDICTION
 ) -> torch.Tensor:
-    """The noise that a velocity predicts: ε = σ·x_t + α·v, or x_t + α·v of rectified flow; shapes as above."""
+    """The noise that a velocity predicts: ε = σ·x_t + α·v, or x_t + α·v for rectified flow; shapes as above."""
     a, s = amplitudes(_align(t, noisy_latents), prediction_type)
     return (noisy_latents if prediction_type == FLOW_PREDICTION else s * noisy_latents) + a * velocity
 

@@ -4,8 +4,8 @@ Paper: §2.1, figure 3 and table 1: 156 M parameters, 2048-fold downsampling, 64
 second at 44.1 kHz. State-dict keys are those of diffusers' `AutoencoderOobleck`, so weights go both ways.
 
 Conventions: waveforms are `(batch_size, audio_channels, num_samples)`, latents `(batch_size, latent_channels,
-latent_length)`; one latent frame is `hop_length` samples. Long inputs are processed in exact chunks, see `chunks.py`;
-a tile in the names that diffusers gave is such a chunk, a slice is one item of a batch.
+latent_length)`; one latent frame is `hop_length` samples. Long inputs are processed in exact chunks, see `chunks.py`.
+In diffusers' method names, a chunk is called a tile and one item of a batch a slice.
 """
 
 import math
@@ -41,7 +41,7 @@ class OobleckDecoderOutput(BaseOutput):
 
     Args:
         sample: waveform `(batch_size, audio_channels, num_samples)`.
-        posterior: of the encoder, when the model was called as a whole.
+        posterior: what the encoder returned, if the whole model was called.
     """
 
     sample: torch.Tensor
@@ -63,7 +63,7 @@ class AutoencoderOobleck(
         sampling_rate: Hz.
 
     Raises:
-        ValueError: a value that is no integer or out of range, or lists of different lengths.
+        ValueError: a value is not an integer or out of range, or the lists have different lengths.
     """
 
     stable_audio_tools_prefix = AUTOENCODER_PREFIX
@@ -114,9 +114,9 @@ class AutoencoderOobleck(
         """Encodes a waveform.
 
         Args:
-            waveform: `(batch_size, audio_channels, num_samples)`, in the model's dtype, values in [-1, 1]. A last
-                partial frame is completed with silence.
-            sampling_rate: the waveform's rate in Hz, checked against the model's when given.
+            waveform: `(batch_size, audio_channels, num_samples)`, in the model's dtype, values in [-1, 1]. If the
+                last frame is incomplete, it is padded with silence.
+            sampling_rate: the waveform's rate in Hz; if given, it must be the model's.
 
         Returns:
             `AutoencoderOobleckOutput` with `latent_dist` over `ceil(num_samples / hop_length)` frames, or a tuple.
@@ -138,17 +138,17 @@ class AutoencoderOobleck(
     def encode_stream(self, waveforms: Iterable[torch.Tensor]) -> Iterator[DiagonalGaussian]:
         """Encodes a waveform that comes block by block, for example from a file, without gradients.
 
-        The memory is that of a few chunks, however long the recording is.
+        It needs the memory of a few chunks, however long the recording is.
 
         Args:
-            waveforms: consecutive blocks `(batch_size, audio_channels, n)` of any lengths, as in `encode` otherwise,
-                on any device. They are read as they are needed.
+            waveforms: consecutive blocks `(batch_size, audio_channels, n)` of any lengths and on any device, otherwise
+                as in `encode`. They are read one by one as needed.
 
         Yields:
-            posteriors of consecutive latents; side by side they are what `encode` returns for the blocks side by side.
+            posteriors of consecutive latents. Concatenated, they are what `encode` returns for the whole waveform.
 
         Raises:
-            ValueError: as `encode`, when the block is read; or there is no block.
+            ValueError: there is no block; or, when a block is read, for the same reasons as `encode`.
         """
         blocks = waveforms if self.device.type == "meta" else (block.to(self.device) for block in waveforms)
         for parameters in torch.no_grad()(self._encode_chunks)(blocks):
@@ -189,11 +189,11 @@ class AutoencoderOobleck(
             num_frames: as in `decode`.
 
         Returns:
-            An iterator over consecutive waveforms `(batch_size, audio_channels, n)`; side by side they are what
+            An iterator over consecutive waveforms `(batch_size, audio_channels, n)`. Concatenated, they are what
             `decode` returns.
 
         Raises:
-            ValueError: as `decode`, at once.
+            ValueError: as `decode`, before the first chunk is asked for.
         """
         return torch.no_grad()(self._decode_chunks)(latents, self._check_latents(latents, num_frames))
 
@@ -208,9 +208,9 @@ class AutoencoderOobleck(
 
         Args:
             sample: a waveform, as in `encode`.
-            sample_posterior: decode a draw from the posterior (as in training) instead of its mean.
+            sample_posterior: decode a sample from the posterior (as in training) instead of its mean.
             return_dict: whether to return an output object or the tuple `(sample,)`.
-            generator: for that draw.
+            generator: for sampling from the posterior.
         """
         posterior = self.encode(sample).latent_dist
         latents = posterior.sample(generator) if sample_posterior else posterior.mode()
@@ -220,7 +220,7 @@ class AutoencoderOobleck(
     def _encode_chunks(
         self, waveforms: Iterable[torch.Tensor], num_frames: int | None = None
     ) -> Iterator[torch.Tensor]:
-        """Yields the posterior's parameters of consecutive chunks; `num_frames` of all, where that is known."""
+        """Yields the posterior's parameters for consecutive chunks; `num_frames` is the total if it is known."""
         engine = engine_for(self.encoder, self.device)
         length = self._chunk_length(num_frames, self.config.encoder_hidden_size, engine and engine.plan)
         blocks = (self._check("waveform", block, "audio_channels", "num_samples") for block in waveforms)
@@ -243,7 +243,7 @@ class AutoencoderOobleck(
             yield self.decoder(frames)[..., start * self.hop_length : stop * self.hop_length]
 
     def _check_latents(self, latents: torch.Tensor, num_frames: int | None) -> int:
-        """Raises a ValueError unless this number of frames can be decoded; returns the number."""
+        """Returns the number of frames to decode, or raises a ValueError."""
         self._check("latents", latents, "decoder_input_channels", "latent_length")
         num_frames = latents.shape[-1] if num_frames is None else num_frames
         if not 1 <= num_frames <= latents.shape[-1]:

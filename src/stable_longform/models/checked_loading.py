@@ -1,6 +1,6 @@
-"""Opening models: a configuration and its weights are checked against the class before anything is computed.
+"""Opens models and checks the configuration and the weights against the class.
 
-diffusers itself takes the weights of another model, and leaves a parameter that is missing in them without a value.
+diffusers itself accepts the weights of another model and leaves missing parameters uninitialised.
 """
 
 import contextlib
@@ -12,24 +12,24 @@ import torch
 
 from stable_longform.utils.text_files import parse_json_object, read_text
 
-NUM_NAMED = 5  # keys that an error names
+NUM_NAMED = 5  # number of problems listed in an error
 
 
 class ConfigurationError(ValueError):
-    """A configuration that its class cannot have."""
+    """The configuration is not valid for its class."""
 
 
 class CheckedModelMixin:
-    """Gives a diffusers model a `from_pretrained` that raises a ValueError for what does not belong to its class."""
+    """Adds a `from_pretrained` to a diffusers model that raises a ValueError if files don't fit its class."""
 
-    _class_names_of_diffusers: tuple[str, ...] = ()  # classes whose configurations this one understands
+    _class_names_of_diffusers: tuple[str, ...] = ()  # classes whose configurations are accepted
 
     @classmethod
     def from_config(cls, config, **kwargs):
         """As in diffusers.
 
         Raises:
-            ValueError: a configuration of another class, or a value that the constructor refuses.
+            ValueError: the configuration is of another class, or the constructor rejects a value.
         """
         if isinstance(config, Mapping):
             name, accepted = config.get("_class_name"), (cls.__name__, *cls._class_names_of_diffusers)
@@ -45,7 +45,8 @@ class CheckedModelMixin:
         """As in diffusers, in float32 unless `torch_dtype` says otherwise.
 
         Raises:
-            ValueError: naming the file and the field, or the tensors that are missing, unknown or of another shape.
+            ValueError: a field is invalid, or tensors are missing, unknown or of another shape; the message names the
+                file and the field, or the tensors.
         """
         with_info = kwargs.pop("output_loading_info", False)
         folder = Path(str(pretrained_model_name_or_path), kwargs.get("subfolder") or "")
@@ -69,7 +70,7 @@ class CheckedModelMixin:
 
 
 def list_problems(problems: Sequence[str]) -> str:
-    """The first few of them, and how many more there are."""
+    """Lists the first few problems, and says how many more there are."""
     more = f" and {len(problems) - NUM_NAMED} more" if len(problems) > NUM_NAMED else ""
     return ", ".join(problems[:NUM_NAMED]) + more
 
@@ -105,13 +106,13 @@ def check_booleans(config: Mapping, *names: str) -> None:
 
 
 def _is_integer(value) -> bool:
-    """Whether a value is an integer and no boolean."""
+    """Whether a value is an integer, booleans excluded."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 @contextlib.contextmanager
 def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Within the context torch makes tensors of that dtype, whatever the user has set."""
+    """A context in which torch creates tensors of this dtype, whatever the user has set."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

@@ -1,8 +1,8 @@
-"""Cuts long audio into chunks that a network of limited reach computes exactly.
+"""Cuts long audio into chunks that a network with a limited receptive field computes exactly.
 
-A chunk is a number of consecutive whole latent frames. The network is given a chunk together with its context: the
-frames on either side that the result depends on, as far as there are any. What comes out for the context is cut off.
-So the chunks side by side are the result for the whole, and the memory is that of one chunk.
+A chunk consists of consecutive whole latent frames. The network gets a chunk together with its context: the frames on
+either side that the result depends on, as far as they exist. The output for the context is cut off. So the
+concatenated chunks are the result for the whole, and only one chunk has to fit into memory.
 
 Conventions: waveforms and latents are `(batch_size, channels, length)`. A frame is a latent, or `hop_length` samples.
 """
@@ -14,18 +14,18 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-DEFAULT_MEMORY_IN_BYTES = 2**28  # on devices whose free memory is not asked for
-MIN_LENGTH, MAX_LENGTH = 16, 512  # frames of a chunk whose length follows from the memory
-LIVE_ACTIVATIONS = 4  # tensors of the widest layer's size that exist at a time
+DEFAULT_MEMORY_IN_BYTES = 2**28  # on devices other than CUDA, whose free memory is queried
+MIN_LENGTH, MAX_LENGTH = 16, 512  # frames of a chunk if the length is derived from the memory
+LIVE_ACTIVATIONS = 4  # number of tensors of the widest layer's size that exist at the same time
 
 
 class Chunk(NamedTuple):
-    """What a network is given for one chunk.
+    """The network's input for one chunk.
 
     Args:
         inputs: latents or samples of the chunk and its context.
         start: first frame of the chunk, counted from the first frame of `inputs`.
-        stop: the frame behind its last one.
+        stop: the frame after its last one.
     """
 
     inputs: torch.Tensor
@@ -44,7 +44,7 @@ def latent_chunks(latents: torch.Tensor, num_frames: int, length: int, context: 
 def waveform_chunks(waveforms: Iterable[torch.Tensor], length: int, context: int, hop_length: int) -> Iterator[Chunk]:
     """Cuts a waveform that comes block by block into chunks of `length` frames, with `context` more on either side.
 
-    The last frame is completed with silence. No more is held than a chunk, its context and the latest block.
+    The last frame is padded with silence. Only a chunk, its context and the latest block are held in memory.
 
     Args:
         waveforms: consecutive blocks `(batch_size, channels, n)` of any lengths.
@@ -76,7 +76,7 @@ def waveform_chunks(waveforms: Iterable[torch.Tensor], length: int, context: int
 
 
 def join(parts: Iterable[torch.Tensor], length: int) -> torch.Tensor:
-    """Consecutive tensors in one of that length, which gets its memory once."""
+    """Concatenates consecutive tensors to one of the given length, whose memory is allocated only once."""
     whole, start = None, 0
     for part in parts:
         if part.shape[-1] == length:
@@ -89,20 +89,20 @@ def join(parts: Iterable[torch.Tensor], length: int) -> torch.Tensor:
 
 
 class ChunkedModelMixin:
-    """Gives an autoencoder diffusers' switches: tiling for chunks, slicing for one item of a batch at a time."""
+    """Adds diffusers' switches to an autoencoder: tiling means chunks, slicing one item of a batch at a time."""
 
     use_tiling, use_slicing = True, False
     tile_latent_length: int | None = None
     tile_memory_in_bytes: int | None = None
 
     def enable_tiling(self, tile_latent_length: int | None = None, memory_in_bytes: int | None = None) -> None:
-        """Encodes and decodes in chunks, with the same result as whole (this is the default).
+        """Encodes and decodes in chunks, with the same result as processing the whole (this is the default).
 
         Args:
             tile_latent_length: frames in a chunk, at least 1; None: as many as `memory_in_bytes` allows, up to 512.
-            memory_in_bytes: for the activations of all chunks that are computed at a time, at least 1; chunks do not
-                get shorter than 16 frames. None: a quarter of a GPU's free memory; on a CPU 256 MiB, or 96 MiB for
-                each thread if that is more.
+            memory_in_bytes: for the activations of all chunks that are computed at the same time, at least 1; chunks
+                have at least 16 frames. None: a quarter of a GPU's free memory; on a CPU 256 MiB, or 96 MiB for each
+                thread if that is more.
 
         Raises:
             ValueError: a value less than 1.
@@ -114,7 +114,7 @@ class ChunkedModelMixin:
         self.tile_memory_in_bytes = memory_in_bytes
 
     def disable_tiling(self) -> None:
-        """Encodes and decodes each input whole, which takes memory in proportion to its length."""
+        """Encodes and decodes each input as a whole, which takes memory in proportion to its length."""
         self.use_tiling = False
 
     def enable_slicing(self) -> None:
@@ -122,20 +122,20 @@ class ChunkedModelMixin:
         self.use_slicing = True
 
     def disable_slicing(self) -> None:
-        """Processes a batch at once."""
+        """Processes all items of a batch at once."""
         self.use_slicing = False
 
     def _slices(self, batch: torch.Tensor) -> Sequence[torch.Tensor]:
-        """The batch item by item when slicing is on."""
+        """The items of the batch if slicing is on, otherwise the whole batch."""
         return batch.split(1) if self.use_slicing else [batch]
 
     def _chunk_length(self, num_frames: int | None, channels: int, plan: Callable | None = None) -> int:
-        """Frames of a chunk for a network with a number of channels at the full rate.
+        """Number of frames in a chunk, for a network with this number of channels at the full rate.
 
-        `num_frames` is the length of the whole if it is known, and `plan` what an engine takes for the choice.
+        `num_frames` is the length of the whole if it is known. `plan` is an engine's own way to choose.
         """
         length = self.tile_latent_length
-        if torch.is_grad_enabled() or not self.use_tiling:  # training never pays for context twice
+        if torch.is_grad_enabled() or not self.use_tiling:  # in training, no context is computed twice
             length = sys.maxsize if num_frames is None else num_frames
         if plan is not None:
             return plan(num_frames, length, self.tile_memory_in_bytes)
@@ -148,5 +148,5 @@ class ChunkedModelMixin:
 
 @torch.compiler.assume_constant_result
 def default_memory(device: torch.device) -> int:
-    """Bytes for the activations of a chunk: a quarter of what a GPU has free, 256 MiB elsewhere."""
+    """Bytes for the activations of a chunk: a quarter of a GPU's free memory, 256 MiB elsewhere."""
     return torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else DEFAULT_MEMORY_IN_BYTES

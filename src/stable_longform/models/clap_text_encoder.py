@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from stable_longform.models.checked_loading import CheckedModelMixin, check_integers, check_numbers
 
-MAX_TEXT_LENGTH = 4096  # tokens; a tokenizer without a limit has an astronomic one
+MAX_TEXT_LENGTH = 4096  # tokens; a tokenizer without a limit reports an astronomically large one
 TOKENIZER_LOCK = threading.Lock()
 
 # The fields of our configuration that describe the RoBERTa model, named as in transformers' ClapTextConfig.
@@ -42,8 +42,8 @@ TEXT_CONFIG_FIELDS = (
 class ClapTextEncoder(CheckedModelMixin, ModelMixin, ConfigMixin):
     """Features of a prompt: a hidden layer of CLAP's RoBERTa.
 
-    Paper: §2.4, "the next-to-last layer of the text encoder". The defaults are RoBERTa base, of 124,645,632
-    parameters. The layers above `feature_layer` and the pooler are kept in the checkpoint and never computed.
+    Paper: §2.4, "the next-to-last layer of the text encoder". The defaults are RoBERTa base with 124,645,632
+    parameters. The layers above `feature_layer` and the pooler are kept in the checkpoint but never computed.
 
     Args:
         vocab_size: number of token ids.
@@ -117,7 +117,7 @@ class ClapTextEncoder(CheckedModelMixin, ModelMixin, ConfigMixin):
         """Copies the text tower of a transformers `ClapModel`.
 
         Args:
-            clap: the model, or the folder or Hub id of one.
+            clap: the model, or its folder or Hub id.
             feature_layer: see the class.
             max_length: see the class.
 
@@ -144,11 +144,11 @@ class ClapTextEncoder(CheckedModelMixin, ModelMixin, ConfigMixin):
             return_dict: whether to return an output object or a plain tuple.
 
         Returns:
-            An output whose `.last_hidden_state` is the output of layer `feature_layer`, `(B, S, hidden_size)`, or the
-            tuple of it. Features of padding tokens are not zeroed.
+            An output whose `.last_hidden_state` is the output of layer `feature_layer`, `(B, S, hidden_size)`, or a
+            tuple with only this tensor. Features of padding tokens are not zeroed.
 
         Raises:
-            ValueError: input that is not as above, or longer than the position table.
+            ValueError: an input is not as described above, or longer than the position table.
         """
         self._check_input_ids(input_ids)
         embeddings = self.text_model.embeddings(input_ids)
@@ -166,7 +166,7 @@ class ClapTextEncoder(CheckedModelMixin, ModelMixin, ConfigMixin):
         return BaseModelOutput(last_hidden_state=hidden_states) if return_dict else (hidden_states,)
 
     def _check_input_ids(self, input_ids: torch.Tensor) -> None:
-        """Raises ValueError unless the ids are `(B, S)` integers of the vocabulary, and not too many."""
+        """Raises ValueError unless the ids are `(B, S)` integers of the vocabulary and S is not too large."""
         if input_ids.ndim != 2 or input_ids.dtype not in (torch.int32, torch.int64) or input_ids.numel() == 0:
             raise ValueError(
                 "input_ids must be a non-empty integer tensor of shape (B, S), "
@@ -186,7 +186,7 @@ class ClapTextEncoder(CheckedModelMixin, ModelMixin, ConfigMixin):
 def encode_texts(
     text_encoder: torch.nn.Module, tokenizer, texts: Sequence[str], max_length: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features of texts and the boolean mask of their real tokens.
+    """Returns the features of texts and the boolean mask of their real tokens.
 
     Args:
         text_encoder: `ClapTextEncoder`, or a transformers text encoder.
@@ -221,7 +221,7 @@ def text_length(text_encoder: torch.nn.Module, tokenizer) -> int:
 def tokenize_texts(tokenizer, texts: Sequence[str], max_length: int) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     """Token ids of texts, padded at the end or cut to one length; special tokens at the end of a text are kept.
 
-    One thread at a time: tokenizers of transformers change their own settings when they are called.
+    Only one thread at a time runs this: tokenizers of transformers change their own settings when they are called.
 
     Args:
         tokenizer: of transformers, fast or not.
@@ -229,8 +229,8 @@ def tokenize_texts(tokenizer, texts: Sequence[str], max_length: int) -> tuple[to
         max_length: number of tokens of each row.
 
     Returns:
-        `(input_ids (B, max_length), mask (B, max_length), num_tokens)`: int64, boolean with True for real tokens, and
-        how many tokens each text has when it is not cut.
+        `(input_ids (B, max_length), mask (B, max_length), num_tokens)`: int64; boolean, True for real tokens; and the
+        number of tokens of each text before it is cut.
     """
     with TOKENIZER_LOCK:
         tokens = tokenizer(list(texts), return_special_tokens_mask=True, verbose=False)

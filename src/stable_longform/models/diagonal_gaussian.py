@@ -12,7 +12,7 @@ class DiagonalGaussian:
     """The posterior of the VAE: an independent Gaussian for each latent value.
 
     Args:
-        parameters: `(batch_size, 2 * latent_channels, latent_length)`: means, then scales before softplus.
+        parameters: `(batch_size, 2 * latent_channels, latent_length)`: the means, then the scales before softplus.
     """
 
     def __init__(self, parameters: torch.Tensor):
@@ -42,7 +42,7 @@ class DiagonalGaussian:
     def kl(self) -> torch.Tensor:
         """Twice the divergence from a standard normal, summed over channels and averaged over batch and frames.
 
-        The factor ½ is left out as in the code of the paper; the loss weight 1e-4 goes with this convention.
+        As in the paper's code, the factor ½ is left out; the loss weight 1e-4 follows this convention.
         """
         mean, var = self.mean.float(), self.std.float().square()
         return (mean.square() + var - var.log() - 1).sum(dim=1).mean()

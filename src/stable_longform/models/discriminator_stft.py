@@ -1,7 +1,8 @@
 """The discriminator that trains the autoencoder: convolutions over complex spectrograms at several scales.
 
-Paper: §2.1 (the five discriminators of EnCodec, about four times the parameters of Stable Audio 1: 1.88 M). Training
-only. Layout and the names of the weights are those of EnCodec's multi-scale STFT discriminator.
+Paper: §2.1 (the five discriminators of EnCodec, with about four times the parameters of Stable Audio 1: 1.88 M). It is
+used in training only. The architecture and the names of the weights are those of EnCodec's multi-scale STFT
+discriminator.
 """
 
 from collections.abc import Sequence
@@ -49,7 +50,7 @@ class STFTDiscriminatorLayer(nn.Module):
 
 
 class STFTDiscriminator(nn.Module):
-    """Judges one STFT: `(B, 2 * audio_channels, num_frames, num_bins)` to scores and five feature maps."""
+    """Maps one STFT `(B, 2 * audio_channels, num_frames, num_bins)` to scores and five feature maps."""
 
     def __init__(self, fft_size: int, hop_length: int, audio_channels: int, filters: int, stride: int):
         super().__init__()
@@ -72,7 +73,7 @@ class STFTDiscriminator(nn.Module):
         return self.conv_post(hidden_states), features
 
     def spectrogram(self, waveform: torch.Tensor) -> torch.Tensor:
-        """`(B, C, N)` to real, then imaginary parts `(B, 2C, num_frames, num_bins)`, divided by √(Σ window²)."""
+        """The STFT of `(B, C, N)`: real, then imaginary parts `(B, 2C, num_frames, num_bins)` over √(Σ window²)."""
         spectrum = torch.stft(
             waveform.flatten(0, 1),
             self.fft_size,
@@ -90,12 +91,12 @@ class MultiScaleSTFTDiscriminator(CheckedModelMixin, ModelMixin, ConfigMixin):
 
     Args:
         filters: channels of every layer.
-        fft_sizes: in samples; the hop is a quarter.
+        fft_sizes: in samples; the hop is a quarter of it.
         audio_channels: channels of the waveforms.
         stride: stride over frequency of the three dilated layers; 2 at the time of the paper.
 
     Raises:
-        ValueError: a value that is no positive integer, or an FFT of fewer than 4 samples.
+        ValueError: a value is not a positive integer, or an FFT has fewer than 4 samples.
     """
 
     @register_to_config
@@ -120,8 +121,8 @@ class MultiScaleSTFTDiscriminator(CheckedModelMixin, ModelMixin, ConfigMixin):
             waveform: `(batch_size, audio_channels, num_samples)`, `num_samples` at least the largest FFT size.
 
         Returns:
-            `(scores, features)`, an entry for each scale: scores `(B, 1, num_frames, num_bins)` and five feature maps
-            `(B, filters, num_frames, num_bins)`.
+            `(scores, features)`, with an entry for each scale: scores `(B, 1, num_frames, num_bins)` and five feature
+            maps `(B, filters, num_frames, num_bins)`.
 
         Raises:
             ValueError: wrong shape or too few samples.

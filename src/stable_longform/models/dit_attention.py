@@ -63,7 +63,7 @@ def _for_heads(attention_mask: torch.Tensor) -> torch.Tensor:
 
 
 class DiTAttnProcessor:
-    """The arithmetic of `DiTAttention`, through the attention backend that diffusers has been told to use."""
+    """The arithmetic of `DiTAttention`, with the attention backend that is selected in diffusers."""
 
     _attention_backend = None
     _parallel_config = None
@@ -106,8 +106,8 @@ class DiTAttention(nn.Module, AttentionModuleMixin):
         head_dim: channels per head.
         num_key_value_heads: number of key and value heads, a divisor of `num_heads`.
         context_dim: width of the keys' and values' sequence; None: self-attention.
-        qk_norm: "layer_norm": queries and keys of each head are normalised before they are rotated. None: they are
-            not, as in the paper.
+        qk_norm: "layer_norm" normalises queries and keys of each head before they are rotated. None, as in the paper,
+            does not.
     """
 
     _default_processor_cls = DiTAttnProcessor
@@ -136,7 +136,7 @@ class DiTAttention(nn.Module, AttentionModuleMixin):
         self.set_processor(DiTAttnProcessor())
 
     def project(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Queries, keys and values `(B, S, H, head_dim)` of self-attention, by one projection if they are fused."""
+        """Queries, keys and values `(B, S, H, head_dim)` of self-attention; one projection computes all if fused."""
         if self.fused_projections:
             projected = self.to_qkv(hidden_states).chunk(3, dim=-1)
         else:
@@ -153,7 +153,7 @@ class DiTAttention(nn.Module, AttentionModuleMixin):
         key = self.norm_k(key)
         repeats = self.num_heads // key.shape[2]
         if repeats > 1:
-            # Grouped queries. Repeating the few text keys costs nothing, and every backend understands the result.
+            # Grouped queries. Repeating the few text keys costs nothing, and every backend supports the result.
             key, value = key.repeat_interleave(repeats, dim=2), value.repeat_interleave(repeats, dim=2)
         return key, value
 
@@ -170,7 +170,7 @@ class DiTAttention(nn.Module, AttentionModuleMixin):
     ) -> torch.Tensor:
         """Attends from `hidden_states` `(B, S, dim)` to itself or to `encoder_hidden_states`.
 
-        These are `(B, S2, context_dim)`, or what `project_context` makes of it.
+        `encoder_hidden_states` is `(B, S2, context_dim)`, or the result of `project_context`.
         `attention_mask` is boolean over the attended sequence, `(B, S)` or `(B, S2)`, or for every query `(B, S, S2)`.
         Returns `(B, S, dim)`.
         """

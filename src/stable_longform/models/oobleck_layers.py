@@ -1,7 +1,7 @@
 """Layers of the Oobleck autoencoder: weight-normalised convolutions, Snake, residual units, blocks, both networks.
 
 Paper: §2.1 and figure 3. Conventions: hidden states are `(batch_size, channels, length)`. `receptive_field(start,
-stop)` of a layer is the interval of inputs that its outputs `start` to `stop - 1` depend on; it may reach beyond the
+stop)` of a layer is the interval of inputs that its outputs `start` to `stop - 1` depend on. It may extend beyond the
 ends of the sequence, where every layer sees zeros.
 """
 
@@ -28,7 +28,7 @@ def split_weight(module: nn.Module) -> None:
 
 
 class _WeightNorm:
-    """Gives a convolution of `weight_g` and `weight_v` its weight."""
+    """Computes the weight of a convolution from `weight_g` and `weight_v`."""
 
     def normalized_weight(self) -> torch.Tensor:
         """`weight_g · weight_v / ‖weight_v‖`, in the shape of `weight_v`."""
@@ -46,7 +46,7 @@ class WeightNormConv1d(nn.Conv1d, _WeightNorm):
         return self._conv_forward(hidden_states, self.normalized_weight(), self.bias)
 
     def receptive_field(self, start: int, stop: int) -> Interval:
-        """Of a convolution of odd kernel size that keeps the length."""
+        """See the module. The kernel size is odd, and the convolution keeps the length."""
         reach = self.kernel_size[0] // 2 * self.dilation[0]
         return start - reach, stop + reach
 
@@ -106,7 +106,7 @@ class Snake1d(nn.Module):
 
 
 class OobleckResidualUnit(nn.Module):
-    """Snake, dilated 7-tap convolution, Snake, 1-tap convolution, and the skip."""
+    """Snake, dilated 7-tap convolution, Snake, 1-tap convolution, and a skip connection."""
 
     def __init__(self, channels: int, dilation: int):
         super().__init__()
@@ -204,7 +204,7 @@ class OobleckEncoder(_OobleckNetwork):
         self.conv2 = WeightNormConv1d(widths[-1], out_channels, kernel_size=3, padding=1)
 
     def context(self, hop_length: int) -> int:
-        """Frames on each side of a frame of `hop_length` samples that its latent depends on."""
+        """Number of neighbouring frames on each side that the latent of a frame (`hop_length` samples) depends on."""
         start, stop = self.receptive_field(0, 1)
         return max(math.ceil(-start / hop_length), math.ceil((stop - hop_length) / hop_length))
 
@@ -222,6 +222,6 @@ class OobleckDecoder(_OobleckNetwork):
         self.conv2 = WeightNormConv1d(widths[0], audio_channels, kernel_size=7, padding=3, bias=False)
 
     def context(self, hop_length: int) -> int:
-        """Latents on each side of a latent that its `hop_length` samples depend on."""
+        """Number of neighbouring latents on each side that the `hop_length` samples of a latent depend on."""
         start, stop = self.receptive_field(0, hop_length)
         return max(-start, stop - 1)

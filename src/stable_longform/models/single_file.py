@@ -1,6 +1,6 @@
-"""Opening a model from one safetensors file.
+"""Opens a model from one safetensors file.
 
-diffusers' own `from_single_file` is a closed table of its models, and it lets missing weights pass.
+diffusers' own `from_single_file` only knows its own models, and it accepts missing weights.
 """
 
 import inspect
@@ -17,10 +17,10 @@ from stable_longform.utils.key_maps import KeyMap, Rule, to_ours, unknown_keys
 
 
 class SingleFileMixin:
-    """Gives a diffusers model the class method `from_single_file`.
+    """Adds the class method `from_single_file` to a diffusers model.
 
-    The model says which keys of stable-audio-tools are which of its own in `stable_audio_tools_keys`, a function of
-    `stable_audio_tools_keys.py`, and in `stable_audio_tools_prefix` what stands before them in a whole checkpoint.
+    The class has the attributes `stable_audio_tools_keys`, the function of `stable_audio_tools_keys.py` that maps the
+    key names, and `stable_audio_tools_prefix`, the prefix of the model's keys in the checkpoint of a whole model.
     """
 
     stable_audio_tools_prefix: str
@@ -38,21 +38,21 @@ class SingleFileMixin:
         """Opens weights with the key names of this class, which are diffusers', or with those of stable-audio-tools.
 
         Args:
-            pretrained_model_link_or_path_or_dict: a safetensors file on this machine, or the state dict itself. Of a
-                whole model of stable-audio-tools this component is taken; `stable-longform convert` opens its training
-                checkpoints and other files.
-            config: where `config.json` is: a folder, a Hub id or the file itself; or its content. diffusers'
-                configurations are understood. None: the defaults of the class.
+            pretrained_model_link_or_path_or_dict: a local safetensors file, or the state dict itself. If it holds a
+                whole model of stable-audio-tools, only this component is taken from it. For training checkpoints and
+                other files use `stable-longform convert`.
+            config: location of `config.json` (a folder, a Hub id or the file itself), or its content. diffusers'
+                configurations are accepted. None: the defaults of the class.
             subfolder: of `config`.
             torch_dtype: of the model.
-            arguments: constructor arguments that go before those of `config`.
+            arguments: constructor arguments; they override those of `config`.
 
         Returns:
             The model, in evaluation mode.
 
         Raises:
-            ValueError: another kind of file, an unknown argument, or weights that don't fit the configuration: missing
-                or unknown keys, or other shapes.
+            ValueError: the file is not a safetensors file, an argument is unknown, or the weights don't fit the
+                configuration: keys are missing or unknown, or shapes differ.
         """
         source = pretrained_model_link_or_path_or_dict
         state_dict = dict(source) if isinstance(source, Mapping) else _read(Path(source))
@@ -62,8 +62,8 @@ class SingleFileMixin:
         if config is not None and not isinstance(config, Mapping):
             config = cls.load_config(config, subfolder=subfolder)
         config = {**(config or {}), **arguments}
-        config.pop("_use_default_values", None)  # diffusers' list of arguments not to look at
-        with torch.device("meta"):  # the weights come from the file, so none are drawn
+        config.pop("_use_default_values", None)  # diffusers' list of arguments that had their defaults
+        with torch.device("meta"):  # the weights come from the file, so none are initialised
             model = cls.from_config(config)
         state_dict, problems = _to_ours(model, state_dict)
         if problems:
@@ -84,7 +84,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _to_ours(model: SingleFileMixin, state_dict: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Weights of either naming with our keys, and a description of each that doesn't fit the model."""
+    """Returns the weights under our keys, and a description of each weight that doesn't fit the model."""
     shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
     key_map, prefix = KeyMap([Rule(key, (key,)) for key in shapes], {}), ""
     for candidate in ("", model.stable_audio_tools_prefix):

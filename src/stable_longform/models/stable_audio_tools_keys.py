@@ -1,7 +1,7 @@
-"""Which tensor of stable-audio-tools is which of ours.
+"""Maps the tensor names of stable-audio-tools to ours.
 
-Our keys are diffusers'. Each function takes the configuration of our model, and what stands before the model's keys in
-theirs: the prefixes here are those of a whole diffusion model's checkpoint.
+Our keys are diffusers'. Each function takes the configuration of our model and the prefix of the model's keys in
+their checkpoint. The prefixes here are those of the checkpoint of a whole diffusion model.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,11 +15,11 @@ AUTOENCODER_PREFIX = "pretransform.model."
 TRANSFORMER_PREFIX = "model.model."
 CONDITIONER_PREFIX = "conditioner.conditioners."
 NUMBER_CONDITIONERS = {"seconds_start": "start_number_conditioner", "seconds_total": "end_number_conditioner"}
-NORMS = ("pre_norm", "cross_attend_norm", "ff_norm")  # of a block, in the order of ours
+NORMS = ("pre_norm", "cross_attend_norm", "ff_norm")  # the norms of a block, in the order of ours
 
 
 def autoencoder_keys(config: Mapping, prefix: str = "") -> KeyMap:
-    """Of `AutoencoderOobleck`; the prefix stands before "encoder."."""
+    """The map for `AutoencoderOobleck`; the prefix precedes "encoder."."""
     num_blocks = len(config["downsampling_ratios"])
     encoder, decoder = f"{prefix}encoder.layers", f"{prefix}decoder.layers"
     rules = _conv(f"{encoder}.0", "encoder.conv1") + _conv(f"{decoder}.0", "decoder.conv1")
@@ -37,9 +37,9 @@ def autoencoder_keys(config: Mapping, prefix: str = "") -> KeyMap:
 
 
 def transformer_keys(config: Mapping, prefix: str = "") -> KeyMap:
-    """Of `DiTTransformer1D`; the prefix stands before "timestep_features.".
+    """The map for `DiTTransformer1D`; the prefix precedes "timestep_features.".
 
-    Theirs hold the rotary frequencies too, and norm biases, which are zero where ours has none.
+    Their checkpoints also hold the rotary frequencies and norm biases. The biases are zero if our model has none.
     """
     constants = {f"{prefix}transformer.rotary_pos_emb.inv_freq": rotary_frequencies(config["attention_head_dim"] // 2)}
     inner_dim = config["num_attention_heads"] * config["attention_head_dim"]
@@ -80,7 +80,7 @@ def transformer_keys(config: Mapping, prefix: str = "") -> KeyMap:
 
 
 def timing_keys(config: Mapping, text_id: str = "prompt", prefix: str = "") -> KeyMap:
-    """Of `TimingConditioner`; the prefix stands before their conditioners' ids, the text's is `text_id`."""
+    """The map for `TimingConditioner`; the prefix precedes the ids of their conditioners, `text_id` is the text's."""
     rules = []
     for theirs, ours in NUMBER_CONDITIONERS.items():
         if theirs == "seconds_start" and not config["use_seconds_start"]:
@@ -93,7 +93,7 @@ def timing_keys(config: Mapping, text_id: str = "prompt", prefix: str = "") -> K
 
 
 def _rules(theirs: str, ours: str, names: Iterable[str], shape: str = "same") -> list[Rule]:
-    """Rules for parameters of the same names in two modules."""
+    """Rules for parameters that have the same names in both modules."""
     return [Rule(f"{theirs}.{name}", (f"{ours}.{name}",), shape) for name in names]
 
 

@@ -1,9 +1,9 @@
-"""Turns the timing of a piece of music, where it starts and how long the whole is, into conditioning vectors.
+"""Embeds the timing of a piece of music: where it starts and how long the whole is.
 
 Conventions: times are in seconds. All arithmetic up to the last linear layer is in float32, because bfloat16 rounds
 300 seconds to the nearest 2. State dict keys and configuration fields are those of diffusers'
-`StableAudioProjectionModel`, whose folders open here; like it, the model also holds what brings text features of
-another width to that of the timing vectors, if the checkpoint has such a projection.
+`StableAudioProjectionModel`, whose folders open here. Like that model, ours also holds the projection of the text
+features to the width of the timing vectors, if the checkpoint has one.
 
 References: Evans et al., "Long-form music generation with latent diffusion", arXiv 2404.10301, §2.2; "Fast
 timing-conditioned latent audio diffusion", arXiv 2402.04825, §3.2.
@@ -35,8 +35,8 @@ class TimingConditionerOutput(BaseOutput):
 
     @property
     def encoder_hidden_states(self) -> torch.Tensor:
-        """Start and total as two cross-attention tokens, `(B, 2, conditioning_dim)`, to be put after the text's."""
-        return torch.cat(self.to_tuple(), dim=1)  # of one token when the start is absent
+        """Start and total as two cross-attention tokens, `(B, 2, conditioning_dim)`, which follow the text tokens."""
+        return torch.cat(self.to_tuple(), dim=1)  # only one token if the start is absent
 
     @property
     def global_hidden_states(self) -> torch.Tensor:
@@ -100,15 +100,15 @@ class TimingConditioner(CheckedModelMixin, ModelMixin, ConfigMixin):
         internal_dim: number of Fourier features, even.
         use_seconds_start: whether the model knows where a window starts. Not in the paper, whose model does; others,
             like Stable Audio Open Small, only know the total.
-        text_encoder_dim: width of the text encoder's features; another width than `conditioning_dim` gives the model
-            a linear `text_projection`. None: the same width.
+        text_encoder_dim: width of the text encoder's features. If it differs from `conditioning_dim`, the model has a
+            linear `text_projection`. None: the same width.
 
     Raises:
-        ValueError: a value of the wrong kind or out of range, an odd `internal_dim`, or a `max_value` that is not
-            greater than `min_value`.
+        ValueError: a value has the wrong type or is out of range, `internal_dim` is odd, or `max_value` is not greater
+            than `min_value`.
     """
 
-    # The embedding is tiny, and its precision is the point.
+    # The embedding is tiny and needs its precision.
     _skip_layerwise_casting_patterns = ["time_positional_embedding"]
     _class_names_of_diffusers = ("StableAudioProjectionModel",)
 

@@ -53,7 +53,7 @@ class FourierFeatures(nn.Module):
 
 
 class DiTBlock(nn.Module):
-    """One block: self-attention, cross-attention and a SwiGLU feed-forward, each after a layer norm and residual.
+    """One block: self-attention, cross-attention and a SwiGLU feed-forward, each with a layer norm and a residual.
 
     Paper: §2.2. The output projections start at zero, so that a fresh block is the identity.
 
@@ -97,7 +97,8 @@ class DiTBlock(nn.Module):
     ) -> torch.Tensor:
         """Maps `(B, S, dim)` to `(B, S, dim)`; masks are boolean `(B, S)` and `(B', S2)` or `(B', S, S2)`.
 
-        Only the last B' items attend to `encoder_hidden_states`, which has as many; to the others it adds nothing.
+        `encoder_hidden_states` has B' items. Only the last B' items of the batch attend to it; the others skip
+        cross-attention.
         """
         hidden_states = hidden_states + self.attn1(
             self.norm1(hidden_states), attention_mask=attention_mask, rotary_embedding=rotary_embedding
@@ -112,7 +113,7 @@ class DiTBlock(nn.Module):
         return hidden_states + self.ff(self.norm3(hidden_states))
 
 
-# What diffusers' cache hooks have to know of a block: its only output is the hidden states.
+# diffusers' cache hooks need to know that a block returns only the hidden states.
 TransformerBlockRegistry.register(DiTBlock, TransformerBlockMetadata(return_hidden_states_index=0))
 
 
@@ -121,9 +122,9 @@ class DiTTransformer1D(
 ):
     """The diffusion transformer (DiT) over audio latents.
 
-    Paper: §2.2, figure 2. Text and timing reach it by cross-attention; timing and the time t also as one token before
-    the latents. The defaults are the paper's model for 4m45s, of 1,056,828,544 parameters. A fresh model returns
-    `proj_out(proj_in(x))` frame by frame.
+    Paper: §2.2, figure 2. Text and timing enter through cross-attention. Timing and the time t also form one token in
+    front of the latents. The defaults are the paper's model for 4m45s with 1,056,828,544 parameters. A fresh model
+    returns `proj_out(proj_in(x))` frame by frame.
 
     Args:
         sample_size: longest sequence, in latent frames; a multiple of `patch_size`.
@@ -138,12 +139,13 @@ class DiTTransformer1D(
         time_proj_dim: number of Fourier features of the time, even.
         global_states_input_dim: width of `global_hidden_states`.
         cross_attention_input_dim: width of `encoder_hidden_states`.
-        patch_size: latent frames folded into one token. Not in the paper, whose value is 1.
+        patch_size: latent frames folded into one token. Not in the paper, which uses 1.
         norm_bias: whether the layer norms have biases. The paper's model has none; diffusers' checkpoints do.
-        qk_norm: "layer_norm" normalises queries and keys, as in Stable Audio Open Small; None, as in the paper: not.
+        qk_norm: "layer_norm" normalises queries and keys, as in Stable Audio Open Small. None, as in the paper, does
+            not.
 
     Raises:
-        ValueError: a size that is no integer or out of range, or sizes that don't fit each other, see above.
+        ValueError: a size is not an integer or out of range, or the sizes don't fit each other.
     """
 
     _class_names_of_diffusers = ("StableAudioDiTModel",)
@@ -211,7 +213,7 @@ class DiTTransformer1D(
 
     @classmethod
     def extract_init_dict(cls, config_dict, **kwargs):
-        """Constructor arguments in a configuration file, which may be that of diffusers' `StableAudioDiTModel`."""
+        """Reads the constructor arguments from a configuration, also from one of diffusers' `StableAudioDiTModel`."""
         if config_dict.get("_class_name") == "StableAudioDiTModel":
             config_dict = config_dict | {"norm_bias": True}
         return super().extract_init_dict(config_dict, **kwargs)
@@ -236,11 +238,13 @@ class DiTTransformer1D(
             timestep: continuous time t in [0, 1], `(B,)`, floating point. Give it in float32 even to a half-precision
                 model: its Fourier features are computed in float32, and bfloat16 cannot tell t = 0.999 from t = 1.
             encoder_hidden_states: text and timing tokens `(B', S, cross_attention_input_dim)` of the last B' <= B
-                items; the others have none, which is the same as zeros and costs nothing. None: no item has any.
+                items. The others have none, which gives the same result as zeros and costs nothing. None: no item has
+                any.
             global_hidden_states: timing of the whole item `(B, 1, global_states_input_dim)`.
-            encoder_attention_mask: boolean `(B', S)`, True = attend; the same as cutting the other tokens off. Or
-                `(B', 1 + L / patch_size, S)`: what the global token and each token of the latents attend to.
-            attention_mask: boolean `(B, L)`, True = attend. Other frames are zeroed, whole patches of them cut off.
+            encoder_attention_mask: boolean `(B', S)`, True = attend; masked tokens have the same effect as missing
+                ones. Or `(B', 1 + L / patch_size, S)`: what the global token and each latent token attend to.
+            attention_mask: boolean `(B, L)`, True = attend. Masked frames are zeroed; patches that are masked as a
+                whole are hidden from attention.
             projected_context: `project_context(encoder_hidden_states)`, to compute it once for many steps.
             projected_global: `project_global(global_hidden_states)`, likewise.
             return_dict: whether to return an output object or a plain tuple.

@@ -1,1 +1,1 @@
-"""What samples the diffusion process: schedulers in the sense of diffusers."""
+"""Samplers of the diffusion process: schedulers in the sense of diffusers."""

@@ -1,4 +1,4 @@
-"""Which schedulers a pipeline takes: the default one, the check of any other, and the times of its steps.
+"""The schedulers of a pipeline: the default one, the check of others, and the times of the steps.
 
 Paper: §3 names DPM-Solver++. Reference: Lu et al., "DPM-Solver++" (2022).
 """
@@ -31,7 +31,7 @@ ACCEPTED = {
 SCHEDULER_NAMES = ("dpmsolver++", "sde-dpmsolver++", "sde-dpmsolver++-3m", "ping-pong")
 ALGORITHM_TYPES = ("dpmsolver++", "sde-dpmsolver++")
 SIGMA_MIN, SIGMA_MAX = 0.3, 500.0  # noise levels σ/α of the last and the first sampling step
-LATEST_TIME = 0.9999  # of a solver's own times: at t = 1 its logarithms are infinite
+LATEST_TIME = 0.9999  # the latest time a solver can use: at t = 1 its logarithms are infinite
 
 
 def make_scheduler(
@@ -43,19 +43,19 @@ def make_scheduler(
 ) -> DPMSolverMultistepScheduler:
     """DPM-Solver++ on the exact cosine schedule, with steps equally spaced in log noise level.
 
-    Paper: §3 names DPM-Solver++. Its noise levels are not published: spacing and order are those of the authors'
-    code, the range that of Stable Audio Open.
+    Paper: §3 names DPM-Solver++. The noise levels are not published: the spacing and the order are those of the
+    authors' code, the range is that of Stable Audio Open.
 
     Args:
         sigma_min: noise level σ/α of the last step, at least 0.03 (float32 tables are not exact below).
         sigma_max: noise level of the first step, greater than `sigma_min`.
-        num_train_timesteps: entries of the scheduler's table, at least 2; between them it interpolates.
+        num_train_timesteps: entries of the scheduler's table, at least 2; it interpolates between them.
         algorithm_type: "dpmsolver++" (deterministic) or "sde-dpmsolver++" (stochastic).
-        solver_order: 1, 2 or 3. The third of "sde-dpmsolver++" needs a scheduler of ours, which takes the place of
-            the stock one, see `scheduling_sde_dpmsolver.py`.
+        solver_order: 1, 2 or 3. For order 3 of "sde-dpmsolver++", our own scheduler is used instead of the stock one,
+            see `scheduling_sde_dpmsolver.py`.
 
     Raises:
-        ValueError: a value outside these ranges.
+        ValueError: a value is outside these ranges.
     """
     if not 0.03 <= sigma_min < sigma_max < math.inf:
         raise ValueError(f"0.03 <= sigma_min < sigma_max < inf must hold, got {sigma_min} and {sigma_max}.")
@@ -83,14 +83,14 @@ def make_scheduler(
 
 
 def scheduler_by_name(name: str, scheduler) -> SchedulerMixin:
-    """Another scheduler for the model of a given one.
+    """Makes another scheduler for the same model.
 
     Args:
         name: one of `SCHEDULER_NAMES`.
-        scheduler: that the model has. Its noise levels are kept where it has a table of them.
+        scheduler: the model's present scheduler. If it has a table of noise levels, they are kept.
 
     Raises:
-        ValueError: another name.
+        ValueError: the name is unknown.
     """
     if name not in SCHEDULER_NAMES:
         raise ValueError(f"scheduler must be one of {', '.join(SCHEDULER_NAMES)}, got {name!r}.")
@@ -120,16 +120,16 @@ def set_timesteps(
         scheduler: one that `check_scheduler` accepts.
         num_inference_steps: at least 1.
         device: of the returned times.
-        timesteps: times in [0, 1] of the nodes, which strictly fall, instead of the number of steps.
+        timesteps: strictly falling times of the nodes in [0, 1], instead of the number of steps.
         prediction_type: what the network predicts.
 
     Returns:
-        The times `(number of steps,)` in float32, t = (2/π)·atan(σ/α) falling from near 1, to be given to the network
-        and to `scheduler.step`. Of rectified flow t = σ.
+        The times `(number of steps,)` in float32, falling from near 1: t = (2/π)·atan(σ/α), for rectified flow t = σ.
+        They are given to the network and to `scheduler.step`.
 
     Raises:
-        ValueError: a scheduler that `check_scheduler` rejects, too few steps, more than the scheduler has distinct
-            noise levels for, or times that it cannot have.
+        ValueError: `check_scheduler` rejects the scheduler, there are too few steps or more than the scheduler has
+            distinct noise levels, or the scheduler does not support the times.
     """
     check_scheduler(scheduler, prediction_type)
     if (num_inference_steps is None) == (timesteps is None):
@@ -152,10 +152,10 @@ def set_timesteps(
 
 
 def check_scheduler(scheduler, prediction_type: str = V_PREDICTION) -> None:
-    """Raises a ValueError unless the scheduler's noise levels and predictions mean what the network learned.
+    """Raises a ValueError unless the scheduler's noise levels and predictions match what the network has learned.
 
-    What diffusers gets wrong is rejected too: the third order of its stochastic samplers, and noise from the global
-    generator. docs/schedulers.md says of every scheduler of diffusers why.
+    Known errors of diffusers are rejected too: the third order of its stochastic samplers, and noise from the global
+    generator. docs/schedulers.md explains for every scheduler of diffusers whether it is accepted, and why.
 
     Args:
         scheduler: of diffusers or ours.
@@ -195,7 +195,7 @@ def check_scheduler(scheduler, prediction_type: str = V_PREDICTION) -> None:
 
 
 def _noise_levels(scheduler, timesteps: Sequence[float], prediction_type: str) -> torch.Tensor:
-    """A scheduler's `sigmas` for given times: the levels σ/α, or σ of rectified flow, and zero at the end."""
+    """A scheduler's `sigmas` for given times: the levels σ/α, or σ for rectified flow, and zero at the end."""
     times = torch.as_tensor(timesteps, dtype=torch.float64).flatten()
     high = 1.0 if isinstance(scheduler, FlowMatchEulerDiscreteScheduler) else LATEST_TIME
     if not len(times) or not ((times > 0) & (times <= high)).all() or (times.diff() >= 0).any():

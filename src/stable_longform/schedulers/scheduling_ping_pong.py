@@ -1,7 +1,7 @@
 """Ping-pong sampling, for models that were distilled to a few steps.
 
-Each step jumps to the data that the network predicts and adds fresh noise at the level of the next step. A network
-that jumps well needs no more than 1 to 8 of them. Not in the paper.
+Each step goes to the predicted data and adds fresh noise at the level of the next step. A distilled network needs only
+1 to 8 steps. Not in the paper.
 
 References: Song et al., "Consistency models", arXiv 2303.01469, algorithm 1 (multistep sampling). Novack et al.,
 "Fast text-to-audio generation with adversarial post-training", arXiv 2505.08175 (ping-pong).
@@ -29,18 +29,19 @@ SPACINGS = ("linear", "log_snr")
 class PingPongScheduler(SchedulerMixin, ConfigMixin):
     """Multistep consistency sampling of a network that predicts a velocity.
 
-    With a list of generators the noise of an item comes from its own and does not depend on the others in the batch.
+    With a list of generators, the noise of an item comes from its own generator and does not depend on the other items
+    of the batch.
 
     Args:
         prediction_type: "v_prediction" or "flow_prediction", see `noise_schedule`.
         timestep_spacing: "linear": t = 1, 1 − 1/n, ..., 1/n for n steps. "log_snr": equally spaced in ln(α/σ), from
-            `log_snr_start` to what is one step before `log_snr_end`; but the first is t = 1. That is how
-            stable-audio-tools spaces the steps of rectified flow.
+            `log_snr_start` to one step before `log_snr_end`, except that the first is t = 1. stable-audio-tools spaces
+            the steps of rectified flow this way.
         log_snr_start: of "log_snr".
         log_snr_end: of "log_snr"; greater than `log_snr_start`.
 
     Raises:
-        ValueError: another type or spacing, or a range that does not rise.
+        ValueError: the type or spacing is unknown, or the range does not rise.
     """
 
     order = 1
@@ -65,7 +66,7 @@ class PingPongScheduler(SchedulerMixin, ConfigMixin):
         self.step_index: int | None = None
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """The step that the first call of `step` takes."""
+        """Sets the number of the step that the first call of `step` takes."""
         self.begin_index, self.step_index = begin_index, None
 
     def set_timesteps(
@@ -74,15 +75,15 @@ class PingPongScheduler(SchedulerMixin, ConfigMixin):
         device: torch.device | str | None = None,
         timesteps: Sequence[float] | torch.Tensor | None = None,
     ) -> None:
-        """Sets `timesteps`, falling times in (0, 1] in float32.
+        """Sets `timesteps`: falling times in (0, 1], in float32.
 
         Args:
-            num_inference_steps: how many, at least 1, spaced as configured.
+            num_inference_steps: number of steps, at least 1, spaced as configured.
             device: of the times.
-            timesteps: the times themselves, instead.
+            timesteps: the times, instead of `num_inference_steps`.
 
         Raises:
-            ValueError: neither or both are given, or times that do not fall or are outside (0, 1].
+            ValueError: neither or both are given, or the times do not fall or are outside (0, 1].
         """
         if (num_inference_steps is None) == (timesteps is None):
             raise ValueError("Give either num_inference_steps or timesteps.")
@@ -99,7 +100,7 @@ class PingPongScheduler(SchedulerMixin, ConfigMixin):
         self.set_begin_index(0)
 
     def scale_model_input(self, sample: torch.Tensor, timestep: torch.Tensor | None = None) -> torch.Tensor:
-        """The sample as it is: the noisy latents that the network takes."""
+        """Returns the sample unchanged: the noisy latents are the network's input."""
         return sample
 
     def step(
@@ -110,13 +111,13 @@ class PingPongScheduler(SchedulerMixin, ConfigMixin):
         generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[torch.Tensor]:
-        """Goes to the next time: to the predicted data, then back up to that time's noise.
+        """Takes one step: to the predicted data, then back to the noise level of the next time.
 
         Args:
             model_output: the velocity `(B, C, L)`.
-            timestep: the time; only read in the first step, to find which one it is, unless `set_begin_index` said so.
+            timestep: the current time; only used to find the first step, unless `set_begin_index` was called.
             sample: noisy latents `(B, C, L)`.
-            generator: of the fresh noise; a list has one for each item.
+            generator: for the fresh noise; a list has one for each item.
             return_dict: whether to return an output object or a plain tuple.
 
         Raises:
@@ -143,7 +144,7 @@ class PingPongScheduler(SchedulerMixin, ConfigMixin):
         return 0 if self.timesteps is None else len(self.timesteps)
 
     def _spaced(self, num_inference_steps: int) -> torch.Tensor:
-        """The times that `timestep_spacing` says, in float64."""
+        """The times, spaced according to `timestep_spacing`, in float64."""
         if self.config.timestep_spacing == "linear":
             return torch.linspace(1, 0, num_inference_steps + 1, dtype=torch.float64)[:-1]
         ends = self.config.log_snr_start, self.config.log_snr_end
@@ -156,7 +157,7 @@ class PingPongScheduler(SchedulerMixin, ConfigMixin):
         return times
 
     def _find(self, timestep: torch.Tensor | float) -> int:
-        """The number of the step at a time."""
+        """The number of the step at this time."""
         found = (self.timesteps == torch.as_tensor(timestep, dtype=torch.float32).to(self.timesteps.device)).nonzero()
         if not len(found):
             raise ValueError(f"timestep must be one of {self.timesteps.tolist()}, got {float(timestep)}.")

@@ -1,19 +1,19 @@
 """DPM-Solver++ with a third-order stochastic step.
 
-diffusers' `DPMSolverMultistepScheduler` takes `solver_order=3` with "sde-dpmsolver++", but one sign of its step is
-wrong: where steps are short it adds the second difference of the predictions instead of almost nothing.
+diffusers' `DPMSolverMultistepScheduler` accepts `solver_order=3` with "sde-dpmsolver++", but one sign in its step is
+wrong: if steps are short, it adds the second difference of the predictions instead of almost nothing.
 
 References: Lu et al., "DPM-Solver++", arXiv 2211.01095. The step is that of k-diffusion's `sample_dpmpp_3m_sde`, the
-sampler that is recommended with Stable Audio Open.
+sampler recommended for Stable Audio Open.
 """
 
 import torch
 from diffusers import DPMSolverMultistepScheduler, SchedulerMixin
 
 
-# Named as a base although it is one already: opening a pipeline looks for it in this module.
+# The stock class already is a SchedulerMixin, but when a pipeline is opened, diffusers looks for it in this module.
 class SDEDPMSolverMultistepScheduler(DPMSolverMultistepScheduler, SchedulerMixin):
-    """diffusers' scheduler, from which it only differs in the third order of "sde-dpmsolver++"."""
+    """diffusers' scheduler with a corrected third order of "sde-dpmsolver++"."""
 
     def multistep_dpm_solver_third_order_update(
         self,

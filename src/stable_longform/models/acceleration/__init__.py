@@ -1,5 +1,5 @@
-"""The engine: the same results as the models' own code, sooner and in less memory.
+"""The engine: the same results as the models' own code, faster and with less memory.
 
-The models ask `engine.engine_for`, the only entrance. `STABLE_LONGFORM_ACCELERATION=0` in the environment turns
-everything here off.
+The models call `engine.engine_for`, the only entry point. The environment variable `STABLE_LONGFORM_ACCELERATION=0`
+turns everything here off.
 """

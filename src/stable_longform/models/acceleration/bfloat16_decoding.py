@@ -1,4 +1,4 @@
-"""A decoder that computes in bfloat16 on a CPU: the switch, and whether the CPU has the instructions."""
+"""Decoding in bfloat16 on a CPU: the switch, and whether the CPU has instructions for it."""
 
 import torch
 

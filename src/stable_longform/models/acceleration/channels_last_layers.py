@@ -1,8 +1,8 @@
-"""The layers of an Oobleck network on a CPU, in the memory layout that its convolutions are fastest in.
+"""The layers of an Oobleck network on a CPU, in the memory layout in which convolutions are fastest.
 
-Hidden states are `(1, channels, 1, length)` in channels-last format: the channels of one time lie side by side. A
-convolution then needs no conversion, and a transposed one is a convolution of two taps whose output channels are
-consecutive times. The results are those of the layers up to rounding.
+Hidden states are `(1, channels, 1, length)` in channels-last format: the channels of one time step are adjacent in
+memory. A convolution then needs no conversion, and a transposed convolution becomes a convolution with two taps whose
+output channels are consecutive time steps. The results equal those of the layers up to rounding.
 """
 
 import numpy as np
@@ -20,9 +20,9 @@ class ChannelsLastLayers(FoldedLayers):
     """The layers of a network, with all constants prepared.
 
     Args:
-        network: encoder or decoder, whose parameters must not change meanwhile.
-        convolution_dtype: of the inputs, weights and outputs of convolutions. Sums within a convolution and everything
-            outside of convolutions stay in the network's dtype. None: the network's.
+        network: encoder or decoder; its parameters must not change while this object is in use.
+        convolution_dtype: dtype of the inputs, weights and outputs of convolutions. Sums within a convolution and
+            everything outside of convolutions stay in the network's dtype. None: the network's dtype.
     """
 
     def __init__(self, network: nn.Module, convolution_dtype: torch.dtype | None = None):
@@ -43,7 +43,7 @@ class ChannelsLastLayers(FoldedLayers):
                 self._rows[layer] = tuple(constant.flatten().repeat(repeats) for constant in layer.constants())
 
     def enter(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """`(1, channels, length)` in the layout of this module."""
+        """Converts `(1, channels, length)` to the layout of this module."""
         return hidden_states[:, :, None].contiguous(memory_format=torch.channels_last)
 
     def leave(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -55,7 +55,7 @@ class ChannelsLastLayers(FoldedLayers):
         return self._convolve(conv, hidden_states, (1, *conv.stride), (0, *conv.padding), (1, *conv.dilation))
 
     def conv_transpose(self, conv: WeightNormConvTranspose1d, hidden_states: torch.Tensor) -> torch.Tensor:
-        """`WeightNormConvTranspose1d` whose kernel is two strides long."""
+        """`WeightNormConvTranspose1d` with a kernel of two strides."""
         start, length = conv.padding[0], hidden_states.shape[-1] * conv.stride[0]
         with self._one_copy_at_a_time(conv):
             phases = self._convolve(conv, hidden_states, (1, 1), (0, 1), (1, 1))
@@ -80,14 +80,14 @@ class ChannelsLastLayers(FoldedLayers):
 
 
 def two_taps(weight: torch.Tensor, stride: int) -> torch.Tensor:
-    """A transposed convolution as a convolution of two taps, whose output channels are `stride` times one by one.
+    """Turns a transposed convolution into one with two taps that returns `stride` time steps as channels.
 
     Args:
         weight: `(in_channels, out_channels, 2 * stride)`.
         stride: of the transposed convolution.
 
     Returns:
-        `(stride * out_channels, in_channels, 2)`: the earlier input comes first.
+        The weight `(stride * out_channels, in_channels, 2)`; the earlier input comes first.
     """
     later, earlier = weight.split(stride, dim=-1)
     return torch.stack([earlier, later], dim=-1).permute(2, 1, 0, 3).flatten(0, 1)
@@ -103,7 +103,7 @@ def _row_by_row(function, row: torch.Tensor, *inputs: torch.Tensor, out: torch.T
 
 
 def _values(hidden_states: torch.Tensor) -> torch.Tensor:
-    """All values in the order in which they lie in memory: time by time, channel by channel."""
+    """All values in memory order: time step by time step, channel by channel."""
     return hidden_states.permute(0, 2, 3, 1).reshape(-1)
 
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from stable_longform.models.chunks import DEFAULT_MEMORY_IN_BYTES, MAX_LENGTH, MIN_LENGTH
 
-MIN_LENGTH_OF_WORKER = 32  # of shorter chunks the context costs more than another worker gains
-MEMORY_OF_THREAD_IN_BYTES = 96 * 2**20  # by default, where this makes more than the default of all
+MIN_LENGTH_OF_WORKER = 32  # frames; the context of shorter chunks costs more than another worker gains
+MEMORY_OF_THREAD_IN_BYTES = 96 * 2**20  # default for each thread, if this is more than the default for all together
 
 
 class Plan(NamedTuple):
@@ -26,16 +26,16 @@ def make_plan(
 ) -> Plan:
     """Plans a decoding or an encoding.
 
-    Short chunks recompute their context; idle workers cost nothing. So where memory is short there are fewer
-    workers before there are shorter chunks.
+    Short chunks recompute their context; idle workers cost nothing. So if memory is short, the number of workers is
+    reduced first, and only then the length of the chunks.
 
     Args:
-        bytes_of_chunk: memory that a chunk of a number of frames needs.
-        num_threads: that may work.
+        bytes_of_chunk: returns the memory that a chunk of this number of frames needs.
+        num_threads: number of threads available.
         num_frames: of all chunks together; None: not known.
-        chunk_length: frames of a chunk, if the user has chosen.
-        memory_in_bytes: of all chunks that are computed at a time. Only a single chunk of the chosen length, or of
-            `MIN_LENGTH`, may take more. None: 256 MiB, or 96 MiB for each thread if that is more.
+        chunk_length: frames of a chunk, if the user has set it.
+        memory_in_bytes: for all chunks that are computed at the same time. Only a single chunk of the set length, or
+            of `MIN_LENGTH`, may take more. None: 256 MiB, or 96 MiB for each thread if that is more.
     """
     memory = memory_in_bytes or max(DEFAULT_MEMORY_IN_BYTES, MEMORY_OF_THREAD_IN_BYTES * num_threads)
     longest = MAX_LENGTH if chunk_length is None else chunk_length

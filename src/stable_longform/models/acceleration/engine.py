@@ -1,4 +1,4 @@
-"""Whether the engine may compute a model's result in its stead."""
+"""Decides whether the engine computes a model's result instead of the model itself."""
 
 import os
 
@@ -17,20 +17,21 @@ SWITCH = "STABLE_LONGFORM_ACCELERATION"  # environment variable: "0" turns the e
 def engine_for(
     module: nn.Module, device: torch.device, use_bfloat16: bool = False
 ) -> OobleckEngine | TransformerEngine | None:
-    """The engine for a module, or None where the module has to be called as it is.
+    """Returns the engine for a module, or None if the module must be called directly.
 
-    It has to be in training, under autocast and `torch.compile`, on other devices than a CPU (or, the autoencoder, a
-    GPU), when acceleration is turned off, and, the autoencoder, when its layers have hooks or were replaced.
+    It must be called directly in training, under autocast and `torch.compile`, on unsupported devices (a transformer's
+    engine runs on a CPU, an autoencoder's on a CPU or GPU), if acceleration is turned off, and, for an autoencoder, if
+    its layers have hooks or were replaced.
 
     Args:
-        module: `OobleckEncoder` or `OobleckDecoder`, which get an `OobleckEngine`; or a transformer, whose calls are
-            faster within the context of a `TransformerEngine`.
-        device: where its inputs are.
-        use_bfloat16: run the convolutions of an autoencoder in bfloat16 if the CPU has instructions for it; on others
-            bfloat16 would be slower, and this has no effect.
+        module: `OobleckEncoder` or `OobleckDecoder`, for which an `OobleckEngine` is returned; or a transformer, whose
+            calls are faster within the context of a `TransformerEngine`.
+        device: of its inputs.
+        use_bfloat16: run the convolutions of an autoencoder in bfloat16. Without effect if the CPU has no bfloat16
+            instructions, since it would be slower then.
 
     Raises:
-        ValueError: the environment variable holds something else than "0" or "1".
+        ValueError: the environment variable is neither "0" nor "1".
     """
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or module.training or not _is_switched_on():
         return None
@@ -45,7 +46,7 @@ def engine_for(
 
 
 def _is_switched_on() -> bool:
-    """What the environment variable says; without it, yes."""
+    """Reads the environment variable; the engine is on if it is not set."""
     value = os.environ.get(SWITCH, "1")
     if value not in ("0", "1"):
         raise ValueError(f"The environment variable {SWITCH} must be 0 or 1, got {value!r}.")

@@ -1,6 +1,6 @@
-"""The layers of an Oobleck network without gradients: weights folded once, and memory used again.
+"""The layers of an Oobleck network without gradients: weights are folded once, and memory is reused.
 
-Each method computes what the layer of the same name computes, to the last bit.
+Each method returns the result of the layer of the same name, bit for bit.
 """
 
 import contextlib
@@ -23,14 +23,14 @@ LARGE_WEIGHT = 2**22  # values
 
 
 class FoldedLayers:
-    """The layers of a network, with the weight of every convolution computed from its norm and direction.
+    """The layers of a network, with the weights of all convolutions computed in advance.
 
     Args:
-        network: encoder or decoder, whose parameters must not change meanwhile.
+        network: encoder or decoder; its parameters must not change while this object is in use.
     """
 
-    # A transposed convolution copies its weight into another layout, 134 MB in the paper's first block. That layer is
-    # a hundredth of the work, so threads wait for each other there.
+    # A transposed convolution copies its weight into another layout, 134 MB in the paper's first block. This layer is
+    # one hundredth of the work, so threads take turns there.
     _copying = threading.Lock()
 
     def __init__(self, network: nn.Module):
@@ -41,7 +41,7 @@ class FoldedLayers:
         }
 
     def enter(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """`(1, channels, length)` in the layout of these layers, which is the same."""
+        """Converts `(1, channels, length)` to the layout of these layers, which here is the same."""
         return hidden_states
 
     def leave(self, hidden_states: torch.Tensor) -> torch.Tensor:

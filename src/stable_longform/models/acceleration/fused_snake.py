@@ -1,4 +1,4 @@
-"""Snake as one kernel on a GPU, in Triton. PyTorch alone runs four, and each reads and writes everything."""
+"""Snake as one Triton kernel on a GPU. PyTorch alone runs four kernels, each of which reads and writes all values."""
 
 import torch
 
@@ -11,12 +11,12 @@ try:  # comes with torch for GPUs
 except ImportError:
     triton = None
 
-BLOCK = 1024  # values of a program
+BLOCK = 1024  # values computed by one program
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # the kernel computes in float32
 
 
 class FusedSnakeLayers(FoldedLayers):
-    """The layers of a network whose Snake is one kernel where Triton is installed."""
+    """The layers of a network, with Snake as one kernel if Triton is installed."""
 
     def snake(self, snake: Snake1d, hidden_states: torch.Tensor) -> torch.Tensor:
         """`Snake1d`."""

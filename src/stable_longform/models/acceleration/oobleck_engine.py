@@ -27,9 +27,9 @@ from stable_longform.models.oobleck_layers import (
     WeightNormConvTranspose1d,
 )
 
-CACHE_IN_BYTES = 2**21  # of one activation of a tile on a CPU
+CACHE_IN_BYTES = 2**21  # for one activation of a tile on a CPU
 MIN_TILE_OF_ENCODER, MIN_TILE_OF_DECODER = 2048, 1024  # positions
-FAST_DTYPES = (torch.float32, torch.bfloat16)  # whose convolutions oneDNN computes
+FAST_DTYPES = (torch.float32, torch.bfloat16)  # oneDNN has convolutions for these
 MAX_TILES = {"mps": 2**15, "cuda": sys.maxsize}  # convolutions of an Apple GPU take up to 65,536 positions
 KNOWN_LAYERS = {
     OobleckEncoder,
@@ -48,7 +48,7 @@ class OobleckEngine:
     """Computes chunks of an `OobleckEncoder` or `OobleckDecoder`, without gradients.
 
     Args:
-        network: the encoder or decoder, whose parameters must not change meanwhile.
+        network: the encoder or decoder; its parameters must not change while this object is in use.
         device: where its inputs are.
         convolution_dtype: see `ChannelsLastLayers`; only on a CPU.
     """
@@ -77,7 +77,7 @@ class OobleckEngine:
 
     @staticmethod
     def knows(network: nn.Module) -> bool:
-        """Whether all layers of a network are what their names say, and none was replaced."""
+        """Whether all layers of a network are of the expected classes, so that none was replaced."""
         return all(type(part) in KNOWN_LAYERS and "forward" not in vars(part) for part in network.modules())
 
     def plan(self, num_frames: int | None, chunk_length: int | None, memory_in_bytes: int | None) -> int:
@@ -91,11 +91,11 @@ class OobleckEngine:
         return length
 
     def run(self, chunks: Iterable[Chunk]) -> Iterator[torch.Tensor]:
-        """Yields what the network makes of each chunk, without its context."""
+        """Yields the network's output for each chunk, without its context."""
         return ordered_map(self._decode if self._is_decoder else self._encode, chunks, self._num_workers)
 
     def _encode(self, chunk: Chunk) -> torch.Tensor:
-        """Posterior parameters of a chunk, item by item, since the cache holds no more."""
+        """The posterior's parameters for a chunk, item by item, since the cache holds no more than one."""
         limits = tiles.bounds(self._steps, 0, chunk.inputs.shape[-1])
         target = (chunk.start, chunk.stop)
         items = [tiles.collect(self._steps, self._sizes, item, limits, target) for item in chunk.inputs.split(1)]
@@ -136,7 +136,7 @@ class OobleckEngine:
         return [_conv_step(run_first, network.conv1), *blocks, _conv_step(run_last, network.conv2)]
 
     def _bytes_of_chunk(self, num_frames: int) -> int:
-        """Memory of a chunk: an input or output for each step, three more of the widest, none larger than a tile."""
+        """Memory of a chunk: one tensor for each step and three more of the widest, none larger than a tile."""
         hop_length = math.prod(step.up * step.down for step in self._steps)
         if self._is_decoder:
             per_frame = [stop for _, stop in tiles.bounds(self._steps, 0, 1)[1:]]
@@ -150,5 +150,5 @@ class OobleckEngine:
 
 
 def _conv_step(run: Callable[[torch.Tensor], torch.Tensor], conv: WeightNormConv1d) -> Step:
-    """A convolution of odd kernel size that keeps the length, for `tiles`."""
+    """A convolution with an odd kernel size that keeps the length, as a step for `tiles`."""
     return Step(run, conv.receptive_field, max(conv.in_channels, conv.out_channels))

@@ -1,18 +1,18 @@
 """Attention in blocks of rows, for long sequences in bfloat16 on a CPU.
 
-The scores of a block stay in the cache, and both products run in the dtype of the inputs, where torch's own kernel
-computes in float32.
+The scores of a block stay in the cache, and both products run in the dtype of the inputs. torch's own kernel computes
+in float32.
 """
 
 import torch
 
-MIN_KEYS = 1024  # from here on blocks of rows win
+MIN_KEYS = 1024  # blocks of rows are faster from this number of keys on
 ROW_BLOCK = 256
-CACHED_SCORES = 2**22  # values of a block of scores, for several heads
+CACHED_SCORES = 2**22  # values in a block of scores, for all heads computed together
 
 
 def rows_are_faster(query: torch.Tensor, key: torch.Tensor) -> bool:
-    """Whether `attend_by_rows` beats torch's own attention; `(B, H, S, head_dim)`."""
+    """Whether `attend_by_rows` is faster than torch's own attention; shapes `(B, H, S, head_dim)`."""
     return (
         type(query) is torch.Tensor
         and query.device.type == "cpu"

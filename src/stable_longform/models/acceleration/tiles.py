@@ -1,9 +1,10 @@
 """Exact computation of a network over time in tiles, cropped at every step to what the result depends on.
 
 A network is a list of steps. Each step knows the interval of inputs that an interval of its outputs depends on, so a
-tile of the result can be computed from a piece of the input: what lies beyond is either not needed, or the real end of
-the input, where the layers' own zero padding is right. Tiles of steps at a high rate are small enough to stay in a
-CPU's cache; each of them lies in a larger tile of the steps at a lower rate, which need more context.
+tile of the result can be computed from a piece of the input. Samples beyond this piece are either not needed, or they
+are beyond the end of the input, where the layers' zero padding is correct. Tiles of steps at a high rate are small
+enough to stay in a CPU's cache. Each of them lies in a larger tile of the steps at a lower rate, which need more
+context.
 
 Conventions: tensors are `(batch_size, channels, length)`, or between the first and the last step `(batch_size,
 channels, 1, length)` in torch's channels-last format; an interval `(start, stop)` excludes `stop`.
@@ -24,10 +25,11 @@ class Step(NamedTuple):
 
     Args:
         run: maps `(B, C, n)` to `(B, C', n * up / down)`, padding with zeros at both ends.
-        inputs: the interval of inputs that outputs `(start, stop)` depend on; it may reach beyond the sequence.
+        inputs: returns the interval of inputs that outputs `(start, stop)` depend on; it may extend beyond the
+            sequence.
         channels: of its widest activation.
-        up: outputs for each input, or 1.
-        down: inputs for each output, or 1.
+        up: outputs for each input, 1 if the rate is not raised.
+        down: inputs for each output, 1 if the rate is not lowered.
     """
 
     run: Callable[[torch.Tensor], torch.Tensor]
@@ -38,7 +40,7 @@ class Step(NamedTuple):
 
 
 def bounds(steps: Sequence[Step], start: int, stop: int) -> list[Interval]:
-    """What there is of the input, `(start, stop)`, and of every step's output."""
+    """The interval of the whole input, `(start, stop)`, and that of every step's output."""
     return list(
         itertools.accumulate(
             steps, lambda bound, step: tuple(n * step.up // step.down for n in bound), initial=(start, stop)
@@ -47,10 +49,10 @@ def bounds(steps: Sequence[Step], start: int, stop: int) -> list[Interval]:
 
 
 def intervals(steps: Sequence[Step], start: int, stop: int, limits: Sequence[Interval]) -> list[Interval]:
-    """Of the input and of every step's output, what the last step's outputs `(start, stop)` depend on.
+    """The intervals of the input and of every step's output on which the last step's outputs `(start, stop)` depend.
 
-    Nothing reaches beyond `limits`, the `bounds`. Inputs of a step that divides the rate begin at a multiple of its
-    factor.
+    They do not extend beyond `limits`, which are the `bounds`. Inputs of a step that lowers the rate begin at a
+    multiple of its factor.
     """
     found = [(start, stop)]
     for step, (first, last) in zip(reversed(steps), reversed(limits[:-1]), strict=True):
@@ -61,12 +63,15 @@ def intervals(steps: Sequence[Step], start: int, stop: int, limits: Sequence[Int
 
 
 def tile_lengths(steps: Sequence[Step], num_values: int, least: int) -> list[int]:
-    """For every step as many inputs or outputs, whichever are more, as hold `num_values`, at least `least`."""
+    """The length of a tile for every step: `num_values` over its channels, at least `least`.
+
+    The length counts inputs or outputs, whichever are more.
+    """
     return [max(num_values // step.channels, least) for step in steps]
 
 
 def split(interval: Interval, size: int) -> Iterator[Interval]:
-    """Parts of an interval, all about as long, up to a quarter longer than `size`."""
+    """Splits an interval into parts of about the same length, at most a quarter longer than `size`."""
     start, stop = interval
     size = math.ceil((stop - start) / max(math.ceil((stop - start) / size - 0.25), 1))
     for left in range(start, stop, size):
@@ -74,7 +79,7 @@ def split(interval: Interval, size: int) -> Iterator[Interval]:
 
 
 def apply(step: Step, hidden: torch.Tensor, source: Interval, target: Interval) -> torch.Tensor:
-    """Outputs `target` of a step from its inputs `source`."""
+    """Computes the outputs `target` of a step from its inputs `source`."""
     first = source[0] * step.up // step.down
     return step.run(hidden)[..., target[0] - first : target[1] - first]
 
@@ -88,16 +93,16 @@ def expand(
     output: torch.Tensor,
     target: Interval,
 ) -> None:
-    """Runs steps that raise the rate, from the inputs down to ever smaller tiles of the outputs.
+    """Runs steps that raise the rate, with smaller tiles at each step.
 
     Args:
-        steps: of the network, or its last ones.
-        sizes: of each step, how many of its outputs a tile has.
-        hidden: inputs, beginning at `offset`, with all that `target` depends on.
-        offset: see `hidden`.
+        steps: all or the last ones of the network.
+        sizes: number of outputs in a tile, for each step.
+        hidden: inputs from `offset` on, including everything that `target` depends on.
+        offset: index of the first input.
         limits: `bounds` of the steps, from 0.
         output: receives the outputs.
-        target: which outputs `output` holds.
+        target: the interval of outputs that `output` holds.
     """
     size = sizes[0] * limits[-1][1] // limits[1][1]
     for start, stop in split(target, size):
@@ -117,14 +122,14 @@ def collect(
     limits: Sequence[Interval],
     target: Interval,
 ) -> torch.Tensor:
-    """Runs steps that lower the rate: gathers the inputs of each from small tiles; returns the outputs `target`.
+    """Runs steps that lower the rate and returns the outputs `target`; each step's inputs come from smaller tiles.
 
     Args:
-        steps: of the network, or its first ones.
-        sizes: of each step, how many of its inputs a tile has.
-        hidden: inputs, with all that `target` depends on.
+        steps: all or the first ones of the network.
+        sizes: number of inputs in a tile, for each step.
+        hidden: inputs, including everything that `target` depends on.
         limits: `bounds` of the steps for the interval of `hidden`.
-        target: which outputs are computed.
+        target: the interval of outputs to compute.
     """
     if not steps:
         return hidden[..., target[0] - limits[0][0] : target[1] - limits[0][0]]
@@ -141,6 +146,6 @@ def collect(
 
 
 def _empty(tile: torch.Tensor, length: int) -> torch.Tensor:
-    """Memory for a tensor like `tile` of another length."""
+    """An uninitialised tensor like `tile` with another length."""
     layout = torch.channels_last if tile.ndim == 4 else torch.contiguous_format
     return torch.empty(*tile.shape[:-1], length, dtype=tile.dtype, device=tile.device, memory_format=layout)

@@ -12,9 +12,9 @@ PLAIN_ATTENTION = {"attn_mask": None, "dropout_p": 0.0, "is_causal": False, "sca
 
 
 class TransformerEngine(TorchFunctionMode):
-    """Within this context large linear maps run in oneDNN, and long attention in blocks of rows.
+    """A context in which large linear maps run in oneDNN and long attention in blocks of rows.
 
-    An attention backend that the user has chosen stays.
+    An attention backend that the user has chosen is kept.
 
     Args:
         transformer: the model that will be called within the context.
@@ -31,7 +31,7 @@ class TransformerEngine(TorchFunctionMode):
         )
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        """Runs `function`, or what is faster."""
+        """Runs `function`, or a faster equivalent."""
         kwargs = kwargs or {}
         if function is F.linear and not kwargs and onednn.linear_is_faster(*args):
             return onednn.linear(*args)

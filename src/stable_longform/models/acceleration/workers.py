@@ -11,9 +11,9 @@ Job, Result = TypeVar("Job"), TypeVar("Result")
 
 
 def ordered_map(function: Callable[[Job], Result], jobs: Iterable[Job], num_workers: int) -> Iterator[Result]:
-    """Yields `function(job)` in order, computed ahead by `num_workers` threads with an equal share of torch's threads.
+    """Yields `function(job)` in order, computed ahead by `num_workers` threads that share torch's threads equally.
 
-    Jobs do not wait for each other, as the threads inside of an operation do. They run without gradients, in the
+    Jobs do not wait for each other, unlike the threads inside an operation. They run without gradients and in the
     caller's inference mode.
     """
     if num_workers == 1:
@@ -23,7 +23,7 @@ def ordered_map(function: Callable[[Job], Result], jobs: Iterable[Job], num_work
     is_inference = torch.is_inference_mode_enabled()
 
     def run(job: Job) -> Result:
-        with torch.inference_mode(is_inference), torch.no_grad():  # modes belong to a thread
+        with torch.inference_mode(is_inference), torch.no_grad():  # each thread has its own modes
             return function(job)
 
     num_threads = torch.get_num_threads()
@@ -40,4 +40,4 @@ def ordered_map(function: Callable[[Job], Result], jobs: Iterable[Job], num_work
         finally:
             for future in pending:
                 future.cancel()
-            torch.set_num_threads(num_threads)  # the workers have set it for threads that are yet to start
+            torch.set_num_threads(num_threads)  # the workers have changed the default of later threads
