@@ -1,4 +1,4 @@
-"""Audio that users give to the pipelines: read, checked, and brought to the model's rate and channels."""
+"""The user's audio for the pipelines: read, checked, and converted to the model's rate and channels."""
 
 import os
 from collections.abc import Sequence
@@ -28,15 +28,15 @@ def read_audios(
 
     Args:
         audio: one or several: a path, or a tensor or array `(num_samples,)`, `(1 or 2, num_samples)` or a batch `(n,
-            1 or 2, num_samples)`, floating point, full scale 1. Mono becomes stereo for a stereo model, stereo the
-            mean of its channels for a mono one.
-        sampling_rate: Hz, of tensors and arrays; None: the model's. A file knows its own.
+            1 or 2, num_samples)`, floating point, full scale 1. Mono is copied to both channels of a stereo model;
+            for a mono model, the channels are averaged.
+        sampling_rate: of tensors and arrays, in Hz; None: the model's. Files have their own.
         model_rate: Hz.
         model_channels: 1 or 2.
-        max_duration_in_s: longer audio is refused.
+        max_duration_in_s: longer audio is rejected.
 
     Raises:
-        ValueError: audio that cannot be read, is empty, silent, not finite or too long, or has more channels.
+        ValueError: audio cannot be read, is empty, silent, not finite or too long, or has more than two channels.
     """
     if sampling_rate is not None:
         sampling_rate = inputs.check_count("sampling_rate", sampling_rate, MAX_RATE)

@@ -1,6 +1,6 @@
-"""What the pipelines share: components, opening them, text, timing, sampling, decoding.
+"""The base class of the pipelines: components, loading, timing, sampling, decoding.
 
-A pipeline adds the arguments of its `__call__`, and does three things there: check, sample, decode.
+A pipeline adds its `__call__`, which does three things: check, sample, decode.
 """
 
 import contextlib
@@ -35,9 +35,9 @@ from stable_longform.schedulers import scheduling
 
 logger = logging.get_logger(__name__)
 
-MEMORY_ALIGNMENT = 64  # bytes, that of torch's own allocations on a CPU
+MEMORY_ALIGNMENT = 64  # bytes, as in torch's own allocations on a CPU
 
-# When a model's dtype changes, diffusers warns of modules that should stay in float32 even if there are none.
+# When a model's dtype changes, diffusers warns about modules that should stay in float32 even if there are none.
 standard_logging.getLogger("diffusers.models.modeling_utils").addFilter(
     lambda record: "should be kept in float32: []" not in record.getMessage()
 )
@@ -45,12 +45,12 @@ standard_logging.getLogger("diffusers.models.modeling_utils").addFilter(
 
 @dataclass
 class LongFormMusicPipelineOutput(BaseOutput):
-    """What a pipeline returns.
+    """Output of a pipeline.
 
     Args:
-        audios: for each item a waveform `(audio_channels, num_samples)` trimmed to its own duration, as a tensor or
-            an array. With `output_type="latent"` one tensor `(batch_size, latent_channels, latent_length)`, or a list
-            of one for each item, without `batch_size`, if their windows differ.
+        audios: for each item a waveform `(audio_channels, num_samples)`, trimmed to its own duration, as a tensor or
+            an array. With `output_type="latent"` one tensor `(batch_size, latent_channels, latent_length)`, or, if
+            windows differ, a list of tensors `(latent_channels, latent_length)`.
         sampling_rate: Hz; None if the pipeline has no autoencoder.
     """
 
@@ -60,11 +60,11 @@ class LongFormMusicPipelineOutput(BaseOutput):
 
 @dataclass(frozen=True)
 class StepCallback:
-    """What is called after each step.
+    """A function that is called after each step.
 
     Args:
-        function: of the pipeline, the step, its time and tensors.
-        tensor_names: of the tensors it is shown.
+        function: called with the pipeline, the number of the step, its time and a dict of tensors.
+        tensor_names: names of the tensors that it receives.
     """
 
     function: Callable
@@ -73,13 +73,13 @@ class StepCallback:
 
 @dataclass(frozen=True)
 class Request:
-    """Checked arguments of a call that all pipelines have.
+    """The checked arguments that all pipelines share.
 
     Args:
         prompts: what the music should be like.
         items: for each result the number of its prompt.
         guidance: how strongly the prompts are followed.
-        generator: for noise: None, one, or a list of one for each result.
+        generator: for the noise: None, one, or a list with one for each result.
         output_type: "pt", "np" or "latent".
         callback: called after each step, or None.
     """
@@ -97,9 +97,8 @@ class LongFormMusicPipelineBase(
 ):
     """Components and methods of every pipeline.
 
-    Any component but the timing conditioner may be None, for a pipeline that only does a part: without text encoder
-    and tokenizer it samples from embeddings, without autoencoder it ends with latents, without transformer it encodes
-    prompts or decodes.
+    Any component except the timing conditioner may be None. Without text encoder and tokenizer, the pipeline samples
+    from embeddings; without autoencoder, it returns latents; without transformer, it encodes prompts or decodes.
 
     Args:
         vae: `AutoencoderOobleck`.
@@ -113,16 +112,16 @@ class LongFormMusicPipelineBase(
         mask_text_padding: hide padding tokens of the prompt from the transformer. The paper's code does not.
         zero_text_padding: set the features of padding tokens to zero, as models with T5 (Stable Audio Open) are
             trained. The paper's code, with CLAP, does not.
-        guidance_interval: that of calls which don't give one, two rising times in [0, 1]. The paper's: (0, 1).
+        guidance_interval: default of the calls, two rising times in [0, 1]. The paper's: (0, 1).
         window_in_s: the windows that the model was trained on, in seconds. A call uses the smallest that holds its
             duration. None: only the longest, as in the paper.
-        num_inference_steps: that of calls which don't give one. A model that was distilled to few steps says so here.
-        guidance_scale: likewise; 1, no guidance, for a distilled model.
-        prediction_type: what the transformer predicts: "v_prediction", as in the paper, or "flow_prediction" of
-            rectified flow. The scheduler must be made for the same.
+        num_inference_steps: default of the calls; a model that was distilled to few steps sets it here.
+        guidance_scale: default of the calls; 1 (no guidance) for a distilled model.
+        prediction_type: what the transformer predicts: "v_prediction", as in the paper, or "flow_prediction" for
+            rectified flow. The scheduler must have the same prediction type.
 
     Raises:
-        ValueError: a setting out of its range, or a window that the transformer cannot have.
+        ValueError: a setting is out of range, or the transformer does not support a window.
     """
 
     model_cpu_offload_seq = "text_encoder->timing_conditioner->transformer->vae"
@@ -170,16 +169,16 @@ class LongFormMusicPipelineBase(
                 self._window_sizes.length(seconds)
         for component in self.components.values():
             _align(component)
-        self._runs: dict[int, Run] = {}  # the latest of each thread
+        self._runs: dict[int, Run] = {}  # the latest run of each thread
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """Opens a folder or a Hub repository; arguments as in diffusers' `DiffusionPipeline.from_pretrained`.
 
-        It may also have been saved by diffusers' `StableAudioPipeline`: its components become ours.
+        Checkpoints saved by diffusers' `StableAudioPipeline` open too; their components become ours.
 
-        With `dtype=torch.bfloat16` or `torch.float16` the autoencoder stays in float32: half precision is heard. To
-        have it in half precision, too, give `dtype={"default": torch.bfloat16}`.
+        With `dtype=torch.bfloat16` or `torch.float16` the autoencoder stays in float32, because half precision is
+        audible there. To have it in half precision too, pass `dtype={"default": torch.bfloat16}`.
         """
         if "torch_dtype" in kwargs:  # the older name
             kwargs.setdefault("dtype", kwargs.pop("torch_dtype"))
@@ -189,12 +188,12 @@ class LongFormMusicPipelineBase(
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs):
-        """Makes a pipeline from the components and the configuration of another, which it shares.
+        """Makes a pipeline that shares the components and the configuration of another one.
 
         Args:
             pipeline: with the components of this class.
-            kwargs: components and settings of `__init__` that take the place of the other pipeline's, and `dtype`.
-                Without it nothing is cast; diffusers would cast the shared components to float32.
+            kwargs: components and settings of `__init__` that replace the other pipeline's, and `dtype`. Without
+                `dtype` nothing is cast; diffusers would cast the shared components to float32.
         """
         dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
         components, settings = cls._get_signature_keys(cls)
@@ -205,7 +204,7 @@ class LongFormMusicPipelineBase(
 
     @property
     def sampling_rate(self) -> int | None:
-        """Of the generated audio, in Hz; None without an autoencoder."""
+        """Sampling rate of the generated audio in Hz; None without an autoencoder."""
         return None if self.vae is None else self.vae.config.sampling_rate
 
     @property
@@ -215,20 +214,20 @@ class LongFormMusicPipelineBase(
         return self._window_sizes.max_in_s
 
     def use_scheduler(self, name: str) -> None:
-        """Samples with another scheduler, one of `scheduling.SCHEDULER_NAMES`, for what the transformer predicts.
+        """Replaces the scheduler by another one of `scheduling.SCHEDULER_NAMES`, with the same prediction type.
 
-        "dpmsolver++" is the paper's, "sde-dpmsolver++" its stochastic kind, "sde-dpmsolver++-3m" that of third order,
-        and "ping-pong" is for models that were distilled to few steps.
+        "dpmsolver++" is the paper's, "sde-dpmsolver++" its stochastic variant, "sde-dpmsolver++-3m" the stochastic
+        variant of third order. "ping-pong" is for models that were distilled to few steps.
         """
         self._require("Sampling", "scheduler")
         self.scheduler = scheduling.scheduler_by_name(name, self.scheduler)
 
     def enable_vae_tiling(self, tile_latent_length: int | None = None, memory_in_bytes: int | None = None) -> None:
-        """Decodes in chunks, with the same result as at once (the default); see `AutoencoderOobleck.enable_tiling`."""
+        """Decodes in chunks, with the same result (the default); see `AutoencoderOobleck.enable_tiling`."""
         self.vae.enable_tiling(tile_latent_length, memory_in_bytes)
 
     def disable_vae_tiling(self) -> None:
-        """Decodes each item at once."""
+        """Decodes each item as a whole."""
         self.vae.disable_tiling()
 
     def enable_vae_slicing(self) -> None:
@@ -255,7 +254,7 @@ class LongFormMusicPipelineBase(
 
     @torch.no_grad()
     def stream_latents(self, latents: torch.Tensor, duration: float) -> Iterator[torch.Tensor]:
-        """Decodes as `decode_latents`, but yields chunks `(audio_channels, n)` as they are computed."""
+        """Decodes like `decode_latents`, but yields chunks `(audio_channels, n)` as they are computed."""
         remaining, num_frames = self._decoded_lengths(duration)
         for chunk in self.vae.decode_stream(latents[None].to(self.vae.dtype), num_frames):
             yield check_finite("audio that is", chunk[0, :, :remaining], self.vae)
@@ -263,7 +262,7 @@ class LongFormMusicPipelineBase(
 
     @property
     def _window_sizes(self) -> WindowSizes:
-        """The windows of the model, whose rate the autoencoder knows."""
+        """The windows of the model, at the autoencoder's latent rate."""
         config = self.transformer.config
         return WindowSizes(config.sample_size, config.patch_size, self.vae.latent_rate)
 
@@ -274,7 +273,7 @@ class LongFormMusicPipelineBase(
                 raise ValueError(f"{purpose} needs a {name}, which this pipeline was opened without.")
 
     def _decoded_lengths(self, duration: float) -> tuple[int, int]:
-        """Samples that a duration is returned as, and frames that they need."""
+        """The number of samples of a duration, and the number of frames needed to decode them."""
         self._require("Decoding", "vae")
         num_samples = max(round(duration * self.sampling_rate), 1)
         return num_samples, math.ceil(num_samples / self.vae.hop_length)
@@ -282,7 +281,7 @@ class LongFormMusicPipelineBase(
     # --- check
 
     def _check_guidance(self, scale: float | None, rescale: float, interval: tuple[float, float] | None) -> Guidance:
-        """Checks how strongly the prompts are followed; None: as the pipeline's configuration says."""
+        """Checks the guidance; None: the default in the pipeline's configuration."""
         return Guidance(
             inputs.check_guidance_scale(self.config.guidance_scale if scale is None else scale),
             inputs.check_number("guidance_rescale", rescale, 0, 1),
@@ -290,7 +289,7 @@ class LongFormMusicPipelineBase(
         )
 
     def _check_callback(self, function: Callable | None, tensor_names: Sequence[str]) -> StepCallback | None:
-        """Checks what is called after each step, and the names of the tensors it is shown."""
+        """Checks the function that is called after each step, and the names of the tensors that it receives."""
         tensor_names = inputs.check_callback(function, tensor_names, self._callback_tensor_inputs)
         return None if function is None else StepCallback(function, tensor_names)
 
@@ -304,7 +303,7 @@ class LongFormMusicPipelineBase(
         output_type: str,
         output_types: Sequence[str] = inputs.OUTPUT_TYPES,
     ) -> Request:
-        """Checks how many results there are and in which form, see `LongFormMusicPipeline.__call__`."""
+        """Checks the number and the form of the results, see `LongFormMusicPipeline.__call__`."""
         batch_size = inputs.check_batch_size(len(prompts), num_waveforms_per_prompt)
         inputs.check_output_type(output_type, output_types)
         if output_type != "latent":
@@ -322,15 +321,15 @@ class LongFormMusicPipelineBase(
         window_in_s: float | None,
         latent_length: int | None,
     ) -> tuple[Timing, list[int]]:
-        """Checks the timing; returns it and the latent frames of the window of each prompt.
+        """Checks the timing; returns it and the number of latent frames of each prompt's window.
 
         Args:
-            duration: see `inputs.check_timing`, as the two that follow.
-            seconds_start: see there.
-            seconds_total: see there.
-            num_prompts: how many there are.
-            window_in_s: the window that was asked for, or None.
-            latent_length: frames of the latents that were given, which are the window, or None.
+            duration: see `inputs.check_timing`.
+            seconds_start: see `inputs.check_timing`.
+            seconds_total: see `inputs.check_timing`.
+            num_prompts: number of prompts.
+            window_in_s: the requested window, or None.
+            latent_length: frames of the given noise, which sets the window, or None.
         """
         timing = (duration, seconds_start, seconds_total, num_prompts)
         latest = self.timing_conditioner.config.max_value
@@ -354,7 +353,7 @@ class LongFormMusicPipelineBase(
         return timing, [sizes.smallest(seconds, self.config.window_in_s or ()) for seconds in timing.durations]
 
     def _check_noise(self, latents: torch.Tensor | None, request: Request) -> int | None:
-        """Checks noise that was given; returns its frames, which are the window, or None without it."""
+        """Checks the given noise and returns its number of frames, which sets the window; None without noise."""
         if latents is None:
             return None
         config = self.transformer.config
@@ -362,10 +361,10 @@ class LongFormMusicPipelineBase(
         return latents.shape[-1]
 
     def _check_scheduler(self, num_inference_steps: int | None, timesteps: Sequence[float] | None = None):
-        """A copy of the scheduler with its steps set, so that generations in several threads do not disturb it.
+        """A copy of the scheduler with its steps set. Several threads can generate at once, each with its own copy.
 
         Args:
-            num_inference_steps: None: the pipeline's own, unless there are `timesteps`.
+            num_inference_steps: None: the pipeline's default, unless `timesteps` are given.
             timesteps: times in (0, 1], or None.
         """
         self._require("Sampling", "transformer", "scheduler")
@@ -385,9 +384,9 @@ class LongFormMusicPipelineBase(
     # --- sample
 
     def _encode_audio(self, waveform: torch.Tensor, latent_length: int) -> torch.Tensor:
-        """Latents `(latent_channels, latent_length)` in float32 of a waveform, the mean of their posterior.
+        """Encodes a waveform: the mean of its posterior `(latent_channels, latent_length)`, in float32.
 
-        Behind the end of the waveform there is silence; what is beyond the latents is left out.
+        The waveform is padded with silence or cut off at the end of the latents.
         """
         num_samples = latent_length * self.vae.hop_length
         waveform = torch.nn.functional.pad(waveform[:, :num_samples], (0, max(num_samples - waveform.shape[1], 0)))
@@ -396,7 +395,7 @@ class LongFormMusicPipelineBase(
 
     @contextlib.contextmanager
     def _running(self, guidance: Guidance, num_timesteps: int) -> Iterator[Run]:
-        """The state of a generation in this thread; what offloading moved goes back when it ends."""
+        """The state of a generation in this thread. When it ends, offloaded models are moved back."""
         run = self._runs[threading.get_ident()] = Run(guidance, num_timesteps)
         try:
             yield run
@@ -407,8 +406,8 @@ class LongFormMusicPipelineBase(
     def _draw_noise(self, latent_lengths: Sequence[int], generator: Generators) -> list[torch.Tensor]:
         """Unit Gaussian noise `(latent_channels, latent_length)` in float32 for each item, in their order.
 
-        An item's noise is one draw of its window's own size, from its own generator if there is a list, and on the
-        generator's own device, on the CPU when there is none.
+        An item's noise is drawn at once in the size of its window. With a list, each item has its own generator. The
+        noise is drawn on the generator's device, or on the CPU without a generator.
         """
         channels = self.transformer.config.in_channels
         generators = generator if isinstance(generator, list) else [generator] * len(latent_lengths)
@@ -418,13 +417,13 @@ class LongFormMusicPipelineBase(
         ]
 
     def _draw_noise_like(self, latents: torch.Tensor, generator: Generators) -> torch.Tensor:
-        """Unit Gaussian noise of the shape of latents, `(batch_size, latent_channels, latent_length)`."""
+        """Unit Gaussian noise in the shape of latents, `(batch_size, latent_channels, latent_length)`."""
         return torch.stack(self._draw_noise([latents.shape[-1]] * len(latents), generator))
 
     def _noise(
         self, latents: torch.Tensor | None, latent_lengths: Sequence[int], request: Request
     ) -> list[torch.Tensor]:
-        """The noise that was given, or drawn noise, for each item."""
+        """The given noise, or drawn noise, for each item."""
         return self._draw_noise(latent_lengths, request.generator) if latents is None else list(latents.float())
 
     def _sample(
@@ -436,17 +435,17 @@ class LongFormMusicPipelineBase(
         request: Request,
         num_paths: int = 1,
     ) -> list[torch.Tensor]:
-        """Latents `(latent_channels, latent_length)` of each item; items of one key are sampled together.
+        """Samples the latents `(latent_channels, latent_length)` of each item; items with the same key together.
 
         Args:
-            keys: of each item, that can be sorted; items of one key have the same number of frames.
-            sample_items: called for the items of one key as `sample_items(items, follow, generator)`, with their
-                numbers, the sampling loop as `follow(velocity, latents, path, **hooks)`, see `sampling.sample`, and
-                their generators; returns their latents `(B, latent_channels, latent_length)`. A `path` is a scheduler
-                that takes the place of the given one, for steps that the callback does not see.
+            keys: a sortable key for each item; items with the same key have the same number of frames.
+            sample_items: called as `sample_items(items, follow, generator)` with the numbers of the items of one key,
+                the sampling loop `follow(velocity, latents, path, **hooks)`, see `sampling.sample`, and their
+                generators; returns their latents `(B, latent_channels, latent_length)`. `path` is a scheduler to use
+                instead of the given one, for steps without callback.
             scheduler: with its steps set. Each loop works on a copy, without the memory of another window's steps.
             run: the state of the generation.
-            request: its arguments.
+            request: the arguments of the call.
             num_paths: how often `sample_items` goes through the schedule.
         """
         groups = {}
@@ -470,7 +469,7 @@ class LongFormMusicPipelineBase(
         return results
 
     def _step_hook(self, velocity: GuidedVelocity, progress, callback: StepCallback | None):
-        """What happens after each step: the callback, and the progress bar."""
+        """Returns the function that runs after each step: it calls the callback and moves the progress bar."""
 
         def after_step(step: int, t: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
             if callback is not None:
@@ -494,7 +493,7 @@ class LongFormMusicPipelineBase(
     def _decode(
         self, latents: list[torch.Tensor], durations: Sequence[float], output_type: str
     ) -> list[torch.Tensor] | list[np.ndarray] | torch.Tensor:
-        """The results in the form that was asked for."""
+        """The results as `output_type` says."""
         if output_type == "latent":
             return torch.stack(latents) if len({item.shape for item in latents}) == 1 else latents
         audios = [self.decode_latents(item, seconds) for item, seconds in zip(latents, durations, strict=True)]
@@ -502,9 +501,9 @@ class LongFormMusicPipelineBase(
 
 
 def _align(component) -> None:
-    """Copies weights that lie at odd addresses of a mapped file to aligned memory.
+    """Copies weights to aligned memory if they lie at unaligned addresses of a mapped file.
 
-    Kernels take another path for them, and the same weights would give another last bit before and after saving.
+    Kernels treat unaligned weights differently, so the last bits of a result could change after saving and loading.
     """
     for tensor in (*component.parameters(), *component.buffers()) if isinstance(component, torch.nn.Module) else ():
         if tensor.device.type == "cpu" and tensor.data_ptr() % MEMORY_ALIGNMENT:
@@ -514,7 +513,7 @@ def _align(component) -> None:
 def check_finite(
     what: str, tensor: torch.Tensor, model: torch.nn.Module, guidance: Guidance | None = None
 ) -> torch.Tensor:
-    """Returns a result of `model`, or raises a ValueError that says why it is likely not finite."""
+    """Returns a result of `model`; if it is not finite, raises a ValueError with the likely cause."""
     if tensor.isfinite().all():
         return tensor
     broken = next((key for key, weight in model.named_parameters() if not weight.isfinite().all()), None)

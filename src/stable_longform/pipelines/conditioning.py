@@ -1,4 +1,4 @@
-"""Text, timing and sections, from what a user says to what the transformer is given."""
+"""Turns the user's text, timing and sections into the transformer's inputs."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,12 +30,12 @@ class ConditioningMixin:
         Args:
             prompt: one text or several; texts longer than the encoder's `max_length` are cut with a warning. "" means
                 no prompt, whose embeddings are zero.
-            prompt_embeds: `(num_prompts, sequence_length, dim)`, returned as they are instead of encoding `prompt`.
-            prompt_attention_mask: boolean mask of `prompt_embeds`.
+            prompt_embeds: `(num_prompts, sequence_length, dim)`, returned unchanged instead of encoding `prompt`.
+            prompt_attention_mask: boolean mask for `prompt_embeds`.
 
         Returns:
             `(embeddings (num_prompts, sequence_length, dim), mask)`: the boolean mask `(num_prompts,
-            sequence_length)`, or None when all tokens are attended to, padding included, as in the paper's code.
+            sequence_length)`, or None if all tokens are attended to, including padding, as in the paper's code.
         """
         if prompt_embeds is None:
             embeddings, mask = self._encode_texts(inputs.check_texts("prompt", prompt))
@@ -44,7 +44,7 @@ class ConditioningMixin:
         return prompt_embeds.to(device), None if prompt_attention_mask is None else prompt_attention_mask.to(device)
 
     def _check_prompts(self, *arguments) -> Prompts:
-        """Checks prompts, see `inputs.check_prompts`, and that the two branches of guidance fit each other."""
+        """Checks prompts, see `inputs.check_prompts`, and that the two branches of guidance have the same length."""
         prompts = inputs.check_prompts(*arguments, dim=self.transformer.config.cross_attention_input_dim)
         if prompts.texts is not None or prompts.negative_texts is not None:
             self._require("A prompt", "text_encoder", "tokenizer")
@@ -81,7 +81,7 @@ class ConditioningMixin:
         return Conditioning(prompt_embeds, mask, negative_embeds.to(prompt_embeds))
 
     def _embed_timing(self, starts: Sequence[float], totals: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Timing tokens `(num_prompts, 2, dim)` and global states `(num_prompts, 1, dim)` of seconds."""
+        """Embeds seconds as timing tokens `(num_prompts, 2, dim)` and global states `(num_prompts, 1, dim)`."""
         device = self._execution_device
         seconds = (torch.tensor(values, dtype=torch.float32, device=device) for values in (starts, totals))
         embedded = self.timing_conditioner(*seconds)
@@ -106,7 +106,7 @@ class ConditioningMixin:
         return features, mask
 
     def _encode_sections(self, sections: Sequence[Sequence[Section]]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Embeddings `(B, K * S, dim)` of the texts of B items, and their mask or None; K is the most sections."""
+        """Embeddings `(B, K * S, dim)` of B items with up to K sections each, and their mask or None."""
         number = max(len(parts) for parts in sections)
         texts = [text for parts in sections for text in [*(text for _, text in parts), *[""] * (number - len(parts))]]
         embeds, mask = self.encode_prompt(texts)
@@ -117,13 +117,13 @@ class ConditioningMixin:
     def _in_sections(
         self, conditioning: Conditioning, prompts: Prompts, numbers: Sequence[int], times: torch.Tensor
     ) -> Conditioning:
-        """The conditioning with the section of each frame, if the prompts have sections.
+        """Adds the section of each frame to the conditioning, if the prompts have sections.
 
         Args:
             conditioning: of B items.
             prompts: of the call.
-            numbers: of the prompt of each item.
-            times: `(B, L)` or `(L,)`, in seconds, of the frames in the music.
+            numbers: the number of each item's prompt.
+            times: of the frames in the music, in seconds, `(B, L)` or `(L,)`.
         """
         if prompts.sections is None:
             return conditioning
@@ -132,7 +132,7 @@ class ConditioningMixin:
         return replace(conditioning, sections=frames.to(conditioning.prompt_embeds.device))
 
     def _check_sections(self, prompts: Prompts, durations: Sequence[float]) -> None:
-        """Raises a ValueError for sections that start when the music is over, or whose seconds cannot be told."""
+        """Raises a ValueError if a section starts after the end of the music, or if the latent rate is unknown."""
         if prompts.sections is not None:
             self._require("A prompt in sections", "vae")
             check_durations(prompts.sections, durations)

@@ -1,12 +1,12 @@
-"""Dissimilarity guidance: sampling that stays away from music that is known, such as the training set's. Paper: §4.5.
+"""Dissimilarity guidance: sampling that stays away from known music, for example the training set. Paper: §4.5.
 
-Not in the paper. In each step the music that the model predicts is compared with each known piece. Where the cosine
-with the nearest one is above a threshold, the prediction is turned away from that piece, at the same norm. What is
-published (below) takes a gradient step of fixed weight on the cosine of embeddings, or of images; here latents are
-compared, so the step needs no gradient, and is as long as it has to be.
+The method is not in the paper. In each step, the predicted music is compared with each known piece. If the cosine
+similarity to the nearest one is above a threshold, the prediction is rotated away from it, with the same norm. The
+published methods (below) take a gradient step with a fixed weight on the similarity of embeddings or images. Here
+latents are compared, so the step needs no gradient and has exactly the necessary length.
 
-Only the same music in the same place of the window is recognised, as overfitting makes it. For anything else compare
-the result: `stable-longform analyze memorization`.
+Only the same music at the same position in the window is recognised, which is what overfitting produces. For anything
+else, compare the result: `stable-longform analyze memorization`.
 
 References: Chen, Liu and Xu, "Towards memorization-free diffusion models" (CVPR 2024), dissimilarity guidance; Kim et
 al., arXiv 2509.14934, the same for audio.
@@ -22,17 +22,17 @@ from stable_longform.pipelines.sampling import Velocity
 
 @dataclass(frozen=True)
 class DissimilarityGuidance:
-    """What to stay away from, and how far.
+    """The music to stay away from, and how far.
 
     Args:
-        known_latents: `(num_pieces, latent_channels, latent_length)`, as the transformer makes them. Frames that a
-            window and a piece both have are compared.
-        threshold: the cosine, in [-1, 1], above which a prediction is turned away. Unrelated pieces have about 0: the
-            mean of each channel over all known latents is taken off.
-        scale: share of what is above the threshold that is taken away, in [0, 1].
+        known_latents: `(num_pieces, latent_channels, latent_length)`, in the scale of the transformer's output. If a
+            window and a piece differ in length, the frames that both have are compared.
+        threshold: the cosine similarity, in [-1, 1], above which a prediction is rotated away. It is about 0 for
+            unrelated pieces, because the mean of each channel over all known latents is subtracted.
+        scale: share of the excess over the threshold that is removed, in [0, 1].
 
     Raises:
-        ValueError: a value outside its range, or latents that have another shape or are not finite.
+        ValueError: a value is outside its range, or the latents have another shape or are not finite.
     """
 
     known_latents: torch.Tensor
@@ -56,12 +56,12 @@ class DissimilarityGuidance:
             raise ValueError(f"known_latents must have {num_channels} channels, got {self.known_latents.shape[1]}.")
 
     def nearest(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosine `(B,)` of each item `(B, latent_channels, L)` with the known piece nearest to it, and its number."""
+        """For each item `(B, latent_channels, L)` the cosine `(B,)` to its nearest known piece, and that number."""
         items, known, _ = self._centered(latents)
         return (_unit(items) @ _unit(known).T).max(dim=1)
 
     def turn_away(self, latents: torch.Tensor) -> torch.Tensor:
-        """Predicted latents `(B, latent_channels, L)` at the cosine that is allowed; others stay as they are."""
+        """Rotates predicted latents `(B, latent_channels, L)` to the allowed cosine; others are unchanged."""
         items, known, mean = self._centered(latents)
         units, known = _unit(items), _unit(known)
         cosines, numbers = (units @ known.T).max(dim=1)
@@ -78,7 +78,7 @@ class DissimilarityGuidance:
         return result
 
     def _centered(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Items and known pieces, flat and without the mean `(latent_channels, 1)` of the known latents; that mean."""
+        """Flattened items and known pieces, minus the known mean `(latent_channels, 1)`, and that mean."""
         if latents.shape[1] != self.known_latents.shape[1]:
             raise ValueError(
                 f"known_latents must have {latents.shape[1]} channels, not {self.known_latents.shape[1]}."
@@ -89,12 +89,12 @@ class DissimilarityGuidance:
 
 
 class DissimilarVelocity:
-    """A velocity whose predicted music stays away from what is known; see `sampling.sample`.
+    """A velocity whose predicted music stays away from known music; see `sampling.sample`.
 
     Args:
-        velocity: to change.
-        dissimilarity: how.
-        prediction_type: what the velocity means, of `noise_schedule.PREDICTION_TYPES`.
+        velocity: the velocity to change.
+        dissimilarity: the known music, and how far to stay away from it.
+        prediction_type: of the velocity, one of `noise_schedule.PREDICTION_TYPES`.
     """
 
     def __init__(self, velocity: Velocity, dissimilarity: DissimilarityGuidance, prediction_type: str):
@@ -102,11 +102,11 @@ class DissimilarVelocity:
 
     @property
     def conditioning(self):
-        """That of the velocity, for callbacks."""
+        """The conditioning of the velocity, for callbacks."""
         return self.velocity.conditioning
 
     def change(self, **tensors: torch.Tensor) -> None:
-        """Goes on with other tensors of the conditioning."""
+        """Replaces tensors of the conditioning."""
         self.velocity.change(**tensors)
 
     def __call__(self, latents: torch.Tensor, t: torch.Tensor, time: float) -> torch.Tensor:
@@ -119,5 +119,5 @@ class DissimilarVelocity:
 
 
 def _unit(rows: torch.Tensor) -> torch.Tensor:
-    """Rows divided by their lengths; rows without length stay zero."""
+    """Divides rows by their norms; zero rows stay zero."""
     return rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12)

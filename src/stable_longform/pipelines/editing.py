@@ -1,11 +1,11 @@
-"""Two ways from music to other music that keep more of it than noise does: inversion, and no inversion at all.
+"""Two ways to transform music that keep more of it than added noise does: inversion, and editing without inversion.
 
-Both give the sampling loop of `sampling.py` another start or another velocity. Latents, noise and velocity are
-`(B, C, L)` in float32, times t in [0, 1].
+Inversion changes where the sampling loop of `sampling.py` starts, editing changes its velocity. Latents, noise and
+velocity are `(B, C, L)` in float32, times t are in [0, 1].
 
-References: Lu et al., "DPM-Solver++", arXiv 2211.01095, whose steps lead up as well as down. Hong et al., "On exact
-inversion of DPM-solvers", arXiv 2311.18387 (the implicit step). Kulikov et al., "FlowEdit", arXiv 2412.08629 (source
-and target from the same noise), here for the v-objective.
+References: Lu et al., "DPM-Solver++", arXiv 2211.01095, whose steps also work towards more noise. Hong et al., "On
+exact inversion of DPM-solvers", arXiv 2311.18387 (the implicit step). Kulikov et al., "FlowEdit", arXiv 2412.08629
+(source and target from the same noise), here for the v-objective.
 """
 
 import copy
@@ -21,12 +21,12 @@ NUM_FIXED_POINT_STEPS = 10
 
 
 def invert(velocity: Velocity, scheduler, latents: torch.Tensor, follow: Callable[..., torch.Tensor]) -> torch.Tensor:
-    """The noisy latents at a schedule's first time from which the sampling leads to these latents.
+    """Finds the noisy latents at a schedule's first time from which sampling leads to the given latents.
 
     Args:
-        velocity: that the sampling follows.
+        velocity: the velocity that the sampling follows.
         scheduler: deterministic, with its steps set.
-        latents: of music.
+        latents: of the music.
         follow: the sampling loop, called as `follow(velocity, latents, path=scheduler)`.
     """
     noisy_latents = _undo_last_step(velocity, latents, scheduler.timesteps[-1])
@@ -38,7 +38,7 @@ def invert(velocity: Velocity, scheduler, latents: torch.Tensor, follow: Callabl
 
 
 def _undo_last_step(velocity: Velocity, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """The x_t whose denoised α·x_t − σ·v(x_t) are the latents, as the fixed point of x ← (z + σ·v(x)) / α."""
+    """Finds the x_t for which α·x_t − σ·v(x_t) equals the latents, as the fixed point of x ← (z + σ·v(x)) / α."""
     noisy_latents = noise_schedule.alpha(t) * latents
     for _ in range(NUM_FIXED_POINT_STEPS):
         v = velocity(noisy_latents, t, float(t))
@@ -47,17 +47,17 @@ def _undo_last_step(velocity: Velocity, latents: torch.Tensor, t: torch.Tensor) 
 
 
 class EditVelocity:
-    """A velocity that leads from music to the same music, but for what target and source prompt differ in.
+    """A velocity that leads back to the same music, except for the difference between target and source prompt.
 
-    Both prompts are asked about the same noise ε: the target about the music as it is edited so far, the source about
-    the music as it was. v = (α·ε − σ·z) + v_target(x_t) − v_source(α·z + σ·ε): the true velocity of the music, plus
-    the difference. With equal prompts nothing changes.
+    Both prompts get the same noise ε: the target with the music edited so far, the source with the original music.
+    v = (α·ε − σ·z) + v_target(x_t) − v_source(α·z + σ·ε) is the true velocity of the music plus the difference. With
+    equal prompts nothing changes.
 
     Args:
         target: velocity with the prompt of the result.
-        source: velocity with the prompt of the music as it was.
-        latents: z, that music.
-        noise: ε, in which the sampling starts at α·z + σ·ε.
+        source: velocity with the prompt of the original music.
+        latents: z, the original music.
+        noise: ε; the sampling starts at α·z + σ·ε.
         scheduler: of the sampling loop, with its steps set.
         draw_noise: returns fresh noise of the same shape.
     """
@@ -77,15 +77,15 @@ class EditVelocity:
 
     @property
     def conditioning(self):
-        """That of the target, for callbacks."""
+        """The conditioning of the target, for callbacks."""
         return self.target.conditioning
 
     def change(self, **tensors: torch.Tensor) -> None:
-        """Goes on with other tensors of the target's conditioning."""
+        """Replaces tensors of the target's conditioning."""
         self.target.change(**tensors)
 
     def renew_noise(self, step: int, t: torch.Tensor, noisy_latents: torch.Tensor) -> torch.Tensor:
-        """Before each step but the first: replaces the noise in the noisy latents by fresh noise."""
+        """Called before each step; from the second on it replaces the noise in the noisy latents by fresh noise."""
         if step == 0:
             return noisy_latents
         noise = self.draw_noise().to(noisy_latents)

@@ -14,8 +14,8 @@ from stable_longform.models.dit_attention import Context
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.pipelines.sections import attention_mask as section_mask
 
-MIN_TOKENS_IN_TURN = 512  # of an item, from which on a CPU is no slower with one branch after the other
-WIDTHS_A_TOKEN = 16  # numbers held for a token in a block, in units of the inner width
+MIN_TOKENS_IN_TURN = 512  # with items of this length, a CPU computes the two branches one by one without losing time
+WIDTHS_A_TOKEN = 16  # values held in memory for each token in a block, in units of the inner width
 
 
 @dataclass
@@ -40,9 +40,9 @@ class Conditioning:
         attention_mask: boolean `(B, S)` for `prompt_embeds`, or None.
         negative_prompt_embeds: `(B, S, D)`; all zero for items without a negative prompt.
         timing_tokens: `(B, 2, D)`; None as long as the timing is not known.
-        global_states: `(B, 1, G)`; likewise.
-        sections: boolean `(B, L, K)`, which of K sections each frame is in, if `prompt_embeds` are the texts of so
-            many, one after the other; or None.
+        global_states: `(B, 1, G)`; None as long as the timing is not known.
+        sections: boolean `(B, L, K)`: which of K sections each frame belongs to. `prompt_embeds` then holds the texts
+            of the K sections one after the other. None: no sections.
     """
 
     prompt_embeds: torch.Tensor
@@ -53,16 +53,16 @@ class Conditioning:
     sections: torch.Tensor | None = None
 
     def select(self, items: Sequence[int]) -> "Conditioning":
-        """Those of some items, in this order; an item may be named more than once."""
+        """The conditioning of some items, in this order; an item may occur more than once."""
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: None if value is None else value[items] for name, value in tensors.items()})
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What the transformer is given in every step besides latents and time, see `DiTTransformer1D.forward`.
+    """The inputs of the transformer besides latents and time, see `DiTTransformer1D.forward`.
 
-    A batch of both branches has the unconditional items first.
+    If a batch holds both branches, the unconditional items come first.
     """
 
     encoder_hidden_states: torch.Tensor | None
@@ -82,23 +82,23 @@ def make_conditions(
     in_turn: bool = False,
     sections: torch.Tensor | None = None,
 ) -> list[Condition]:
-    """Puts together, in the transformer's dtype, what does not change from step to step.
+    """Prepares everything that stays the same in all steps, in the transformer's dtype.
 
-    An item without a prompt, or an unconditional item without a negative prompt, has no text and no timing tokens, as
-    in training; a negative prompt keeps its timing tokens. The global timing is never dropped.
+    As in training, an item without a prompt, or an unconditional item without a negative prompt, has neither text nor
+    timing tokens; a negative prompt keeps its timing tokens. The global timing is never dropped.
 
     Args:
-        transformer: that will be given the result.
+        transformer: the model that will get the result.
         prompt_embeds: `(B, S, D)`, all zero for items without a prompt.
         negative_prompt_embeds: `(B, S, D)`, all zero for items without a negative prompt; None: no guidance.
         timing_tokens: `(B, 2, D)`.
         global_states: `(B, 1, G)`.
         attention_mask: boolean `(B, S)` for `prompt_embeds`, or None.
-        in_turn: the two branches one after the other instead of in one batch.
+        in_turn: compute the two branches one after the other instead of in one batch.
         sections: boolean `(B, L, K)`, see `Conditioning`, or None.
 
     Returns:
-        One condition, or two, the unconditional one first.
+        One condition, or two with the unconditional one first.
     """
     global_states = global_states.to(transformer.dtype)
     tokens = _join_tokens(prompt_embeds, timing_tokens)
@@ -134,7 +134,7 @@ def predict_velocity(
         latents: noisy latents `(B, C, L)`.
         t: time in [0, 1], a single number.
         conditions: from `make_conditions`.
-        name: of the state that diffusers' caches keep from step to step.
+        name: under which diffusers' caches keep their state from step to step.
     """
     predictions = []
     for branch, condition in enumerate(conditions):
@@ -149,11 +149,11 @@ def predict_velocity(
 
 
 def branches_in_turn(transformer: DiTTransformer1D, latents: torch.Tensor) -> bool:
-    """Whether guidance should run its branches one after the other: long items on a CPU, little memory on a GPU.
+    """Whether to compute the branches one after the other: for long items on a CPU, with little memory on a GPU.
 
     Args:
         transformer: the model.
-        latents: `(B, C, L)`, where they will be given to it.
+        latents: `(B, C, L)`, on the device of the computation.
     """
     num_tokens = latents.shape[-1] // transformer.config.patch_size
     if latents.device.type != "cuda":
@@ -163,9 +163,9 @@ def branches_in_turn(transformer: DiTTransformer1D, latents: torch.Tensor) -> bo
 
 
 def _join_tokens(embeds: torch.Tensor, timing_tokens: torch.Tensor) -> torch.Tensor | None:
-    """Text, then timing `(B, S + 2, D)`, all zero for items without text; None if no item has any.
+    """Text, then timing tokens `(B, S + 2, D)`, all zero for items without text; None if no item has text.
 
-    Zeros are as good as no tokens: keys and values have no bias, so the cross-attention of zeros is zero.
+    Zeros have the same effect as no tokens: keys and values have no bias, so cross-attention to zeros returns zero.
     """
     is_null = ~embeds.flatten(1).any(dim=1)[:, None, None]
     if is_null.all():
@@ -179,7 +179,7 @@ def _condition(
     global_states: torch.Tensor,
     attention_mask: torch.Tensor | None,
 ) -> Condition:
-    """With all projections done, unless a library that may move weights has hooks in the transformer."""
+    """A condition with all projections computed, unless the transformer has hooks of a library that moves weights."""
     is_hooked = any(has_hooks(part) for part in transformer.children())
     projected_global = None if is_hooked else transformer.project_global(global_states)
     if tokens is None:
@@ -194,7 +194,7 @@ def guide(
 ) -> torch.Tensor:
     """Classifier-free guidance v_u + s·(v_c − v_u), with the rescaling φ of Lin et al. (2023), eq. 15 and 16.
 
-    The standard deviations are over the channels of each frame, as in the code of the paper.
+    As in the paper's code, the standard deviations are over the channels of each frame.
 
     Args:
         unconditional: v_u `(B, C, L)`.

@@ -1,6 +1,6 @@
-"""Checks of what users give to the pipelines.
+"""Checks of the pipelines' arguments.
 
-Each raises a ValueError that names the value and what is accepted, and returns the value in one form.
+Each raises a ValueError that names the value and what is accepted, and returns the value in a uniform form.
 """
 
 import math
@@ -24,16 +24,17 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 
 @dataclass(frozen=True)
 class Prompts:
-    """Texts or their embeddings, checked, and those of the negative prompt, if there is one.
+    """The checked prompts and negative prompts, as texts or embeddings.
 
     Args:
-        texts: one for each prompt, "" where there is none; or None, with `embeds`.
-        embeds: `(num_prompts, sequence_length, dim)`, or None, with `texts`.
-        mask: boolean `(num_prompts, sequence_length)` of `embeds`, or None.
+        texts: one for each prompt, "" for no prompt; None if `embeds` are given.
+        embeds: `(num_prompts, sequence_length, dim)`; None if `texts` are given.
+        mask: boolean `(num_prompts, sequence_length)` for `embeds`, or None.
         negative_texts: one for each prompt, or None.
-        negative_embeds: as `embeds`, or None.
-        negative_mask: as `mask`, or None.
-        sections: for each prompt its sections, rising from 0 s, if any prompt has some. `texts` are then their first.
+        negative_embeds: like `embeds`, or None.
+        negative_mask: like `mask`, or None.
+        sections: the sections of each prompt, rising from 0 s, if any prompt has sections. `texts` then holds the
+            first section of each.
     """
 
     texts: list[str] | None
@@ -50,7 +51,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Timing:
-    """For each prompt, in seconds: how much music is returned, where in the piece it starts, how long the piece is."""
+    """For each prompt, in seconds: the duration of the music, its start in the piece, the duration of the piece."""
 
     durations: list[float]
     starts: list[float]
@@ -66,7 +67,7 @@ def check_prompts(
     negative_prompt_attention_mask: torch.Tensor | None,
     dim: int,
 ) -> Prompts:
-    """Texts or their embeddings, of width `dim`; arguments as in the pipelines."""
+    """Checks texts, or embeddings of width `dim`; arguments as in the pipelines."""
     if (prompt is None) == (prompt_embeds is None):
         raise ValueError("Give either prompt or prompt_embeds.")
     if negative_prompt is not None and negative_prompt_embeds is not None:
@@ -88,7 +89,7 @@ def check_prompts(
 
 
 def check_sections(prompt: Prompt | Sequence[Prompt]) -> list[list[Section]] | None:
-    """The sections of each prompt, those of a plain text being one; None if no prompt has sections."""
+    """The sections of each prompt (a plain text is one section); None if no prompt has sections."""
     prompts = [prompt] if is_sectioned(prompt) else prompt
     if isinstance(prompts, str) or not isinstance(prompts, (list, tuple)) or not any(map(is_sectioned, prompts)):
         return None
@@ -105,13 +106,13 @@ def check_sections(prompt: Prompt | Sequence[Prompt]) -> list[list[Section]] | N
 
 
 def prompts_for(prompt: Prompt | Sequence[Prompt] | None, number: int) -> Sequence[Prompt]:
-    """A single prompt, or none, as that many prompts; several as they are."""
+    """Repeats a single prompt, or none, `number` times; several prompts are returned unchanged."""
     prompt = "" if prompt is None else prompt
     return [prompt] * number if isinstance(prompt, str) or is_sectioned(prompt) else prompt
 
 
 def check_texts(name: str, texts: str | Sequence[str]) -> list[str]:
-    """One text or several as a list. Blank ones, which mean that there is none, come back as ""."""
+    """Returns one or several texts as a list. Blank ones, which mean no prompt, become ""."""
     if isinstance(texts, str):
         texts = [texts]
     elif not isinstance(texts, (list, tuple, np.ndarray)):
@@ -127,14 +128,14 @@ def check_texts(name: str, texts: str | Sequence[str]) -> list[str]:
 
 
 def one_for_each(name: str, values: list, num_prompts: int) -> list:
-    """A value for each prompt, from that many or from one."""
+    """Returns one value for each prompt; a single value is repeated."""
     if len(values) not in (1, num_prompts):
         raise ValueError(f"{name} must be one or {num_prompts}, one for each prompt, got {len(values)}.")
     return values * (num_prompts // len(values))
 
 
 def check_number(name: str, value: float, low: float = -math.inf, high: float = math.inf) -> float:
-    """A finite number, Python's, numpy's or torch's, in [`low`, `high`]."""
+    """Checks a finite number in [`low`, `high`]; it may be Python's, numpy's or torch's."""
     if isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim == 0:
         value = value.item()
     if not isinstance(value, Real) or isinstance(value, bool):
@@ -147,7 +148,7 @@ def check_number(name: str, value: float, low: float = -math.inf, high: float = 
 
 
 def check_numbers(name: str, value: float | Sequence[float], num_prompts: int) -> list[float]:
-    """One number, Python's, numpy's or torch's, or one for each prompt, as a list with one for each prompt."""
+    """Returns a list with a number for each prompt; a single number is repeated."""
     if isinstance(value, (np.ndarray, torch.Tensor)):
         value = value.tolist()
     values = list(value) if isinstance(value, (list, tuple)) else [value] * num_prompts
@@ -160,7 +161,7 @@ def check_numbers(name: str, value: float | Sequence[float], num_prompts: int) -
 
 
 def check_tensor(name: str, tensor: torch.Tensor) -> None:
-    """A tensor of real floating-point numbers, all of them finite."""
+    """Checks a tensor of real floating-point numbers, all of them finite."""
     if not isinstance(tensor, torch.Tensor):
         raise ValueError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}.")
     if not tensor.is_floating_point():
@@ -172,7 +173,7 @@ def check_tensor(name: str, tensor: torch.Tensor) -> None:
 def check_embeddings(
     name: str, embeds: torch.Tensor | None, mask: torch.Tensor | None, dim: int, num_prompts: int | None = None
 ) -> None:
-    """Embeddings `(num_prompts, sequence_length, dim)`, if given, and their mask, if any, boolean without `dim`."""
+    """Checks embeddings `(num_prompts, sequence_length, dim)` and their boolean mask, if they are given."""
     mask_name = name.replace("embeds", "attention_mask")
     if embeds is None:
         if mask is not None:
@@ -191,7 +192,7 @@ def check_embeddings(
 
 
 def check_latents(latents: torch.Tensor, batch_size: int, channels: int, max_length: int, patch_size: int) -> None:
-    """Noise `(batch_size, channels, L)`, L a multiple of `patch_size` and at most `max_length`."""
+    """Checks noise `(batch_size, channels, L)`, L a multiple of `patch_size` and at most `max_length`."""
     check_tensor("latents", latents)
     shape = tuple(latents.shape)
     is_right = len(shape) == 3 and shape[:2] == (batch_size, channels)
@@ -208,13 +209,13 @@ def check_timing(
     window_in_s: float,
     latest: float,
 ) -> Timing:
-    """Durations, starts and totals in seconds, one of each for each prompt.
+    """Checks durations, starts and totals in seconds, and returns one of each for each prompt.
 
     Args:
-        duration: in (0, `window_in_s`]; None is the window.
+        duration: in (0, `window_in_s`]; None: the window.
         seconds_start: in [0, `latest`], before `seconds_total`.
-        seconds_total: in (0, `latest`]; None is the start plus the duration.
-        num_prompts: how many there are.
+        seconds_total: in (0, `latest`]; None: the start plus the duration.
+        num_prompts: number of prompts.
         window_in_s: the longest duration.
         latest: the largest time that the model knows, in seconds.
     """
@@ -244,7 +245,7 @@ def check_place(
     seconds_total: float | Sequence[float] | None,
     num_prompts: int,
 ) -> Timing:
-    """Where pieces of known durations are in longer ones, in seconds; they may be longer than a model knows."""
+    """Like `check_timing`, for pieces whose durations are known and may exceed the times that the model knows."""
     starts = check_numbers("seconds_start", seconds_start, num_prompts)
     for value in starts:
         check_number("seconds_start", value, 0, 1e6)
@@ -256,7 +257,7 @@ def check_place(
 
 
 def check_frame_mask(mask: torch.Tensor, latent_length: int) -> None:
-    """A boolean tensor `(latent_length,)`."""
+    """Checks a boolean tensor `(latent_length,)`."""
     if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or mask.shape != (latent_length,):
         got = f"shape {tuple(mask.shape)}, dtype {mask.dtype}" if isinstance(mask, torch.Tensor) else repr(mask)
         raise ValueError(f"mask must be a boolean tensor ({latent_length},), True = replace, got {got}.")
@@ -268,7 +269,7 @@ def check_start_and_end(
     audio_start_in_s: float | Sequence[float] | None,
     audio_end_in_s: float | Sequence[float] | None,
 ) -> tuple[float | Sequence[float] | None, float | Sequence[float]]:
-    """Duration and start, from diffusers' names where those were given."""
+    """Returns duration and start; diffusers' names are accepted too."""
     if audio_start_in_s is not None:
         if np.any(seconds_start):
             raise ValueError("Give seconds_start or audio_start_in_s, not both.")
@@ -291,7 +292,7 @@ def check_start_and_end(
 
 
 def check_windows(window_in_s: Sequence[float]) -> list[float]:
-    """Rising lengths of windows in seconds, each greater than 0, from one number or several."""
+    """Returns rising window lengths in seconds, each greater than 0, from one number or several."""
     if not isinstance(window_in_s, (list, tuple, np.ndarray)):
         window_in_s = [window_in_s]
     windows = sorted(check_number("window_in_s", value) for value in window_in_s)
@@ -301,21 +302,21 @@ def check_windows(window_in_s: Sequence[float]) -> list[float]:
 
 
 def check_count(name: str, value: int, high: int) -> int:
-    """An integer in [1, `high`]."""
+    """Checks an integer in [1, `high`]."""
     if not isinstance(value, Integral) or isinstance(value, bool) or not 1 <= value <= high:
         raise ValueError(f"{name} must be an integer in [1, {high}], got {value!r}.")
     return int(value)
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
-    """One of some words."""
+    """Checks that a word is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
     return value
 
 
 def check_times(name: str, times: Sequence[float]) -> list[float]:
-    """Up to `MAX_STEPS` times in [0, 1] that strictly fall."""
+    """Checks strictly falling times in [0, 1], at most `MAX_STEPS`."""
     if isinstance(times, (np.ndarray, torch.Tensor)):
         times = times.tolist()
     if not isinstance(times, (list, tuple)) or not 1 <= len(times) <= MAX_STEPS:
@@ -327,7 +328,7 @@ def check_times(name: str, times: Sequence[float]) -> list[float]:
 
 
 def check_batch_size(num_prompts: int, num_waveforms_per_prompt: int) -> int:
-    """The number of results, at most `MAX_BATCH_SIZE`."""
+    """Returns the number of results, at most `MAX_BATCH_SIZE`."""
     num_waveforms_per_prompt = check_count("num_waveforms_per_prompt", num_waveforms_per_prompt, MAX_BATCH_SIZE)
     if num_prompts * num_waveforms_per_prompt > MAX_BATCH_SIZE:
         raise ValueError(
@@ -338,12 +339,12 @@ def check_batch_size(num_prompts: int, num_waveforms_per_prompt: int) -> int:
 
 
 def check_guidance_scale(guidance_scale: float, name: str = "guidance_scale") -> float:
-    """A number whose size is at most `MAX_GUIDANCE_SCALE`."""
+    """Checks a number whose absolute value is at most `MAX_GUIDANCE_SCALE`."""
     return check_number(name, guidance_scale, -MAX_GUIDANCE_SCALE, MAX_GUIDANCE_SCALE)
 
 
 def check_strength(strength: float) -> float:
-    """A time in (0, 1]."""
+    """Checks a time in (0, 1]."""
     strength = check_number("strength", strength)
     if not 0 < strength <= 1:
         raise ValueError(f"strength must be in (0, 1], got {strength}.")
@@ -351,7 +352,7 @@ def check_strength(strength: float) -> float:
 
 
 def check_interval(guidance_interval: Sequence[float]) -> tuple[float, float]:
-    """Two rising times in [0, 1]."""
+    """Checks two rising times in [0, 1]."""
     message = f"guidance_interval must be two rising times in [0, 1], got {guidance_interval!r}."
     if isinstance(guidance_interval, (np.ndarray, torch.Tensor)):
         guidance_interval = guidance_interval.tolist()
@@ -365,12 +366,12 @@ def check_interval(guidance_interval: Sequence[float]) -> tuple[float, float]:
 
 
 def check_output_type(output_type: str, known: Sequence[str] = OUTPUT_TYPES) -> None:
-    """One of those known."""
+    """Checks that the output type is one of `known`."""
     check_choice("output_type", output_type, known)
 
 
 def check_callback(callback: Callable | None, names: Sequence[str], known: Sequence[str]) -> list[str]:
-    """A callback, or None, and the names of tensors it is shown, among `known`; diffusers' own bring their names."""
+    """Returns the names of the tensors for a callback, which must be among `known`; diffusers' own bring theirs."""
     if callback is not None and not callable(callback):
         raise ValueError(f"callback_on_step_end must be callable, got {callback!r}.")
     if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
@@ -386,7 +387,7 @@ def check_callback(callback: Callable | None, names: Sequence[str], known: Seque
 
 
 def check_callback_result(result: dict | None, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What a callback returned: tensors to go on with in place of some of `tensors`, of the same shapes."""
+    """Checks the tensors that a callback returned to replace some of `tensors`; the shapes must be the same."""
     if result is None:
         return {}
     if not isinstance(result, dict):
@@ -405,7 +406,7 @@ def check_callback_result(result: dict | None, tensors: dict[str, torch.Tensor])
 
 
 def check_generator(generator: Generators, batch_size: int) -> torch.Generator | list[torch.Generator] | None:
-    """None, one generator, or a list of one for each item, in which form schedulers take it."""
+    """Returns None, one generator, or a list with one for each item, as schedulers accept it."""
     if generator is None or isinstance(generator, torch.Generator):
         return generator
     if not isinstance(generator, (list, tuple)) or not all(isinstance(g, torch.Generator) for g in generator):

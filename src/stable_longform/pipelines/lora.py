@@ -1,8 +1,8 @@
 """LoRA adapters of the transformer, for `load_lora_weights` and its relatives.
 
 Formats: diffusers' `pytorch_lora_weights.safetensors`, written by `save_lora_weights` or by a model's
-`save_lora_adapter`, and the folder that peft's `save_pretrained` writes. Matrices may also be called `lora_down` and
-`lora_up`, with the scale of each module under `.alpha`, as other trainers write them.
+`save_lora_adapter`, and the folder that peft's `save_pretrained` writes. The matrices may also be called `lora_down`
+and `lora_up`, with the scale of each module under `.alpha`, as in the files of other trainers.
 
 Reference: Hu et al., "LoRA: Low-rank adaptation of large language models", arXiv 2106.09685.
 """
@@ -24,7 +24,7 @@ PEFT_CONFIG, PEFT_WEIGHTS, PEFT_PREFIX = "adapter_config.json", "adapter_model.s
 class LongFormMusicLoraLoaderMixin(CogVideoXLoraLoaderMixin):
     """Loads, scales, fuses, unloads and saves LoRA adapters of `pipe.transformer`.
 
-    diffusers has a mixin for each of its models; that of CogVideoX is the one whose keys need no conversion.
+    diffusers has a mixin for each of its models; CogVideoX's is the one whose keys need no conversion.
     """
 
     _scales_before_fusing: dict[str, dict[str, float]] = {}  # layer -> adapter -> scale
@@ -42,8 +42,8 @@ class LongFormMusicLoraLoaderMixin(CogVideoXLoraLoaderMixin):
             The state dict, or with `return_lora_metadata=True` the state dict and the adapter's configuration or None.
 
         Raises:
-            ValueError: no safetensors, or none in the file; weights written by peft without their
-                `adapter_config.json`, which holds their scale; weights with two scales.
+            ValueError: the file is not a safetensors file or has no adapter weights; `adapter_config.json`, which
+                holds the scale of weights written by peft, is missing; or weights have two scales.
         """
         source, wants_metadata = pretrained_model_name_or_path_or_dict, kwargs.pop("return_lora_metadata", False)
         peft_config = None if isinstance(source, dict) else _read_peft_config(source)
@@ -77,7 +77,7 @@ class LongFormMusicLoraLoaderMixin(CogVideoXLoraLoaderMixin):
         """Adds an adapter to the transformer; arguments as in diffusers.
 
         Raises:
-            ValueError: the adapter is of another model or incomplete, or the transformer's projections are fused.
+            ValueError: the adapter is incomplete or for another model, or the transformer's projections are fused.
         """
         if any(getattr(module, "fused_projections", False) for module in transformer.modules()):
             raise ValueError(
@@ -94,10 +94,10 @@ class LongFormMusicLoraLoaderMixin(CogVideoXLoraLoaderMixin):
         self._scales_before_fusing = scales
 
     def unfuse_lora(self, *args, **kwargs) -> None:
-        """Takes fused adapters out of the weights again; each then has the scale that it had before it was fused.
+        """Removes fused adapters from the weights; each gets back the scale that it had before it was fused.
 
         Raises:
-            ValueError: an adapter was unloaded while it was fused. It stays in the weights; the others are out.
+            ValueError: an adapter was unloaded while it was fused. It stays in the weights; the others are removed.
         """
         super().unfuse_lora(*args, **kwargs)
         for name, layer in self._adapter_layers():
@@ -111,7 +111,7 @@ class LongFormMusicLoraLoaderMixin(CogVideoXLoraLoaderMixin):
             )
 
     def unload_lora_weights(self) -> None:
-        """Removes all adapters. What is fused stays in the weights, for good."""
+        """Removes all adapters. Fused ones stay in the weights for good."""
         self._adapters_lost_in_weights = self._adapters_lost_in_weights | self._fused_adapters()
         super().unload_lora_weights()
 
@@ -126,21 +126,21 @@ class LongFormMusicLoraLoaderMixin(CogVideoXLoraLoaderMixin):
         super().delete_adapters(adapter_names)
 
     def set_adapters(self, adapter_names: list[str] | str, adapter_weights=None) -> None:
-        """Chooses and scales adapters; arguments as in diffusers.
+        """Selects and scales adapters; arguments as in diffusers.
 
         Raises:
-            ValueError: an adapter is fused: its scale in the weights would stay what it is.
+            ValueError: an adapter is fused, so its scale in the weights would not change.
         """
         self._refuse_if_fused("set_adapters", self._fused_adapters())
         super().set_adapters(adapter_names, adapter_weights)
 
     def _adapter_layers(self) -> list[tuple[str, torch.nn.Module]]:
-        """Layers of the transformer with adapters, by name."""
+        """The transformer's layers with adapters, by name."""
         modules = [] if self.transformer is None else self.transformer.named_modules()
         return [(name, module) for name, module in modules if hasattr(module, "lora_A")]
 
     def _fused_adapters(self) -> frozenset[str]:
-        """Names of adapters that are in the weights and can be taken out."""
+        """Names of the adapters that are in the weights and can be removed."""
         return frozenset(name for _, layer in self._adapter_layers() for name in layer.merged_adapters)
 
     def _refuse_if_fused(self, method: str, names: set[str] | frozenset[str]) -> None:
@@ -175,7 +175,7 @@ def _apply_alphas(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
 
 
 def _check_weights(state_dict: dict[str, torch.Tensor], transformer: torch.nn.Module, prefix: str) -> None:
-    """Raises a ValueError unless the adapter has both matrices, finite and of the right size, of layers it names."""
+    """Raises a ValueError unless every layer of the adapter has both matrices, finite and of the right size."""
     layers = dict(transformer.named_modules())
     keys = {key.removeprefix(prefix): tensor for key, tensor in state_dict.items()}
     unknown = sorted({re.split(r"\.lora[._]", key)[0] for key in keys} - layers.keys())
@@ -199,7 +199,7 @@ def _check_weights(state_dict: dict[str, torch.Tensor], transformer: torch.nn.Mo
 
 
 def _read_peft_config(source: str | os.PathLike) -> dict | None:
-    """The configuration that peft wrote into the folder of an adapter, or beside its file."""
+    """Reads the configuration that peft wrote into the folder of an adapter, or beside its file."""
     folder = Path(source) if Path(source).is_dir() else Path(source).parent
     file = folder / PEFT_CONFIG
     return json.loads(file.read_text(encoding="utf-8")) if Path(source).exists() and file.is_file() else None

@@ -1,7 +1,7 @@
 """A piece with parts to keep and parts to replace: its samples, frames and spans.
 
-A region is a pair of samples `(start, stop)` to replace. A frame is free if a region touches it. A span is a
-stretch of frames that is sampled at once, with what is kept of it as context.
+A region is a pair of samples `(start, stop)` to replace. A frame is free if a region touches it. A span is a stretch
+of frames that is sampled at once; its kept frames are context.
 """
 
 import math
@@ -22,9 +22,9 @@ class Piece:
 
     Args:
         num_samples: of the whole piece.
-        segments: `(start, waveform)` of what is known, rising; between them and around them nothing is known.
-        regions: rising `(start, stop)` that are made anew: all that is not known, and what the user says.
-        hop_length: samples of a frame.
+        segments: `(start, waveform)` of the known parts, rising; nothing is known between and around them.
+        regions: rising `(start, stop)` of the new parts: the unknown ones, and those that the user wants to replace.
+        hop_length: samples in a frame.
     """
 
     num_samples: int
@@ -34,25 +34,25 @@ class Piece:
 
     @property
     def num_frames(self) -> int:
-        """Frames of the whole piece; the last may be partly beyond its end."""
+        """Number of frames of the whole piece; the last one may extend beyond its end."""
         return math.ceil(self.num_samples / self.hop_length)
 
     @property
     def is_free(self) -> torch.Tensor:
-        """Boolean `(num_frames,)`."""
+        """Which frames are free, boolean `(num_frames,)`."""
         mask = torch.zeros(self.num_frames, dtype=torch.bool)
         for start, stop in self.regions:
             mask[start // self.hop_length : math.ceil(stop / self.hop_length)] = True
         return mask
 
     def read(self, start: int, stop: int) -> torch.Tensor:
-        """Samples `(channels, stop - start)`; next to what is known its mirror image, and zeros elsewhere."""
+        """Samples `(channels, stop - start)`. Known parts are continued by their mirror images; the rest is zero."""
         samples = self.segments[0][1].new_zeros(self.segments[0][1].shape[0], stop - start)
         for number, (begin, waveform) in enumerate(self.segments):
             end = begin + waveform.shape[1]
             before = self.segments[number - 1] if number > 0 else None
             after = self.segments[number + 1] if number + 1 < len(self.segments) else None
-            # The mirror images reach half way to the neighbours, and no further than the segment is long.
+            # The mirror images extend halfway to the neighbours, and are no longer than the segment.
             low = begin - waveform.shape[1] if before is None else (before[0] + before[1].shape[1] + begin) // 2
             high = end + waveform.shape[1] if after is None else (end + after[0]) // 2
             low, high = max(low, 2 * begin - end, 0), min(high, 2 * end - begin, self.num_samples)
@@ -70,10 +70,10 @@ class Piece:
             yield self.read(first, min(first + BLOCK, stop))
 
     def rotate(self, shift: int) -> "Piece":
-        """The piece as a loop that is entered `shift` samples later; what crosses the new start is cut in two."""
+        """The piece as a loop that starts `shift` samples later; parts that cross the new start are cut in two."""
 
         def cut(begin: int, end: int) -> list[tuple[int, int, int]]:
-            """Parts of `(begin, end)` after the turn, each as its old begin, new begin and length."""
+            """The parts of `(begin, end)` after the rotation, each as its old begin, new begin and length."""
             middle = min(max(shift, begin), end)
             return [
                 (old, (old - shift) % self.num_samples, length)
@@ -104,17 +104,17 @@ class Piece:
 def lay_out(
     waveform: torch.Tensor, regions: Sequence[tuple[int, int]], before: int, after: int, hop_length: int, is_loop: bool
 ) -> tuple[Piece, int]:
-    """The piece that music is part of, and how many samples later than the music's it starts, if it is a loop.
+    """Returns the piece around the music, and for a loop how many samples later than the music it starts.
 
-    A loop is entered in the middle of what is kept, so that what is made anew has both its ends around it.
+    A loop starts in the middle of its longest kept part. So the new part at its ends has kept music on both sides.
 
     Args:
-        waveform: what there is, `(channels, num_samples)`.
+        waveform: the known music, `(channels, num_samples)`.
         regions: samples of it to replace.
-        before: new samples before it.
-        after: new samples after it.
-        hop_length: samples of a frame.
-        is_loop: whether the end is followed by the beginning.
+        before: number of new samples before it.
+        after: number of new samples after it.
+        hop_length: samples in a frame.
+        is_loop: whether the beginning follows the end.
 
     Raises:
         ValueError: nothing or everything is to be replaced, or the new parts do not touch the ends of a loop.
@@ -128,7 +128,7 @@ def lay_out(
         return piece, 0
     start = every[0][1] if every[0][0] == 0 else before
     stop = every[-1][0] if every[-1][1] == num_samples else before + waveform.shape[1]
-    # What is replaced at the ends does not lead to the other end: nothing is faded into it.
+    # Parts that are replaced at the ends do not lead to the other end, so nothing is faded into them.
     piece = replace(piece, segments=[(start, waveform[:, start - before : stop - before])])
     shift = piece.middle_of_longest_kept()
     return piece.rotate(shift), shift
@@ -137,7 +137,7 @@ def lay_out(
 def join_regions(
     regions: Sequence[tuple[int, int]], num_samples: int, before: int, after: int, is_loop: bool
 ) -> list[tuple[int, int]]:
-    """All that is to be made anew, as samples of the result; arguments and errors as of `lay_out`."""
+    """All new parts, as samples of the result; arguments and errors as in `lay_out`."""
     end = before + num_samples
     every = merge(
         [(0, before)] * (before > 0)
@@ -180,14 +180,14 @@ def check_regions(regions: Sequence[tuple[float, float]], num_samples: int, rate
 
 
 def runs(mask: torch.Tensor) -> list[tuple[int, int]]:
-    """Stretches `(start, stop)` of a boolean `(n,)` that are True."""
+    """The stretches `(start, stop)` in which a boolean `(n,)` is True."""
     edges = torch.diff(mask.int(), prepend=mask.new_zeros(1).int(), append=mask.new_zeros(1).int())
     starts, stops = (edges == 1).nonzero()[:, 0].tolist(), (edges == -1).nonzero()[:, 0].tolist()
     return list(zip(starts, stops, strict=True))
 
 
 def merge(stretches: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Rising stretches; those that overlap or touch become one."""
+    """Merges rising stretches that overlap or touch."""
     merged: list[tuple[int, int]] = []
     for start, stop in sorted(stretches):
         if merged and start <= merged[-1][1]:
@@ -198,11 +198,11 @@ def merge(stretches: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def find_stretches(is_free: torch.Tensor, context: int | None, max_length: int) -> list[tuple[int, int]]:
-    """Stretches of frames to sample, which together hold every free frame.
+    """The stretches of frames to sample, which together hold every free frame.
 
     Args:
         is_free: boolean `(num_frames,)`.
-        context: kept frames on either side of what is free; None: as many as a window holds.
+        context: kept frames on either side of the free ones; None: as many as a window holds.
         max_length: frames of the longest window.
     """
     num_frames, free = len(is_free), runs(is_free)
@@ -219,20 +219,20 @@ def find_stretches(is_free: torch.Tensor, context: int | None, max_length: int) 
 
 
 def _widen(stretch: tuple[int, int], length: int, num_frames: int) -> tuple[int, int]:
-    """The stretch with as much on both sides as makes it `length` frames long, within the piece."""
+    """Extends a stretch on both sides to `length` frames, within the piece."""
     missing = max(length - (stretch[1] - stretch[0]), 0)
     start = min(max(stretch[0] - missing // 2, 0), max(num_frames - length, 0))
     return min(start, stretch[0]), max(min(start + length, num_frames), stretch[1])
 
 
 def crossfade(positions: torch.Tensor, num_samples: int, fade_in: int, fade_out: int) -> torch.Tensor:
-    """The weight of what is new at some samples of a region: it rises from the start and falls to the end.
+    """The weight of the new music at some samples of a region: it rises at the start and falls at the end.
 
     Args:
         positions: `(n,)` in [0, `num_samples`).
         num_samples: of the region.
         fade_in: samples over which the weight rises, at most half the region; 0: it is 1 from the start.
-        fade_out: likewise, at the end.
+        fade_out: samples over which the weight falls at the end, in the same range.
     """
     weight = torch.ones(len(positions))
     for length, distance in ((fade_in, positions), (fade_out, num_samples - 1 - positions)):

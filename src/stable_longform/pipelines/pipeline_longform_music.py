@@ -1,8 +1,8 @@
-"""From a prompt and a duration to stereo music of up to the model's window (4m45s for the paper's model).
+"""Generates stereo music from a prompt and a duration, up to the model's window (4m45s for the paper's model).
 
-Paper: §2 and §3. Text, timing and time condition a diffusion transformer; DPM-Solver++ with classifier-free guidance
-samples the whole window, which the model fills with silence after the asked duration; only the frames that were asked
-for are decoded.
+Paper: §2 and §3. Text, timing and time condition a diffusion transformer. DPM-Solver++ with classifier-free guidance
+samples the whole window, which the model fills with silence after the requested duration. Only the requested frames
+are decoded.
 """
 
 from collections.abc import Callable, Sequence
@@ -55,55 +55,57 @@ class LongFormMusicPipeline(LongFormMusicPipelineBase):
         """Generates music.
 
         Args:
-            prompt: one text or several; in the style of the training prompts, for example
-                "Genre: Ambient|Instruments: Piano, Strings" or "ambient, piano, strings". "" means no prompt. In
-                the place of a text a list of sections `[(0, "intro, piano"), (30, "chorus, full band")]`, each with
-                its start in seconds of the result: a frame attends to the prompt of its own section.
+            prompt: one text or several, in the style of the training prompts, for example
+                "Genre: Ambient|Instruments: Piano, Strings" or "ambient, piano, strings". "" means no prompt. Instead
+                of a text, a prompt can be a list of sections `[(0, "intro, piano"), (30, "chorus, full band")]`, each
+                with its start in seconds: a frame attends to the prompt of its own section.
             duration: seconds of music to return, in (0, `max_duration_in_s`]; one value, or one for each prompt. None:
                 the model's longest window.
             negative_prompt: what to steer away from; one text, or one for each prompt. "" means none.
             seconds_start: where in the whole piece the music starts, in seconds; one value, or one for each prompt.
-            seconds_total: duration of the whole piece in seconds, after `seconds_start`; None:
+            seconds_total: duration of the whole piece in seconds, greater than `seconds_start`; None:
                 `seconds_start + duration`.
-            num_inference_steps: sampling steps, in [1, 1000], each two evaluations of the transformer with guidance.
-                None: the checkpoint's own, 100 unless its configuration says otherwise.
+            num_inference_steps: sampling steps, in [1, 1000]. With guidance, each step evaluates the transformer
+                twice. None: the checkpoint's default, which is 100 unless its configuration sets it.
             guidance_scale: weight s of classifier-free guidance, v_u + s·(v_c − v_u), in [-100, 100]; 1 switches it
-                off, 0 follows the negative prompt alone. None: the checkpoint's own, 7 unless it says otherwise.
-            guidance_rescale: φ in [0, 1] of Lin et al. (2023): how far the guided prediction is brought back to the
+                off, 0 follows only the negative prompt. None: the checkpoint's default, which is 7 unless its
+                configuration sets it.
+            guidance_rescale: φ in [0, 1] of Lin et al. (2023): how far the guided prediction is rescaled to the
                 standard deviation of the conditional one, frame by frame.
-            guidance_interval: times t, within [0, 1], between which guidance is on; None: the pipeline's own, (0, 1)
-                unless its configuration says otherwise. Below 1 guidance leaves alone what is decided in the noise,
-                such as where the music ends. Kynkäänniemi et al., arXiv 2404.07724. stable-audio-tools compares
-                sin(πt/2) instead: its 0.988 is 0.9 here. A narrow interval may hold no step at all.
-            num_waveforms_per_prompt: results for each prompt; at most 1024 in all.
-            generator: for the noise; a list has one for each result, which then does not depend on its neighbours.
+            guidance_interval: times t, within [0, 1], between which guidance is on; None: the checkpoint's default,
+                which is (0, 1) unless its configuration sets it. With an upper limit below 1, guidance does not affect
+                what is decided at high noise levels, such as where the music ends. Kynkäänniemi et al., arXiv
+                2404.07724. stable-audio-tools compares sin(πt/2) instead: its 0.988 is 0.9 here. A narrow interval may
+                contain no step at all.
+            num_waveforms_per_prompt: results for each prompt; at most 1024 results in all.
+            generator: for the noise; a list has one for each result, which then does not depend on the other results.
             latents: initial noise `(batch_size, latent_channels, latent_length)` of unit variance. Its length is the
                 window, at most `transformer.config.sample_size`.
             prompt_embeds: instead of `prompt`, `(num_prompts, sequence_length, dim)`; all zero for no prompt.
             prompt_attention_mask: boolean `(num_prompts, sequence_length)` for `prompt_embeds`, True = attend.
-            negative_prompt_embeds: instead of `negative_prompt`, of the same shape as the prompt's embeddings.
+            negative_prompt_embeds: instead of `negative_prompt`, with the same shape as the prompt's embeddings.
             negative_prompt_attention_mask: boolean; tokens where it is False are zeroed.
             output_type: "pt" (tensors), "np" (arrays) or "latent" (not decoded).
             return_dict: an output object, or the tuple `(audios, sampling_rate)`.
             callback_on_step_end: called as `callback(pipe, step, t, tensors)` after each step; may return a dict of
-                tensors to go on with, and set `pipe.guidance_scale` or `pipe._interrupt`. If items have different
-                windows, it is called for the steps of one window after the other.
+                tensors to continue with, and set `pipe.guidance_scale` or `pipe._interrupt`. If items have different
+                windows, it is called for all steps of one window, then for the next.
             callback_on_step_end_tensor_inputs: names among "latents", "prompt_embeds" and "negative_prompt_embeds".
             window_in_s: seconds that are sampled, of which `duration` are returned; at most `max_duration_in_s`.
-                None: for each item the smallest of the windows that the model was trained on, see the class. The
-                noise is a draw of that window's own size, so another window is other music.
+                None: for each item the smallest sufficient window that the model was trained on, see the class. Noise
+                is drawn in the size of the window, so another window gives different music.
             audio_end_in_s: diffusers' name for `seconds_start + duration`, instead of `duration`.
             audio_start_in_s: diffusers' name for `seconds_start`.
             timesteps: times t in (0, 1] of the steps, strictly falling, instead of `num_inference_steps`.
-            dissimilarity: latents of music that the result must not be like; see `DissimilarityGuidance`.
+            dissimilarity: latents of music that the result must not resemble; see `DissimilarityGuidance`.
 
         Returns:
             `LongFormMusicPipelineOutput`.
 
         Raises:
-            ValueError: an argument outside its range, before any work is done; or a result that is not finite.
+            ValueError: an argument is outside its range (raised before any work is done), or a result is not finite.
         """
-        # Check, before any work.
+        # Check before any work.
         self._require("Generating", "transformer", "scheduler")
         embeds = (prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask)
         prompts = self._check_prompts(prompt, negative_prompt, *embeds)
@@ -140,5 +142,5 @@ class LongFormMusicPipeline(LongFormMusicPipelineBase):
         return LongFormMusicPipelineOutput(audios, self.sampling_rate) if return_dict else (audios, self.sampling_rate)
 
 
-# Where `DiffusionPipeline.from_pretrained` looks for the class that a folder names.
+# `DiffusionPipeline.from_pretrained` looks here for the class that a folder names.
 diffusers.LongFormMusicPipeline = LongFormMusicPipeline

@@ -1,8 +1,8 @@
-"""From music to other music: variations, other instruments, another style. Paper: §4.6.
+"""Transforms music into other music: variations, other instruments, another style. Paper: §4.6.
 
-The music becomes latents, the latents noisy latents at a time that `strength` says, and from there the sampling of
-text to music leads back. How the noise comes in is the method's: drawn (SDEdit), found by inversion, or drawn once for
-the music and once more for its edit, so that it cancels.
+The music is encoded, and the latents become noisy latents at the time `strength`. From there, they are sampled as in
+text to music. The methods differ in the noise: it is drawn (SDEdit), found by inversion, or the same noise is used
+with both prompts, so that it cancels.
 
 References: Meng et al., "SDEdit", arXiv 2108.01073; for the others see `editing.py`.
 """
@@ -28,7 +28,7 @@ METHODS = ("noise", "invert", "edit")
 class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
     """Audio to long-form music. Its components and settings are those of `LongFormMusicPipelineBase`.
 
-    `from_pipe` makes one of a text-to-music pipeline, and the other way round, without loading anything again.
+    `from_pipe` makes one from a text-to-music pipeline, or the other way round, without loading anything again.
     """
 
     @torch.no_grad()
@@ -67,26 +67,25 @@ class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
         """Transforms music. Arguments not described here are those of `LongFormMusicPipeline`.
 
         Args:
-            prompt: of the result, as a text or in sections; None: music without a prompt.
-            audio: one recording for all prompts, or one for each; a single prompt may have several. A path, or a
-                tensor or array `(channels, num_samples)` with full scale 1. Any rate; mono or stereo.
-            strength: time t in (0, 1] at which the sampling starts, the noise level being tan(πt/2): 0 is the music
-                itself, 1 music that owes nothing to it. stable-audio-tools' `init_noise_level` 0.1, 0.5, 1, 5, 10 and
-                100 are 0.064, 0.295, 0.5, 0.874, 0.937 and 0.994.
+            prompt: for the result, as a text or in sections; None: music without a prompt.
+            audio: one recording for all prompts, or one for each; a single prompt may have several recordings. A path,
+                or a tensor or array `(channels, num_samples)` with full scale 1. Any rate; mono or stereo.
+            strength: time t in (0, 1] at which sampling starts. The noise level is tan(πt/2): near 0 the result is the
+                music itself, at 1 it is independent of it. stable-audio-tools' `init_noise_level` 0.1, 0.5, 1, 5, 10
+                and 100 correspond to 0.064, 0.295, 0.5, 0.874, 0.937 and 0.994.
             duration: seconds of music to return; None: as long as the audio. Longer audio is cut off, shorter audio
                 is followed by silence.
             negative_prompt: what to steer away from.
-            method: "noise" adds noise and removes it with the prompt. "invert" finds the noise that the model would
-                make the music from without guidance and with the source prompt, and samples from that; it keeps more
-                of the music, takes twice the time and needs a deterministic scheduler. "edit" follows the difference
-                between source and target prompt and inverts nothing; it takes twice the time as well.
-            source_prompt: what the music is like now, for "invert" and "edit"; None: no prompt.
-            source_guidance_scale: of the source prompt, for "edit"; None: `guidance_scale`. "invert" has none.
-            sampling_rate: Hz of audio that is not a file; None: the model's.
+            method: "noise" adds noise and removes it with the prompt. "invert" finds the noise from which the model
+                would generate the music with the source prompt and without guidance, and samples from it; it keeps
+                more of the music, takes twice the time and needs a deterministic scheduler. "edit" follows the
+                difference between the source and the target prompt, without inversion; it takes twice the time too.
+            source_prompt: describes the music as it is now, for "invert" and "edit"; None: no prompt.
+            source_guidance_scale: for the source prompt of "edit"; None: `guidance_scale`. "invert" uses no guidance.
+            sampling_rate: rate in Hz of audio that is not a file; None: the model's.
             seconds_start: where in the whole piece the music starts, in seconds.
             seconds_total: duration of the whole piece in seconds.
-            num_inference_steps: steps of the whole schedule, from noise to music, of which those after the start are
-                taken.
+            num_inference_steps: steps of the whole schedule from noise to music; only those after the start are taken.
             guidance_scale: weight of classifier-free guidance.
             guidance_rescale: φ in [0, 1].
             guidance_interval: times t between which guidance is on.
@@ -99,8 +98,8 @@ class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
             negative_prompt_attention_mask: of `negative_prompt_embeds`.
             output_type: "pt", "np" or "latent".
             return_dict: an output object, or the tuple `(audios, sampling_rate)`.
-            callback_on_step_end: called after each step, those of an inversion excepted.
-            callback_on_step_end_tensor_inputs: names of the tensors it is shown.
+            callback_on_step_end: called after each step, except those of an inversion.
+            callback_on_step_end_tensor_inputs: names of the tensors that it receives.
             window_in_s: seconds that are sampled.
             audio_end_in_s: diffusers' name for `seconds_start + duration`.
             audio_start_in_s: diffusers' name for `seconds_start`.
@@ -109,9 +108,9 @@ class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
             `LongFormMusicPipelineOutput`.
 
         Raises:
-            ValueError: an argument outside its range, before any work is done; or a result that is not finite.
+            ValueError: an argument is outside its range (raised before any work is done), or a result is not finite.
         """
-        # Check, before any work.
+        # Check before any work.
         self._require("Audio to audio", "transformer", "scheduler", "vae")
         strength = inputs.check_strength(strength)
         _check_method(method, source_prompt, source_guidance_scale, latents)
@@ -191,7 +190,7 @@ class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
 def _check_method(
     method: str, source_prompt, source_guidance_scale: float | None, latents: torch.Tensor | None
 ) -> None:
-    """Raises a ValueError for an unknown method, or for arguments that it has no use for."""
+    """Raises a ValueError for an unknown method, or for arguments that the method does not use."""
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
     if source_prompt is not None and method == "noise":
@@ -202,5 +201,5 @@ def _check_method(
         raise ValueError("method='invert' finds the noise in the audio: give no latents.")
 
 
-# Where `DiffusionPipeline.from_pretrained` looks for the class that a folder names.
+# `DiffusionPipeline.from_pretrained` looks here for the class that a folder names.
 diffusers.LongFormMusicAudioToAudioPipeline = LongFormMusicAudioToAudioPipeline

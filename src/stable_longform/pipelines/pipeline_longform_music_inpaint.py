@@ -1,7 +1,7 @@
-"""Inpainting, continuation at either end, and loops, with a model that was not trained for it.
+"""Inpainting, continuation at either end, and loops, with a model that was not trained for these tasks.
 
-In each step what is kept takes its place in the noisy latents, at the noise level of the step, and every step is
-repeated so that what is new can adapt to it. Music longer than the model's window is sampled in overlapping windows.
+In each step, the kept music is inserted into the noisy latents at the noise level of the step. Every step is repeated
+so that the new music can adapt to it. Music longer than the model's window is sampled in overlapping windows.
 
 References: Lugmayr et al., "RePaint", arXiv 2201.09865. Bar-Tal et al., "MultiDiffusion", arXiv 2302.08113.
 """
@@ -61,7 +61,7 @@ class Plan:
         places: the piece of each prompt, and how many samples later than the music it starts, see `pieces.lay_out`.
         spans: of all results.
         timing: of each prompt.
-        window: frames that the model sees at once, at most.
+        window: largest number of frames that the model sees at once.
         num_repeats: how often each step is taken.
     """
 
@@ -75,7 +75,7 @@ class Plan:
 class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
     """Replaces parts of music. Its components and settings are those of `LongFormMusicPipelineBase`.
 
-    `from_pipe` makes one of a text-to-music pipeline, and the other way round, without loading anything again.
+    `from_pipe` makes one from a text-to-music pipeline, or the other way round, without loading anything again.
     """
 
     @torch.no_grad()
@@ -114,26 +114,25 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
     ) -> LongFormMusicPipelineOutput | tuple:
         """Replaces parts of music. Arguments not described here are those of `LongFormMusicPipeline`.
 
-        What is kept is in the result bit for bit, at the model's rate. The result may last an hour.
+        Kept music is in the result bit for bit, at the model's rate. The result may last up to an hour.
 
         Args:
-            prompt: of the whole piece, as a text or in sections; None: music without a prompt.
-            audio: one recording for all prompts, or one for each; a single prompt may have several. A path, or a
-                tensor or array `(channels, num_samples)` with full scale 1. Any rate; mono or stereo.
+            prompt: for the whole piece, as a text or in sections; None: music without a prompt.
+            audio: one recording for all prompts, or one for each; a single prompt may have several recordings. A path,
+                or a tensor or array `(channels, num_samples)` with full scale 1. Any rate; mono or stereo.
             regions: `(start, stop)` to replace, in seconds of the audio; rising, not overlapping.
-            mask: the same in latent frames: boolean `(latent_length,)`, True = replace, with `latent_length` the
-                audio's samples at the model's rate over `vae.hop_length`, rounded up.
+            mask: the regions as latent frames instead: boolean `(latent_length,)`, True = replace. `latent_length` is
+                the number of samples at the model's rate divided by `vae.hop_length`, rounded up.
             extend_to: duration of the result in seconds; the music continues after the audio.
             prepend_in_s: seconds of new music before the audio.
-            loop: the end of the result is followed by its beginning, and what is made anew there leads from one to
-                the other.
-            context_in_s: seconds of kept music on either side of a new part that the model hears; None: what fits
-                into its window.
-            crossfade_in_s: seconds at the borders of a new part, inside it, over which what was there, or its mirror
-                image where nothing was, fades into what is new.
-            num_repeats: how often each step is taken, in [1, 100]. Time grows with it. 1: no repetition.
+            loop: make a loop: the end of the result leads back to its beginning, and new music there connects them.
+            context_in_s: seconds of kept music that the model hears on either side of a new part; None: as much as
+                fits into its window.
+            crossfade_in_s: seconds of crossfade at the borders of a new part, inside it. The fade is from the old
+                music, or from the mirror image of the neighbouring music where there was none.
+            num_repeats: how often each step is taken, in [1, 100]; 1: no repetition. The time is proportional to it.
             negative_prompt: what to steer away from.
-            sampling_rate: Hz of audio that is not a file; None: the model's.
+            sampling_rate: rate in Hz of audio that is not a file; None: the model's.
             seconds_start: where in a longer piece the result starts, in seconds.
             seconds_total: duration of that piece in seconds; None: to the end of the result.
             num_inference_steps: sampling steps.
@@ -146,12 +145,12 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
             prompt_attention_mask: of `prompt_embeds`.
             negative_prompt_embeds: instead of `negative_prompt`.
             negative_prompt_attention_mask: of `negative_prompt_embeds`.
-            output_type: "pt", "np", "latent", or "stream": each of `audios` is an iterator over consecutive chunks
-                `(audio_channels, n)` that are decoded when they are asked for, so that the memory does not grow with
-                the result.
+            output_type: "pt", "np", "latent" or "stream". With "stream", each of `audios` is an iterator over
+                consecutive chunks `(audio_channels, n)`, which are decoded one by one, so that the memory does not
+                grow with the duration.
             return_dict: an output object, or the tuple `(audios, sampling_rate)`.
             callback_on_step_end: called after each step. Parts far from each other are sampled one after the other.
-            callback_on_step_end_tensor_inputs: names of the tensors it is shown.
+            callback_on_step_end_tensor_inputs: names of the tensors that it receives.
             window_in_s: seconds that are sampled at once, at most `max_duration_in_s`.
             timesteps: times t in (0, 1] of the steps, instead of `num_inference_steps`.
 
@@ -159,9 +158,9 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
             `LongFormMusicPipelineOutput`.
 
         Raises:
-            ValueError: an argument outside its range, before any work is done; or a result that is not finite.
+            ValueError: an argument is outside its range (raised before any work is done), or a result is not finite.
         """
-        # Check, before any work.
+        # Check before any work.
         self._require("Inpainting", "transformer", "scheduler", "vae")
         waveforms = read_audios(audio, sampling_rate, self.sampling_rate, self.vae.config.audio_channels)
         if prompt_embeds is None:
@@ -204,7 +203,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
     # --- check
 
     def _frames(self, name: str, seconds: float) -> int:
-        """Frames that hold some seconds."""
+        """The number of frames that hold a number of seconds."""
         return math.ceil(inputs.check_number(name, seconds, 0, MAX_DURATION_IN_S) * self.vae.latent_rate)
 
     def _lay_out(
@@ -233,7 +232,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
     # --- encode
 
     def _encode_kept(self, piece: Piece) -> torch.Tensor:
-        """Latents `(latent_channels, num_frames)` of what is kept, on the CPU; zeros elsewhere."""
+        """Latents `(latent_channels, num_frames)` of the kept music, on the CPU; zeros elsewhere."""
         latents = torch.zeros(self.transformer.config.in_channels, piece.num_frames)
         hop_length, context = self.vae.hop_length, self.vae.encoder_context
         for start, stop in runs(~piece.is_free):
@@ -247,7 +246,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
     def _find_spans(
         self, items: Sequence[int], pieces: Sequence[Piece], context: int | None, window: int, is_fixed: bool
     ) -> list[Span]:
-        """The spans of all results. A span that fits into a window gets the length of one, the longest if fixed."""
+        """The spans of all results. One that fits into a window gets a window's length, the longest if `is_fixed`."""
         sizes, patch_size, spans = self._window_sizes, self.transformer.config.patch_size, []
         for result, item in enumerate(items):
             for start, stop in find_stretches(pieces[item].is_free, context, window):
@@ -301,7 +300,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         return results
 
     def _span_times(self, span: Span, piece: Piece, shift: int) -> torch.Tensor:
-        """Seconds at which the frames of a span start in the result, `(length,)`; a loop has none but its own."""
+        """Seconds at which the frames of a span start in the result, `(length,)`; in a loop they wrap around."""
         samples = (span.start + torch.arange(span.length)) * self.vae.hop_length
         if shift > 0:
             samples = (samples + shift) % piece.num_samples
@@ -336,13 +335,13 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         return velocities[0] if len(starts) == 1 else WindowedVelocity(velocities, starts, window)
 
     def _window_starts(self, length: int, window: int) -> list[int]:
-        """First frames of the windows of a span."""
+        """The first frames of a span's windows."""
         return window_starts(length, window, self.transformer.config.patch_size)
 
     # --- decode
 
     def _finish(self, latents: torch.Tensor, piece: Piece, shift: int, fade: int, output_type: str):
-        """One result in the form that was asked for, with a loop turned back to its own start."""
+        """One result as `output_type` says, with a loop rotated back to its own start."""
         if output_type == "latent":
             return latents
         own_start = (piece.num_samples - shift) % piece.num_samples
@@ -359,7 +358,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
 
     @torch.no_grad()
     def _render(self, latents: torch.Tensor, piece: Piece, fade: int, start: int, stop: int) -> Iterator[torch.Tensor]:
-        """Samples `start` to `stop` of a piece, chunk by chunk: what is kept as it was, what is new decoded."""
+        """Samples `start` to `stop` of a piece, chunk by chunk: kept music unchanged, new music decoded."""
         position = start
         for low, high in piece.regions:
             first, last = max(low, start), min(high, stop)
@@ -375,7 +374,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         yield from piece.read_blocks(position, stop)
 
     def _decode_part(self, latents: torch.Tensor, start: int, stop: int) -> Iterator[torch.Tensor]:
-        """Decoded samples `start` to `stop`, on the CPU in float32; they are those of the whole latents decoded."""
+        """Decodes samples `start` to `stop` to the CPU in float32; the same samples as decoding the whole gives."""
         hop_length, context = self.vae.hop_length, self.vae.decoder_context
         first = max(start // hop_length - context, 0)
         needed = math.ceil(stop / hop_length) - first
@@ -389,7 +388,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
 
 
 def _cut(latents: torch.Tensor, is_free: torch.Tensor, span: Span) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is known of a span and what of it is free, `(latent_channels, length)` and `(1, length)`."""
+    """The latents of a span `(latent_channels, length)` and which of its frames are free `(1, length)`."""
     behind = span.length - (span.stop - span.start)
     music = torch.nn.functional.pad(latents[:, span.start : span.stop], (0, behind))
     free = torch.nn.functional.pad(is_free[span.start : span.stop], (0, behind), value=True)
@@ -397,7 +396,7 @@ def _cut(latents: torch.Tensor, is_free: torch.Tensor, span: Span) -> tuple[torc
 
 
 def _keys(spans: Sequence[Span]) -> list[tuple[int, int]]:
-    """Which spans are sampled together: of each result one at a time, those of one length."""
+    """Keys of the spans. Those with the same key are sampled together: one of each result, all of one length."""
     keys, seen = [], {}
     for span in spans:
         number = seen[span.result] = seen.get(span.result, -1) + 1
@@ -405,5 +404,5 @@ def _keys(spans: Sequence[Span]) -> list[tuple[int, int]]:
     return keys
 
 
-# Where `DiffusionPipeline.from_pretrained` looks for the class that a folder names.
+# `DiffusionPipeline.from_pretrained` looks here for the class that a folder names.
 diffusers.LongFormMusicInpaintPipeline = LongFormMusicInpaintPipeline

@@ -1,4 +1,4 @@
-"""What makes new music fit to kept music in the sampling loop, without a model that was trained for it.
+"""Makes new music fit to kept music in the sampling loop, with a model that was not trained for it.
 
 Reference: Lugmayr et al., "RePaint", arXiv 2201.09865.
 """
@@ -12,14 +12,14 @@ from stable_longform.pipelines import schedules
 
 
 class KeptMusic:
-    """Hooks of `sampling.sample` for music of which some frames are kept.
+    """Hooks of `sampling.sample` that keep some frames of the music.
 
     Args:
-        scheduler: that the loop uses, with its steps set.
-        music: latents `(B, C, L)`; what they are where frames are free does not matter.
+        scheduler: of the loop, with its steps set.
+        music: latents `(B, C, L)`; the values of free frames do not matter.
         is_free: boolean `(B, 1, L)`, True where frames are new.
-        noise: `(B, C, L)`, in which kept frames are shown at every step.
-        draw_noise: fresh noise `(B, C, L)`.
+        noise: `(B, C, L)`, added to the kept frames in every step.
+        draw_noise: returns fresh noise `(B, C, L)`.
         prediction_type: what the transformer predicts.
     """
 
@@ -36,11 +36,11 @@ class KeptMusic:
         self.draw_noise, self.prediction_type = draw_noise, prediction_type
 
     def put_in_place(self, step: int, t: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-        """Before a step: what is kept, at the noise level of the step, in the place of what the step before left."""
+        """Called before a step: inserts the kept frames at the noise level of the step."""
         noisy = noise_schedule.add_noise(self.music, self.noise, t, self.prediction_type)
         return torch.where(self.is_free, latents, schedules.in_scheduler_scale(self.scheduler, noisy, t))
 
     def undo_step(self, step: int, t: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-        """After a step that is taken again: back to the noise level before it, so that what is new can adapt."""
+        """Called before a step is repeated: returns to the noise level before it, so that new frames can adapt."""
         fresh = self.draw_noise().to(latents)
         return schedules.undo_step(self.scheduler, step, latents, fresh, self.prediction_type)

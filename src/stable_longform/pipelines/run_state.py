@@ -14,9 +14,9 @@ class RunStateMixin:
 
     @property
     def interrupt(self) -> bool:
-        """Set `_interrupt = True` to skip the steps that remain, in a callback or from another thread.
+        """Set `_interrupt = True` in a callback or from another thread to skip the remaining steps.
 
-        A callback stops its own generation; a thread that generates nothing stops all of them.
+        A callback stops its own generation; a thread without a generation stops all of them.
         """
         return self._interrupt
 
@@ -32,7 +32,7 @@ class RunStateMixin:
 
     @property
     def guidance_scale(self) -> float:
-        """That of the generation in this thread, running or last; a callback may set another for the next step on."""
+        """The scale of this thread's running or last generation; callbacks can change it from the next step on."""
         return self._run.guidance.scale
 
     @guidance_scale.setter
@@ -44,7 +44,7 @@ class RunStateMixin:
 
     @property
     def num_timesteps(self) -> int:
-        """Sampling steps of the generation in this thread, running or last; 0 before the first."""
+        """Number of sampling steps of this thread's running or last generation; 0 before the first."""
         return self._run.num_timesteps
 
     @property

@@ -1,8 +1,8 @@
-"""The sampling loop, which all pipelines share, and what it follows from step to step. Paper: §3.
+"""The sampling loop of all pipelines, and the velocities that it follows. Paper: §3.
 
-A pipeline gives `sample` a function for the velocity. `GuidedVelocity` is that of a window, `WindowedVelocity` that of
-longer music. Starting from noisy music at a later time makes variations of it; a `before_step` that puts known music
-in its place, at the noise level of the step, makes what is missing around it.
+A pipeline passes a function for the velocity to `sample`: `GuidedVelocity` for one window, `WindowedVelocity` for
+longer music. Starting later from noisy music generates variations of it. A `before_step` that inserts known music at
+the noise level of each step generates the missing music around it.
 """
 
 import copy
@@ -31,10 +31,10 @@ class Run:
     """The state of one generation, which callbacks can read and change.
 
     Args:
-        guidance: how the prompt is followed from the next step on.
-        num_timesteps: sampling steps in all.
+        guidance: the guidance from the next step on.
+        num_timesteps: total number of sampling steps.
         current_timestep: time t in [0, 1] of the step that is being computed; None between generations.
-        is_interrupted: whether the steps that remain are skipped.
+        is_interrupted: whether the remaining steps are skipped.
         is_running: whether the generation has not ended yet.
     """
 
@@ -46,15 +46,15 @@ class Run:
 
 
 class GuidedVelocity:
-    """The velocity of noisy latents under one conditioning, guided where the guidance is on.
+    """The velocity of noisy latents for one conditioning, with guidance at the times when it is on.
 
-    What does not change from step to step is put together when it is first needed: see `make_conditions`.
+    Everything that stays the same in all steps is computed once, when it is first needed: see `make_conditions`.
 
     Args:
         transformer: predicts the velocity.
         conditioning: of B items.
-        guidance: is read again in each step.
-        name: sets it apart from others of the same loop, for diffusers' caches.
+        guidance: read again in each step.
+        name: distinguishes it from other velocities of the same loop, for diffusers' caches.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class GuidedVelocity:
         self._was_guided = None
 
     def change(self, **tensors: torch.Tensor) -> None:
-        """Goes on with other tensors of the conditioning, of the same shapes."""
+        """Replaces tensors of the conditioning by others of the same shapes."""
         self.conditioning = replace(self.conditioning, **tensors)
         self._conditions.clear()
 
@@ -82,7 +82,7 @@ class GuidedVelocity:
         Args:
             latents: noisy latents `(B, C, L)`.
             t: their time in [0, 1], a single number on the device.
-            time: the same number, not to wait for the device.
+            time: the same number as a float, so that nothing has to wait for the device.
         """
         is_guided = self.guidance.is_on(time)
         if is_guided != self._was_guided:
@@ -104,15 +104,15 @@ class GuidedVelocity:
 
 
 class WindowedVelocity:
-    """The velocity of latents that are longer than the window: the mean of overlapping windows, weighted.
+    """The velocity of latents that are longer than the window: the weighted mean of overlapping windows.
 
-    Near the ends of a window, where the model does not see what goes on, its weight falls to almost nothing.
+    Near the ends of a window, beyond which the model sees nothing, its weight falls to almost zero.
     Bar-Tal et al., "MultiDiffusion", arXiv 2302.08113.
 
     Args:
         velocities: of the windows.
-        starts: their first frames, rising, each before the end of the window before.
-        window_length: frames of each window; the last one ends the latents.
+        starts: their first frames, rising; each window starts before the previous one ends.
+        window_length: frames of each window; the last window ends where the latents end.
     """
 
     def __init__(self, velocities: Sequence[GuidedVelocity], starts: Sequence[int], window_length: int):
@@ -126,11 +126,11 @@ class WindowedVelocity:
 
     @property
     def conditioning(self) -> Conditioning:
-        """That of the first window, for callbacks."""
+        """The conditioning of the first window, for callbacks."""
         return self.velocities[0].conditioning
 
     def change(self, **tensors: torch.Tensor) -> None:
-        """Goes on with other tensors of the conditioning in all windows."""
+        """Replaces tensors of the conditioning in all windows."""
         for velocity in self.velocities:
             velocity.change(**tensors)
 
@@ -156,26 +156,26 @@ def sample(
     num_repeats: int = 1,
     undo_step: StepHook | None = None,
 ) -> torch.Tensor:
-    """Goes from noisy latents to latents, step by step.
+    """Denoises latents step by step.
 
     Args:
         velocity: called as `velocity(latents, t, time)`, see `GuidedVelocity`.
-        scheduler: prepared by `scheduling.set_timesteps`. It is changed: give each generation its own.
+        scheduler: prepared by `scheduling.set_timesteps`. It is modified: use one for each generation.
         latents: `(B, C, L)` in float32, at the noise level of `first_step` and in the scheduler's own scale.
-        run: is kept up to date, and may ask to stop.
+        run: kept up to date; it can stop the loop.
         generator: for a stochastic scheduler.
-        first_step: from which step on, in [0, number of steps).
-        before_step: called as `before_step(step, t, latents)` before the velocity is computed; returns the latents
-            that take the place of those given.
-        after_step: likewise, after the step, the last time that it is taken.
+        first_step: number of the first step, in [0, number of steps).
+        before_step: called as `before_step(step, t, latents)` before the velocity is computed; returns the latents to
+            continue with.
+        after_step: the same, called after the last repetition of each step.
         num_repeats: how often each step is taken.
-        undo_step: likewise, between the times: returns latents at the noise level before the step. Lugmayr et al.,
-            "RePaint", arXiv 2201.09865.
+        undo_step: the same, called between two repetitions; returns latents at the noise level before the step.
+            Lugmayr et al., "RePaint", arXiv 2201.09865.
 
     Returns:
         The latents `(B, C, L)` after the last step, or after the one in which `run` was interrupted.
     """
-    times = scheduler.timesteps.tolist()  # read once, not to stall the device in each step
+    times = scheduler.timesteps.tolist()  # read once, to avoid waiting for the device in each step
     scheduler.set_begin_index(first_step)
     for step in range(first_step, len(times)):
         if run.is_interrupted:
@@ -196,7 +196,7 @@ def sample(
 
 
 def _fork(scheduler):
-    """A scheduler that goes on from here and leaves this one, with its memory of earlier steps, as it is."""
+    """A copy of a scheduler; its steps do not change the original's memory of earlier steps."""
     other = copy.copy(scheduler)
     vars(other).update({name: list(value) for name, value in vars(scheduler).items() if isinstance(value, list)})
     return other

@@ -1,6 +1,6 @@
-"""Other paths through a scheduler's times than from noise to music: from a later time on, and back to noise.
+"""Other paths through a scheduler's times: starting at a later time, and going back to noise.
 
-They take a scheduler that was prepared for text to music and change the nodes between which it steps.
+The functions modify a scheduler that was prepared for text to music.
 """
 
 import math
@@ -13,13 +13,13 @@ from stable_longform.schedulers.scheduling_ping_pong import PingPongScheduler
 
 
 def start_at(scheduler, time: float) -> None:
-    """Leaves out the times above the start: what is left is the end of the same schedule, of one step at least.
+    """Removes the times above the start. The rest of the schedule is kept, at least one step.
 
-    A node less than half a step below the start is left out too, since solvers divide by the length of their steps.
+    A node less than half a step below the start is removed too, because solvers divide by the length of their steps.
 
     Args:
         scheduler: with its timesteps set.
-        time: t in (0, 1] of the new first step. At or above the schedule's first time it changes nothing.
+        time: t in (0, 1] of the new first step. If it is at or above the schedule's first time, nothing changes.
     """
     if isinstance(scheduler, PingPongScheduler):
         times, half_step = scheduler.timesteps.tolist(), 0.5 / len(scheduler.timesteps)
@@ -36,12 +36,12 @@ def start_at(scheduler, time: float) -> None:
 
 
 def reverse(scheduler) -> None:
-    """Turns the schedule around: from its last time up to its first. See `check_reversible`."""
+    """Reverses the schedule: from its last time up to its first. See `check_reversible`."""
     _set_levels(scheduler, scheduler.sigmas[:-1].flip(0))
 
 
 def check_reversible(scheduler) -> None:
-    """Raises a ValueError for a stochastic scheduler, from whose music no path leads back to one noise."""
+    """Raises a ValueError for a stochastic scheduler, whose steps cannot be inverted."""
     if scheduler.config.get("algorithm_type", "sde-dpmsolver++").startswith("sde"):
         raise ValueError(
             "method='invert' needs a deterministic scheduler, as make_scheduler() gives it, got a stochastic "
@@ -50,14 +50,14 @@ def check_reversible(scheduler) -> None:
 
 
 def in_scheduler_scale(scheduler, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """Noisy latents x_t = α·z + σ·ε as the scheduler keeps them: `CosineDPMSolver...` keeps x_t / α."""
+    """Converts noisy latents x_t = α·z + σ·ε to the scheduler's own scale: `CosineDPMSolver...` uses x_t / α."""
     return latents / alpha(t) if isinstance(scheduler, CosineDPMSolverMultistepScheduler) else latents
 
 
 def undo_step(scheduler, step: int, latents: torch.Tensor, noise: torch.Tensor, prediction_type: str) -> torch.Tensor:
-    """Latents after a step, in the scheduler's scale, with as much noise as they had before it.
+    """Brings latents after a step, in the scheduler's scale, back to the noise level before it.
 
-    From α'·z + σ'·ε to α·z + σ·ε, as in RePaint, eq. 1: scaled by α / α', with the noise that σ² lacks.
+    From α'·z + σ'·ε to α·z + σ·ε, as in RePaint, eq. 1: scaled by α / α', plus the noise that is missing in σ².
     """
     t = scheduler.timesteps[step]
     next_t = scheduler.timesteps[step + 1] if step + 1 < len(scheduler.timesteps) else torch.zeros_like(t)
@@ -69,7 +69,7 @@ def undo_step(scheduler, step: int, latents: torch.Tensor, noise: torch.Tensor, 
 
 
 def _set_levels(scheduler, levels: torch.Tensor) -> None:
-    """Makes these noise levels the scheduler's nodes; the last one is where it ends."""
+    """Makes these noise levels the scheduler's nodes; it ends at the last one."""
     scheduler.sigmas = levels.cpu()
     scheduler.timesteps = time_from_noise_level(levels[:-1].float()).to(scheduler.timesteps.device)
     scheduler.num_inference_steps = len(levels) - 1

@@ -1,8 +1,8 @@
-"""Prompts by section: each frame of the music attends to the prompt of its own section only.
+"""Prompts in sections: each frame of the music attends only to the prompt of its own section.
 
-A prompt in sections is a list `[(start_in_s, text), ...]`. The texts stand one after the other in the cross-attended
-sequence, and a mask shows each frame the tokens of its section and those of the timing. Self-attention is as ever, so
-that the sections are one piece. No training is needed.
+A prompt in sections is a list `[(start_in_s, text), ...]`. The texts follow each other in the cross-attended sequence,
+and a mask shows each frame the tokens of its section and those of the timing. Self-attention is unchanged, so that the
+sections form one piece. No training is needed.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from numbers import Real
 
 import torch
 
-Section = tuple[float, str]  # where it starts, in seconds, and its prompt
+Section = tuple[float, str]  # its start in seconds, and its prompt
 
 
 def is_sectioned(prompt) -> bool:
-    """Whether a prompt is one in sections, rather than a text or a list of prompts."""
+    """Whether a prompt is a list of sections, rather than a text or a list of prompts."""
     return (
         isinstance(prompt, (list, tuple))
         and len(prompt) > 0
@@ -23,14 +23,14 @@ def is_sectioned(prompt) -> bool:
 
 
 def check_durations(sections: Sequence[Sequence[Section]] | None, durations: Sequence[float]) -> None:
-    """Raises a ValueError for sections that start when the music is over."""
+    """Raises a ValueError if a section starts after the end of the music."""
     for parts, duration in zip(sections or (), durations, strict=False):
         if parts[-1][0] >= duration:
             raise ValueError(f"Sections must start before the end at {duration:g} s, got {parts[-1][0]:g} s.")
 
 
 def sections_of_times(sections: Sequence[Sequence[Section]], times: torch.Tensor) -> torch.Tensor:
-    """Which section each frame is in, boolean `(B, L, K)`, K the largest number of sections.
+    """Which section each frame belongs to, boolean `(B, L, K)`; K is the largest number of sections.
 
     Args:
         sections: of B items.
@@ -49,15 +49,15 @@ def attention_mask(
 ) -> torch.Tensor:
     """What each token of the transformer may attend to, boolean `(B, 1 + L / patch_size, K * S + num_timing_tokens)`.
 
-    The first token, which stands for the whole, is shown what the longest section is shown. A section without a
-    prompt sees its own zeros only, as music without a prompt does.
+    The first token, which stands for the whole, attends to the same tokens as the longest section. A section without
+    a prompt attends only to its own zeros, like music without a prompt.
 
     Args:
         sections: boolean `(B, L, K)`.
         embeds: the sections' texts one after the other, `(B, K * S, D)`.
         mask: boolean `(B, K * S)`, or None.
-        patch_size: frames of a token; a token is in the section of its first frame.
-        num_timing_tokens: tokens after the texts, which every section with a prompt sees.
+        patch_size: frames in a token; a token belongs to the section of its first frame.
+        num_timing_tokens: tokens after the texts, to which every section with a prompt attends.
     """
     batch_size, _, number = sections.shape
     longest = sections.sum(dim=1).argmax(dim=1)

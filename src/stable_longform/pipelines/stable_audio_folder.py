@@ -1,8 +1,8 @@
-"""What `from_pretrained` of our pipelines can open: Hub repositories of ours, and all that diffusers' pipeline saved.
+"""Lets `from_pretrained` open Hub repositories of ours, and folders saved by diffusers' `StableAudioPipeline`.
 
-Weights and configurations of autoencoder, transformer and projection model have the same names in both packages. What
-differs is said here: who loads each component, that the projection model is our timing conditioner, and that features
-of padding tokens are set to zero.
+Weights and configurations of autoencoder, transformer and projection model have the same names in both packages. This
+module handles the differences: the classes of the components, the projection model, which is our timing conditioner,
+and the features of padding tokens, which are set to zero.
 """
 
 import os
@@ -21,24 +21,24 @@ from stable_longform.schedulers.scheduling_sde_dpmsolver import SDEDPMSolverMult
 STABLE_AUDIO_PIPELINE = "StableAudioPipeline"
 COMPONENTS = {"vae": AutoencoderOobleck, "transformer": DiTTransformer1D, "timing_conditioner": TimingConditioner}
 
-# A repository names our components by their modules. Unless diffusers knows these, it wants to find them inside the
-# repository, and opens no Hub repository of ours.
+# A repository names our components by their modules. diffusers must know these modules: otherwise it looks for them
+# inside the repository and cannot open Hub repositories of ours.
 for component in (*COMPONENTS.values(), ClapTextEncoder):
     LOADABLE_CLASSES[component.__module__] = {"ModelMixin": ["save_pretrained", "from_pretrained"]}
 for component in (PingPongScheduler, SDEDPMSolverMultistepScheduler):
     LOADABLE_CLASSES[component.__module__] = {"SchedulerMixin": ["save_pretrained", "from_pretrained"]}
 
-# Arguments of `from_pretrained` that say where a repository is and how to fetch it, and how to read its weights.
+# Arguments of `from_pretrained` that say where a repository is, how to download it, and how to read its weights.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision")
 WEIGHT_ARGUMENTS = ("variant", "use_safetensors", "low_cpu_mem_usage", "disable_mmap")
 
 
 class StableAudioFolderMixin:
-    """Makes `from_pretrained` of a pipeline with our components open what `StableAudioPipeline` saved."""
+    """Lets `from_pretrained` of our pipelines open folders saved by `StableAudioPipeline`."""
 
     @classmethod
     def load_config(cls, pretrained_model_name_or_path, **kwargs):
-        """Reads `model_index.json`; one of diffusers' `StableAudioPipeline` as if it were ours."""
+        """Reads `model_index.json`; that of a `StableAudioPipeline` is translated to ours."""
         config = super().load_config(pretrained_model_name_or_path, **kwargs)
         _check_index(config[0] if isinstance(config, tuple) else config, pretrained_model_name_or_path)
         if isinstance(config, tuple):
@@ -47,7 +47,7 @@ class StableAudioFolderMixin:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """Loads a pipeline. The folder of a component cannot be told to diffusers, so the renamed one is given it."""
+        """Loads a pipeline. diffusers expects folders with our names, so the renamed component is loaded here."""
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         index = DiffusionPipeline.load_config(pretrained_model_name_or_path, **hub)
         _check_index(index, pretrained_model_name_or_path)
@@ -76,7 +76,7 @@ def _check_index(index: dict, source: str | os.PathLike) -> None:
 
 
 def translate_index(index: dict, class_name: str) -> dict:
-    """The index of our pipeline `class_name` for one of `StableAudioPipeline`; any other index as it is."""
+    """Translates the index of a `StableAudioPipeline` to our pipeline `class_name`; others are returned unchanged."""
     if index.get("_class_name") != STABLE_AUDIO_PIPELINE:
         return index
     index = {name: value for name, value in index.items() if name != "projection_model"}

@@ -1,7 +1,7 @@
 """Windows: how many latent frames are sampled for a piece of music.
 
-A model samples a whole window and fills what is beyond the music with silence. One that was trained on several windows
-needs only the smallest that holds the duration: time grows faster than the window.
+A model samples a whole window and fills it with silence after the music. A model that was trained on several windows
+needs only the smallest one that holds the duration. This saves time, which grows faster than the window.
 """
 
 import math
@@ -16,8 +16,8 @@ class WindowSizes:
     """The windows of a model.
 
     Args:
-        max_length: frames of the longest.
-        patch_size: of which every length is a multiple.
+        max_length: frames of the longest window.
+        patch_size: every length is a multiple of it.
         latent_rate: frames a second.
     """
 
@@ -27,18 +27,18 @@ class WindowSizes:
 
     @property
     def max_in_s(self) -> float:
-        """Seconds of the longest window."""
+        """Duration of the longest window in seconds."""
         return self.seconds(self.max_length)
 
     def seconds(self, length: int) -> float:
-        """Seconds that `length` frames hold."""
+        """Duration of `length` frames in seconds."""
         return length / self.latent_rate
 
     def length(self, window_in_s: float) -> int:
         """Frames of the smallest window that holds these seconds.
 
         Raises:
-            ValueError: there are none, or more than the longest window has.
+            ValueError: the seconds are not positive, or more than the longest window has.
         """
         frames = window_in_s * self.latent_rate - SLACK
         if not window_in_s > 0 or frames > self.max_length:
@@ -46,28 +46,28 @@ class WindowSizes:
         return max(math.ceil(frames / self.patch_size), 1) * self.patch_size
 
     def smallest(self, duration_in_s: float, windows_in_s: Sequence[float]) -> int:
-        """Frames of the smallest of some windows that holds a duration; those of the longest if none does."""
+        """Frames of the smallest of these windows that holds a duration; the longest window's if none does."""
         lengths = sorted(self.length(window_in_s) for window_in_s in windows_in_s)
         return next((length for length in lengths if duration_in_s <= self.seconds(length)), self.max_length)
 
 
 def window_starts(length: int, window_length: int, step: int) -> list[int]:
-    """First frames of windows that overlap by at least half and cover `length` frames, more than a window has.
+    """First frames of windows that overlap by at least half and cover `length` frames.
 
     Args:
-        length: frames in all.
+        length: total number of frames, more than a window has.
         window_length: frames of a window.
-        step: of which every start is a multiple, but the last.
+        step: every start except the last is a multiple of it.
     """
     hop = max(window_length // 2 // step, 1) * step
     return [*range(0, length - window_length, hop), length - window_length]
 
 
 def place_window(start: float, total: float, window: float, latest: float) -> tuple[float, float]:
-    """Where a window of a piece is said to be, start and total in seconds, for a model that knows no later time.
+    """The timing (start and total in seconds) that the model is given for a window of a piece.
 
-    A piece that the model knows is taken as it is. In a longer one the first window begins it, the last ends it as far
-    from the end as it is, and those between are in the middle.
+    If the piece is within the times that the model knows, it is the true timing. For a longer piece, the first window
+    is placed at the start, the last ones at their true distance from the end, and those between in the middle.
 
     Args:
         start: of the window in the piece, in seconds.
