@@ -1,4 +1,5 @@
-# `make music` and `make test` set everything up on first use.
+# `make music` and `make test` set everything up on first use; `make` lists what else there is.
+.DEFAULT_GOAL := help
 VENV ?= .venv
 PYTHON = $(VENV)/bin/python
 INSTALLED = $(VENV)/installed
@@ -21,36 +22,46 @@ OUT ?= runs/embedded
 # Of `make gpu-check`; on a machine without a GPU: GPU_CHECK="--size tiny --window 64 --steps 2".
 GPU_CHECK ?= --device cuda
 
-.PHONY: music test test-browser test-slow lint format train-tiny train-embedded benchmarks gpu-check docs
+.PHONY: help music test test-browser test-docs test-slow lint format types train-tiny train-embedded benchmarks gpu-check docs
 
-music: $(INSTALLED)
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+music: $(INSTALLED)  ## write music.wav, 4m45s, with the included checkpoint
 	$(VENV)/bin/stable-longform generate "Genre: Piano|Instruments: Piano|BPM: 90|Key: C major" --seed 1 --overwrite -o music.wav
 
-test: $(INSTALLED)
+test: $(INSTALLED)  ## run the test suite
 	$(PYTHON) -m pytest -n 2 --dist loadgroup
 
 # The pages of the app and of the listening test, in Chromium.
-test-browser: $(INSTALLED)
+test-browser: $(INSTALLED)  ## run the tests in Chromium
 	$(PYTHON) -m pytest -n 2 --dist loadgroup -m browser
 
-test-slow: $(INSTALLED)
+# The notebooks and the tutorial, with tiny settings.
+test-docs: $(INSTALLED)  ## run the notebooks and the tutorial
+	$(PYTHON) -m pytest -n 2 -m docs
+
+test-slow: $(INSTALLED)  ## run the tests that take longer
 	$(PYTHON) -m pytest -n 2 --dist loadgroup -m slow
 
-lint: $(INSTALLED)
+lint: $(INSTALLED)  ## check style
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 
-format: $(INSTALLED)
+format: $(INSTALLED)  ## mend style
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
+types: $(INSTALLED)  ## check types
+	$(PYTHON) -m mypy
+
 # The site, in build/site; a broken link or an unknown name is an error.
-docs: $(INSTALLED)
+docs: $(INSTALLED)  ## build the site in build/site
 	$(PYTHON) -m pip install --quiet -e ".[docs]" -c constraints.txt
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 # The tables of docs/benchmarks.md in one run, 40 minutes on two cores with nothing else running.
-benchmarks: $(INSTALLED)
+benchmarks: $(INSTALLED)  ## measure everything in docs/benchmarks.md (40 minutes)
 	$(PYTHON) benchmarks/decode.py --size paper --seconds 8 --repeats 3 $(WITH_PEER)
 	$(PYTHON) benchmarks/decode.py --size embedded --seconds 30 285 --part 30 --peers tiled --repeats 1
 	$(PYTHON) benchmarks/transformer_step.py --num_layers 2 --lengths 1024 $(WITH_PEER)
@@ -65,13 +76,13 @@ benchmarks: $(INSTALLED)
 	$(PYTHON) benchmarks/decode.py --size paper --seconds 285 --peers tiled --repeats 1
 
 # Everything that needs a GPU, in ten minutes: the tests, then times, memory and errors at the paper's size.
-gpu-check: $(INSTALLED)
+gpu-check: $(INSTALLED)  ## test and measure on a GPU (ten minutes)
 	$(PYTHON) -m pytest tests/test_cuda.py tests/models/acceleration/test_fused_snake.py
 	$(PYTHON) benchmarks/gpu_check.py $(GPU_CHECK) --compile --report gpu_check.md --profile gpu_check_trace.json
 
 # All trainings for a few steps on a little composed music, then music from the result: shows that the path works.
 # Needs a soundfont: `apt-get install timgm6mb-soundfont`, or SOUNDFONT=FILE.sf2.
-train-tiny: $(INSTALLED)
+train-tiny: $(INSTALLED)  ## take every training for a few steps (minutes, CPU)
 	$(PYTHON) training/compose_music.py --first_seed 12 --num_pieces 8 --min_duration_in_s 20 --max_duration_in_s 60 \
 		$(if $(SOUNDFONT),--soundfont $(SOUNDFONT)) --output_dir $(RUN)/corpus
 	$(TRAIN) training/train_linear_start.py --config training/configs/autoencoder_tiny_linear.yaml $(FEW_STEPS) \
@@ -95,7 +106,7 @@ train-tiny: $(INSTALLED)
 		--seed 1 --overwrite -o $(RUN)/music.wav
 
 # From nothing to a checkpoint like the embedded one, in MINUTES; run it again to go on after a stop. Needs a soundfont.
-train-embedded: $(INSTALLED)
+train-embedded: $(INSTALLED)  ## train a checkpoint like the included one in MINUTES
 	$(TRAIN) training/train_embedded.py --minutes $(MINUTES) --device $(DEVICE) --output_dir $(OUT)
 
 $(INSTALLED): setup.py constraints.txt

@@ -23,7 +23,7 @@ def test_the_page_shows_code_of_the_script():
     assert [block for block in blocks if not any(block in body for body in bodies)] == []
 
 
-@pytest.mark.slow
+@pytest.mark.docs
 def test_every_step_writes_its_result(tmp_path: Path):
     check_script(SCRIPT, "--quick", "--output_dir", tmp_path, timeout_in_s=900)
     names = ["first", "seed_1", "seed_2", "seed_3", "guidance_1", "guidance_4", "guidance_10", "without_drums"]

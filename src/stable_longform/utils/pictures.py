@@ -39,7 +39,7 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path, title: str = ""
 
     Args:
         rows: as `read_metrics` returns them.
-        path: `.png`, `.svg` or `.pdf`.
+        path: `.png`, `.webp`, `.svg` or `.pdf`.
         title: above the panels.
 
     Raises:
@@ -76,7 +76,7 @@ def draw_spectrograms(waveforms: Mapping[str, torch.Tensor], sampling_rate: int,
     Args:
         waveforms: `(channels, num_samples)` by name; channels are averaged.
         sampling_rate: Hz.
-        path: `.png`, `.svg` or `.pdf`.
+        path: `.png`, `.webp`, `.svg` or `.pdf`.
     """
     levels = {}
     for name, waveform in waveforms.items():
@@ -105,7 +105,7 @@ def draw_music(
     Args:
         waveform: `(channels, num_samples)`; channels are averaged.
         sampling_rate: Hz.
-        path: `.png`, `.svg` or `.pdf`.
+        path: `.png`, `.webp`, `.svg` or `.pdf`.
         regions: `(start, stop)` in seconds.
     """
     mono = waveform.float().mean(dim=0)
@@ -179,7 +179,7 @@ def draw_matrices(rows: Mapping[str, Sequence[MatrixPanel | None]], path: Path, 
 
     Args:
         rows: panels of each row, by its name; None leaves a place empty.
-        path: `.png`, `.svg` or `.pdf`.
+        path: `.png`, `.webp`, `.svg` or `.pdf`.
         has_boundaries: whether boundaries are drawn too.
     """
     num_columns = max(len(panels) for panels in rows.values())

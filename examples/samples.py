@@ -1,0 +1,100 @@
+"""The clips and pictures of docs/samples.md, and the page itself, all made anew with one command.
+
+    python examples/samples.py                     # with the embedded checkpoint, into docs/samples
+
+Each clip is 20 seconds from one prompt and one seed, with the checkpoint's own number of steps and guidance scale. No
+clip is chosen from several.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+
+from stable_longform import TINY_CHECKPOINT, LongFormMusicPipeline
+from stable_longform.utils.audio import resample
+from stable_longform.utils.files import write_text
+from stable_longform.utils.pictures import draw_music
+from stable_longform.utils.scripts import SECONDS, STEPS, ScriptParser, run_main
+
+SEED, DURATION_IN_S = 1, 20.0
+# The name of each clip's files, and its prompt.
+CLIPS = {
+    "piano": "Genre: Piano|Instruments: Piano|BPM: 90|Key: C major",
+    "ambient": "Genre: Ambient|Instruments: Vibraphone, Warm Pad|Moods: Calm",
+    "rock": "Genre: Rock|Instruments: Electric Guitar, Bass Guitar, Drums|BPM: 120",
+    "techno": "techno, synth, drums, 130 BPM",
+}
+OPUS_RATE = 48000
+OPUS_COMPRESSION = 0.92  # libsndfile's scale from 0 to 1; about 50 kbit/s in stereo, 130 kB for 20 seconds
+
+HEAD = """\
+# Samples
+
+What the checkpoint inside the package makes: one clip for each prompt, all with seed {seed}, none chosen from several.
+It is a tiny model, and [its card](../src/stable_longform/checkpoints/tiny/README.md) has its measurements. This command
+makes the clips, the pictures and this page:
+
+```bash
+python examples/samples.py
+```
+"""
+
+CLIP = """
+## {title}
+
+`{prompt}`
+
+<audio controls preload="none" src="samples/{name}.opus"></audio>
+
+![Waveform and spectrogram of {name}](samples/{name}.webp)
+
+```bash
+stable-longform generate "{prompt}" --duration {duration:g} --seed {seed} -o {name}.flac
+```
+"""
+
+
+def main() -> None:
+    """Writes a clip and a picture for each prompt, then the page that shows them."""
+    parser = ScriptParser(__doc__)
+    parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
+    parser.add_argument("--output_dir", type=Path, default=Path("docs/samples"), help="folder of clips and pictures")
+    parser.add_number("--duration", SECONDS, kind=float, default=DURATION_IN_S, help="seconds of each clip")
+    parser.add_number("--num_inference_steps", STEPS, help="sampling steps; by default the checkpoint's")
+    arguments = parser.parse_args()
+
+    folder = arguments.output_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    pipe = LongFormMusicPipeline.from_pretrained(arguments.checkpoint)
+    for name, prompt in CLIPS.items():
+        result = pipe(
+            prompt,
+            duration=arguments.duration,
+            num_inference_steps=arguments.num_inference_steps,
+            generator=torch.Generator().manual_seed(SEED),
+        )
+        write_opus(folder / f"{name}.opus", result.audios[0], result.sampling_rate)
+        draw_music(result.audios[0], result.sampling_rate, folder / f"{name}.webp")
+        print(folder / f"{name}.opus")
+    write_text(folder.with_suffix(".md"), make_page(arguments.duration))
+
+
+def make_page(duration_in_s: float) -> str:
+    """The Markdown page beside the folder."""
+    clips = [
+        CLIP.format(title=name.capitalize(), name=name, prompt=prompt, duration=duration_in_s, seed=SEED)
+        for name, prompt in CLIPS.items()
+    ]
+    return "".join([HEAD.format(seed=SEED), *clips])
+
+
+def write_opus(path: Path, waveform: torch.Tensor, sampling_rate: int) -> None:
+    """Writes `(channels, num_samples)` in a file small enough for a repository, smaller than `write_audio` makes it."""
+    samples = resample(waveform, sampling_rate, OPUS_RATE).T.numpy().astype(np.float32)
+    soundfile.write(path, samples, OPUS_RATE, format="OGG", subtype="OPUS", compression_level=OPUS_COMPRESSION)
+
+
+if __name__ == "__main__":
+    run_main(main)
