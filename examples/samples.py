@@ -33,7 +33,7 @@ HEAD = """\
 # Samples
 
 What the checkpoint inside the package makes: one clip for each prompt, all with seed {seed}, none chosen from several.
-It is a tiny model, and [its card](../src/stable_longform/checkpoints/tiny/README.md) has its measurements. This command
+It is a tiny model; [its card](../src/stable_longform/checkpoints/tiny/README.md) has its measurements. This command
 makes the clips, the pictures and this page:
 
 ```bash
@@ -91,7 +91,7 @@ def make_page(duration_in_s: float) -> str:
 
 
 def write_opus(path: Path, waveform: torch.Tensor, sampling_rate: int) -> None:
-    """Writes `(channels, num_samples)` in a file small enough for a repository, smaller than `write_audio` makes it."""
+    """Writes `(channels, num_samples)` in a smaller file than `write_audio` would, small enough for a repository."""
     samples = resample(waveform, sampling_rate, OPUS_RATE).T.numpy().astype(np.float32)
     soundfile.write(path, samples, OPUS_RATE, format="OGG", subtype="OPUS", compression_level=OPUS_COMPRESSION)
 

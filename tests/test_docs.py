@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import re
+import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +17,7 @@ PACKAGE = ROOT / "src" / "stable_longform"
 DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
     ROOT / "training/README.md",
     ROOT / "training/corpus/README.md",
 ]
@@ -127,6 +129,12 @@ def test_relative_links_resolve(document):
 
 
 @documents
+def test_players_and_pictures_exist(document):
+    sources = re.findall(r'<(?:audio|img)[^>]* src="([^"]*)"', document.read_text(encoding="utf-8"))
+    assert [source for source in sources if not (document.parent / source).is_file()] == []
+
+
+@documents
 def test_python_blocks_compile(document):
     for block in blocks(document, "python"):
         compile(block, str(document), "exec")
@@ -181,6 +189,13 @@ def test_make_targets_exist(document):
     used = re.findall(r"^make ([\w-]+)", commands, re.MULTILINE)
     known = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(used) <= set(known)
+
+
+def test_make_lists_every_target():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split()
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert sorted(line.split()[0] for line in listed.splitlines()) == sorted(targets)
 
 
 def test_architecture_names_every_file():

@@ -73,7 +73,7 @@ def test_train_in_ten_minutes():
         "train_in_ten_minutes.ipynb",
         {
             "num_pieces": 8,
-            "piece_duration_in_s": (12, 14),
+            "piece_duration_in_s": (20, 21),
             "max_steps": 2,
             "batch_size": 1,
             "num_validation_windows": 1,
