@@ -1,4 +1,4 @@
-"""Whole conversions, from files to a folder: what `stable-longform convert` and `export` do.
+"""Whole conversions from files to a folder, for the commands `stable-longform convert` and `export`.
 
 Contents: `convert_checkpoint`, `export_checkpoint`, `sampling_settings`. A folder appears under its name only when it
 is complete.
@@ -44,7 +44,7 @@ from stable_longform.utils.files import atomic_folder, write_json
 
 CONFIG_NAME, WEIGHTS_NAME, CLAP_NAME = "model_config.json", "model.safetensors", "clap.ckpt"
 ROBERTA = "FacebookAI/roberta-base"  # whose tokenizer LAION-CLAP uses
-T5_OWNER = "google-t5"  # on the Hub, of the names without owner
+T5_OWNER = "google-t5"  # the owner on the Hub of names without an owner
 FORMATS = ("diffusers", "stable-audio-tools")
 SIZES_OF_ROBERTA_BASE = (
     "vocab_size",
@@ -68,26 +68,27 @@ def convert_checkpoint(
     allow_pickle: bool = False,
     verify: bool = False,
 ) -> dict[str, float]:
-    """Turns a checkpoint of stable-audio-tools or LAION-CLAP into a folder for `from_pretrained`.
+    """Converts a checkpoint of stable-audio-tools or LAION-CLAP to a folder for `from_pretrained`.
 
     Args:
-        checkpoint: `.safetensors`, or a file of torch's: a diffusion model, an autoencoder, a training of either, or a
-            LAION-CLAP, which becomes a transformers `ClapModel`.
+        checkpoint: a `.safetensors` file or one of torch's, with a diffusion model, an autoencoder, a training
+            checkpoint of either, or a LAION-CLAP model, which becomes a transformers `ClapModel`.
         output_dir: a folder that does not exist or is empty.
         config: the `model_config.json`; None: the one beside the checkpoint.
         text_encoder: for CLAP text a LAION-CLAP checkpoint, or the folder or Hub id of a `ClapModel`; for T5 a folder
-            or Hub id, by default Google's of the configuration's name.
-        tokenizer: folder or Hub id; None: RoBERTa's, or T5's from where the encoder comes.
-        use_ema: of a training checkpoint, take the moving average of the weights; None: if there is one.
-        allow_pickle: open files that hold more than tensors, which can run any code. Only for files that you trust.
-        verify: then run the other tool on random inputs as well.
+            or Hub id, by default Google's with the name in the configuration.
+        tokenizer: folder or Hub id; None: RoBERTa's, or T5's from the same source as the encoder.
+        use_ema: take the moving average of the weights from a training checkpoint; None: if there is one.
+        allow_pickle: open files that hold more than tensors. They can run any code: only for files that you trust.
+        verify: also run the other tool on random inputs and compare.
 
     Returns:
         The largest relative difference by component, empty without `verify`.
 
     Raises:
-        ValueError: what cannot be converted, with the field of the configuration or all keys that don't fit.
-        OSError: a file or Hub repository that cannot be read.
+        ValueError: the checkpoint cannot be converted; the message names the field of the configuration or all keys
+            that don't fit.
+        OSError: a file or Hub repository cannot be read.
     """
     checkpoint = Path(checkpoint)
     _check_output(output_dir)
@@ -139,17 +140,17 @@ def export_checkpoint(
         checkpoint: folder or Hub id, as for `LongFormMusicPipeline.from_pretrained`; or the folder of an
             `AutoencoderOobleck`, for stable-audio-tools.
         output_dir: a folder that does not exist or is empty.
-        to: "diffusers": what `StableAudioPipeline.from_pretrained` opens. "stable-audio-tools": `model.safetensors`
-            and `model_config.json`, and for CLAP text `clap.ckpt`, since their checkpoints hold no text encoder.
-        include_text_encoder: for stable-audio-tools, write `clap.ckpt`, which must have the size of RoBERTa base. T5
-            is never written: they take Google's by its name.
-        verify: then run the other tool on random inputs as well.
+        to: "diffusers": a folder for `StableAudioPipeline.from_pretrained`. "stable-audio-tools": `model.safetensors`
+            and `model_config.json`, and for CLAP text `clap.ckpt`, because their checkpoints hold no text encoder.
+        include_text_encoder: for stable-audio-tools, write `clap.ckpt`; the encoder must have the size of RoBERTa
+            base. T5 is never written: stable-audio-tools loads Google's by name.
+        verify: also run the other tool on random inputs and compare.
 
     Returns:
         The largest relative difference by component, empty without `verify`.
 
     Raises:
-        ValueError: naming what the other tool cannot express.
+        ValueError: the other tool cannot express something; the message names it.
     """
     if to not in FORMATS:
         raise ValueError(f"The format must be one of {', '.join(FORMATS)}, got {to!r}.")
@@ -225,7 +226,7 @@ def sampling_settings(objective: str) -> dict:
 
 
 def _objective(pipe: LongFormMusicPipeline) -> str:
-    """Which of `OBJECTIVES` a pipeline is for; of rectified flow the sampler tells whether it is distilled."""
+    """The objective of a pipeline, one of `OBJECTIVES`; for rectified flow, the sampler shows if it is distilled."""
     if pipe.config.prediction_type != FLOW_PREDICTION:
         return "v"
     return "rf_denoiser" if isinstance(pipe.scheduler, PingPongScheduler) else "rectified_flow"
@@ -234,7 +235,7 @@ def _objective(pipe: LongFormMusicPipeline) -> str:
 def _load_text(
     config: ModelConfig, source: str | os.PathLike | None, tokenizer: str | os.PathLike | None, allow_pickle: bool
 ) -> dict:
-    """The components "text_encoder" and "tokenizer"."""
+    """Loads the components "text_encoder" and "tokenizer"."""
     text = config.text
     if text["type"] == "t5":
         name = text["name"] if "/" in text["name"] else f"{T5_OWNER}/{text['name']}"
@@ -263,7 +264,7 @@ def _load_text(
 
 
 def _load_encoder(model_class: type[PreTrainedModel], source: str | os.PathLike) -> PreTrainedModel:
-    """A transformers model of that class; transformers itself would make one of random weights of any other."""
+    """Loads a model of this class; for another class, transformers itself would return random weights."""
     kind = AutoConfig.from_pretrained(source).model_type
     if kind != model_class.config_class.model_type:
         raise ValueError(f"{source} is no {model_class.__name__} but a {kind}.")
@@ -320,7 +321,7 @@ def _check_output(output_dir: str | os.PathLike) -> None:
 
 
 def _read_json(path: Path) -> Mapping:
-    """A configuration file."""
+    """Reads a configuration file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -1,7 +1,7 @@
-"""LAION-CLAP checkpoints (RoBERTa and HTSAT) to transformers' `ClapModel`, and our text encoder to such a checkpoint.
+"""Converts LAION-CLAP checkpoints (RoBERTa and HTSAT) to transformers' `ClapModel`, and our text encoder back.
 
-All sizes are read from the weights. Not taken over: the spectrogram's fixed tables, which transformers' feature
-extractor has instead, HTSAT's classifier, and the transforms of a loss that is off by default.
+All sizes are read from the weights. Not converted: the fixed tables of the spectrogram, which transformers' feature
+extractor computes; HTSAT's classifier; and the transforms of a loss that is off by default.
 
 References: Wu et al., arXiv 2211.06687; Chen et al., "HTS-AT", arXiv 2202.00874.
 """
@@ -26,8 +26,8 @@ UNUSED = (
     "text_branch.embeddings.position_ids",
     "text_branch.embeddings.token_type_ids",
 )
-UNUSED_SUFFIX = ".attn_mask"  # of shifted windows, computed from the sizes
-BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")  # of transformers, computed too
+UNUSED_SUFFIX = ".attn_mask"  # for shifted windows; computed from the sizes
+BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")  # transformers computes these
 
 # Names inside HTSAT: transformers' and theirs, in the order of replacement.
 AUDIO_NAMES = (
@@ -56,8 +56,8 @@ def from_laion_clap(state_dict: Mapping[str, torch.Tensor]) -> ClapModel:
         state_dict: of the checkpoint, with or without the "module." of distributed training.
 
     Raises:
-        ValueError: another text or audio model than RoBERTa and HTSAT, or a list of all keys that are missing, unknown
-            or of another shape.
+        ValueError: the models are not RoBERTa and HTSAT, or keys are missing, unknown or of another shape; the message
+            lists them.
     """
     theirs = {key.removeprefix("module."): tensor for key, tensor in state_dict.items()}
     theirs = {key: tensor for key, tensor in theirs.items() if not _is_unused(key)}
@@ -73,19 +73,19 @@ def from_laion_clap(state_dict: Mapping[str, torch.Tensor]) -> ClapModel:
 
 
 def text_branch_to_laion_clap(text_encoder: ClapTextEncoder) -> dict[str, torch.Tensor]:
-    """The text branch as in a LAION-CLAP checkpoint, which is all that stable-audio-tools needs of one."""
+    """The text branch as in a LAION-CLAP checkpoint; stable-audio-tools needs nothing else from it."""
     weights = {f"text_model.{key}": tensor for key, tensor in text_encoder.text_model.state_dict().items()}
     theirs = to_theirs(_key_map(weights), weights)
     return {f"module.{key}": tensor for key, tensor in theirs.items()}
 
 
 def _is_unused(key: str) -> bool:
-    """Whether a tensor of theirs is nothing that a `ClapModel` has to learn."""
+    """Whether a tensor of theirs is not a weight of a `ClapModel`."""
     return key.startswith(UNUSED) or key.endswith(UNUSED_SUFFIX)
 
 
 def _key_map(ours: Iterable[str]) -> KeyMap:
-    """Which tensor of theirs is which of our keys."""
+    """Maps their tensors to our keys."""
     rules, fused = [], {}
     for key in ours:
         if key.endswith(BUFFERS):
@@ -103,7 +103,7 @@ def _key_map(ours: Iterable[str]) -> KeyMap:
 
 
 def _read_config(theirs: Mapping[str, torch.Tensor]) -> ClapConfig:
-    """Sizes of both towers from their weights."""
+    """Reads the sizes of both towers from the weights."""
 
     def shape(key: str) -> torch.Size:
         if key not in theirs:

@@ -1,7 +1,8 @@
-"""stable-audio-tools' `model_config.json` and our configurations, in both directions.
+"""Translates between stable-audio-tools' `model_config.json` and our configurations, in both directions.
 
-Every field of the sections that describe a network is read. One that is unknown, or says what our architecture cannot
-be, raises a ValueError that names it by its path in the file. What only matters for training or for memory is ignored.
+Every field of the sections that describe a network is read. If a field is unknown, or describes something that our
+architecture does not support, a ValueError names its path in the file. Fields that only matter for training or memory
+are ignored.
 
 Contents: `ModelConfig`, `read_model_config` and `write_model_config`.
 """
@@ -16,13 +17,13 @@ from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.noise_schedule import FLOW_PREDICTION, V_PREDICTION
 
-NUM_FOURIER_FEATURES = 256  # of the time and of each number, which their configuration cannot change
-MIN_ROTARY_DIM = 32  # their transformer rotates half of each head's channels but never fewer than these
-CLAP_WIDTH = 768  # of RoBERTa base, the only text encoder their CLAP conditioner knows
+NUM_FOURIER_FEATURES = 256  # of the time and of each number; their configuration cannot change it
+MIN_ROTARY_DIM = 32  # their transformer rotates half of each head's channels, but at least this many
+CLAP_WIDTH = 768  # of RoBERTa base, the only text encoder of their CLAP conditioner
 T5_WIDTHS = {"t5-small": 512, "t5-base": 768, "t5-large": 1024, "t5-3b": 1024, "t5-11b": 1024}
 T5_WIDTHS |= {"google/flan-t5-small": 512, "google/flan-t5-base": 768, "google/flan-t5-large": 1024}
 T5_WIDTHS |= {"google/flan-t5-xl": 2048, "google/flan-t5-xxl": 4096}
-# Their objectives, and what the transformer predicts with each; "rf_denoiser" is distilled rectified flow.
+# Their objectives, and what the transformer predicts for each; "rf_denoiser" is distilled rectified flow.
 OBJECTIVES = {"v": V_PREDICTION, "rectified_flow": FLOW_PREDICTION, "rf_denoiser": FLOW_PREDICTION}
 QK_NORMS = {"none": None, "ln": "layer_norm"}
 REQUIRED = object()
@@ -30,11 +31,11 @@ REQUIRED = object()
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a `model_config.json` describes, in the arguments of our classes.
+    """The content of a `model_config.json`, as arguments of our classes.
 
     Args:
         autoencoder: of `AutoencoderOobleck`.
-        transformer: of `DiTTransformer1D`; None for an autoencoder alone, and so are the following.
+        transformer: of `DiTTransformer1D`; for an autoencoder alone, this and the following are None.
         timing: of `TimingConditioner`.
         text: "id", "type" ("t5" or "clap_text") and the settings of the text conditioner.
         objective: one of `OBJECTIVES`.
@@ -48,11 +49,11 @@ class ModelConfig:
 
 
 class Section:
-    """A JSON object that notices which of its fields are read.
+    """A JSON object that records which of its fields were read.
 
     Args:
         fields: the object.
-        path: where it is in the file.
+        path: its path in the file.
     """
 
     def __init__(self, fields, path: str = ""):
@@ -65,7 +66,7 @@ class Section:
         return f"{self._path}.{name}" if self._path else name
 
     def take(self, name: str, default=REQUIRED):
-        """The field's value; without it, the default, or a ValueError if there is none."""
+        """The field's value. If the field is missing, the default, or a ValueError without a default."""
         self._read.add(name)
         value = self._fields.get(name, default)
         if value is REQUIRED:
@@ -98,7 +99,7 @@ class Section:
             raise ValueError(f"{self.path(name)} is {value!r}; it can only be represented if it is {choices}.")
 
     def ignore(self, *names: str) -> None:
-        """Marks fields as read that don't change what a network computes."""
+        """Marks fields as read that do not affect a network's results."""
         self._read.update(names)
 
     def finish(self) -> None:
@@ -112,7 +113,7 @@ def read_model_config(config: Mapping) -> ModelConfig:
     """Reads a `model_config.json` of an Oobleck autoencoder or of a conditional diffusion transformer.
 
     Raises:
-        ValueError: naming the field that is missing, unknown, or cannot be represented.
+        ValueError: a field is missing, unknown, or cannot be represented; the message names it.
     """
     top = Section(config)
     top.require("model_type", "autoencoder", "diffusion_cond")
@@ -235,7 +236,7 @@ def _read_text(kind: str, fields: Section) -> dict:
 
 
 def _read_diffusion(diffusion: Section, timing: dict, text: dict, latent_channels: int) -> dict:
-    """Arguments of `DiTTransformer1D` but for the window."""
+    """Arguments of `DiTTransformer1D` except the window."""
     diffusion.require("type", "dit")
     numbers = ["seconds_start", "seconds_total"][0 if timing["use_seconds_start"] else 1 :]
     diffusion.require("cross_attention_cond_ids", [text["id"], *numbers], default=[])
@@ -286,7 +287,7 @@ def _read_diffusion(diffusion: Section, timing: dict, text: dict, latent_channel
 
 
 def _require_plain_transformer(fields: Section) -> Section:
-    """Raises a ValueError if the transformer has one of the many parts that ours has not; returns "attn_kwargs"."""
+    """Raises a ValueError if the transformer has parts that ours does not have; returns "attn_kwargs"."""
     fields.ignore("zero_init_branch_outputs", "abs_pos_emb_max_length")
     required = {"transformer_type": "continuous_transformer", "global_cond_type": "prepend"}
     required |= {"timestep_cond_type": "global", "timestep_embed_dim": None, "diffusion_objective": "v"}
@@ -321,11 +322,11 @@ def write_model_config(
         vae: the autoencoder.
         transformer: the transformer.
         timing_conditioner: the timing conditioner.
-        text: the text conditioner's "type" and "config" in their names, and "width", that of its features.
+        text: the text conditioner's "type" and "config" in their terms, and "width", the width of its features.
         objective: one of `OBJECTIVES`.
 
     Raises:
-        ValueError: naming the field of ours that their configuration cannot say.
+        ValueError: their configuration cannot express a field of ours; the message names it.
     """
     config, timing = transformer.config, timing_conditioner.config
     width, head_dim = timing.conditioning_dim, config.attention_head_dim

@@ -1,4 +1,4 @@
-"""Our pipeline to diffusers' `StableAudioPipeline`, where that can express it."""
+"""Converts our pipeline to diffusers' `StableAudioPipeline`, if that can express it."""
 
 import torch
 from diffusers import (
@@ -42,11 +42,11 @@ TRANSFORMER_FIELDS = (
 def to_stable_audio_pipeline(pipe: LongFormMusicPipeline) -> StableAudioPipeline:
     """Builds diffusers' pipeline with the weights of ours, which it shares.
 
-    Layer norms without biases get zeros. The deterministic sampler, whose timesteps mean something else to diffusers'
-    pipeline, becomes `CosineDPMSolverMultistepScheduler`, a stochastic one, over the same noise levels.
+    Layer norms without biases get zero biases. diffusers' pipeline interprets the timesteps of our deterministic
+    sampler differently, so it becomes `CosineDPMSolverMultistepScheduler`: stochastic, with the same noise levels.
 
     Raises:
-        ValueError: naming the field that it cannot say.
+        ValueError: diffusers' pipeline cannot express a field; the message names it.
     """
     _check(pipe)
     with torch.device("meta"):

@@ -1,7 +1,7 @@
-"""Weights of stable-audio-tools to ours and back.
+"""Converts weights of stable-audio-tools to ours and back.
 
 Contents: `from_stable_audio_tools` and `autoencoder_from_stable_audio_tools`; `to_stable_audio_tools` and
-`autoencoder_to_stable_audio_tools`. Text encoders are not in these checkpoints. Where each tensor goes is said in
+`autoencoder_to_stable_audio_tools`. Text encoders are not in these checkpoints. The names of the tensors are mapped in
 `models/stable_audio_tools_keys.py`.
 """
 
@@ -48,7 +48,7 @@ def from_stable_audio_tools(
 def autoencoder_from_stable_audio_tools(
     state_dict: Mapping[str, torch.Tensor], config: ModelConfig
 ) -> AutoencoderOobleck:
-    """Builds the autoencoder from its own checkpoint, or from that of a diffusion model, whose other keys are left.
+    """Builds the autoencoder from its own checkpoint, or from a diffusion model's, whose other keys are ignored.
 
     Raises:
         ValueError: listing every key that is missing, unknown or has another shape.
@@ -70,7 +70,7 @@ def to_stable_audio_tools(
     timing_conditioner: TimingConditioner,
     text_id: str = "prompt",
 ) -> dict[str, torch.Tensor]:
-    """The state dict of stable-audio-tools' diffusion model, tensor by tensor that from which ours came."""
+    """The state dict of stable-audio-tools' diffusion model: the inverse of `from_stable_audio_tools`."""
     models = {"vae": vae, "transformer": transformer, "timing_conditioner": timing_conditioner}
     theirs = {}
     for name, key_map in component_keys(**models, text_id=text_id).items():
@@ -97,7 +97,7 @@ def component_keys(
 def _load(
     state_dict: Mapping[str, torch.Tensor], models: Mapping[str, torch.nn.Module], key_maps: Mapping[str, KeyMap]
 ) -> dict[str, torch.nn.Module]:
-    """Gives the models, which are on the meta device, their weights in the checkpoint's precision."""
+    """Loads weights, in the checkpoint's precision, into models on the meta device."""
     problems = unknown_keys(state_dict, *key_maps.values())
     for name, model in models.items():
         shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Reading checkpoint files of other tools, and finding the model in checkpoints of a training."""
+"""Reads checkpoint files of other tools, and finds the model in training checkpoints."""
 
 import os
 import pickle
@@ -9,13 +9,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-TORCH_FILES = (b"PK", b"\x80")  # how torch's files begin: a zip, or a pickle
-# Inside stable-audio-tools' training checkpoints: where a model is, its average, and what the average stands for.
+TORCH_FILES = (b"PK", b"\x80")  # the first bytes of torch's files: a zip or a pickle
+# In stable-audio-tools' training checkpoints: the prefix of a model, of its average, and of what was averaged.
 TRAININGS = (
     ("diffusion.", "diffusion_ema.ema_model.", "model."),
     ("autoencoder.", "autoencoder_ema.ema_model.", ""),
 )
-# Parts of these that are no part of the model: the average's bookkeeping, discriminator, losses.
+# Parts of these checkpoints that do not belong to the model: the average's bookkeeping, discriminator, losses.
 TRAINING_ONLY = (
     "diffusion_ema.",
     "autoencoder_ema.",
@@ -33,18 +33,18 @@ TRAINING_ONLY = (
 
 
 def read_state_dict(path: str | os.PathLike, allow_pickle: bool = False) -> dict[str, torch.Tensor]:
-    """Reads a state dict from a `.safetensors` file, or from any other as torch's.
+    """Reads a state dict from a `.safetensors` file or from a file of torch.
 
     Args:
-        path: the file; a state dict, or an object that holds one as "state_dict".
-        allow_pickle: also read files that are more than tensors, which can run any code when they are opened.
+        path: the file, with a state dict or an object that holds one as "state_dict".
+        allow_pickle: also read files that hold more than tensors, which can run any code when they are opened.
 
     Returns:
         Tensors on the CPU by their keys.
 
     Raises:
-        ValueError: a file that is broken, or holds something else.
-        FileNotFoundError: no such file.
+        ValueError: the file is broken or holds something else.
+        FileNotFoundError: the file does not exist.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -73,17 +73,17 @@ def read_state_dict(path: str | os.PathLike, allow_pickle: bool = False) -> dict
 
 
 def unwrap_training(state_dict: Mapping[str, torch.Tensor], use_ema: bool | None = None) -> dict[str, torch.Tensor]:
-    """The model in a checkpoint of stable-audio-tools' training, with the keys of an exported one.
+    """Extracts the model from a training checkpoint of stable-audio-tools, with the keys of an exported one.
 
     Args:
-        state_dict: of a training, or of a model, which is returned as it is.
+        state_dict: of a training checkpoint, or of a model, which is returned unchanged.
         use_ema: take the moving average of the weights; None: if there is one.
 
     Returns:
         The state dict. Keys that belong neither to the model nor to the known parts of a training are kept.
 
     Raises:
-        ValueError: the average is asked for and not there.
+        ValueError: `use_ema` is set, but there is no average.
     """
     for prefix, ema_prefix, target in TRAININGS:
         if not any(key.startswith(prefix) for key in state_dict):

@@ -1,7 +1,7 @@
-"""The same random inputs through our components and through the other tool's.
+"""Compares our components with those of the other tool on the same random inputs.
 
 Each function returns the largest difference for each component, relative to the largest value of the other tool's
-result. float32 leaves about 1e-6.
+result. In float32 it is about 1e-6.
 """
 
 import copy
@@ -24,7 +24,7 @@ from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipel
 TIMES = (0.05, 0.5, 0.95)
 GUIDANCE_SCALE = 7.0
 NUM_FRAMES, NUM_TEXT_TOKENS = 24, 9
-SECONDS_START, SECONDS_TOTAL = (0.0, 0.11), (0.83, 0.4)  # in parts of the largest value
+SECONDS_START, SECONDS_TOTAL = (0.0, 0.11), (0.83, 0.4)  # relative to the largest value
 
 
 def check_stable_audio_tools() -> None:
@@ -34,7 +34,7 @@ def check_stable_audio_tools() -> None:
 
 
 def relative_difference(result: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest absolute difference over the largest absolute value expected."""
+    """Largest absolute difference over the largest absolute expected value."""
     return float((result.double() - expected.double()).abs().max() / expected.double().abs().max())
 
 
@@ -46,17 +46,17 @@ def against_stable_audio_tools(
     state_dict: Mapping[str, torch.Tensor],
     config: Mapping,
 ) -> dict[str, float]:
-    """Runs stable-audio-tools' model, without its text encoder, which is not in its checkpoints.
+    """Compares with stable-audio-tools' model, without the text encoder, which is not in its checkpoints.
 
     Args:
         vae: ours.
         transformer: ours.
         timing_conditioner: ours.
         state_dict: theirs, as exported.
-        config: theirs, `model_config.json`.
+        config: their `model_config.json`.
 
     Raises:
-        ValueError: stable-audio-tools is not installed, or its model does not take the state dict.
+        ValueError: stable-audio-tools is not installed, or its model rejects the state dict.
     """
     config = copy.deepcopy(dict(config))
     conditioners = config["model"]["conditioning"]["configs"]
@@ -103,14 +103,14 @@ def against_stable_audio_tools(
 def autoencoder_against_stable_audio_tools(
     vae: AutoencoderOobleck, state_dict: Mapping[str, torch.Tensor], config: Mapping
 ) -> dict[str, float]:
-    """Runs stable-audio-tools' autoencoder; arguments and errors as for `against_stable_audio_tools`."""
+    """Compares with stable-audio-tools' autoencoder; arguments and errors as in `against_stable_audio_tools`."""
     weights = {key: tensor.float() for key, tensor in state_dict.items()}
     return _compare_autoencoders(vae.float(), _stable_audio_tools_model(config, weights))
 
 
 @torch.no_grad()
 def against_stable_audio_pipeline(pipe: LongFormMusicPipeline, theirs: StableAudioPipeline) -> dict[str, float]:
-    """Runs diffusers' components."""
+    """Compares with diffusers' components."""
     generator = torch.Generator().manual_seed(0)
     hop_length, channels = pipe.vae.hop_length, pipe.vae.config.audio_channels
     waveform = torch.randn(2, channels, NUM_FRAMES * hop_length, generator=generator) * 0.3
@@ -151,7 +151,7 @@ def against_stable_audio_pipeline(pipe: LongFormMusicPipeline, theirs: StableAud
 
 @torch.no_grad()
 def against_laion_clap(model: ClapModel, state_dict: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """Runs RoBERTa, which is LAION-CLAP's text branch, with the checkpoint's weights."""
+    """Compares with RoBERTa, LAION-CLAP's text branch, with the checkpoint's weights."""
     prefix = "module." if any(key.startswith("module.") for key in state_dict) else ""
     weights = {key.removeprefix(prefix + TEXT_BRANCH): tensor for key, tensor in state_dict.items()}
     fields = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -183,7 +183,7 @@ def _stable_audio_tools_model(config: Mapping, state_dict: Mapping[str, torch.Te
 
 
 def _compare_autoencoders(vae: AutoencoderOobleck, theirs: torch.nn.Module) -> dict[str, float]:
-    """Means of random noise, and the waveforms of random latents."""
+    """Compares the posteriors' means for random noise, and the waveforms for random latents."""
     generator = torch.Generator().manual_seed(0)
     waveform = torch.randn(2, vae.config.audio_channels, NUM_FRAMES * vae.hop_length, generator=generator) * 0.3
     latents = torch.randn(2, vae.config.decoder_input_channels, NUM_FRAMES, generator=generator)

@@ -1,8 +1,8 @@
 """Hinge adversarial and feature-matching losses on the outputs of a discriminator.
 
 Paper: §2.1, "adversarial and feature matching losses using five convolutional discriminators". Each function takes one
-tensor (or list of feature maps) per STFT scale and sums over the scales, as the code of the paper's time does; the
-loss weights 0.1 and 5.0 go with the sum.
+tensor (or list of feature maps) per STFT scale and sums over the scales, as the code did at the time of the paper. The
+loss weights 0.1 and 5.0 are for this sum.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def adversarial_loss(fake_scores: Sequence[torch.Tensor]) -> torch.Tensor:
 def feature_matching_loss(
     real_features: Sequence[Sequence[torch.Tensor]], fake_features: Sequence[Sequence[torch.Tensor]]
 ) -> torch.Tensor:
-    """Mean absolute distance of the feature maps: averaged over the maps of a scale, summed over scales."""
+    """Mean absolute difference between the feature maps: averaged over the maps of a scale, summed over scales."""
     scales = []
     for real_maps, fake_maps in zip(real_features, fake_features, strict=True):
         maps = [(real - fake).abs().mean() for real, fake in zip(real_maps, fake_maps, strict=True)]

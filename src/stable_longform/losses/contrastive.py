@@ -1,8 +1,8 @@
-"""The contrastive loss of CLAP, and how well audio and text find each other.
+"""The contrastive loss of CLAP, and the recall of retrieval between audio and text.
 
 Conventions: embeddings are `(B, E)` of unit length, audio and text in the same order: row i of one belongs to row i of
-the other, and every other row counts as a negative. Two crops of one track, or two tracks with the same prompt, in one
-batch are false negatives: draw distinct tracks (`data.clap_pairs` does).
+the other, and all other rows are negatives. Two crops of one track, or two tracks with the same prompt, would be false
+negatives if they were in one batch, so the tracks must be distinct (`data.clap_pairs` takes care of it).
 
 References: Wu et al., "Large-scale contrastive language-audio pretraining", arXiv 2211.06687, eq. 3. Radford et al.,
 "Learning transferable visual models from natural language supervision", arXiv 2103.00020, fig. 3.
@@ -21,8 +21,8 @@ def clap_loss(
 ) -> torch.Tensor:
     """Cross-entropy of finding each audio's text plus that of finding each text's audio, halved.
 
-    `½ [CE(s·A Tᵀ) + CE(s·T Aᵀ)]`. Wu et al., eq. 3. Paper: §2.4. (`return_loss` of transformers' ClapModel is another
-    quantity: it takes the text-to-audio term twice.)
+    `½ [CE(s·A Tᵀ) + CE(s·T Aᵀ)]`. Wu et al., eq. 3. Paper: §2.4. (`return_loss` of transformers' ClapModel differs: it
+    counts the text-to-audio term twice.)
 
     Args:
         audio_embeds: `(B, E)`, of unit length.
@@ -30,7 +30,7 @@ def clap_loss(
         logit_scale: s > 0, the inverse temperature: the exponential of the model's `logit_scale_a`.
 
     Returns:
-        A number: log B when nothing is known, towards 0 when every pair is found with certainty.
+        A scalar: log B if all pairs are equally likely, close to 0 if every pair is found with certainty.
 
     Raises:
         ValueError: the embeddings are not both `(B, E)`.
@@ -44,8 +44,8 @@ def clap_loss(
 def gather_embeds(embeds: torch.Tensor) -> torch.Tensor:
     """Joins the `(B, E)` of all processes to `(num_processes · B, E)`; gradients flow back to each of them.
 
-    When every process computes the same loss of the joined embeddings, DistributedDataParallel's average of the
-    gradients is the gradient of that loss. Without a process group it returns its argument.
+    If every process computes the same loss of the joined embeddings, DistributedDataParallel's average of the
+    gradients is the gradient of that loss. Without a process group, the argument is returned.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return embeds
@@ -55,7 +55,7 @@ def gather_embeds(embeds: torch.Tensor) -> torch.Tensor:
 def retrieval_recall(
     audio_embeds: torch.Tensor, text_embeds: torch.Tensor, ranks: Sequence[int] = (1, 5, 10)
 ) -> dict[str, float]:
-    """Share of queries whose partner is among the k most similar candidates, both ways.
+    """Share of queries whose partner is among the k most similar candidates, in both directions.
 
     Args:
         audio_embeds: `(B, E)`, of unit length.
@@ -63,8 +63,8 @@ def retrieval_recall(
         ranks: the values of k.
 
     Returns:
-        `{"audio_to_text/recall@1": in [0, 1], ...}`. Candidates that tie with the partner count half, so that
-        embeddings that are all equal do not look like perfect ones.
+        `{"audio_to_text/recall@1": in [0, 1], ...}`. Candidates that tie with the partner count half, so that equal
+        embeddings do not look perfect.
 
     Raises:
         ValueError: the embeddings are not both `(B, E)`.
@@ -81,7 +81,7 @@ def retrieval_recall(
 
 
 def _check_pairs(audio_embeds: torch.Tensor, text_embeds: torch.Tensor) -> None:
-    """Checks that both are `(B, E)`."""
+    """Raises a ValueError unless both are `(B, E)`."""
     if audio_embeds.ndim != 2 or audio_embeds.shape != text_embeds.shape:
         raise ValueError(
             "audio_embeds and text_embeds must both be (B, E), "

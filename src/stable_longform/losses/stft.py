@@ -1,13 +1,13 @@
 """The reconstruction loss of the autoencoder: multi-resolution STFT on mid, side, left and right.
 
 Paper: §2.1, "a perceptually weighted multi-resolution STFT", on mid/side and, weighted by ½, on left and right. As in
-the code of the paper's time: mid S = L + R and side D = L − R with weight 1 each, L and R with weight ½ each;
+the code at the time of the paper: mid S = L + R and side D = L − R with weight 1 each, L and R with weight ½ each;
 A-weighting by a 101-tap filter before the STFT; spectral convergence plus log-magnitude distance, both with weight 1,
 averaged over the resolutions. The spectral convergence is normalised by the decoded signal and over the whole batch.
-Not in the paper: the complex STFT error, which makes a short training keep the phase, and so the notes.
+Not in the paper: the complex STFT error. With it, even a short training preserves the phase, and thus the notes.
 
-References: Yamamoto et al., "Parallel WaveGAN" (2020) for the two distances; Steinmetz and Reiss, "auraloss" (2020),
-whose version 0.4.0 the tests compare with.
+References: Yamamoto et al., "Parallel WaveGAN" (2020) for the two distances; Steinmetz and Reiss, "auraloss" (2020);
+the tests compare with its version 0.4.0.
 """
 
 import functools
@@ -18,7 +18,7 @@ import scipy.signal
 import torch
 import torch.nn.functional as F
 
-FFT_SIZES = (2048, 1024, 512, 256, 128, 64, 32)  # in samples; the hop is a quarter, the window the whole
+FFT_SIZES = (2048, 1024, 512, 256, 128, 64, 32)  # in samples; the window has this length, the hop is a quarter of it
 SIGNAL_WEIGHTS = {"mid": 1.0, "side": 1.0, "left": 0.5, "right": 0.5}
 
 
@@ -37,14 +37,14 @@ def stereo_stft_loss(
         decoded: the reconstruction, the same shape.
         sampling_rate: Hz, for the A-weighting filter.
         fft_sizes: of the magnitude distances, in samples.
-        complex_fft_sizes: of the complex STFT error (not in the paper), in samples; none: it is left out.
-        is_a_weighted: whether both are filtered by the A-weighting curve first. Without it (not in the paper) the
-            bass counts in full.
+        complex_fft_sizes: of the complex STFT error (not in the paper), in samples; empty: no such error.
+        is_a_weighted: whether both signals are A-weighted first. Without A-weighting (not in the paper), the bass
+            counts fully.
 
     Returns:
-        scalars named "mid", "side", "left" and "right", and with `complex_fft_sizes` "complex_stft": the sum over
-        those sizes of mean |X − Y| over mean |X| on left and right, which asks for the phase too. It is the number of
-        sizes for a silent reconstruction.
+        scalars named "mid", "side", "left" and "right", and with `complex_fft_sizes` also "complex_stft": the sum over
+        those sizes of mean |X − Y| over mean |X| on left and right, which depends on the phase too. For a silent
+        reconstruction it equals the number of sizes.
 
     Raises:
         ValueError: the shapes differ or are not stereo.
@@ -59,7 +59,7 @@ def stereo_stft_loss(
         real, fake = a_weighting(real, sampling_rate), a_weighting(fake, sampling_rate)
     distance, error = waveform.new_zeros(len(SIGNAL_WEIGHTS)), waveform.new_zeros(())
     for fft_size in dict.fromkeys((*fft_sizes, *complex_fft_sizes)):
-        spectra = stft(real, fft_size), stft(fake, fft_size)  # each is computed once, whatever it is used for
+        spectra = stft(real, fft_size), stft(fake, fft_size)  # each is computed once and used several times
         if fft_size in fft_sizes:
             distance = distance + magnitude_distance(*(magnitude(_signals(spectrum)) for spectrum in spectra))
         if fft_size in complex_fft_sizes:
@@ -69,10 +69,10 @@ def stereo_stft_loss(
 
 
 def magnitude_distance(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-    """Spectral convergence plus log-magnitude distance of magnitudes `(num_signals, ...)`, for each signal.
+    """Spectral convergence plus log-magnitude distance, for each signal.
 
     Args:
-        real: positive.
+        real: positive magnitudes `(num_signals, ...)`.
         fake: the same shape; it normalises the spectral convergence.
 
     Returns:
@@ -88,7 +88,7 @@ def complex_error(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
 
 
 def stft(waveform: torch.Tensor, fft_size: int) -> torch.Tensor:
-    """STFT of `(..., num_samples)`, Hann window, hop `fft_size / 4`, ends reflected.
+    """STFT of `(..., num_samples)` with a Hann window, hop `fft_size / 4` and reflected ends.
 
     Returns:
         complex `(..., fft_size / 2 + 1, num_frames)`.
@@ -105,24 +105,24 @@ def stft(waveform: torch.Tensor, fft_size: int) -> torch.Tensor:
 
 
 def stft_magnitude(waveform: torch.Tensor, fft_size: int) -> torch.Tensor:
-    """The magnitudes of `stft`, as `magnitude` floors them."""
+    """The magnitudes of `stft`, with the floor of `magnitude`."""
     return magnitude(stft(waveform, fft_size))
 
 
 def magnitude(spectrum: torch.Tensor) -> torch.Tensor:
-    """|X| of complex X, squares floored at 1e-8."""
+    """|X| of a complex X; the square is at least 1e-8."""
     return torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag).clamp(min=1e-8).sqrt()
 
 
 def a_weighting(waveform: torch.Tensor, sampling_rate: int) -> torch.Tensor:
-    """Filters `(..., num_samples)` by the A-weighting curve; the length stays, the ends are padded with zeros."""
+    """Filters `(..., num_samples)` by the A-weighting curve; the ends are padded with zeros to keep the length."""
     taps = _a_weighting_taps(sampling_rate).to(waveform)
     filtered = F.conv1d(waveform.reshape(-1, 1, waveform.shape[-1]), taps[None, None], padding=taps.numel() // 2)
     return filtered.reshape(waveform.shape)
 
 
 def _signals(stereo: torch.Tensor) -> torch.Tensor:
-    """Waveforms or spectra `(B, 2, ...)` to those of mid, side, left and right `(4, B, ...)`."""
+    """Computes mid, side, left and right `(4, B, ...)` of stereo waveforms or spectra `(B, 2, ...)`."""
     left, right = stereo.unbind(dim=1)
     return torch.stack([left + right, left - right, left, right])
 

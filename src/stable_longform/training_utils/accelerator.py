@@ -22,7 +22,7 @@ def make_accelerator(
     kwargs_handlers: Sequence = (),
     options: RunOptions = RunOptions(),  # noqa: B008
 ) -> Accelerator:
-    """The accelerator of a script: all processes of `accelerate launch` or `torchrun`, on GPUs if there are any.
+    """Makes the accelerator of a script, for all processes of `accelerate launch` or `torchrun`, on GPUs if present.
 
     Checkpoints hold the weights under the model's own names, so that any number of processes can resume them.
 
@@ -30,14 +30,14 @@ def make_accelerator(
         mixed_precision: "no", "bf16" or "fp16".
         accumulation: micro-batches in a step.
         trackers: names of accelerate's trackers, such as "tensorboard".
-        output_dir: where trackers write.
-        can_shard: whether the script trains one model with one optimiser, which FSDP asks for.
+        output_dir: folder for the trackers' files.
+        can_shard: whether the script trains one model with one optimiser, as FSDP requires.
         kwargs_handlers: see accelerate.
-        options: of the run; how long processes wait for each other, and how GPUs compute.
+        options: of the run; they set how long processes wait for each other, and how GPUs compute.
 
     Raises:
-        ValueError: a precision or tracker that accelerate does not know or that is not installed, accumulation below
-            1, FSDP in a script that cannot, FSDP1 or DeepSpeed.
+        ValueError: accelerate does not know a precision or tracker, or it is not installed; accumulation is below 1;
+            FSDP is requested in a script that does not support it; or FSDP1 or DeepSpeed are requested.
     """
     if accumulation < 1:
         raise ValueError(f"gradient_accumulation_steps must be at least 1, got {accumulation}.")
@@ -77,7 +77,7 @@ def make_accelerator(
 
 
 def _prepare_fsdp(accelerator: Accelerator, can_shard: bool) -> None:
-    """Checks that sharding is possible, and lets CPUs shard as well, which accelerate leaves to GPUs."""
+    """Checks that sharding is possible, and enables it on CPUs too, where accelerate does not."""
     if not can_shard:
         raise ValueError("This script trains on several GPUs by DDP only: its networks are small. Use ddp.yaml.")
     if accelerator.distributed_type == DistributedType.MULTI_CPU:
@@ -89,4 +89,4 @@ def _prepare_fsdp(accelerator: Accelerator, can_shard: bool) -> None:
     plugin = accelerator.state.fsdp_plugin
     if plugin.fsdp_version != 2:
         raise ValueError(f"FSDP must be of version 2, got {plugin.fsdp_version}: use fsdp2.yaml.")
-    plugin.mixed_precision_policy = None  # autocast does it: FSDP would cast inputs, times too
+    plugin.mixed_precision_policy = None  # autocast is used instead: FSDP would cast all inputs, including times

@@ -1,4 +1,4 @@
-"""LoRA adapters of the transformer in a training: added, kept in checkpoints, written.
+"""LoRA adapters of the transformer in training: adding, checkpointing and saving them.
 
 Reference: Hu et al., "LoRA: Low-rank adaptation of large language models", arXiv 2106.09685.
 """
@@ -17,7 +17,7 @@ WEIGHT_NAME = "pytorch_lora_weights.safetensors"
 
 
 class AdapterState:
-    """What a checkpoint holds of the model: the adapter, not the weights that stay as they are."""
+    """The part of the model in a checkpoint: the adapter, without the frozen weights."""
 
     def __init__(self, transformer: torch.nn.Module):
         self.transformer = transformer
@@ -27,28 +27,28 @@ class AdapterState:
         return get_peft_model_state_dict(self.transformer)
 
     def load_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:
-        """Puts them back."""
+        """Loads the adapter's weights."""
         set_peft_model_state_dict(self.transformer, state_dict)
 
 
 def checkpoint_adapter_only(accelerator: Accelerator, transformer: torch.nn.Module) -> None:
-    """Lets checkpoints hold the adapter in the place of the whole model."""
+    """Makes checkpoints hold the adapter instead of the whole model."""
     accelerator.register_for_checkpointing(AdapterState(transformer))
     accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
     accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
 
 
 def add_adapter(transformer: torch.nn.Module, rank: int, alpha: float, target_modules: Sequence[str]) -> None:
-    """Adds a fresh adapter, whose product is zero; its weights are in float32 and the only ones that are trained.
+    """Adds a new adapter, which at first changes nothing; only its weights are trained, in float32.
 
     Args:
         transformer: with frozen weights.
         rank: of the matrices, at least 1.
         alpha: the adapter is scaled by `alpha / rank`.
-        target_modules: ends of the names of the linear layers that get one.
+        target_modules: the linear layers that get an adapter, by the ends of their names.
 
     Raises:
-        ValueError: `rank` below 1, or target modules that the transformer does not have.
+        ValueError: `rank` is below 1, or the transformer does not have one of the target modules.
     """
     if rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}.")
@@ -62,7 +62,7 @@ def add_adapter(transformer: torch.nn.Module, rank: int, alpha: float, target_mo
 def save_adapter(transformer: torch.nn.Module, directory: Path) -> None:
     """Writes the adapter and its configuration for `load_lora_weights`, atomically."""
     with atomic_path(directory / WEIGHT_NAME) as temporary:
-        CogVideoXLoraLoaderMixin.save_lora_weights(  # the one that our pipelines inherit
+        CogVideoXLoraLoaderMixin.save_lora_weights(  # our pipelines inherit this mixin
             directory,
             get_peft_model_state_dict(transformer),
             weight_name=temporary.name,

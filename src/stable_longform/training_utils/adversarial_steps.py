@@ -1,4 +1,4 @@
-"""The autoencoder and its discriminator, trained in turn: whose turn a step is, and its losses. Paper: §2.1, §3."""
+"""Alternating training of the autoencoder and its discriminator: whose turn it is, and the losses. Paper: §2.1, §3."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -9,18 +9,18 @@ from stable_longform.losses.adversarial import adversarial_loss, discriminator_l
 
 
 class Turn(NamedTuple):
-    """Who is trained in a step: whether the discriminator takes part, whether it is its turn, its network's steps."""
+    """Which network is trained in a step: whether the discriminator takes part, and whether it is its turn."""
 
     is_adversarial: bool
     is_discriminators: bool
-    own_step: int  # how many steps that step's network has had before
+    own_step: int  # how many steps the trained network has taken before
 
 
 def choose_turn(step: int, discriminator_start_step: int) -> Turn:
-    """Whose turn a step is.
+    """Decides which network is trained in a step.
 
-    From `discriminator_start_step` on the networks take turns, the autoencoder in even steps; each has a learning-rate
-    schedule of its own. Before it only the autoencoder is trained.
+    Before `discriminator_start_step`, only the autoencoder is trained. From then on, the networks take turns: the
+    autoencoder is trained in even steps. Each has its own learning-rate schedule.
     """
     if step < discriminator_start_step:
         return Turn(False, False, step)
@@ -43,10 +43,10 @@ def generator_step_losses(
 
     Args:
         model: autoencoder, prepared or not.
-        discriminator: not wrapped; None: only the autoencoder is trained. It gets no gradient.
+        discriminator: not wrapped; it gets no gradient. None: only the autoencoder is trained.
         waveform: `(B, 2, N)`.
-        spectral_losses: gives named losses of a waveform and its reconstruction.
-        generator: of the draw from the posterior, or one for each item.
+        spectral_losses: returns named losses of a waveform and its reconstruction.
+        generator: for sampling from the posterior, or a list with one for each item.
     """
     output = model(waveform, sample_posterior=True, generator=generator)
     decoded = output.sample.float()
@@ -77,7 +77,7 @@ def discriminator_step_losses(
         model: autoencoder, prepared or not. It gets no gradient.
         discriminator: prepared or not.
         waveform: `(B, 2, N)`.
-        generator: of the draw from the posterior, or one for each item.
+        generator: for sampling from the posterior, or a list with one for each item.
     """
     with torch.no_grad():
         decoded = model(waveform, sample_posterior=True, generator=generator).sample.float()

@@ -6,9 +6,9 @@ from torch.distributed.nn.functional import all_reduce
 
 
 class SharedBatchNorm2d(torch.nn.BatchNorm2d):
-    """Batch norm whose statistics in training are those of all processes' items together.
+    """Batch norm whose statistics in training are over the items of all processes.
 
-    Every process must call it equally often; their batches may differ in size. Ioffe and Szegedy, "Batch
+    All processes must call it equally often; their batches may differ in size. Ioffe and Szegedy, "Batch
     normalization" (2015).
     """
 
@@ -31,7 +31,7 @@ class SharedBatchNorm2d(torch.nn.BatchNorm2d):
 
 
 def share_batch_norms(model: torch.nn.Module) -> None:
-    """Makes every BatchNorm2d of a model, all with affine parameters, a `SharedBatchNorm2d`, hooks included."""
+    """Turns every BatchNorm2d of a model into a `SharedBatchNorm2d` and keeps its hooks."""
     for module in model.modules():
         if type(module) is torch.nn.BatchNorm2d:
             module.__class__ = SharedBatchNorm2d

@@ -1,6 +1,7 @@
-"""Checkpoints of a training: written atomically, checked when they are read, rotated.
+"""Checkpoints of a training: written atomically, verified when they are read, rotated.
 
-A checkpoint is what accelerate saves, and `checkpoint.json`: step, items seen, and the size and SHA-256 of every file.
+A checkpoint holds what accelerate saves, and `checkpoint.json` with the step, the number of items seen, and the size
+and SHA-256 of every file.
 """
 
 import json
@@ -43,11 +44,12 @@ def save_checkpoint(
 ) -> Path:
     """Saves everything prepared by and registered with `accelerator` as `checkpoint-<step>`, atomically.
 
-    The folder gets its name only when it is complete and on the disk. Then older ones are removed, but for the newest
-    `keep_last` of the options, and milestones, whose step is a multiple of their `keep_every` (0: there are none).
+    The folder gets its name only when it is complete and on disk. Then older checkpoints are removed, except the
+    newest `keep_last` and the milestones, whose step is a multiple of `keep_every` (0: no milestones).
 
     Raises:
-        OSError: it could not be written, as on a full disk. Nothing of it stays, the older ones do.
+        OSError: it could not be written, for example because the disk is full. The incomplete checkpoint is removed,
+            the older ones are kept.
     """
     final = output_dir / f"{CHECKPOINT_PREFIX}{step:08d}"
     partial = output_dir / f"partial-{final.name}"
@@ -61,7 +63,7 @@ def save_checkpoint(
         if accelerator.is_main_process:
             facts = {"step": step, "num_items": order.num_items(step), "items_per_step": order.items_per_step}
             facts |= {"is_sharded": _is_sharded(accelerator), "skipped": skipped.state_dict()}
-    except (OSError, CheckpointException) as caught:  # the latter of FSDP, in all processes
+    except (OSError, CheckpointException) as caught:  # FSDP raises the latter, in all processes
         error = caught
     if not is_any(accelerator, error is not None) and accelerator.is_main_process:  # all have written their parts
         try:
@@ -85,13 +87,13 @@ def save_checkpoint(
 
 
 def resume(accelerator: Accelerator, output_dir: Path, batch_size: int, skipped: SkippedSteps) -> ItemOrder:
-    """Loads the newest checkpoint that is whole, if there is one; returns the order of the items from there on.
+    """Loads the newest undamaged checkpoint, if there is one; returns the order of the items from there on.
 
-    A damaged one is renamed to `damaged-checkpoint-<step>` and reported. `skipped` continues from there.
+    Damaged checkpoints are renamed to `damaged-checkpoint-<step>` and reported. `skipped` gets its saved state.
 
     Raises:
-        ValueError: there are checkpoints, but all are damaged; or the newest was saved with FSDP and the run goes on
-            without, or the other way round.
+        ValueError: all checkpoints are damaged; or the newest was saved with FSDP and this run does not use it, or the
+            other way round.
     """
     found = [None, None]
     if accelerator.is_main_process:
@@ -120,7 +122,7 @@ def resume(accelerator: Accelerator, output_dir: Path, batch_size: int, skipped:
             "processes, or start another run with --init_from."
         )
     accelerator.load_state(str(path))
-    accelerator.step = 0  # of the micro-batches
+    accelerator.step = 0  # counts micro-batches
     if "skipped" in contents:
         skipped.load_state_dict(contents["skipped"])
     order = ItemOrder(*shares, start_step=step, first_item=contents["num_items"])
@@ -131,12 +133,12 @@ def resume(accelerator: Accelerator, output_dir: Path, batch_size: int, skipped:
 
 
 def latest_checkpoint(output_dir: str | os.PathLike) -> tuple[Path, int] | None:
-    """The newest complete checkpoint of a run and its step, or None."""
+    """Returns the newest complete checkpoint of a run and its step, or None."""
     return max(_checkpoints(output_dir), key=lambda entry: entry[1], default=None)
 
 
 def _is_sharded(accelerator: Accelerator) -> bool:
-    """Whether the weights are shared out over the processes."""
+    """Whether the weights are sharded over the processes."""
     return accelerator.distributed_type == DistributedType.FSDP
 
 
@@ -151,7 +153,7 @@ def _checkpoints(output_dir: str | os.PathLike) -> list[tuple[Path, int]]:
 
 
 def _newest_whole(output_dir: Path) -> list:
-    """The newest checkpoint without damage, or None; and what is wrong if there are only damaged ones."""
+    """Returns the newest undamaged checkpoint, or None; and a description of the damage if all are damaged."""
     checkpoints = _checkpoints(output_dir)
     damages = []
     for path, _ in reversed(checkpoints):
@@ -169,7 +171,7 @@ def _newest_whole(output_dir: Path) -> list:
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """What is wrong with the files of a checkpoint, or None.
+    """Describes what is wrong with the files of a checkpoint; None if nothing is.
 
     Args:
         checkpoint: folder.
@@ -192,7 +194,7 @@ def find_damage(checkpoint: Path) -> str | None:
 
 
 def _write_contents(folder: Path, facts: dict) -> None:
-    """Writes the list of a checkpoint's files and sees to it that all are on the disk."""
+    """Writes the list of a checkpoint's files and flushes all of them to disk."""
     files = {}
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         files[file.relative_to(folder).as_posix()] = [file.stat().st_size, file_sha256(file)]

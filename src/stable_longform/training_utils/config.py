@@ -1,4 +1,4 @@
-"""Configuration of the training scripts: a dataclass from its defaults, a YAML file and the command line."""
+"""Configuration of the training scripts: a dataclass filled from defaults, a YAML file and the command line."""
 
 import dataclasses
 import json
@@ -26,11 +26,11 @@ def load_config(config_class: type, arguments: Sequence[str], directory: str | o
         config_class: a dataclass whose fields are declared as `training_utils.options` describes. A field of type dict
             takes `--field.key=value`.
         arguments: the command line, e.g. `["--config", "tiny.yaml", "--learning_rate=1e-3"]`.
-        directory: what a relative `--config` path is relative to.
+        directory: folder to which a relative `--config` path refers.
 
     Raises:
-        ValueError: an unknown key, a value outside its field's type or range, a missing one, or an unreadable YAML
-            file.
+        ValueError: a key is unknown or missing, a value does not have its field's type or range, or the YAML file
+            cannot be read.
     """
     options = options_of(config_class)
     texts = _split_arguments(arguments)
@@ -55,12 +55,12 @@ def load_config(config_class: type, arguments: Sequence[str], directory: str | o
 
 
 def launch(main: Callable, config_class: type) -> None:
-    """Runs `main(config)` with the configuration of the command line.
+    """Runs `main(config)` with the configuration from the command line.
 
-    With `--print_config` it is only printed, as YAML; with `--help` the options are. What the user can put right ends
-    in one line on stderr: exit code 2 for wrong input or a file that cannot be read or written, 3 for a training that
-    is no longer finite. Otherwise the code is what `main` gives, 0 for None. Messages of the log do not break the
-    progress bar.
+    `--print_config` only prints the configuration as YAML, `--help` the options. Errors that the user can fix end with
+    one line on stderr: exit code 2 for wrong input or a file that cannot be read or written, 3 for a training whose
+    values are no longer finite. Otherwise the exit code is what `main` returns, 0 for None. Log messages do not break
+    the progress bar.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:
@@ -74,7 +74,7 @@ def launch(main: Callable, config_class: type) -> None:
             return
         with logging_redirect_tqdm():
             exit_code = main(config)
-    except (ValueError, OSError, FloatingPointError) as error:  # OSError: also a checkpoint that is not there
+    except (ValueError, OSError, FloatingPointError) as error:  # OSError: also for a missing checkpoint
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(EXIT_NOT_FINITE if isinstance(error, FloatingPointError) else EXIT_BAD_INPUT)
     if exit_code:
@@ -82,7 +82,7 @@ def launch(main: Callable, config_class: type) -> None:
 
 
 def describe_options(config_class: type, description: str) -> str:
-    """The text of `--help`: what the script does, and each option with its default, range and meaning."""
+    """The text of `--help`: a description of the script, and each option with its default, range and meaning."""
     lines = [
         description.strip(),
         "",
@@ -100,17 +100,17 @@ def describe_options(config_class: type, description: str) -> str:
 
 
 def plain_values(values: Mapping) -> dict:
-    """The values of a configuration as YAML and JSON know them: tuples are lists."""
+    """The values of a configuration in the types of YAML and JSON: tuples become lists."""
     return json.loads(json.dumps(values))
 
 
 def _to_yaml(value) -> str:
-    """A value as it is given on the command line."""
+    """A value as it is written on the command line."""
     return yaml.safe_dump(json.loads(json.dumps(value)), default_flow_style=True, width=10**6).splitlines()[0]
 
 
 def _split_arguments(arguments: Sequence[str]) -> list[tuple[str, str]]:
-    """The command line as pairs of a key and its text."""
+    """Splits the command line into pairs of key and text."""
     tokens = []
     for argument in arguments:
         is_key = argument.startswith("--") and len(tokens) % 2 == 0
@@ -122,7 +122,7 @@ def _split_arguments(arguments: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _read_yaml(path: Path) -> dict:
-    """The mapping in a YAML file."""
+    """Reads the mapping in a YAML file."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
@@ -133,7 +133,7 @@ def _read_yaml(path: Path) -> dict:
 
 
 def _parse(text: str, key: str):
-    """A command-line value read as YAML."""
+    """Parses a command-line value as YAML."""
     try:
         return yaml.safe_load(text)
     except (ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: a date that does not exist

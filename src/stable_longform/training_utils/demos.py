@@ -1,6 +1,6 @@
-"""Demos of a training in progress: music from prompts of the valid split, to hear and to measure.
+"""Demos of a training in progress: music from prompts of the valid split, to listen to and to measure.
 
-Level and flatness tell apart what goes wrong most often: silence and noise.
+Level and flatness reveal the most common failures: silence and noise.
 """
 
 import math
@@ -28,20 +28,20 @@ def make_demos(
     guidance_scales: Sequence[float],
     accelerator: Accelerator,
 ) -> dict[str, float]:
-    """Generates from the prompts of some windows, with fixed seeds, and decodes their own latents to compare with.
+    """Generates from the prompts of some windows with fixed seeds, and decodes the windows' own latents to compare.
 
     Args:
-        pipe: `LongFormMusicPipeline` of the weights to hear.
+        pipe: `LongFormMusicPipeline` with the weights to demonstrate.
         windows: items of the valid split with `latents` and `prompt`.
-        folder: where the audio files go.
-        num_demos: how many windows.
-        duration_in_s: of each demo, cut to the window.
+        folder: for the audio files.
+        num_demos: number of windows.
+        duration_in_s: of each demo, at most the window.
         num_inference_steps: of the sampler.
-        guidance_scales: each prompt is generated once with each.
+        guidance_scales: each prompt is generated once with each scale.
         accelerator: of the run; the demos are shared out to its processes, each of which must call this.
 
     Returns:
-        mean level (silence: -60 dBFS and less) and flatness (white noise: 0.56) of the real and the generated audio.
+        mean level (silence: below -60 dBFS) and flatness (white noise: 0.56) of the real and the generated audio.
     """
     duration_in_s = min(duration_in_s, pipe.max_duration_in_s)
     num_frames = math.ceil(duration_in_s * pipe.vae.latent_rate)
@@ -67,14 +67,14 @@ def make_demos(
 
 
 def level_in_dbfs(waveform: torch.Tensor) -> float:
-    """Root mean square of `(channels, num_samples)` in dB; a full-scale square wave is at 0, silence at -200."""
+    """Root mean square of `(channels, num_samples)` in dB: 0 for a full-scale square wave, -200 for silence."""
     return 20 * math.log10(max(float(waveform.float().square().mean().sqrt()), 1e-10))
 
 
 def spectral_flatness(waveform: torch.Tensor) -> float:
     """Geometric over arithmetic mean of the power spectrum, averaged over frames: 0 for a tone.
 
-    Of white noise the periodogram is exponentially distributed, hence exp(−0.577) = 0.56 and not 1.
+    The periodogram of white noise is exponentially distributed, so its flatness is exp(−0.577) = 0.56 and not 1.
     """
     power = stft_magnitude(waveform.float().mean(dim=0), FFT_SIZE).square()
     return float((power.log().mean(dim=-2).exp() / power.mean(dim=-2)).mean())

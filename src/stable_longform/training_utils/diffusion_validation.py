@@ -20,26 +20,26 @@ def validate(
 ) -> dict[str, float]:
     """Computes the loss of fixed windows with fixed noise and equally spaced times.
 
-    `valid/loss` is low as soon as the latents are well predicted from their noisy selves, whether or not the prompt
-    is listened to. At t = 1 there is nothing to predict them from but the condition; and a model that listens has a
-    higher loss with the prompt of another window.
+    `valid/loss` is low if the latents are predicted well from noisy latents, even if the model ignores the prompt. At
+    t = 1, the condition is the only information. A model that uses the prompt has a higher loss with the prompt of
+    another window.
 
     Args:
-        velocity_loss: `VelocityLoss`, prepared or not, of the weights to judge.
+        velocity_loss: `VelocityLoss`, prepared or not, with the weights to evaluate.
         windows: of the valid split, shared out to the processes, each of which must call this.
-        embed_prompts: gives the `prompt_embeds`, and perhaps the `prompt_attention_mask`, of prompts.
+        embed_prompts: returns the `prompt_embeds` of prompts, and optionally the `prompt_attention_mask`.
         num_windows: at least 1.
-        num_buckets: ranges of t whose losses are given apart; at most one for each window; 1: none.
+        num_buckets: number of ranges of t with separate losses, at most one for each window; 1: no separate losses.
         accelerator: of the run.
 
     Returns:
-        Means over the windows: `valid/loss`, `valid/loss_t0.25-0.50` and the like for each bucket, `valid/loss_t1` at
-        t = 1, and `valid/loss_other_prompt` and `valid/loss_t1_other_prompt` with the prompts of the next windows (of
-        a single window its own).
+        Means over the windows: `valid/loss`; `valid/loss_t0.25-0.50` etc. for each bucket; `valid/loss_t1` at t = 1;
+        `valid/loss_other_prompt` and `valid/loss_t1_other_prompt` with the prompt of the next window (a single window
+        keeps its own).
     """
     losses = torch.zeros(num_windows, 4, device=accelerator.device)
     for first in range(0, num_windows, accelerator.num_processes):
-        i = min(first + accelerator.process_index, num_windows - 1)  # with FSDP all must compute equally often
+        i = min(first + accelerator.process_index, num_windows - 1)  # FSDP: all must compute equally often
         window, other = windows[i], windows[(i + 1) % num_windows]
         batch = collate_windows([window] * 4)
         noise = torch.randn(window["latents"].shape, generator=item_generator(VALIDATION_SEED, i))

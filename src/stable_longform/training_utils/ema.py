@@ -1,4 +1,4 @@
-"""The moving average of the weights, whole or sharded over processes (FSDP2)."""
+"""The exponential moving average of the weights, also for weights sharded over processes (FSDP2)."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,25 +9,25 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 class EMAModel(training_utils.EMAModel):
-    """diffusers' EMAModel with the paper's ramp-up; its state is whole, so any number of processes can resume it.
+    """diffusers' EMAModel with the paper's ramp-up. Its state is not sharded, so any number of processes can resume.
 
     Paper: §3. Decay of update n > 1: min(decay, 1 − (n − 1)^(−3/4)), as in the public code.
 
     Args:
-        parameters: those to average; with FSDP2 those of the prepared model.
+        parameters: the parameters to average; with FSDP2 those of the prepared model.
         decay: largest decay, in [0, 1].
     """
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], decay: float = 0.9999):
         super().__init__(parameters, decay, update_after_step=1, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
-        self.shadow_params = [shadow.float() for shadow in self.shadow_params]  # also of weights in half precision
+        self.shadow_params = [shadow.float() for shadow in self.shadow_params]  # also for weights in half precision
 
     def state_dict(self) -> dict:
-        """The state with whole tensors; every process must call this."""
+        """The state with full tensors; every process must call this."""
         return super().state_dict() | {"shadow_params": [full_tensor(shadow) for shadow in self.shadow_params]}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Loads a state onto the device and into the shards of the present average."""
+        """Loads a state to the device and into the shards of the current average."""
         places = self.shadow_params
         super().load_state_dict(state_dict)
         self.shadow_params = [_place(whole, like) for whole, like in zip(self.shadow_params, places, strict=True)]
@@ -41,7 +41,7 @@ class EMAModel(training_utils.EMAModel):
     @contextlib.contextmanager
     @torch.no_grad()
     def swapped(self, parameters: Iterable[torch.nn.Parameter]) -> Iterator[None]:
-        """Puts the average in the place of the parameters inside the block."""
+        """A context in which the parameters are replaced by the average."""
         parameters = list(parameters)
         stored = [_local(parameter).to("cpu", copy=True) for parameter in parameters]
         self.copy_to(parameters)
@@ -53,7 +53,7 @@ class EMAModel(training_utils.EMAModel):
 
 
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor, whole also if it is sharded over processes; every process must then call this."""
+    """The full tensor of one that may be sharded over processes; if it is, every process must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -63,6 +63,6 @@ def _local(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _place(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """A whole tensor with the device, dtype and sharding of another."""
+    """Gives a full tensor the device, dtype and sharding of another one."""
     whole = whole.to(like.device, like.dtype)
     return distribute_tensor(whole, like.device_mesh, like.placements) if isinstance(like, DTensor) else whole

@@ -1,4 +1,4 @@
-"""Distillation to few steps: from any point of a teacher's trajectory the student predicts where it ends.
+"""Distillation to few steps: from any point of a teacher's trajectory, the student predicts its end point.
 
 References: Luhman and Luhman, "Knowledge distillation in iterative generative models", arXiv 2101.02388 (from the
 noise to the end). Song et al., "Consistency models", arXiv 2303.01469 (from any point to the end).
@@ -17,7 +17,7 @@ from stable_longform.training_utils.v_objective import VelocityLoss
 class EndPointLoss(VelocityLoss):
     """Squared error of the data predicted by the student's velocity, averaged over each item. Not in the paper.
 
-    Without guidance: what the teacher's guidance does is in the end points.
+    The student uses no guidance: the end points already contain the effect of the teacher's guidance.
     """
 
     def forward(self, batch: dict) -> torch.Tensor:
@@ -44,13 +44,14 @@ def validate_end_points(
     """The loss at fixed points of held-out trajectories.
 
     Args:
-        loss: `EndPointLoss`, prepared or not, of the weights to judge.
-        points: of each trajectory equally many, the noise first; shared out to the processes, which all call this.
-        add_conditions: adds to a batch what it lacks but the points.
+        loss: `EndPointLoss`, prepared or not, with the weights to evaluate.
+        points: the same number for each trajectory, the noise first. They are shared out to the processes, each of
+            which must call this.
+        add_conditions: adds the conditions to a batch of points.
         accelerator: of the run.
 
     Returns:
-        Means: `valid/loss` over all points, and `valid/loss_t1` over the noise, from which one step makes all.
+        Means: `valid/loss` over all points, and `valid/loss_t1` over the noise, the start of one-step generation.
     """
     losses = torch.zeros(len(points), len(points[0]), device=accelerator.device)
     for number in range(accelerator.process_index, len(points), accelerator.num_processes):

@@ -1,4 +1,4 @@
-"""What makes a training fast on GPUs and changes nothing, or next to nothing, in what it learns."""
+"""Settings that make training fast on GPUs, with no or almost no effect on the result."""
 
 import torch
 
@@ -6,21 +6,21 @@ from stable_longform.training_utils.run_options import RunOptions
 
 
 def set_kernels(options: RunOptions) -> None:
-    """Sets what torch's matrix products and convolutions on GPUs may do; CPUs do not ask."""
+    """Sets the precision and the choice of kernels for matrix products and convolutions on GPUs."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.allow_tf32
     torch.backends.cudnn.benchmark = options.cudnn_benchmark
 
 
 def is_fused(options: RunOptions, device: torch.device) -> bool | None:
-    """What to give Adam as `fused`: True on GPUs if the options say so; else None, which is torch's own choice."""
+    """The `fused` argument of Adam: True on GPUs if the options say so, otherwise None, torch's own choice."""
     return True if options.fused_optimizer and device.type == "cuda" else None
 
 
 def compile_networks(options: RunOptions, *networks: torch.nn.Module) -> None:
-    """Compiles networks in place with the backend that the options name; names and values of weights stay.
+    """Compiles networks in place with the backend in the options; the weights keep their names and values.
 
     Raises:
-        ValueError: a backend that torch does not have.
+        ValueError: torch does not have the backend.
     """
     if options.compile_backend is None:
         return

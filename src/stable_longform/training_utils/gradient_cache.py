@@ -1,4 +1,4 @@
-"""The gradient of a contrastive loss among more pairs than fit into memory at once.
+"""The gradient of a contrastive loss over more pairs than fit into memory at once.
 
 Reference: Gao et al., "Scaling deep contrastive learning batch size under memory limited setup" (2021), arXiv
 2101.06983.
@@ -19,16 +19,16 @@ def contrastive_backward(
     embed: Callable[[int], tuple[torch.Tensor, torch.Tensor]],
     num_micro_batches: int,
 ) -> torch.Tensor:
-    """Computes the gradient of the loss among the pairs of all micro-batches and processes; returns the loss.
+    """Computes the gradient of the loss over the pairs of all micro-batches and processes; returns the loss.
 
-    With several micro-batches all embeddings are computed first, without their graphs; then, from the loss's gradient
-    with respect to them, that of each micro-batch by itself. The result is that of one large batch, except that batch
-    norms see a micro-batch at a time.
+    With several micro-batches, all embeddings are first computed without their graphs. Then the gradient of the loss
+    with respect to the embeddings is propagated through each micro-batch separately. The result is that of one large
+    batch, except that batch norms see one micro-batch at a time.
 
     Args:
         accelerator: of the run.
         model: prepared.
-        embed: gives audio and text embeddings `(B, E)` of a micro-batch, the same at each call.
+        embed: returns the audio and text embeddings `(B, E)` of a micro-batch, the same ones at each call.
         num_micro_batches: at least 1.
     """
     log_scale = accelerator.unwrap_model(model).logit_scale_a
@@ -48,13 +48,13 @@ def contrastive_backward(
             product = sum((own * gradient).sum() for own, gradient in zip(embed(micro_batch), part, strict=True))
             if micro_batch == num_micro_batches - 1:
                 product = product + log_scale * scale_gradient
-            accelerator.backward(product * num_micro_batches)  # which divides by it
+            accelerator.backward(product * num_micro_batches)  # backward divides by it
     return loss.detach()
 
 
 @contextlib.contextmanager
 def untouched_statistics(model: torch.nn.Module) -> Iterator[None]:
-    """Inside the block batch norms in training mode use a batch's statistics without learning from them."""
+    """A context in which batch norms in training mode do not update their running statistics."""
     norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

@@ -1,7 +1,7 @@
-"""Which items a training takes, and the random numbers that belong to each.
+"""The order of the training items, and the random numbers of each.
 
-Items of a data set are numbered once for the whole run. Everything random about an item is a function of its number,
-so neither the number of processes, nor the split into micro-batches, nor a stop changes what is trained.
+Items are numbered once for the whole run. Everything random about an item is a function of its number. So neither the
+number of processes, nor the split into micro-batches, nor an interruption changes the training.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,18 +14,18 @@ from accelerate.utils import set_seed
 from stable_longform.data.numbered_items import NumberedItems
 from stable_longform.data.streams import StreamItems
 
-VALIDATION_SEED = 2**30  # of the items of the valid split; far from any training seed
+VALIDATION_SEED = 2**30  # for the items of the valid split; far from any training seed
 
 
 @dataclass(frozen=True)
 class ItemOrder:
-    """Which items each process takes: those of a step are consecutive, as are those of each micro-batch in it.
+    """Which items each process takes. The items of a step are consecutive, as are those of each of its micro-batches.
 
     Args:
         batch_size: items of a process in a micro-batch.
         accumulation: micro-batches in a step.
-        num_processes: processes that share the items of a step.
-        process_index: this one, in [0, num_processes).
+        num_processes: number of processes that share the items of a step.
+        process_index: number of this process, in [0, num_processes).
         start_step: the step to start from.
         first_item: number of that step's first item.
     """
@@ -39,7 +39,7 @@ class ItemOrder:
 
     @property
     def items_per_step(self) -> int:
-        """Items that all processes together take in a step: the global batch size."""
+        """The global batch size: items that all processes together take in a step."""
         return self.batch_size * self.accumulation * self.num_processes
 
     def num_items(self, step: int) -> int:
@@ -74,9 +74,9 @@ def make_loader(
     num_workers: int,
     collate_fn: Callable[[Sequence[dict]], dict] | None = None,
 ) -> Iterator[dict]:
-    """Yields micro-batches of a process from `order.start_step` to `max_steps`; a stream from its own position on.
+    """Yields micro-batches of a process from `order.start_step` to `max_steps`; a stream continues at its position.
 
-    Each has the numbers of its items as `item_numbers`.
+    The numbers of a batch's items are in `item_numbers`.
     """
     numbers = _NumberBatches(order, max_steps)
     loader = items.make_loader(numbers, order.batch_size, num_workers, collate_fn)
@@ -85,10 +85,10 @@ def make_loader(
 
 
 def seed_generators(seed: int, number: int) -> None:
-    """Seeds every global generator as a function of an item's number, for what a network draws (dropout)."""
+    """Seeds all global generators as a function of an item's number, for random numbers in networks (dropout)."""
     set_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
 
 
 def item_generator(seed: int, number: int) -> torch.Generator:
-    """A CPU generator for what is drawn for an item, as a function of its number."""
+    """A CPU generator for the random numbers of an item, as a function of its number."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, number, 1]).generate_state(1)[0]))

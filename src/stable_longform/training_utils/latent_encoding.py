@@ -1,4 +1,4 @@
-"""Encodes tracks once, whole, to the shards of a folder of latents. `stable_longform.data.latents` has the format."""
+"""Encodes whole tracks to the shards of a folder of latents. `stable_longform.data.latents` defines the format."""
 
 import hashlib
 import math
@@ -23,10 +23,10 @@ def encode_tracks(
     tracks_per_shard: int,
     minutes_per_shard: float,
 ) -> None:
-    """Encodes tracks into shards; those that cannot be read are left out and counted.
+    """Encodes tracks into shards; tracks that cannot be read are skipped and counted.
 
-    A shard is written when it has `tracks_per_shard` tracks or has taken `minutes_per_shard`, and when the tracks end,
-    with an error too.
+    A shard is written when it has `tracks_per_shard` tracks or has taken `minutes_per_shard`, and at the end of the
+    tracks, even after an error.
     """
     rows, posteriors, started = [], [], time.monotonic()
     try:
@@ -59,11 +59,11 @@ def encode_silence(vae: AutoencoderOobleck) -> dict[str, torch.Tensor]:
 
 
 def track_key(track: Track) -> str:
-    """A name that tells tracks of the same title apart."""
+    """A name that distinguishes tracks with the same title."""
     return hashlib.sha256(str(track.path).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def describe_track(track: Track) -> dict:
-    """What the index of the latents takes over from a track."""
+    """The information about a track for the index of the latents."""
     names = ("duration_in_s", "split", "weight", "metadata")
     return {name: getattr(track, name) for name in names}

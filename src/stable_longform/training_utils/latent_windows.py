@@ -1,7 +1,7 @@
-"""The transformer's windows: cut from latents on disk, or from music that is encoded while it trains.
+"""The transformer's windows: cut from latents on disk, or from music that is encoded during training.
 
-Encoding once is cheaper from the second pass on. Encoding while training needs no disk, never sees the same crop
-twice, and trains on streams.
+Encoding once is cheaper from the second pass over the data on. Encoding during training needs no disk space, never
+uses the same crop twice, and works with streams.
 """
 
 import json
@@ -23,21 +23,21 @@ from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.training_utils.items import VALIDATION_SEED, item_generator
 from stable_longform.utils.files import weights_sha256
 
-POSTERIOR_SEED = 2**29  # of the samples of the posteriors; far from any training seed
-NUM_INSPECTED = 8  # items whose latents are looked at before the first step
+POSTERIOR_SEED = 2**29  # for samples from the posteriors; far from any training seed
+NUM_INSPECTED = 8  # items whose latents are checked before the first step
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class WindowSource:
-    """What a training needs of its data.
+    """The data of a training.
 
     Args:
-        train: items of the train split for `make_loader`, stacked by `collate`.
-        collate: see `train`.
-        valid: by number, items of the valid split with `latents (C, L)`, `seconds_start`, `seconds_total`, `prompt`.
-        add_latents: gives a batch of `make_loader` with `latents (B, C, L)`.
+        train: items of the train split for `make_loader`.
+        collate: stacks items of `train` into a batch.
+        valid: items of the valid split by number, with `latents (C, L)`, `seconds_start`, `seconds_total`, `prompt`.
+        add_latents: adds `latents (B, C, L)` to a batch of `make_loader`.
         inspected: some latents `(N, C, L)`.
     """
 
@@ -56,7 +56,7 @@ def open_latent_windows(
     max_bad_fraction: float,
     excerpt_probability: float = 0.0,
 ) -> WindowSource:
-    """Windows of a folder of latents; the arguments are those of `LatentWindows`."""
+    """Windows from a folder of latents; the arguments are those of `LatentWindows`."""
     train = LatentWindows(latents, "train", window_length, max_seconds, seed, max_bad_fraction, excerpt_probability)
     valid = LatentWindows(latents, "valid", window_length, max_seconds, VALIDATION_SEED, max_bad_fraction)
     inspected = torch.stack([train[VALIDATION_SEED + i]["latents"] for i in range(NUM_INSPECTED)])
@@ -73,17 +73,17 @@ def open_music_windows(
     num_valid: int,
     accelerator: Accelerator,
 ) -> WindowSource:
-    """Crops of music, encoded in the process that trains on them; a short track is completed with silence.
+    """Crops of music, encoded in the process that trains on them; short tracks are padded with silence.
 
     Args:
         manifest: any source of music, see `data.sources`.
-        vae: the autoencoder, which is put on the accelerator's device.
+        vae: the autoencoder; it is moved to the accelerator's device.
         window_length: frames of an item.
         max_seconds: largest `seconds_start` and `seconds_total`.
         seed: of the whole sequence.
         max_bad_fraction: share of the tracks that may turn out to be unusable, in [0, 1].
-        num_valid: items of the valid split, which are encoded at once; at least 1.
-        accelerator: of the run; the source's place is kept in its checkpoints.
+        num_valid: number of items of the valid split, which are encoded immediately; at least 1.
+        accelerator: of the run; its checkpoints hold the position in the source.
     """
     vae.requires_grad_(False).eval().to(accelerator.device)
     make_item = CropMaker(
@@ -111,7 +111,7 @@ def open_music_windows(
 
 @torch.no_grad()
 def sample_latents(vae: AutoencoderOobleck, waveforms: torch.Tensor, item_numbers: Sequence[int]) -> torch.Tensor:
-    """Samples of the posteriors of `(B, 2, N)`, each drawn as a function of its item's number; `(B, C, L)`."""
+    """Latents `(B, C, L)` of `(B, 2, N)`: samples from the posteriors, each a function of its item's number."""
     latents = []
     for waveform, number in zip(waveforms, item_numbers, strict=True):
         posterior = vae.encode(waveform[None].to(vae.device, vae.dtype)).latent_dist
@@ -120,13 +120,13 @@ def sample_latents(vae: AutoencoderOobleck, waveforms: torch.Tensor, item_number
 
 
 def check_scale(latents: torch.Tensor, accelerator: Accelerator) -> None:
-    """Logs mean and deviation of some latents, which the noise's deviation of 1 should be comparable to.
+    """Logs the mean and the standard deviation of some latents. The deviation should be similar to that of noise, 1.
 
     Raises:
-        ValueError: they are all the same.
+        ValueError: all values are the same.
     """
     mean, std = float(latents.mean()), float(latents.std())
-    if not std > 0:  # also if it is not a number
+    if not std > 0:  # true for NaN too
         raise ValueError(f"The latents have deviation {std}: is the autoencoder trained?")
     if accelerator.is_main_process:
         far = "" if 1 / 3 < std < 3 else "; far from the noise's 1: see training/normalize_latents.py"

@@ -1,4 +1,4 @@
-"""Learning-rate laws: factors of the configured rate, as functions of the step."""
+"""Learning-rate schedules: factors of the configured rate, as functions of the step."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Sets the rate of all of an optimiser's parameters."""
+    """Sets the learning rate of all parameters of an optimiser."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
@@ -17,7 +17,7 @@ def inverse_lr(step: int, inv_gamma: float, power: float = 0.5, warmup: float = 
 
 
 def linear_warmup(step: int, warmup_steps: int) -> float:
-    """Linear from 1/warmup_steps to 1, which it stays."""
+    """Linear from 1/warmup_steps to 1, then constant."""
     return min((step + 1) / max(warmup_steps, 1), 1.0)
 
 
@@ -30,13 +30,13 @@ def warmup_cosine(step: int, warmup_steps: int, num_steps: int) -> float:
 
 
 def falling_rate(step: int, max_steps: int, start: float, final: float) -> float:
-    """1, then linearly down to `final` at the end of a training.
+    """1, then linearly down to `final` at the end of the training.
 
     Args:
         step: in [0, `max_steps`).
         max_steps: of the whole training.
-        start: share of the steps after which it falls, in [0, 1]; 1: never.
-        final: the factor that the step after the last would have, in [0, 1].
+        start: share of the steps after which it falls, in [0, 1]; 1: it never falls.
+        final: the factor that the step after the last one would have, in [0, 1].
     """
     share = step / max_steps
     return 1.0 if share <= start else 1 - (1 - final) * (share - start) / (1 - start)

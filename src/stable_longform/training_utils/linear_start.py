@@ -7,16 +7,16 @@ import torch
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck, DiagonalGaussian
 from stable_longform.models.oobleck_layers import OobleckDecoder, OobleckEncoder, OobleckResidualUnit, Snake1d
 
-LOG_ALPHA = -2.0  # of each Snake, which then differs from x by less than e^(2 · LOG_ALPHA) x²
-POSTERIOR_STD = 0.1  # of the first step
-FLOOR = 1e-7  # mean square below which a batch counts as silent
+LOG_ALPHA = -2.0  # for each Snake, which then differs from x by less than e^(2 · LOG_ALPHA) x²
+POSTERIOR_STD = 0.1  # in the first step
+FLOOR = 1e-7  # a batch with a smaller mean square counts as silent
 
 
 class LinearAutoencoder(torch.nn.Module):
     """An autoencoder without its residual units and Snakes.
 
     Args:
-        vae: shares its weights.
+        vae: the autoencoder with which it shares its weights.
     """
 
     def __init__(self, vae: AutoencoderOobleck):
@@ -30,7 +30,7 @@ class LinearAutoencoder(torch.nn.Module):
         return [*encoder_layers(self.vae.encoder), *decoder_layers(self.vae.decoder)]
 
     def trained_parameters(self) -> list[torch.nn.Parameter]:
-        """Those of its convolutions."""
+        """The parameters of its convolutions."""
         return [parameter for layer in self.layers() for parameter in layer.parameters()]
 
     def forward(
@@ -40,7 +40,7 @@ class LinearAutoencoder(torch.nn.Module):
 
         Args:
             waveform: as in `AutoencoderOobleck.encode`.
-            generator: for a draw from the posterior, one for each item; None decodes the posterior's mean.
+            generator: for samples from the posterior, one for each item; None decodes the posterior's mean.
         """
         posterior = DiagonalGaussian(apply(encoder_layers(self.vae.encoder), waveform))
         latents = posterior.mode() if generator is None else posterior.sample(generator)
@@ -58,7 +58,7 @@ def decoder_layers(decoder: OobleckDecoder) -> list[torch.nn.Module]:
 
 
 def apply(layers: list[torch.nn.Module], hidden_states: torch.Tensor) -> torch.Tensor:
-    """Layers one after the other."""
+    """Applies layers one after the other."""
     for layer in layers:
         hidden_states = layer(hidden_states)
     return hidden_states
@@ -66,13 +66,13 @@ def apply(layers: list[torch.nn.Module], hidden_states: torch.Tensor) -> torch.T
 
 @torch.no_grad()
 def initialize(network: LinearAutoencoder, waveform: torch.Tensor) -> None:
-    """Makes residual units the identity and Snakes nearly so, and scales the other convolutions.
+    """Makes residual units the identity and Snakes almost the identity, and scales the other convolutions.
 
-    Each convolution's output then has deviation 1 on the waveform, the last one's that of the waveform; biases are 0.
-    Salimans and Kingma, "Weight normalization" (2016), §3.
+    On the waveform, each convolution's output then has a standard deviation of 1, and the last one's has that of the
+    waveform. Biases are 0. Salimans and Kingma, "Weight normalization" (2016), §3.
 
     Args:
-        network: freshly made.
+        network: a new network.
         waveform: real audio `(B, audio_channels, N)`.
     """
     for module in network.vae.modules():
@@ -97,7 +97,7 @@ def initialize(network: LinearAutoencoder, waveform: torch.Tensor) -> None:
 
 
 def relative_error(decoded: torch.Tensor, waveform: torch.Tensor, edge_num_samples: int) -> torch.Tensor:
-    """Squared error over the energy of a whole batch `(B, C, N)`, without the ends; 1 for a silent reconstruction."""
+    """Squared error over the energy of a batch `(B, C, N)`, without the ends; 1 for a silent reconstruction."""
     inside = slice(edge_num_samples, waveform.shape[-1] - edge_num_samples)
     error = (decoded - waveform)[..., inside].square().mean()
     return error / waveform[..., inside].square().mean().clamp(min=FLOOR)

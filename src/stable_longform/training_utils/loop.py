@@ -1,4 +1,4 @@
-"""What every training loop shares: the steps that are left, what is due after each, and when to stop."""
+"""The common part of all training loops: the remaining steps, what is due after each step, and when to stop."""
 
 import logging
 import math
@@ -25,22 +25,22 @@ logger = logging.getLogger(__name__)
 
 
 class StopRequest:
-    """Tells when a script is to end before its last step: `max_minutes` are over, or SIGTERM or SIGUSR1 has come.
+    """Tells a script to end before its last step, after `max_minutes`, SIGTERM or SIGUSR1.
 
-    From here on these signals no longer end the process. It is to save and end after the step it is in.
+    Once this object exists, these signals no longer end the process. The script should finish its step, save and end.
 
     Args:
-        max_minutes: counted from here, greater than 0; None: no limit.
+        max_minutes: counted from now, greater than 0; None: no limit.
 
     Raises:
-        ValueError: a limit that is not greater than 0.
+        ValueError: the limit is not greater than 0.
     """
 
     def __init__(self, max_minutes: float | None = None):
         if max_minutes is not None and not max_minutes > 0:
             raise ValueError(f"max_minutes must be greater than 0, got {max_minutes}.")
         self.max_minutes = max_minutes
-        self.exit_code = 0  # of the script, as far as is known
+        self.exit_code = 0  # of the script, as known so far
         self._deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
         self._signal: signal.Signals | None = None
         for name in SIGNALS:
@@ -48,7 +48,7 @@ class StopRequest:
                 signal.signal(getattr(signal, name), self._note_signal)
 
     def is_time_over(self, accelerator: Accelerator | None = None) -> bool:
-        """Whether the time is over: in any process of the accelerator, each of which must ask, or in this one."""
+        """Whether the time is over, here or, with an accelerator, in any process; all processes must call this."""
         is_over = time.monotonic() >= self._deadline
         if accelerator is not None and self.max_minutes is not None:
             is_over = is_any(accelerator, is_over)
@@ -57,7 +57,7 @@ class StopRequest:
         return is_over
 
     def is_signalled(self, accelerator: Accelerator | None = None) -> bool:
-        """Whether a signal has come to any process of the accelerator, each of which must ask, or to this one."""
+        """Whether this process or, with an accelerator, any process got a signal; all processes must call this."""
         is_signalled = self._signal is not None
         if accelerator is not None:
             is_signalled = is_any(accelerator, is_signalled)
@@ -83,11 +83,11 @@ class TrainingLoop:
                 ...
             loop.save_if_due()
 
-    The checkpoint comes after the validation, so that a resumed run never leaves a validation out. After a signal it
-    comes before it, because little time may be left.
+    The checkpoint comes after the validation, so that a resumed run never skips a validation. After a signal, it comes
+    before the validation, because little time may be left.
 
     Args:
-        accelerator: all models and optimisers are prepared, and all other state is registered. Creating the loop loads
+        accelerator: with all models and optimisers prepared and all other state registered. Creating the loop loads
             the newest checkpoint of the run, if there is one.
         output_dir: folder of the run.
         config: the options of the script, among them `batch_size`, `max_steps`, `log_every` and `save_every`.
@@ -101,8 +101,8 @@ class TrainingLoop:
         self.accelerator, self.output_dir, self.config, self.stop = accelerator, output_dir, config, stop
         self.skipped = SkippedSteps(config.max_skipped_steps)
         self.order = resume(accelerator, output_dir, config.batch_size, self.skipped)
-        self.done = self.order.start_step  # steps of the run that are done
-        self.is_last = self.is_stopped = False  # after each step: it was the last, or a signal has come
+        self.done = self.order.start_step  # completed steps of the run
+        self.is_last = self.is_stopped = False  # set after each step: it was the last, or a signal came
         self._progress = tqdm(
             range(self.done, config.max_steps),
             initial=min(self.done, config.max_steps),
@@ -112,7 +112,7 @@ class TrainingLoop:
         )
 
     def steps(self) -> Iterator[int]:
-        """Yields the number of each step that is left, and ends the training's tracking after the last."""
+        """Yields the numbers of the remaining steps; after the last one, it closes the trackers."""
         for step in self._progress:
             yield step
             if self.is_last or self.is_stopped:
@@ -120,14 +120,13 @@ class TrainingLoop:
         self.accelerator.end_training()
 
     def end_step(self, metrics: Mapping[str, torch.Tensor | float], is_logged: bool | None = None) -> None:
-        """Notes that a step is done and logs its metrics; every process must call this.
+        """Ends a step and logs its metrics; every process must call this.
 
-        After a signal the checkpoint is saved here.
+        After a signal, the checkpoint is saved here.
 
         Args:
             metrics: see `report`.
-            is_logged: whether this step is logged, unless it is the last, which always is; None: every `log_every`
-                steps.
+            is_logged: whether this step is logged; the last one always is. None: every `log_every` steps.
         """
         self.done += 1
         self.is_last = self.done == self.config.max_steps or self.stop.is_time_over(self.accelerator)
@@ -147,5 +146,5 @@ class TrainingLoop:
             self._save()
 
     def _save(self) -> None:
-        """Saves a checkpoint of the steps that are done."""
+        """Saves a checkpoint of the completed steps."""
         save_checkpoint(self.accelerator, self.output_dir, self.done, self.order, self.skipped, self.config)

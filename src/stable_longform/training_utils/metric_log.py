@@ -10,13 +10,13 @@ from tqdm import tqdm
 
 from stable_longform.utils.run_folder import METRICS_FILE
 
-NUM_SHOWN = 3  # metrics beside the progress bar
+NUM_SHOWN = 3  # number of metrics beside the progress bar
 
 
 def log_metrics(
     output_dir: Path, step: int, metrics: Mapping[str, float], accelerator: Accelerator | None = None
 ) -> None:
-    """Appends one line to `metrics.jsonl` and tells the accelerator's trackers; for the main process."""
+    """Appends one line to `metrics.jsonl` and passes it to the accelerator's trackers, in the main process."""
     metrics = {name: float(value) for name, value in metrics.items()}
     if accelerator is not None:
         accelerator.log(metrics, step)
@@ -33,10 +33,10 @@ def report(
 ) -> None:
     """Logs a step's metrics and shows the first of them beside the progress bar.
 
-    Tensors are averaged over the processes, each of which must call this; numbers are the same in all of them.
+    Tensors are averaged over the processes, all of which must call this; numbers are the same in all of them.
     """
     tensors = {name: value for name, value in metrics.items() if torch.is_tensor(value)}
-    if tensors:  # one exchange, and one copy from the GPU, for all of them
+    if tensors:  # one exchange and one copy from the GPU for all tensors
         values = torch.stack([value.to(accelerator.device).float() for value in tensors.values()])
         means = accelerator.reduce(values, reduction="mean").tolist()
         metrics = {**metrics, **dict(zip(tensors, means, strict=True))}

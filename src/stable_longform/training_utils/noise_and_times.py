@@ -1,6 +1,6 @@
-"""What the training of the transformer draws for each item: noise, a time, and whether its condition is dropped.
+"""Random draws of the transformer's training for each item: noise, a time, and whether its condition is dropped.
 
-All of it is a function of the seed and the item's number.
+All are functions of the seed and the item's number.
 """
 
 from collections.abc import Sequence
@@ -21,18 +21,18 @@ def draw_noise_and_times(
     terminal_probability: float = 0.01,
     timestep_shift: float = 1.0,
 ) -> dict[str, torch.Tensor]:
-    """Draws for a batch what `VelocityLoss` needs besides the data. Paper: §3.
+    """Draws the inputs of `VelocityLoss` besides the data for a batch. Paper: §3.
 
     Args:
         shape: `(B, C, L)` of the latents.
-        item_numbers: B of them.
+        item_numbers: numbers of the B items.
         seed: of the whole training.
         condition_dropout: share of the items whose condition is dropped, in [0, 1].
         terminal_probability: share of the items at t = 1, pure noise, in [0, 1].
         timestep_shift: see `shift_times`.
 
     Returns:
-        `noise (B, C, L)` of deviation 1, `timestep (B,)` in [0, 1] and boolean `is_dropped (B,)`.
+        `noise (B, C, L)` with standard deviation 1, `timestep (B,)` in [0, 1] and boolean `is_dropped (B,)`.
     """
     generators = [item_generator(seed, number) for number in item_numbers]
     chances = torch.stack([torch.rand(2, generator=generator) for generator in generators])
@@ -46,9 +46,9 @@ def draw_noise_and_times(
 
 
 def uniform_times(item_numbers: Sequence[int], seed: int) -> torch.Tensor:
-    """Times `(B,)` in [0, 1] that fill the interval evenly: any 2^k consecutive items do so.
+    """Times `(B,)` in [0, 1]; the times of any 2^k consecutive items fill the interval evenly.
 
-    They are the van der Corput sequence in base 2, which is the first dimension of Sobol's, with a random digital
+    They are the van der Corput sequence in base 2 (the first dimension of Sobol's sequence) with a random digital
     shift. The paper's code draws a scrambled Sobol sequence.
     """
     shift = int(np.random.SeedSequence([seed, 2]).generate_state(1)[0])  # NUM_BITS random bits
@@ -59,7 +59,7 @@ def uniform_times(item_numbers: Sequence[int], seed: int) -> torch.Tensor:
 def shift_times(t: torch.Tensor, shift: float) -> torch.Tensor:
     """Moves times in [0, 1] towards 1: `shift·t / (1 + (shift − 1)·t)` multiplies the odds t/(1 − t) by `shift`.
 
-    Near t = 1 is decided what the whole is like, such as where it ends; short trainings see little of it. The same
-    shift as in Esser et al., "Scaling rectified flow transformers", arXiv 2403.03206, §5.3.2. Not in the paper.
+    Global properties, such as where the music ends, are decided near t = 1, which short trainings see rarely. This is
+    the shift of Esser et al., "Scaling rectified flow transformers", arXiv 2403.03206, §5.3.2. Not in the paper.
     """
     return shift * t / (1 + (shift - 1) * t)

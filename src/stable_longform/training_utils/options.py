@@ -1,13 +1,13 @@
-"""The options of a script, declared by the fields of a dataclass: type, range, default and meaning.
+"""The options of a script, declared as fields of a dataclass: type, range, default and meaning.
 
-A field's type says all of it:
+The annotation of a field contains everything:
 
     batch_size: Annotated[int, Range(1, 65536), "Items of a process in a micro-batch."] = 4
     betas: Annotated[tuple[float, float], Range(0, 1, below=True), "Of Adam."] = (0.9, 0.999)
     mixed_precision: Annotated[Literal["no", "bf16", "fp16"], "Of the forward pass."] = "no"
     model: Annotated[dict, ArgumentsOf(DiTTransformer1D), "What differs from the paper."] = field(default_factory=dict)
 
-A `Range` holds for a number, and for each entry of a list or mapping; `NumEntries` for the length of a list.
+A `Range` applies to a number, or to each entry of a list or mapping; `NumEntries` applies to the length of a list.
 """
 
 import dataclasses
@@ -36,14 +36,14 @@ class NumEntries:
 
 @dataclass(frozen=True)
 class ArgumentsOf:
-    """Says that a mapping holds arguments of a model's class, which is built on the meta device to check them."""
+    """Marks a mapping as arguments of a model's class; to check them, the model is built on the meta device."""
 
     model_class: type
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option: what it may be, what it is if it isn't given, and what it means."""
+    """One option: its accepted values, its default and its meaning."""
 
     name: str
     hint: typing.Any
@@ -58,24 +58,24 @@ class Option:
 
     @property
     def is_text(self) -> bool:
-        """Whether it is text and never null, so that the command line's is taken as it is: "no" is not false."""
+        """Whether it is always text, so that the command line's value is not parsed: "no" is not false."""
         return (self.hint is str or typing.get_origin(self.hint) is typing.Literal) and not self.is_optional
 
     @property
     def meaning(self) -> str:
-        """The sentence that says what it is for: the last one of its annotation."""
+        """What it is for: the last entry of its annotation."""
         return next((mark for mark in reversed(self.marks) if isinstance(mark, str)), "")
 
     @property
     def accepted(self) -> str:
-        """What it may be, in words."""
+        """Its accepted values, in words."""
         return self._describe() + (", or null" if self.is_optional else "")
 
     def convert(self, value):
-        """The value as the field's type: whole numbers and "1e-3" pass as floats, lists as tuples.
+        """Converts a value to the field's type: integers and "1e-3" to floats, lists to tuples.
 
         Raises:
-            ValueError: naming the option, the value and what is accepted.
+            ValueError: the value is not accepted; the message names the option, the value and the accepted ones.
         """
         if value is None and self.is_optional:
             return None
@@ -91,11 +91,11 @@ class Option:
         raise ValueError(f"{self.name} must be {self.accepted}, got {value!r}.")
 
     def _mark(self, kind: type):
-        """The last mark of a kind, or None."""
+        """The last annotation of a type, or None."""
         return next((mark for mark in reversed(self.marks) if isinstance(mark, kind)), None)
 
     def _describe(self) -> str:
-        """What it may be, but for null."""
+        """Its accepted values except null."""
         kind, entries = typing.get_origin(self.hint) or self.hint, typing.get_args(self.hint)
         accepted = self._mark(Range)
         if kind is typing.Literal:
@@ -114,10 +114,10 @@ class Option:
         return f"a list of {fixed}{entry}".replace("of of", "of") + (f" {accepted}" if accepted else "") + least
 
     def _convert_entry(self, value, hint):
-        """A value of a simple type, or None where it is none."""
+        """Converts a value of a simple type; None if it has another type."""
         if typing.get_origin(hint) is typing.Literal:
             return value if value in typing.get_args(hint) else None
-        if hint is float and isinstance(value, str):  # YAML takes 1e-3 for text
+        if hint is float and isinstance(value, str):  # YAML reads 1e-3 as text
             try:
                 value = float(value)
             except ValueError:
@@ -132,7 +132,7 @@ class Option:
         return float(value) if hint is float else value
 
     def _convert_list(self, values) -> tuple:
-        """A list, entry by entry."""
+        """Converts a list entry by entry."""
         hints, number = typing.get_args(self.hint), self._mark(NumEntries)
         low, high = (number.low, number.high) if number else (0, 1000)
         if hints[-1] is not Ellipsis:
@@ -143,7 +143,7 @@ class Option:
         return entries
 
     def _convert_mapping(self, values: Mapping) -> dict:
-        """A mapping: to the arguments of a class, or with the entries of the default, whose types they have."""
+        """Converts a mapping: to arguments of a class, or to the types of the default's entries."""
         model = self._mark(ArgumentsOf)
         if model is not None:
             with torch.device("meta"):
@@ -163,13 +163,13 @@ class Option:
 
 
 def options_of(config_class: type) -> dict[str, Option]:
-    """The options of a dataclass by name, in its order."""
+    """The options of a dataclass by name, in the order of its fields."""
     hints = typing.get_type_hints(config_class, include_extras=True)
     return {field.name: _read_option(field, hints[field.name]) for field in dataclasses.fields(config_class)}
 
 
 def _read_option(field: dataclasses.Field, hint) -> Option:
-    """An option from a field and its type: `Annotated` and `| None` may stand inside each other."""
+    """Makes an option from a field and its type; `Annotated` and `| None` may be nested either way."""
     marks, is_optional = (), False
     while True:
         if typing.get_origin(hint) is typing.Annotated:
@@ -190,7 +190,7 @@ def build_model(model_class: type, arguments: Mapping, name: str):
     """Constructs `model_class(**arguments)` from the configuration field `name`.
 
     Raises:
-        ValueError: an argument that the class does not know, or a value that it cannot take.
+        ValueError: the class does not have an argument, or rejects a value.
     """
     known = [key for key in inspect.signature(model_class).parameters if key != "self"]
     unknown = [str(key) for key in arguments if key not in known]

@@ -1,4 +1,4 @@
-"""Trained models that a script starts from or leaves behind."""
+"""Loads the trained models from which a script starts, and exports its results."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from stable_longform.utils.files import atomic_folder
 
 
 def load_text_encoder(source: str | os.PathLike) -> tuple[ClapTextEncoder, PreTrainedTokenizerBase]:
-    """The text encoder and its tokenizer of a CLAP training's result, or those of a whole checkpoint.
+    """Loads the text encoder and its tokenizer from the result of a CLAP training or from a pipeline.
 
     Args:
         source: folder or Hub id of a transformers ClapModel with its tokenizer, or folder of a pipeline.
@@ -25,12 +25,12 @@ def load_text_encoder(source: str | os.PathLike) -> tuple[ClapTextEncoder, PreTr
 
 
 def load_weights(model: torch.nn.Module, source: torch.nn.Module, option: str = "init_from") -> None:
-    """Copies all weights of `source`, which `option` names in errors.
+    """Copies all weights of `source` to `model`; `option` is the option that errors mention.
 
-    The models may differ in what has no weights, as the length of the window.
+    The models may differ in settings without weights, such as the length of the window.
 
     Raises:
-        ValueError: the models have other weights or shapes.
+        ValueError: the names or shapes of the weights differ.
     """
     try:
         model.load_state_dict(source.state_dict())
@@ -39,9 +39,10 @@ def load_weights(model: torch.nn.Module, source: torch.nn.Module, option: str = 
 
 
 def export_model(model, directory: str | os.PathLike, *companions, keep: Sequence[str] = ()) -> None:
-    """Writes `model.save_pretrained` to `directory` through a temporary folder, replacing what was there.
+    """Saves `model` to `directory` through a temporary folder and replaces the previous content.
 
-    `companions` are saved into the same folder: a tokenizer, a feature extractor. Files named in `keep` survive.
+    `companions`, such as a tokenizer or a feature extractor, are saved into the same folder. Files named in `keep` are
+    kept.
     """
     with atomic_folder(directory) as partial:
         for part in (model, *companions):
@@ -52,10 +53,10 @@ def export_model(model, directory: str | os.PathLike, *companions, keep: Sequenc
 
 
 def float_dtype(name: str) -> torch.dtype:
-    """The dtype called "float32", "bfloat16" or "float16".
+    """The dtype named "float32", "bfloat16" or "float16".
 
     Raises:
-        ValueError: another name.
+        ValueError: the name is another one.
     """
     if name not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"dtype must be float32, bfloat16 or float16, got {name!r}.")

@@ -1,4 +1,4 @@
-"""How the processes of a run share out work and tell each other what they know."""
+"""How the processes of a run share work and exchange results."""
 
 import datetime
 import functools
@@ -11,7 +11,7 @@ from accelerate.utils import gather_object
 
 
 def is_any(accelerator: Accelerator, flag: bool) -> bool:
-    """Whether the flag is set in any process, each of which must ask. It goes from CPU to CPU, past the GPUs."""
+    """Whether the flag is set in any process; all processes must call this. GPUs are not involved."""
     if accelerator.num_processes == 1:
         return flag
     handler = accelerator.init_handler
@@ -21,10 +21,10 @@ def is_any(accelerator: Accelerator, flag: bool) -> bool:
 
 
 def share_out(accelerator: Accelerator, count: int, function: Callable[[int], object]) -> list:
-    """Calls `function(0)` to `function(count - 1)`, each in one of the processes; all of them must call this.
+    """Calls `function(0)` to `function(count - 1)`, each in one of the processes; all processes must call this.
 
     Returns:
-        The results in order, in every process. They are pickled on the way: tensors should be on the CPU.
+        The results in order, in every process. They are pickled in between, so tensors should be on the CPU.
     """
     own = range(accelerator.process_index, count, accelerator.num_processes)
     results = gather_object([(i, function(i)) for i in own])
@@ -33,5 +33,5 @@ def share_out(accelerator: Accelerator, count: int, function: Callable[[int], ob
 
 @functools.cache
 def _host_group(timeout: datetime.timedelta | None) -> dist.ProcessGroup:
-    """All processes, joined by gloo whatever their GPUs are joined by."""
+    """A group of all processes that communicates by gloo, whatever backend their GPUs use."""
     return dist.new_group(backend="gloo", timeout=timeout)

@@ -1,4 +1,4 @@
-"""Validation of an autoencoder: reconstructions of fixed crops of held-out music, to measure, to hear and to see."""
+"""Validation of an autoencoder: measures and samples of reconstructions of fixed crops of held-out music."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from stable_longform.training_utils.processes import share_out
 from stable_longform.utils.audio import write_audio
 from stable_longform.utils.pictures import draw_spectrograms
 
-LATENT_NOISE_IN_DB = -10.0  # beside the latents: of the order of what a transformer gets wrong
+LATENT_NOISE_IN_DB = -10.0  # relative to the latents: similar to the error of a transformer
 
 
 def validation_crops(source: Source, vae: AutoencoderOobleck, duration_in_s: float, count: int) -> torch.Tensor:
@@ -23,8 +23,8 @@ def validation_crops(source: Source, vae: AutoencoderOobleck, duration_in_s: flo
 
     Args:
         source: held-out tracks.
-        vae: says the rate and the length of a frame.
-        duration_in_s: of each crop, rounded to the next frame, at least one.
+        vae: determines the sampling rate and the length of a frame.
+        duration_in_s: of each crop, rounded to whole frames, at least one.
         count: at least 1.
     """
     rate = vae.config.sampling_rate
@@ -37,19 +37,19 @@ def validation_crops(source: Source, vae: AutoencoderOobleck, duration_in_s: flo
 def validate_reconstruction(
     vae: AutoencoderOobleck, waveform: torch.Tensor, samples_dir: Path, num_samples: int, accelerator: Accelerator
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Decodes the posteriors' means of crops and measures the result.
+    """Decodes the means of the crops' posteriors and measures the result.
 
     Args:
         vae: on any device.
         waveform: `(B, 2, num_samples)` on the CPU.
-        samples_dir: folder for audio files and spectrograms, made if there is any.
-        num_samples: how many of the crops are written there, original and reconstruction.
+        samples_dir: folder for audio files and spectrograms; created if there are any.
+        num_samples: number of crops that are written there, as original and reconstruction.
         accelerator: of the run; the crops are shared out to its processes, each of which must call this.
 
     Returns:
         The reconstructions on the CPU, and the means over the crops of `measure_reconstruction`, of the KL loss and of
-        `noisy_partial_share`, the share in partials when white noise is added to the latents: latents whose music does
-        not survive that are hard to generate.
+        `noisy_partial_share`. The latter is the share in partials after white noise is added to the latents: if the
+        music does not survive this, the latents are hard to generate.
     """
 
     def validate_crop(number: int) -> tuple[torch.Tensor, dict[str, float]]:
@@ -69,7 +69,7 @@ def validate_reconstruction(
 
 
 def add_latent_noise(latents: torch.Tensor) -> torch.Tensor:
-    """Latents with white noise of `LATENT_NOISE_IN_DB` beside their power, the same at every call."""
+    """Adds white noise at `LATENT_NOISE_IN_DB` relative to the latents' power, the same at every call."""
     generator = torch.Generator().manual_seed(VALIDATION_SEED)
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     return latents + 10 ** (LATENT_NOISE_IN_DB / 20) * latents.square().mean().sqrt() * noise
@@ -78,7 +78,7 @@ def add_latent_noise(latents: torch.Tensor) -> torch.Tensor:
 def _write_sample(
     folder: Path, number: int, original: torch.Tensor, reconstruction: torch.Tensor, sampling_rate: int
 ) -> None:
-    """Writes both as audio, and their spectrograms one above the other."""
+    """Writes both as audio, and a picture of both spectrograms."""
     folder.mkdir(parents=True, exist_ok=True)
     pair = {"original": original, "reconstruction": reconstruction}
     for name, waveform in pair.items():

@@ -1,4 +1,4 @@
-"""How well held-out audio and prompts find each other."""
+"""Validation of CLAP: retrieval between held-out audio and prompts."""
 
 import math
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ from stable_longform.training_utils.processes import share_out
 def validate_retrieval(
     model: ClapModel, tokenizer, pairs: Sequence[dict], batch_size: int, accelerator: Accelerator
 ) -> dict[str, float]:
-    """Loss and retrieval among all pairs of the valid split: every other pair is a candidate.
+    """Loss and retrieval over all pairs of the valid split; all other pairs are candidates.
 
     Args:
-        model: not wrapped; it is in evaluation mode afterwards.
+        model: not wrapped; it is left in evaluation mode.
         tokenizer: of the model.
         pairs: items of `PairMaker`.
-        batch_size: pairs that are embedded at a time, which does not change the result.
+        batch_size: number of pairs that are embedded at once; it does not change the result.
         accelerator: of the run; the batches are shared out to its processes, each of which must call this.
 
     Returns:
-        `valid/contrastive` and `valid/...` of what `retrieval_recall` returns.
+        `valid/contrastive`, and the results of `retrieval_recall` with the prefix `valid/`.
     """
     model.eval()
     device = model.logit_scale_a.device

@@ -1,4 +1,4 @@
-"""The options of all training scripts that say how a run is run, not what it learns."""
+"""The options of all training scripts that control how a run is executed, not what it learns."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -9,10 +9,10 @@ from stable_longform.utils.ranges import Range
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Each script's `Config` adds its own options. docs/training.md has the reasons for these.
+    """The base of each script's `Config`, which adds its own options. docs/training.md explains these.
 
     Raises:
-        ValueError: milestones that do not fall on checkpoints.
+        ValueError: milestones do not coincide with checkpoints.
     """
 
     keep_last: Annotated[int, Range(1, MAX_COUNT), "Number of newest checkpoints to keep."] = 2

@@ -1,7 +1,7 @@
-"""The start of a run and the notes on where a model comes from.
+"""The start of a run, and the record of where a model comes from.
 
-`run.json` of a run says what it was started from (`sources`). `stage.json` beside every exported model says which
-stage and step it is, and repeats the sources, with the `stage.json` of each: the whole history of a model.
+A run's `run.json` describes the models and data it started from (`sources`). `stage.json` beside every exported model
+gives its stage and step, and repeats the sources with the `stage.json` of each: the whole history of a model.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ FREE_KEYS = (
     "timeout_in_minutes",
     "output_dir",
 )
-# What may differ and is noted in run.json: where things are, and what gets a run over numbers that are not finite.
+# Options that may change but are noted in run.json: locations, and how to handle values that are not finite.
 NOTED_KEYS = (
     "manifest",
     "latents",
@@ -80,16 +80,16 @@ def start_run(
     accelerator: Accelerator | None = None,
     sources: Mapping[str, str | None] | None = None,
 ) -> Path:
-    """Makes the run folder and writes `config.yaml` and `run.json`; a resumed run must have the same configuration.
+    """Creates the run folder and writes `config.yaml` and `run.json`; a resumed run must have the same configuration.
 
-    The folder is locked for the life of this process. `run.json` has a `history` with an entry for each start: when,
+    The folder stays locked until this process ends. `run.json` has a `history` with an entry for each start: when,
     where, at which step, and the settings that were changed.
 
     Args:
         output_dir: the run folder.
-        config: a dataclass; in a run that is resumed only the fields in `FREE_KEYS` and `NOTED_KEYS` may differ.
-        accelerator: its trackers are started; None for a script that has none.
-        sources: what the run starts from, by name: folders or Hub ids. They may have moved, not changed.
+        config: a dataclass; when a run is resumed, only the fields in `FREE_KEYS` and `NOTED_KEYS` may differ.
+        accelerator: its trackers are started; None for a script without one.
+        sources: the folders or Hub ids from which the run starts, by name. They may have been moved, but not changed.
 
     Raises:
         ValueError: another process uses the folder, or it holds a run with other settings or sources.
@@ -103,7 +103,7 @@ def start_run(
         except (ValueError, OSError) as error:
             problem = [str(error)]
     if accelerator is not None and accelerator.num_processes > 1:
-        broadcast_object_list(problem)  # or the others would wait for one that has ended
+        broadcast_object_list(problem)  # otherwise the others would wait for a process that has ended
     if problem[0] is not None:
         raise ValueError(problem[0])
     if accelerator is not None:
@@ -113,7 +113,7 @@ def start_run(
 
 
 def _start_in_folder(output_dir: Path, config, resolved: dict, sources: Mapping[str, str | None]) -> None:
-    """Locks the folder, compares what is to be resumed, and writes the files of a run."""
+    """Locks the folder, compares the configuration with that of the run to resume, and writes the run's files."""
     output_dir.mkdir(parents=True, exist_ok=True)
     hold_lock(output_dir / LOCK_FILE)
     latest = latest_checkpoint(output_dir)
@@ -122,7 +122,7 @@ def _start_in_folder(output_dir: Path, config, resolved: dict, sources: Mapping[
     changes = {}
     if latest is not None and file.exists():
         previous = yaml.safe_load(file.read_text(encoding="utf-8"))
-        previous = plain_values(_defaults(config)) | previous  # fields that did not exist when the run began
+        previous = plain_values(_defaults(config)) | previous  # some fields may be new
         changes = {key: [previous.get(key), value] for key, value in resolved.items() if previous.get(key) != value}
         refused = [key for key in changes if key not in (*FREE_KEYS, *NOTED_KEYS)]
         if refused:
@@ -150,7 +150,7 @@ def _start_in_folder(output_dir: Path, config, resolved: dict, sources: Mapping[
 
 
 def _compare_sources(known: Mapping[str, dict], sources: Mapping[str, str | None], output_dir: Path) -> dict:
-    """Describes what a run starts from. What a resumed run began with may be elsewhere or gone, but not another."""
+    """Describes the sources of a run. Those of a resumed run may have been moved or deleted, but not replaced."""
     described = dict(known)
     for name, source in sources.items():
         if source is None:
@@ -168,10 +168,10 @@ def _compare_sources(known: Mapping[str, dict], sources: Mapping[str, str | None
 
 
 def describe_source(source: str | os.PathLike) -> dict:
-    """What a run starts from: path, SHA-256 of its weights' files, or which autoencoder made its latents; history.
+    """Describes a source: its path, the SHA-256 of its weights or the autoencoder of its latents, and its history.
 
     Args:
-        source: a folder of models or latents; of a Hub id only the name is known.
+        source: a folder of models or latents, or a Hub id, of which only the name is recorded.
     """
     folder = Path(source)
     described: dict = {"path": str(source)}
@@ -186,7 +186,7 @@ def describe_source(source: str | os.PathLike) -> dict:
 
 
 def write_stage(folder: Path, output_dir: Path, stage: str, step: int, **facts) -> None:
-    """Writes `stage.json` into the folder of an exported model: its stage and step, and what its run started from."""
+    """Writes `stage.json` into the folder of an exported model: its stage, its step, and the sources of its run."""
     run = json.loads((output_dir / RUN_FILE).read_text(encoding="utf-8"))
     described = {"stage": stage, "step": step, **facts}
     described |= {name: run[name] for name in ("git_commit", "versions", "sources")}
@@ -194,7 +194,7 @@ def write_stage(folder: Path, output_dir: Path, stage: str, step: int, **facts) 
 
 
 def _defaults(config) -> dict:
-    """Defaults of a dataclass's fields, where they have one."""
+    """The defaults of a dataclass's fields, for those that have one."""
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     factories = {field.name: field.default_factory for field in dataclasses.fields(config)}
     made = {name: make() for name, make in factories.items() if make is not dataclasses.MISSING}

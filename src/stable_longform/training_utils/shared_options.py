@@ -1,4 +1,4 @@
-"""Options that several training scripts have: type, range and meaning of each, see `training_utils.options`."""
+"""Options that several training scripts share: type, range and meaning, see `training_utils.options`."""
 
 from typing import Annotated, Literal
 

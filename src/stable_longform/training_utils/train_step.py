@@ -1,4 +1,4 @@
-"""One step of a training: gradients over micro-batches, the check that all is finite, clipping, the optimiser."""
+"""One training step: gradients over micro-batches, the check that all values are finite, clipping, the optimiser."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,16 +10,16 @@ from accelerate.optimizer import AcceleratedOptimizer
 from stable_longform.training_utils.ema import full_tensor
 from stable_longform.training_utils.processes import is_any
 
-WINDOW = 100  # steps among which skipped ones are counted
+WINDOW = 100  # number of latest steps in which skipped ones are counted
 
 logger = logging.getLogger(__name__)
 
 
 class SkippedSteps:
-    """The steps that were left out because a loss or gradient was not finite, and how many there may be.
+    """Counts the steps that were skipped because a loss or gradient was not finite, up to a limit.
 
     Args:
-        limit: how many of `WINDOW` steps in a row may be left out; 0: none.
+        limit: how many of `WINDOW` consecutive steps may be skipped; 0: none.
     """
 
     def __init__(self, limit: int):
@@ -30,7 +30,7 @@ class SkippedSteps:
         """Counts a step.
 
         Raises:
-            FloatingPointError: with this one there are too many.
+            FloatingPointError: the limit is exceeded.
         """
         self.recent = [other for other in self.recent if other > step - WINDOW] + [step]
         self.total += 1
@@ -43,11 +43,11 @@ class SkippedSteps:
         logger.warning("Step %d: %s; it is skipped.", step, reason)
 
     def state_dict(self) -> dict:
-        """What a checkpoint keeps."""
+        """The state for a checkpoint."""
         return {"total": self.total, "recent": self.recent}
 
     def load_state_dict(self, state: Mapping) -> None:
-        """Goes on from a checkpoint."""
+        """Restores the state from a checkpoint."""
         self.total, self.recent = state["total"], list(state["recent"])
 
 
@@ -62,24 +62,24 @@ def train_step(
     loss_weights: Mapping[str, float] | None = None,
     max_grad_norm: float | None = None,
 ) -> tuple[dict[str, torch.Tensor | float], bool]:
-    """Takes one step on the mean of the losses over the micro-batches and all processes, if all is finite.
+    """Takes one step with the mean of the losses over the micro-batches and all processes, if all are finite.
 
     Args:
         accelerator: its `gradient_accumulation_steps` is the number of micro-batches.
         optimizer: prepared.
         models: all prepared models that the losses depend on.
         micro_batches: of this process.
-        compute_losses: gives the losses of a micro-batch by name, each a number.
-        step: its number.
+        compute_losses: returns the losses of a micro-batch by name, each a scalar.
+        step: number of the step.
         skipped: counts the step if it is not taken.
-        loss_weights: of all losses; None: all are 1.
-        max_grad_norm: to which the gradient is clipped; None: it is not.
+        loss_weights: weights of all losses by name; None: all are 1.
+        max_grad_norm: norm to which the gradient is clipped; None: it is not clipped.
 
     Returns:
-        The losses' means over the micro-batches of this process, and what `finish_step` returns.
+        The means of the losses over the micro-batches of this process, and the result of `finish_step`.
 
     Raises:
-        FloatingPointError: too many steps were skipped; the weights are as they were.
+        FloatingPointError: too many steps were skipped; the weights are unchanged.
         KeyError: a loss has no weight.
     """
     optimizer.zero_grad()
@@ -96,11 +96,11 @@ def train_step(
     return finish_step(accelerator, optimizer, means, step, skipped, buffers, max_grad_norm, batch)
 
 
-Buffers = list[tuple[torch.Tensor, torch.Tensor]]  # each with a copy
+Buffers = list[tuple[torch.Tensor, torch.Tensor]]  # a buffer and its copy
 
 
 def keep_buffers(models: Sequence[torch.nn.Module]) -> Buffers:
-    """Copies of what forward passes change in models: the statistics of batch norms."""
+    """Copies the buffers that forward passes change: the statistics of batch norms."""
     return [(buffer, buffer.clone()) for model in models for buffer in model.buffers()]
 
 
@@ -114,31 +114,31 @@ def finish_step(
     max_grad_norm: float | None = None,
     batch: Mapping | None = None,
 ) -> tuple[dict[str, torch.Tensor | float], bool]:
-    """Clips the gradient and lets the optimiser take its step, unless something is not finite in any process.
+    """Clips the gradient and lets the optimiser take its step, unless a value is not finite in any process.
 
-    A step that is not taken leaves weights, buffers and optimiser as they were. Whether all is finite is the one thing
-    that the CPU asks of a GPU in a step.
+    If the step is not taken, weights, buffers and optimiser stay unchanged. The check is the only time that the CPU
+    waits for a GPU in a step.
 
     Args:
         accelerator: of the run.
-        optimizer: prepared; the gradient is that of its parameters.
+        optimizer: prepared; its parameters have their gradients.
         losses: of this process, by name.
-        step: its number.
+        step: number of the step.
         skipped: counts the step if it is not taken.
         buffers: from before the forward passes, see `keep_buffers`.
         max_grad_norm: None: the gradient is not clipped.
-        batch: what the gradient was computed from, for the message.
+        batch: the batch from which the gradient was computed, for the message.
 
     Returns:
-        Metrics, and whether the step was taken. If so, the metrics are the losses; `gradient_norm` before it was
-        clipped, unless it may be infinite (the loss scaling of fp16 then skips the step); the `learning_rate` that was
-        applied; and `skipped_steps` of the run so far. If not, that number only.
+        Metrics, and whether the step was taken. If it was, the metrics are the losses; the `gradient_norm` before
+        clipping, unless it may be infinite (the loss scaling of fp16 then skips the step); the `learning_rate` that
+        was applied; and the `skipped_steps` of the run so far. If not, they are only `skipped_steps`.
 
     Raises:
-        FloatingPointError: too many steps were skipped; the weights are as they were.
+        FloatingPointError: too many steps were skipped; the weights are unchanged.
     """
     values = dict(losses)
-    if accelerator.scaler is None:  # the gradient of fp16 is the scaler's to check
+    if accelerator.scaler is None:  # with fp16, the scaler checks the gradient
         values["gradient_norm"] = _clip(accelerator, optimizer, max_grad_norm)
     are_finite = torch.stack([torch.isfinite(value).all() for value in values.values()])
     if is_any(accelerator, not are_finite.all()):
@@ -155,18 +155,18 @@ def finish_step(
 
 
 def _clip(accelerator: Accelerator, optimizer: AcceleratedOptimizer, max_grad_norm: float | None) -> torch.Tensor:
-    """Clips the gradient of an optimiser's parameters; returns the norm that it had."""
+    """Clips the gradient of an optimiser's parameters; returns its norm before clipping."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     norm = accelerator.clip_grad_norm_(parameters, float("inf") if max_grad_norm is None else max_grad_norm)
     return full_tensor(torch.as_tensor(norm))
 
 
 def describe_not_finite(values: Mapping[str, torch.Tensor], batch: Mapping | None = None) -> str:
-    """Says which values are not finite, and whether the data they were computed from were.
+    """Describes which values are not finite, and whether their data are finite.
 
     Args:
         values: by name.
-        batch: tensors `(B, ...)` in it that are not finite, and their items, are named too.
+        batch: its tensors `(B, ...)` that are not finite are named too, with their items.
     """
     bad = [name for name, value in values.items() if not torch.isfinite(value).all()]
     if not bad:

@@ -1,6 +1,7 @@
-"""Trajectories of a teacher: the points that its sampling passes from noise to latents, kept on disk and used again.
+"""Trajectories of a teacher: the points that its sampling passes on the way from noise to latents, stored on disk.
 
-Each trajectory is a file, a function of the seed and its number. They need prompts and durations, but no audio.
+Each trajectory is a file that depends only on the seed and its number. Making them needs prompts and durations, but no
+audio.
 """
 
 import json
@@ -37,24 +38,25 @@ def make_trajectories(
     num_processes: int = 1,
     **call,
 ) -> None:
-    """Samples the trajectories that are not there yet; it may be stopped at any time and run again.
+    """Samples the trajectories that do not exist yet; it can be stopped at any time and run again.
 
-    Trajectory k begins with noise and ends in what `pipe(prompt, duration, generator=item_generator(seed, k), **call)`
-    returns as latents.
+    Trajectory k starts with noise and ends with the latents that the pipeline returns for
+    `pipe(prompt, duration, generator=item_generator(seed, k), **call)`.
 
     Args:
         pipe: the teacher, with a deterministic scheduler.
         requests: prompt and seconds of each trajectory.
         folder: for the files.
-        settings: what they depend on, as JSON, besides seed and requests; trajectories made otherwise are refused.
-        seed: of all of them.
+        settings: everything besides seed and requests on which they depend, as JSON. Trajectories with other settings
+            are rejected.
+        seed: of all trajectories.
         dtype: of the points on disk.
-        process_index: this process, in [0, `num_processes`), which all call this.
-        num_processes: that share the work.
+        process_index: number of this process, in [0, `num_processes`); all processes call this.
+        num_processes: number of processes that share the work.
         call: further arguments of the pipeline.
 
     Raises:
-        ValueError: the scheduler is stochastic, or the folder holds trajectories that were made otherwise.
+        ValueError: the scheduler is stochastic, or the folder holds trajectories with other settings.
     """
     if getattr(pipe.scheduler.config, "algorithm_type", "sde").startswith("sde"):
         raise ValueError(f"The teacher's scheduler must be deterministic, got {type(pipe.scheduler).__name__}.")
@@ -80,11 +82,11 @@ def sample_trajectory(
         pipe: the teacher.
         prompt: of the music.
         duration: in seconds.
-        generator: of the noise, on the CPU.
+        generator: for the noise, on the CPU.
         call: further arguments of the pipeline.
 
     Returns:
-        `points (N, C, L)`, the noisy latents before each of N steps, `times (N,)`, theirs, and `end (C, L)`.
+        `points (N, C, L)`, the noisy latents before each of N steps, their `times (N,)`, and the result `end (C, L)`.
     """
     start = generator.get_state()
     points, times = [], []
@@ -102,11 +104,11 @@ def sample_trajectory(
 
 
 class TrajectoryPoints(NumberedItems):
-    """Endless items, each a random point of a random trajectory and where it ends.
+    """An endless sequence of items, each a random point of a random trajectory and its end.
 
     Args:
         folder: of `make_trajectories`.
-        numbers: of the trajectories to take.
+        numbers: of the trajectories to use.
         seed: of the whole sequence.
     """
 
@@ -115,11 +117,11 @@ class TrajectoryPoints(NumberedItems):
         self.folder, self.numbers = folder, numbers
 
     def candidates(self, number: int, rng: np.random.Generator) -> Iterator[int]:
-        """One trajectory: what is broken is an error, not left out."""
+        """One trajectory. A broken file is an error; it is not skipped."""
         yield int(rng.choice(self.numbers))
 
     def make(self, candidate: int, rng: np.random.Generator) -> dict:
-        """A point of the trajectory, each as likely."""
+        """A random point of the trajectory; all are equally likely."""
         return read_point(trajectory_path(self.folder, candidate), float(rng.random()))
 
 
@@ -128,7 +130,7 @@ def read_point(path: Path, place: float) -> dict:
 
     Args:
         path: of the trajectory.
-        place: which one, in [0, 1): 0 is the noise.
+        place: position of the point in the trajectory, in [0, 1): 0 is the noise.
 
     Returns:
         `noisy_latents (C, L)` and `end (C, L)` in float32, `timestep`, `prompt`, `seconds_start` and `seconds_total`.
@@ -155,13 +157,13 @@ def read_point(path: Path, place: float) -> dict:
 
 
 def collate_points(items: Sequence[dict]) -> dict:
-    """A batch of points, whose windows must be equally long."""
+    """Makes a batch of points, whose windows must have the same length."""
     batch = {name: torch.stack([item[name] for item in items]) for name in items[0] if name != "prompt"}
     return batch | {"prompt": [item["prompt"] for item in items]}
 
 
 def _check_info(folder: Path, info: dict) -> None:
-    """Writes what the trajectories depend on, or raises a ValueError if there are others."""
+    """Writes what the trajectories depend on; raises a ValueError if the folder holds others."""
     path, info = folder / INFO_FILE, json.loads(json.dumps(info))
     if path.is_file():
         old = json.loads(path.read_text(encoding="utf-8"))

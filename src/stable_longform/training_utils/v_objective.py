@@ -1,4 +1,4 @@
-"""The v-objective of the diffusion transformer, with classifier-free guidance's condition dropout. Paper: §2.2, §3.
+"""The v-objective of the diffusion transformer, with condition dropout for guidance. Paper: §2.2, §3.
 
 References: Salimans and Ho, "Progressive distillation", arXiv 2202.00512 (v). Ho and Salimans, "Classifier-free
 diffusion guidance", arXiv 2207.12598 (condition dropout).
@@ -14,7 +14,7 @@ from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 class VelocityLoss(torch.nn.Module):
     """Squared error of the predicted velocity, averaged over each item, padding included. Paper: §3.
 
-    Networks and loss are one module, because FSDP asks for one.
+    Networks and loss form one module, as FSDP requires.
 
     Args:
         transformer: predicts the velocity.
@@ -30,10 +30,10 @@ class VelocityLoss(torch.nn.Module):
 
         Args:
             batch: `latents (B, C, L)`, `noise (B, C, L)`, `timestep (B,)` in [0, 1]; `seconds_start (B,)`,
-                `seconds_total (B,)`, `prompt_embeds (B, S, D)` and, if padding is to be hidden, boolean
+                `seconds_total (B,)`, `prompt_embeds (B, S, D)` and, to hide padding, boolean
                 `prompt_attention_mask (B, S)`; boolean `is_dropped (B,)`: where True, all text and timing tokens are
-                zero, which is guidance's unconditional branch (the global timing token stays); if frames don't weigh
-                the same, `frame_weights (B, L)` of mean 1.
+                zero, as in the unconditional branch of guidance (the global timing token stays); optionally
+                `frame_weights (B, L)` with mean 1.
         """
         device = batch["prompt_embeds"].device
         latents, noise, t = (batch[name].to(device) for name in ("latents", "noise", "timestep"))
@@ -44,7 +44,7 @@ class VelocityLoss(torch.nn.Module):
         return errors.mean(dim=1)
 
     def predict(self, noisy_latents: torch.Tensor, t: torch.Tensor, batch: dict) -> torch.Tensor:
-        """The velocity `(B, C, L)` of noisy latents at times `(B,)` under the conditions of a batch, see `forward`."""
+        """Predicts the velocity `(B, C, L)` of noisy latents at times `(B,)` for the conditions of a batch."""
         prompt_embeds = batch["prompt_embeds"]
         names = ("seconds_start", "seconds_total", "is_dropped")
         start, total, is_dropped = (batch[name].to(prompt_embeds.device) for name in names)
@@ -63,12 +63,12 @@ class VelocityLoss(torch.nn.Module):
 
 
 def balance_silence(latent_mask: torch.Tensor) -> torch.Tensor:
-    """Weights `(B, L)` of mean 1 with which the frames of music and those of silence get half of the loss each.
+    """Weights `(B, L)` with mean 1 that give frames of music and frames of silence half of the loss each.
 
-    The mask `(B, L)` is True for music. In a window of 4m45s the 10 s of a short piece are 3 % of the loss, so that it
-    hardly says where such a piece ends. As the weights depend only on what the model is told, the duration and the
-    place, they leave the best prediction as it is. Windows without silence, or of nothing else, have weights of 1.
-    Not in the paper.
+    The mask `(B, L)` is True for music. In a window of 4m45s, a piece of 10 s makes up only 3 % of the loss, so that
+    the loss hardly depends on where it ends. The weights depend only on the model's inputs (duration and position), so
+    they do not change the optimal prediction. Windows that are all music or all silence have weights of 1. Not in the
+    paper.
     """
     share = latent_mask.float().mean(dim=1, keepdim=True)
     weights = torch.where(latent_mask, 0.5 / share, 0.5 / (1 - share))
