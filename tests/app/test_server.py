@@ -33,9 +33,9 @@ def test_generations_are_the_pipeline_s_own(server, pipe, format):
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
-        ({"duration": 99}, 400, "duration must be in (0, 2.048] seconds, got 99.0."),
-        ({"duration": 0}, 422, "greater than 0"),
-        ({"duration": "nan"}, 422, "greater than 0"),
+        ({"duration": 99}, 400, "duration must be in [1/8000, 2.048] seconds, got 99.0."),
+        ({"duration": 0}, 422, "greater than or equal to 0.001"),
+        ({"duration": "nan"}, 422, "greater than or equal to 0.001"),
         ({"prompt": 3}, 422, "string"),
         ({"num_inference_steps": 0}, 422, "greater than or equal to 1"),
         ({"seed": -1}, 422, "greater than or equal to 0"),

@@ -9,7 +9,9 @@ import pytest
 import torch
 from refusals import refused
 from safetensors.torch import load_file, save_file
-from tiny_pipeline import tiny_pipeline
+from tiny_pipeline import WIDTH, tiny_pipeline
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from stable_longform.data.latents import INDEX_FILE, INFO_FILE, LatentWindows, write_shard
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
@@ -65,6 +67,23 @@ def without_first(tensors: dict) -> dict:
     return {name: tensor for name, tensor in tensors.items() if name != min(tensors)}
 
 
+def copy_file(source: str, target: str) -> Callable[[Path], None]:
+    """Puts one file of a folder in the place of another."""
+    return lambda folder: shutil.copy(folder / source, folder / target) and None
+
+
+def change_over(one: str, other: str) -> Callable[[Path], None]:
+    """Gives two folders each other's names."""
+
+    def change(folder: Path) -> None:
+        (folder / one).rename(folder / "meanwhile")
+        (folder / other).rename(folder / one)
+        (folder / "meanwhile").rename(folder / other)
+
+    return change
+
+
+SCHEDULER = "scheduler/scheduler_config.json"
 PARTS = ("vae", "transformer", "text_encoder", "timing_conditioner")
 DAMAGES = {
     "no index": remove("model_index.json"),
@@ -101,6 +120,27 @@ for part in PARTS:
     }
 
 
+for part, other in zip(PARTS, PARTS[1:] + PARTS[:1], strict=True):
+    DAMAGES |= {
+        f"{part}: weights of the {other}": copy_file(f"{other}/{WEIGHTS}", f"{part}/{WEIGHTS}"),
+        f"{part}: configuration of the {other}": copy_file(f"{other}/config.json", f"{part}/config.json"),
+    }
+DAMAGES |= {
+    "vae and transformer changed over": change_over("vae", "transformer"),
+    "an index with null for a component": set_field("model_index.json", vae=None),
+    "an index with three names for a component": set_field("model_index.json", scheduler=["a", "b", "c"]),
+    "settings of 0 steps": set_field("model_index.json", num_inference_steps=0),
+    "settings of NaN": set_field("model_index.json", guidance_scale=float("nan")),
+    "settings of windows without a length": set_field("model_index.json", window_in_s=[0.0]),
+    "a window longer than the model's": set_field("model_index.json", window_in_s=[1e9]),
+    "a scheduler of another class": set_field(SCHEDULER, _class_name="EulerDiscreteScheduler"),
+    "a scheduler of an order in words": set_field(SCHEDULER, solver_order="two"),
+    "a scheduler of no algorithm": set_field(SCHEDULER, algorithm_type="guess"),
+    "a tokenizer's configuration that is a list": write("tokenizer/tokenizer_config.json", b"[]"),
+    "no tokenizer": remove("tokenizer"),
+}
+
+
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_checkpoint_is_not_opened(saved, tmp_path, damage):
     folder = tmp_path / "checkpoint"
@@ -130,29 +170,87 @@ def test_weights_that_are_not_finite_make_no_music(saved, tmp_path, part, value)
     refused(generate, "finite")
 
 
+UNUSABLE = {
+    "a solver of order 77": set_field(SCHEDULER, solver_order=77),
+    "noise levels of text": set_field(SCHEDULER, sigma_min="low"),
+    "noise levels that fall": set_field(SCHEDULER, sigma_min=600.0, sigma_max=500.0),
+    "an infinite noise level": set_field(SCHEDULER, sigma_max=float("inf")),
+    "a negative noise level": set_field(SCHEDULER, sigma_min=-1.0),
+    "a scheduler of another prediction": set_field(SCHEDULER, prediction_type="epsilon"),
+    "no padding token": set_field("tokenizer/tokenizer_config.json", pad_token=None),
+    "a tokenizer's length in words": set_field("tokenizer/tokenizer_config.json", model_max_length="long"),
+    "a tokenizer without settings": write("tokenizer/tokenizer_config.json", b"{}"),
+    "a tokenizer of another vocabulary": lambda folder: Tokenizer(
+        WordLevel({f"word {number}": number for number in range(9999)}, "word 9998")
+    ).save(str(folder / "tokenizer/tokenizer.json")),
+}
+
+
+@pytest.mark.parametrize("damage", UNUSABLE.values(), ids=UNUSABLE)
+def test_what_opens_but_cannot_be_used_makes_no_music(saved, tmp_path, damage):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(saved, folder)
+    damage(folder)
+    refused(lambda: LongFormMusicPipeline.from_pretrained(folder)("Genre: Rock", num_inference_steps=2))
+
+
+LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
+QUERY = "transformer.transformer_blocks.0.attn1.to_q"
+
+
+def matrices(down: torch.Tensor, up: torch.Tensor, layer: str = QUERY, **more: torch.Tensor) -> dict:
+    """The tensors of an adapter of one layer."""
+    return {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up, **more}
+
+
+def adapter(tensors: dict, name: str = LORA_WEIGHTS) -> Callable[[Path], None]:
+    """Writes tensors."""
+    return lambda folder: save_file(tensors, folder / name)
+
+
+def of_peft(configuration: str | None) -> Callable[[Path], None]:
+    """Writes an adapter as peft does, with this configuration."""
+
+    def make(folder: Path) -> None:
+        layer = QUERY.replace("transformer.", "base_model.model.", 1)
+        save_file(matrices(DOWN, UP, layer), folder / "adapter_model.safetensors")
+        if configuration is not None:
+            (folder / "adapter_config.json").write_text(configuration)
+
+    return make
+
+
+DOWN, UP = torch.zeros(2, WIDTH), torch.zeros(WIDTH, 2)
 ADAPTERS = {
     "nothing": lambda folder: None,
-    "text": lambda folder: (folder / "pytorch_lora_weights.safetensors").write_bytes(b"no weights"),
-    "no tensors": lambda folder: save_file({}, folder / "pytorch_lora_weights.safetensors"),
-    "other names": lambda folder: save_file({"unet.x": torch.zeros(2)}, folder / "pytorch_lora_weights.safetensors"),
-    "a matrix without its other half": lambda folder: save_file(
-        {"transformer.transformer_blocks.0.attn1.to_q.lora_B.weight": torch.zeros(8, 2)},
-        folder / "pytorch_lora_weights.safetensors",
+    "text": write(LORA_WEIGHTS, b"no weights"),
+    "an empty file": write(LORA_WEIGHTS, b""),
+    "a pickle": lambda folder: torch.save(matrices(DOWN, UP), folder / "pytorch_lora_weights.bin"),
+    "a pickle with the name of safetensors": lambda folder: torch.save(matrices(DOWN, UP), folder / LORA_WEIGHTS),
+    "no tensors": adapter({}),
+    "other names": adapter({"unet.x": torch.zeros(2)}),
+    "weights of a transformer": adapter({"transformer.proj_out.weight": torch.zeros(2, 2)}),
+    "an adapter of a text encoder": adapter(matrices(DOWN, UP, "text_encoder.encoder.layer.0.attention.self.query")),
+    "an adapter of an image model": adapter(matrices(DOWN, UP, "unet.down_blocks.0.attentions.0.to_q")),
+    "a matrix without its other half": adapter({f"{QUERY}.lora_B.weight": UP}),
+    "matrices of another width": adapter(matrices(torch.zeros(2, 999), torch.zeros(999, 2))),
+    "matrices of two ranks": adapter(matrices(DOWN, torch.zeros(WIDTH, 3))),
+    "matrices of rank 0": adapter(matrices(DOWN[:0], UP[:, :0].contiguous())),
+    "matrices of integers": adapter(matrices(DOWN.long(), UP.long())),
+    "matrices of NaN": adapter(matrices(DOWN / 0, UP)),
+    "vectors": adapter(matrices(DOWN[0].clone(), UP[:, 0].contiguous())),
+    "a layer that is not there": adapter(matrices(DOWN, UP, "transformer.transformer_blocks.77.attn1.to_q")),
+    "a weight besides": adapter(matrices(DOWN, UP, **{f"{QUERY}.weight": torch.zeros(2)})),
+    "two adapters": lambda folder: [save_file(matrices(DOWN, UP), folder / f"{name}.safetensors") for name in "ab"],
+    "metadata that are a list": lambda folder: save_file(
+        matrices(DOWN, UP), folder / LORA_WEIGHTS, {"lora_adapter_metadata": "[]"}
     ),
-    "matrices of another width": lambda folder: save_file(
-        {
-            "transformer.transformer_blocks.0.attn1.to_q.lora_A.weight": torch.zeros(2, 999),
-            "transformer.transformer_blocks.0.attn1.to_q.lora_B.weight": torch.zeros(999, 2),
-        },
-        folder / "pytorch_lora_weights.safetensors",
-    ),
-    "a layer that is not there": lambda folder: save_file(
-        {
-            "transformer.transformer_blocks.77.attn1.to_q.lora_A.weight": torch.zeros(2, 8),
-            "transformer.transformer_blocks.77.attn1.to_q.lora_B.weight": torch.zeros(8, 2),
-        },
-        folder / "pytorch_lora_weights.safetensors",
-    ),
+    "peft's without a configuration": of_peft(None),
+    "peft's with an empty configuration": of_peft(""),
+    "peft's with a configuration that is a list": of_peft("[]"),
+    "peft's with a rank of 0": of_peft('{"r": 0}'),
+    "peft's with another rank": of_peft('{"r": 3, "lora_alpha": 2, "target_modules": ["to_q"]}'),
+    "peft's with a rank of text": of_peft('{"r": "x", "lora_alpha": 1, "target_modules": ["to_q"]}'),
 }
 
 

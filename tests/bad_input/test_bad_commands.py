@@ -35,6 +35,9 @@ def files(tmp_path_factory):
     (folder / "wide.safetensors").write_bytes((2**60).to_bytes(8, "little") + b"{}")
     header = json.dumps({"x": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}).encode()
     (folder / "cut.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    (folder / "nul.txt").write_bytes(b"0:00 calm\0 piano\n")
+    (folder / "nul.csv").write_bytes(b"path,title\ntone.wav,a\0b\n")
+    (folder / "folder.jsonl").mkdir()
     (folder / "mixed.jsonl").write_text('{"id": "a", "prompt": "calm"}\n{"id": "a", "prompt": "loud"}\n')
     return folder
 
@@ -83,6 +86,14 @@ GENERATE = {
     "an unknown option": "generate calm --tempo 120",
     "two prompts": "generate calm loud",
     "a shortened option": "generate calm --dur 5",
+    "less than a sample": "generate calm --duration 1e-9",
+    "a window of less than a sample": "generate calm --window 1e-9",
+    "a whole of less than a sample": "generate calm --total 1e-9",
+    "prompts with a NUL": "generate --prompt-file {0}/nul.txt",
+    "sections with a NUL": "generate --sections {0}/nul.txt",
+    "an adapter that is not there": "generate calm --lora {0}/missing",
+    "an adapter of a strange name": "generate calm --lora a/b/c/d",
+    "an adapter without a name": "generate calm --lora=",
 }
 OTHERS = {
     "nothing to reconstruct": "reconstruct",
@@ -100,6 +111,25 @@ OTHERS = {
     "inspect a split that is not there": "data inspect {0} --split test",
     "a figure of another kind": "data inspect {0} --figure figure.gif",
     "a manifest of another kind": "data inspect {0} --manifest tracks.csv",
+    "a manifest where none can be written": "data inspect {0} --manifest /proc/tracks.jsonl",
+    "a manifest below a file": "data inspect {0} --manifest {0}/text.txt/tracks.jsonl",
+    "a manifest that is a folder": "data inspect {0} --manifest {0}/folder.jsonl",
+    "a figure where none can be written": "data inspect {0} --figure /proc/figure.png",
+    "a mix where none can be written": "data mix /proc/out.jsonl {0}/mixed.jsonl=1",
+    "inspect a table with a NUL": "data inspect {0}/nul.csv",
+    "curves where none can be written": "runs show {0}/run -o /proc/curves.png",
+    "a report below a file": "evaluate score {0} {0} -o {0}/text.txt/out",
+    "a report where none can be written": "evaluate control {0} -o /proc/out",
+    "a report in place of a file": "analyze structure {0} -o {0}/text.txt",
+    "a test where none can be written": "listening-test build a={0} --prompts {0}/text.txt -o /proc/out",
+    "a conversion where none can be written": "convert {0}/weights.safetensors -o /proc/out",
+    "new music of less than a sample": "extend {0}/tone.wav --to 1.0000000001",
+    "new music before it of less than a sample": "extend {0}/tone.wav --prepend 1e-9",
+    "a variation of less than a sample": "transform {0}/tone.wav --duration 1e-9",
+    "a region of less than a sample": "inpaint {0}/tone.wav --region 0.5-0.5000000001",
+    "an adapter for a variation that is not there": "transform {0}/tone.wav --lora {0}/missing",
+    "pieces of less than a sample": "evaluate generate {0}/text.txt out --duration 1e-9",
+    "prompts with a NUL to generate from": "evaluate generate {0}/nul.csv out",
     "a manifest in no folder": "data inspect {0} --manifest {0}/missing/tracks.jsonl",
     "prompts of nothing": "data prompts {0}/missing",
     "prompts of another split": "data prompts {0} --split dev",

@@ -194,11 +194,11 @@ def test_truth_that_says_nothing_is_told(capsys, tmp_path, real):
         (("score", ".", ".", "-o", "x", "--embedder", "mel44=x"), "mel44 takes no source"),
         (("generate", "missing.txt", "x"), "missing.txt cannot be read"),
         (("control", "missing", "-o", "x"), "missing is not a folder"),
-        (("control", ".", "-o", "x", "--trim", "0"), "'--trim': must be a number of seconds in (0, 10^6]"),
+        (("control", ".", "-o", "x", "--trim", "0"), "'--trim': must be a number of seconds in [0.001, 10^6]"),
         (("control", ".", "-o", "x", "--truth", "missing.jsonl"), "missing.jsonl"),
         (
             ("generate", "missing.txt", "x", "--duration", "nan"),
-            "'--duration': must be a number of seconds in (0, 10^6]",
+            "'--duration': must be a number of seconds in [0.001, 10^6]",
         ),
         ((), "Missing command"),
     ],

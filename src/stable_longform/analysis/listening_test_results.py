@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stable_longform.analysis.listening_test import AGAIN, PREFERENCE, QUESTIONS, allowed_answers
+from stable_longform.utils.text_files import read_text
 
 PAGE_COLUMNS = ("test_id", "listener", "trial_id", "question", "answer", "listened_in_s", "time_in_ms")
 WEBMUSHRA_COLUMNS = (
@@ -109,7 +110,7 @@ def _fault(read: tuple[str, Answer], test_id: str, stimuli: Mapping[str, Mapping
 def _read_file(path: Path) -> Iterator[tuple[str, tuple[str, Answer] | str]]:
     """The place of each answer of a file, and the test and the answer, or why there is none."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
         if path.suffix == ".json":
             yield from _read_pymushra_json(path, json.loads(text))
             return

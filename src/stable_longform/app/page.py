@@ -24,7 +24,7 @@ from stable_longform.utils.audio import AudioInfo, read_audio, read_blocks
 from stable_longform.utils.pictures import draw_music, envelope
 from stable_longform.utils.ranges import Range
 from stable_longform.utils.recordings import check_file
-from stable_longform.utils.timecodes import format_seconds, parse_region, parse_seconds, parse_sections
+from stable_longform.utils.timecodes import SECONDS, format_seconds, parse_region, parse_seconds, parse_sections
 
 MAX_UPLOAD = "500mb"
 MAX_UPLOAD_IN_S = 900.0
@@ -126,7 +126,7 @@ def format_regions(regions: list) -> str:
 def parse_duration(name: str, text: str) -> float:
     """`1:30` as seconds."""
     try:
-        return parse_seconds(text, Range(0, MAX_RESULT_IN_S, above=True))
+        return parse_seconds(text, Range(SECONDS.low, MAX_RESULT_IN_S))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 
@@ -396,7 +396,7 @@ class Page:
         if command in ("generate", "sections"):
             duration = parse_duration("Duration", controls["duration_in_s"])
             if duration > self.window_in_s:
-                raise ValueError(f"Duration must be in (0, {self.window_in_s:g}] seconds, got {duration:g}.")
+                raise ValueError(f"Duration must be at most {self.window_in_s:g} seconds, got {duration:g}.")
             prompt = made["prompt"]
             if command == "sections":
                 sections = parse_sections(controls["sections"], "Sections")

@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from stable_longform.app.page import CSS, MAX_UPLOAD, Page, text_to_music
 from stable_longform.app.streams import MEDIA_TYPES, stream_audio
 from stable_longform.app.studio import Busy, Studio
+from stable_longform.utils.timecodes import SECONDS
 
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none from the network
 
@@ -26,7 +27,7 @@ class GenerationRequest(pydantic.BaseModel, extra="forbid"):
     """What a program may ask for; None is the checkpoint's own."""
 
     prompt: str = pydantic.Field("", max_length=2000)
-    duration: float = pydantic.Field(30.0, gt=0, description="Seconds, up to the model's window.")
+    duration: float = pydantic.Field(30.0, ge=SECONDS.low, description="Seconds, up to the model's window.")
     negative_prompt: str | None = pydantic.Field(None, max_length=2000)
     num_inference_steps: int | None = pydantic.Field(None, ge=1, le=1000)
     guidance_scale: float | None = pydantic.Field(None, ge=-100, le=100)
@@ -65,7 +66,7 @@ def make_app(studio: Studio, folder: Path) -> fastapi.FastAPI:
             lambda open_pipeline: text_to_music(open_pipeline, **settings, generator=generator), body.duration
         )
         first = await _next_chunk(events, request)
-        num_samples = max(round(body.duration * studio.pipe.sampling_rate), 1)
+        num_samples = round(body.duration * studio.pipe.sampling_rate)
 
         def chunks():
             with contextlib.closing(events):

@@ -13,6 +13,7 @@ from stable_longform.cli.options import (
     Checkpoint,
     Device,
     check_device,
+    folder_option,
     seconds_option,
 )
 from stable_longform.evaluation.audio_files import ReadingSettings
@@ -44,7 +45,7 @@ def structure(
             metavar="[NAME=]FOLDER...", help="Folders of audio, one for each row of the figure: real=... ours=..."
         ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the report.")],
+    output: Annotated[Path, folder_option("Folder for the report.")],
     truth: Annotated[
         Path | None, typer.Option(help="Manifest of composed pieces with their sections, to score boundaries against.")
     ] = None,
@@ -76,7 +77,7 @@ def memorization(
         str,
         typer.Argument(help="Manifest, folder or CSV file with the training set and, in other splits, other music."),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the report.")],
+    output: Annotated[Path, folder_option("Folder for the report.")],
     embedder: Annotated[
         str, typer.Option(help=f"One of {', '.join(NAMES)}; with weights as NAME=FILE_OR_FOLDER.")
     ] = "mel44",

@@ -4,7 +4,6 @@ import json
 import math
 import re
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from stable_longform.cli.options import DTYPES
 from stable_longform.cli.settings import Settings
 from stable_longform.music_files import write_music
 from stable_longform.utils.audio import check_output_path
+from stable_longform.utils.optional import require
 
 # Checkpoints that are known by name, and that tags name without the machine's paths.
 NAMED_CHECKPOINTS = {"tiny": stable_longform.TINY_CHECKPOINT}
@@ -36,6 +36,17 @@ def resolve_checkpoint(checkpoint: str) -> str:
     elif not HUB_ID.fullmatch(resolved):
         raise ValueError(f"{resolved!r} is not a checkpoint: there is no such folder, and it is not a Hub id.")
     return resolved
+
+
+def check_adapter(lora: str | None) -> None:
+    """Raises a ValueError unless a LoRA adapter can be there; None: no adapter is asked for."""
+    if lora is None:
+        return
+    require("peft", "train")
+    if not Path(lora).exists() and not HUB_ID.fullmatch(lora):
+        raise ValueError(
+            f"--lora {lora!r} is not an adapter: there is no such folder or file, and it is not a Hub id."
+        )
 
 
 def _check_index(path: Path) -> None:
@@ -80,6 +91,9 @@ def _load(cls_name: str, checkpoint: str, **kwargs):
 def load_pipeline(checkpoint: str, device: torch.device, dtype: torch.dtype):
     """The `LongFormMusicPipeline` of a checkpoint, transformer and text encoder in `dtype`, the rest in float32."""
     pipe = _load("LongFormMusicPipeline", checkpoint)
+    missing = [name for name, part in pipe.components.items() if part is None]
+    if missing:
+        raise ValueError(f"{checkpoint} has no {', '.join(missing)}.")
     for model in (pipe.transformer, pipe.text_encoder):
         model.to(dtype)
     return pipe.to(device)
@@ -153,16 +167,11 @@ def _read_config(checkpoint: str, component: str) -> dict:
 
 
 def check_outputs(paths: Sequence[Path], sample_format: str | None, overwrite: bool) -> None:
-    """Raises a ValueError unless the files can be written; permissions alone do not tell, so one is opened beside."""
+    """Raises a ValueError unless the files can be written and are new, or may be overwritten."""
     check_output_path(paths[0], sample_format)
     existing = [path for path in paths if path.exists()]
     if existing and not overwrite:
         raise ValueError(f"{existing[0]} exists: give --overwrite, or another name.")
-    try:
-        with tempfile.TemporaryFile(prefix=f".{paths[0].name}", dir=paths[0].absolute().parent):
-            pass
-    except OSError as error:
-        raise ValueError(f"{paths[0]} cannot be written: {error.strerror}.") from error
 
 
 def note(text: str, quiet: bool) -> None:

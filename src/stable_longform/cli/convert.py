@@ -7,7 +7,7 @@ import typer
 
 import stable_longform
 from stable_longform.cli.common import NAMED_CHECKPOINTS, quiet_libraries
-from stable_longform.cli.options import Checkpoint
+from stable_longform.cli.options import Checkpoint, folder_option
 
 Verify = Annotated[
     bool, typer.Option("--verify", help="Run the other tool on the same random inputs and print the differences.")
@@ -16,7 +16,7 @@ Verify = Annotated[
 
 def convert(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A .safetensors or .ckpt file.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write, new or empty.")],
+    output: Annotated[Path, folder_option("Folder to write, new or empty.")],
     config: Annotated[
         Path | None, typer.Option(help="Its model_config.json. [default: the one in the folder of CHECKPOINT]")
     ] = None,
@@ -54,7 +54,7 @@ def convert(
 
 
 def export(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write, new or empty.")],
+    output: Annotated[Path, folder_option("Folder to write, new or empty.")],
     to: Annotated[str, typer.Option(help="diffusers (StableAudioPipeline) or stable-audio-tools.")],
     checkpoint: Checkpoint = "tiny",
     text_encoder: Annotated[

@@ -20,6 +20,7 @@ from stable_longform.data.prompts import preview as preview_prompts
 from stable_longform.data.sources import open_source
 from stable_longform.data.statistics import Examined, draw_durations, examine_track, format_summary, summarize
 from stable_longform.data.tracks import SPLITS, Track
+from stable_longform.utils.files import check_output_file
 from stable_longform.utils.text_files import printable
 
 NUM_THREADS = 4
@@ -158,5 +159,4 @@ def _check_output(path: Path | None, extensions: tuple[str, ...]) -> None:
         return
     if path.suffix not in extensions:
         raise ValueError(f"{path}: the extension must be one of {', '.join(extensions)}, got {path.suffix!r}.")
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f"{path} cannot be written: the folder {path.absolute().parent} does not exist.")
+    check_output_file(path)

@@ -11,6 +11,7 @@ import typer
 
 import stable_longform
 from stable_longform.cli.common import (
+    check_adapter,
     check_outputs,
     fill_in,
     note,
@@ -37,7 +38,6 @@ from stable_longform.cli.settings import (
 )
 from stable_longform.utils.audio import AudioInfo
 from stable_longform.utils.files import file_sha256
-from stable_longform.utils.optional import require
 from stable_longform.utils.ranges import Range
 from stable_longform.utils.recordings import MAX_DURATION_IN_S, check_content, check_file
 from stable_longform.utils.timecodes import parse_region
@@ -210,8 +210,7 @@ def _check(context: typer.Context, cls: type) -> Edit:
     device = check_device(options["device"])
     check_outputs([options["output"]], options["sample_format"], options["overwrite"])
     folder = resolve_checkpoint(settings.checkpoint)
-    if settings.lora is not None:
-        require("peft", "train")
+    check_adapter(settings.lora)
     check_content(input)
     sha256 = file_sha256(input)
     if cls is InpaintSettings:

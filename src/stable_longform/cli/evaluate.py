@@ -19,6 +19,7 @@ from stable_longform.cli.options import (
     Checkpoint,
     Device,
     check_device,
+    folder_option,
     seconds_option,
 )
 from stable_longform.data.manifest import read_manifest
@@ -65,7 +66,7 @@ Prompts = Annotated[
     Path | None,
     typer.Option(help="Prompts: .jsonl, .txt (one a line) or Song Describer's .csv; ids name the generated files."),
 ]
-Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the report.")]
+Output = Annotated[Path, folder_option("Folder for the report.")]
 Trim = Annotated[float | None, seconds_option("--trim", "Use only the first seconds of each file.")]
 MaxDuration = Annotated[float, seconds_option("--max-duration", "Longer files are skipped.")]
 Steps = Annotated[

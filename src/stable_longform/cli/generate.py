@@ -8,6 +8,7 @@ import torch
 import typer
 
 from stable_longform.cli.common import (
+    check_adapter,
     check_outputs,
     fill_in,
     note,
@@ -26,8 +27,9 @@ from stable_longform.cli.settings import (
     read_stored,
     settings_from_tags,
 )
-from stable_longform.utils.optional import require
 from stable_longform.utils.ranges import Range
+from stable_longform.utils.text_files import read_lines
+from stable_longform.utils.timecodes import SECONDS
 
 MAX_VARIATIONS = 1000
 
@@ -126,8 +128,7 @@ def generate(
     check_outputs(paths, sample_format, options["overwrite"])
     folder = resolve_checkpoint(settings.checkpoint)
     _check_limits(settings, read_limits(folder))
-    if settings.lora is not None:
-        require("peft", "train")
+    check_adapter(settings.lora)
 
     pipe = open_pipeline(folder, settings, chosen, quiet)
     if is_random:
@@ -149,11 +150,7 @@ def _read_prompts(
         raise ValueError("Give either PROMPT, --prompt-file or --sections.")
     if prompt_file is None:
         return [prompt]
-    try:
-        lines = prompt_file.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{prompt_file} is not UTF-8 text: {error}") from error
-    prompts = [line.strip() for line in lines if line.strip()]
+    prompts = [line for _, line in read_lines(prompt_file)]
     if not prompts:
         raise ValueError(f"{prompt_file} holds no prompt: all its lines are blank.")
     return prompts
@@ -173,11 +170,11 @@ def _check_limits(settings: Settings, limits: tuple[float, float] | None) -> Non
         return
     window, latest = limits
     if settings.window_in_s is not None and settings.window_in_s > window:
-        raise ValueError(f"--window must be in (0, {window:.3f}] seconds, got {settings.window_in_s}.")
+        raise ValueError(f"--window must be in [{SECONDS.low}, {window:.3f}] seconds, got {settings.window_in_s}.")
     longest = settings.window_in_s or window
     duration = longest if settings.duration_in_s is None else settings.duration_in_s
     if duration > longest:
-        raise ValueError(f"--duration must be in (0, {longest:.3f}] seconds, got {duration}.")
+        raise ValueError(f"--duration must be in [{SECONDS.low}, {longest:.3f}] seconds, got {duration}.")
     total = settings.seconds_total or settings.seconds_start + duration
     if total > latest:
         raise ValueError(f"--start plus --duration, or --total, must be at most {latest} seconds, got {total}.")

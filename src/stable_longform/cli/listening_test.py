@@ -8,7 +8,7 @@ import typer
 from stable_longform.analysis.listening_test_scores import MAX_REPEAT_DIFFERENCE
 from stable_longform.analysis.listening_test_server import make_server
 from stable_longform.cli.analyze import name_folders
-from stable_longform.cli.options import MAX_COUNT, MAX_SEED, seconds_option
+from stable_longform.cli.options import MAX_COUNT, MAX_SEED, folder_option, seconds_option
 from stable_longform.evaluation.listening_test import ListeningTestSettings, build_test, score_test
 from stable_longform.evaluation.prompt_lists import read_prompt_list
 
@@ -24,7 +24,7 @@ def build(
         typer.Argument(metavar="NAME=FOLDER...", help="Folders with one file per prompt, named by its id."),
     ],
     prompts: Annotated[Path, typer.Option(help="Prompts: .jsonl, .txt (one a line) or Song Describer's .csv.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the test.")],
+    output: Annotated[Path, folder_option("Folder for the test.")],
     part: Annotated[list[float], seconds_option("--part", "Duration of a part in seconds. May be repeated.")] = (
         120.0,
         285.0,
@@ -78,7 +78,7 @@ def score(
     results: Annotated[
         list[Path], typer.Argument(help="Result files and folders, from the page, webMUSHRA or pymushra.")
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the report.")],
+    output: Annotated[Path, folder_option("Folder for the report.")],
     max_difference: Annotated[
         float, typer.Option(min=0, max=100, help="Exclude listeners whose repeated ratings differ by more than this.")
     ] = MAX_REPEAT_DIFFERENCE,

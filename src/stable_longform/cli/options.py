@@ -10,6 +10,7 @@ from typing import Annotated
 import torch
 import typer
 
+from stable_longform.utils.files import check_output_folder
 from stable_longform.utils.ranges import Range
 from stable_longform.utils.timecodes import SECONDS, parse_seconds
 
@@ -35,6 +36,18 @@ def seconds_option(name: str, help: str, accepted: Range = SECONDS) -> typer.mod
     parser = functools.partial(_parse_option, accepted=accepted)
     parser.__name__ = "seconds"  # which typer asks for
     return typer.Option(name, parser=parser, metavar="SECONDS", help=help)
+
+
+def _check_folder(folder: Path | None) -> Path | None:
+    """A callback of options that name a folder to write to."""
+    if folder is not None:
+        check_output_folder(folder)
+    return folder
+
+
+def folder_option(help: str) -> typer.models.OptionInfo:
+    """The option `-o` of a command that writes into a folder, which is checked before any work."""
+    return typer.Option("-o", "--output", callback=_check_folder, help=help)
 
 
 def require_finite(context: typer.Context, parameter, value):
@@ -172,10 +185,10 @@ def check_count(name: str, value: int, low: int, high: int) -> None:
     check_range(name, value, low, high)
 
 
-def check_seconds(name: str, value: float, low: float = 0.0) -> None:
-    """Raises a ValueError unless the value is finite and more than `low` seconds."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value < math.inf:
-        raise ValueError(f"{name} must be greater than {low:g} seconds and finite, got {value!r}.")
+def check_seconds(name: str, value: float) -> None:
+    """Raises a ValueError unless the value is a number of `SECONDS`."""
+    if value not in SECONDS:
+        raise ValueError(f"{name} must be a number of seconds {SECONDS}, got {value!r}.")
 
 
 def check_choice(name: str, value: str, choices) -> None:

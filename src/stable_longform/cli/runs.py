@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from stable_longform.utils.files import check_output_file
 from stable_longform.utils.pictures import draw_curves
 from stable_longform.utils.run_folder import last_values, read_metrics
 
@@ -24,8 +25,9 @@ def show(
     ] = None,
 ) -> None:
     """Prints the last value of every metric of a training run and draws the curves."""
-    rows = read_metrics(folder)
     output = output or folder / "curves.png"
+    rows = read_metrics(folder)
+    check_output_file(output)
     draw_curves(rows, output, str(folder))
     for name, (step, value) in last_values(rows).items():
         typer.echo(f"{name:<40} {value:>12.5g}   step {step}")

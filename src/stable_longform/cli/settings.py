@@ -21,6 +21,7 @@ from stable_longform.cli.options import (
     check_text,
 )
 from stable_longform.music_files import read_values
+from stable_longform.utils.text_files import read_text
 from stable_longform.utils.timecodes import parse_sections
 
 MAX_RANDOM_SEED = 2**32 - 1
@@ -134,11 +135,7 @@ def read_sections(path: Path) -> list[list]:
     Raises:
         ValueError: a line that is none, or the file is not text.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
-    sections = parse_sections(text, str(path))
+    sections = parse_sections(read_text(path), str(path))
     _check_sections(sections)
     return sections
 

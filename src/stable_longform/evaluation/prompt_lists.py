@@ -9,6 +9,7 @@ References: Manco et al., "The Song Describer Dataset" (2023). Paper: §4.1 and 
 """
 
 import csv
+import io
 import json
 import os
 import re
@@ -16,8 +17,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from stable_longform.utils.ranges import Range
+from stable_longform.utils.text_files import read_lines, read_text
+from stable_longform.utils.timecodes import SECONDS
+
 CSV_COLUMNS = ("caption_id", "track_id", "caption")
-MAX_DURATION_IN_S = 86400
+DURATIONS = Range(SECONDS.low, 86400)  # seconds
 SAFE_ID = re.compile(r"[\w][\w.-]{0,199}")
 
 # A caption that holds one of these, in any case and also inside a word, is about singing. The paper's footnote names
@@ -56,15 +61,12 @@ def read_prompt_list(path: str | os.PathLike, is_singing_excluded: bool = False)
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path}: the extension must be one of {', '.join(readers)}.")
     rows, lines = [], {}
-    try:
-        for number, values in readers[path.suffix.lower()](path):
-            row = _make_row(f"{path}:{number}", values)
-            if row.id in lines:
-                raise ValueError(f"{path}:{number} has the id of line {lines[row.id]}, {row.id!r}; ids must differ.")
-            rows.append(row)
-            lines[row.id] = number
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as UTF-8 text: {error}") from error
+    for number, values in readers[path.suffix.lower()](path):
+        row = _make_row(f"{path}:{number}", values)
+        if row.id in lines:
+            raise ValueError(f"{path}:{number} has the id of line {lines[row.id]}, {row.id!r}; ids must differ.")
+        rows.append(row)
+        lines[row.id] = number
     rows = [row for row in rows if not (is_singing_excluded and mentions_singing(row.prompt))]
     if not rows:
         raise ValueError(f"{path} has no prompt.")
@@ -111,11 +113,8 @@ def _make_row(place: str, values: Mapping) -> PromptRow:
         raise ValueError(f"{place}: `prompt` must be valid text, not {_short(prompt)}.")
     if reference is not None and not _is_name(reference):
         raise ValueError(f"{place}: `reference` must be the name of a recording, not {_short(reference)}.")
-    is_number = isinstance(duration, int | float) and not isinstance(duration, bool)
-    if duration is not None and not (is_number and 0 < duration <= MAX_DURATION_IN_S):
-        raise ValueError(
-            f"{place}: `duration` must be a number of seconds in (0, {MAX_DURATION_IN_S}], not {_short(duration)}."
-        )
+    if duration is not None and duration not in DURATIONS:
+        raise ValueError(f"{place}: `duration` must be a number of seconds {DURATIONS}, not {_short(duration)}.")
     return PromptRow(str(row_id), prompt, None if reference is None else str(reference), duration)
 
 
@@ -130,15 +129,9 @@ def _short(value) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, and their numbers; only a line feed ends a line, as in JSON lines."""
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
-        yield from ((number, line.strip()) for number, line in enumerate(file, 1) if line.strip())
-
-
 def _read_jsonl(path: Path) -> Iterator[tuple[int, Mapping]]:
     """Rows of a JSONL file."""
-    for number, line in _read_lines(path):
+    for number, line in read_lines(path):
         try:
             values = json.loads(line)
         except (ValueError, RecursionError):
@@ -150,21 +143,18 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, Mapping]]:
 
 def _read_text(path: Path) -> Iterator[tuple[int, Mapping]]:
     """Lines of a text file."""
-    return ((number, {"id": number, "prompt": line}) for number, line in _read_lines(path))
+    return ((number, {"id": number, "prompt": line}) for number, line in read_lines(path))
 
 
 def _read_song_describer(path: Path) -> Iterator[tuple[int, Mapping]]:
     """Rows of the Song Describer Dataset's CSV."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            missing = [column for column in CSV_COLUMNS if column not in (reader.fieldnames or ())]
-            if missing:
-                raise ValueError(
-                    f"{path} must have the columns {', '.join(CSV_COLUMNS)}; {', '.join(missing)} missing."
-                )
-            for row in reader:
-                caption_id, track_id, caption = (row[column] for column in CSV_COLUMNS)
-                yield reader.line_num, {"id": caption_id, "prompt": caption, "reference": track_id}
-        except csv.Error as error:
-            raise ValueError(f"{path}:{reader.line_num + 1} cannot be read as CSV: {error}") from error
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        missing = [column for column in CSV_COLUMNS if column not in (reader.fieldnames or ())]
+        if missing:
+            raise ValueError(f"{path} must have the columns {', '.join(CSV_COLUMNS)}; {', '.join(missing)} missing.")
+        for row in reader:
+            caption_id, track_id, caption = (row[column] for column in CSV_COLUMNS)
+            yield reader.line_num, {"id": caption_id, "prompt": caption, "reference": track_id}
+    except csv.Error as error:
+        raise ValueError(f"{path}:{reader.line_num + 1} cannot be read as CSV: {error}") from error

@@ -34,6 +34,7 @@ from stable_longform.utils.bootstrap import bootstrap_interval
 from stable_longform.utils.environment import describe_environment
 from stable_longform.utils.files import atomic_path, write_json, write_text
 from stable_longform.utils.pictures import MatrixPanel, draw_matrices
+from stable_longform.utils.text_files import read_json_lines
 
 logger = logging.getLogger(__name__)
 
@@ -149,16 +150,13 @@ def read_sections(manifest: Path) -> dict[Path, list[float]]:
         ValueError: the file is no JSONL, or no line of it has sections.
     """
     truth = {}
-    for number, line in enumerate(manifest.read_text(encoding="utf-8").split("\n"), 1):
-        if not line.strip():
-            continue
+    for place, row in read_json_lines(manifest):
         try:
-            row = json.loads(line)
             starts = [float(section["start_in_s"]) for section in row.get("sections") or ()]
             if len(starts) > 1:
                 truth[(manifest.parent / row["path"]).resolve()] = starts
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{manifest}:{number} is not a line of a manifest: {error!r}") from error
+            raise ValueError(f"{place} is not a line of a manifest: {error!r}") from error
     if not truth:
         raise ValueError(f"{manifest} has no track with sections.")
     return truth

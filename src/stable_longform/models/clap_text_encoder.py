@@ -231,7 +231,14 @@ def tokenize_texts(tokenizer, texts: Sequence[str], max_length: int) -> tuple[to
     Returns:
         `(input_ids (B, max_length), mask (B, max_length), num_tokens)`: int64; boolean, True for real tokens; and the
         number of tokens of each text before it is cut.
+
+    Raises:
+        ValueError: a tokenizer without a padding token, or whose `model_max_length` is no number.
     """
+    if tokenizer.pad_token_id is None:
+        raise ValueError("The tokenizer has no padding token: set pad_token in its tokenizer_config.json.")
+    if not isinstance(tokenizer.model_max_length, (int, float)):
+        raise ValueError(f"tokenizer.model_max_length must be a number, got {tokenizer.model_max_length!r}.")
     with TOKENIZER_LOCK:
         tokens = tokenizer(list(texts), return_special_tokens_mask=True, verbose=False)
     input_ids = torch.full((len(texts), max_length), tokenizer.pad_token_id)

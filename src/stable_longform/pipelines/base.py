@@ -246,7 +246,7 @@ class LongFormMusicPipelineBase(
         sampling rate, rounded.
 
         Raises:
-            ValueError: the audio is not finite.
+            ValueError: the duration is shorter than a sample, or the audio is not finite.
         """
         num_samples, num_frames = self._decoded_lengths(duration)
         audio = self.vae.decode(latents[None].to(self.vae.dtype), num_frames).sample[0, :, :num_samples]
@@ -275,7 +275,9 @@ class LongFormMusicPipelineBase(
     def _decoded_lengths(self, duration: float) -> tuple[int, int]:
         """The number of samples of a duration, and the number of frames needed to decode them."""
         self._require("Decoding", "vae")
-        num_samples = max(round(duration * self.sampling_rate), 1)
+        num_samples = round(inputs.check_number("duration", duration) * self.sampling_rate)
+        if num_samples < 1:
+            raise ValueError(f"duration must be at least 1/{self.sampling_rate} s, a sample, got {duration}.")
         return num_samples, math.ceil(num_samples / self.vae.hop_length)
 
     # --- check
@@ -347,7 +349,9 @@ class LongFormMusicPipelineBase(
             if latent_length not in (None, length):
                 raise ValueError(f"window_in_s={window_in_s} has {length} frames, the latents have {latent_length}.")
             latent_length = length
-        timing = inputs.check_timing(*timing, sizes.seconds(latent_length or sizes.max_length), latest)
+        timing = inputs.check_timing(
+            *timing, sizes.seconds(latent_length or sizes.max_length), latest, self.sampling_rate
+        )
         if latent_length is not None:
             return timing, [latent_length] * num_prompts
         return timing, [sizes.smallest(seconds, self.config.window_in_s or ()) for seconds in timing.durations]

@@ -208,22 +208,25 @@ def check_timing(
     num_prompts: int,
     window_in_s: float,
     latest: float,
+    sampling_rate: int | None = None,
 ) -> Timing:
     """Checks durations, starts and totals in seconds, and returns one of each for each prompt.
 
     Args:
-        duration: in (0, `window_in_s`]; None: the window.
+        duration: at least one sample, at most `window_in_s`; None: the window.
         seconds_start: in [0, `latest`], before `seconds_total`.
         seconds_total: in (0, `latest`]; None: the start plus the duration.
         num_prompts: number of prompts.
         window_in_s: the longest duration.
         latest: the largest time that the model knows, in seconds.
+        sampling_rate: samples a second, None if that is not known.
     """
     durations = check_numbers("duration", window_in_s if duration is None else duration, num_prompts)
     starts = check_numbers("seconds_start", seconds_start, num_prompts)
     for value in durations:
-        if not 0 < value <= window_in_s:
-            raise ValueError(f"duration must be in (0, {window_in_s:.3f}] seconds, got {value}.")
+        if not 0 < value <= window_in_s or (sampling_rate is not None and value * sampling_rate <= 0.5):
+            first = "(0" if sampling_rate is None else f"[1/{sampling_rate}"
+            raise ValueError(f"duration must be in {first}, {window_in_s:.3f}] seconds, got {value}.")
     for value in starts:
         if not 0 <= value <= latest:
             raise ValueError(f"seconds_start must be in [0, {latest}] seconds, got {value}.")

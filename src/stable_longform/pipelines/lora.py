@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 import torch
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from diffusers.loaders.lora_pipeline import CogVideoXLoraLoaderMixin
 from safetensors import SafetensorError
 
@@ -50,10 +51,14 @@ class LongFormMusicLoraLoaderMixin(CogVideoXLoraLoaderMixin):
         if peft_config is not None and Path(source).is_dir():
             kwargs = {"weight_name": PEFT_WEIGHTS, **kwargs}
         kwargs = {"use_safetensors": True, **kwargs, "return_lora_metadata": True}
+        if "weight_name" not in kwargs and not isinstance(source, dict):
+            _check_single(Path(source))
         try:
             state_dict, metadata = super().lora_state_dict(source, **kwargs)
         except SafetensorError as error:
             raise ValueError(f"{source} cannot be read as safetensors: {error}.") from error
+        if not (metadata is None or isinstance(metadata, dict)):
+            raise ValueError(f"{source}: its metadata must be an object, got {type(metadata).__name__}.")
         if not state_dict:
             raise ValueError(f"The adapter is empty: {source} holds no tensors.")
         is_of_peft = any(key.startswith(PEFT_PREFIX) for key in state_dict)
@@ -84,7 +89,15 @@ class LongFormMusicLoraLoaderMixin(CogVideoXLoraLoaderMixin):
                 "An adapter would have no effect on fused projections: call unfuse_qkv_projections() first."
             )
         _check_weights(state_dict, transformer, f"{cls.transformer_name}.")
-        super().load_lora_into_transformer(state_dict, transformer=transformer, **kwargs)
+        try:
+            super().load_lora_into_transformer(state_dict, transformer=transformer, **kwargs)
+        except torch.OutOfMemoryError:
+            raise
+        except (KeyError, TypeError, RuntimeError) as error:  # peft's
+            reason = " ".join(str(error).split())[:500]
+            raise ValueError(
+                f"The adapter's configuration cannot be used: {type(error).__name__}: {reason}"
+            ) from error
 
     def fuse_lora(self, *args, **kwargs) -> None:
         """Adds the adapters to the weights; arguments as in diffusers."""
@@ -190,12 +203,23 @@ def _check_weights(state_dict: dict[str, torch.Tensor], transformer: torch.nn.Mo
         layer, rank = layers[target], down.shape[0]
         if not isinstance(layer.get_base_layer() if hasattr(layer, "lora_A") else layer, torch.nn.Linear):
             raise ValueError(f"The adapter changes {target}, which is not a linear layer.")
+        if rank == 0:
+            raise ValueError(f"The adapter changes {target} by matrices of rank 0.")
         expected = (rank, layer.in_features), (layer.out_features, rank)
         for name, tensor, shape in zip(names, (down, up), expected, strict=True):
             if tensor.shape != shape:
                 raise ValueError(f"{name} of the adapter must have shape {shape}, got {tuple(tensor.shape)}.")
+            if not tensor.is_floating_point():
+                raise ValueError(f"{name} of the adapter must hold floating-point numbers, got {tensor.dtype}.")
             if not tensor.isfinite().all():
                 raise ValueError(f"{name} of the adapter is not finite.")
+
+
+def _check_single(folder: Path) -> None:
+    """Raises a ValueError for a folder of several files, of which diffusers would take the first."""
+    names = sorted(file.name for file in folder.glob("*.safetensors")) if folder.is_dir() else []
+    if len(names) > 1 and LORA_WEIGHT_NAME_SAFE not in names:
+        raise ValueError(f"{folder} holds several adapters, {', '.join(names[:5])}: name the file of one.")
 
 
 def _read_peft_config(source: str | os.PathLike) -> dict | None:

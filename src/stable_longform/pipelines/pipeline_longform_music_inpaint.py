@@ -213,6 +213,8 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         rate, hop_length = self.sampling_rate, self.vae.hop_length
         num_samples = waveform.shape[1]
         before = round(inputs.check_number("prepend_in_s", prepend_in_s, 0, MAX_DURATION_IN_S) * rate)
+        if before == 0 < prepend_in_s:
+            raise ValueError(f"prepend_in_s must be 0 or hold at least one sample, 1/{rate} s, got {prepend_in_s}.")
         after = 0
         if extend_to is not None:
             extend_to = inputs.check_number("extend_to", extend_to)

@@ -6,6 +6,7 @@ and the features of padding tokens, which are set to zero.
 """
 
 import os
+from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
@@ -17,6 +18,7 @@ from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.schedulers.scheduling_ping_pong import PingPongScheduler
 from stable_longform.schedulers.scheduling_sde_dpmsolver import SDEDPMSolverMultistepScheduler
+from stable_longform.utils.text_files import parse_json_object, read_text
 
 STABLE_AUDIO_PIPELINE = "StableAudioPipeline"
 COMPONENTS = {"vae": AutoencoderOobleck, "transformer": DiTTransformer1D, "timing_conditioner": TimingConditioner}
@@ -30,6 +32,8 @@ for component in (PingPongScheduler, SDEDPMSolverMultistepScheduler):
 
 # Arguments of `from_pretrained` that say where a repository is, how to download it, and how to read its weights.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision")
+# What transformers and diffusers raise for files that are not as they expect, besides OSError.
+LOADING_ERRORS = (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError)
 WEIGHT_ARGUMENTS = ("variant", "use_safetensors", "low_cpu_mem_usage", "disable_mmap")
 
 
@@ -47,7 +51,11 @@ class StableAudioFolderMixin:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """Loads a pipeline. diffusers expects folders with our names, so the renamed component is loaded here."""
+        """Loads a pipeline. diffusers expects folders with our names, so the renamed component is loaded here.
+
+        Raises:
+            ValueError: a file that is not what the pipeline needs.
+        """
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         index = DiffusionPipeline.load_config(pretrained_model_name_or_path, **hub)
         _check_index(index, pretrained_model_name_or_path)
@@ -59,7 +67,27 @@ class StableAudioFolderMixin:
             kwargs["timing_conditioner"] = TimingConditioner.from_pretrained(
                 pretrained_model_name_or_path, subfolder="projection_model", dtype=dtype, **hub, **weights
             )
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        if "scheduler" not in kwargs:
+            _check_scheduler_class(index, pretrained_model_name_or_path)
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except LOADING_ERRORS as error:
+            if isinstance(error, ValueError) and "\n" not in str(error):
+                raise
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"{pretrained_model_name_or_path} cannot be opened: {type(error).__name__}: {reason}"
+            ) from error
+
+
+def _check_scheduler_class(index: dict, source: str | os.PathLike) -> None:
+    """Raises a ValueError if a scheduler in a local folder is of another class than the index says."""
+    file, named = Path(source, "scheduler", "scheduler_config.json"), index.get("scheduler")
+    if not file.is_file() or named in (None, [None, None]):
+        return
+    name = parse_json_object(read_text(file), str(file)).get("_class_name")
+    if name not in (None, named[-1]):
+        raise ValueError(f"{file}: _class_name must be {named[-1]}, as model_index.json says, got {name!r}.")
 
 
 def _check_index(index: dict, source: str | os.PathLike) -> None:
@@ -67,12 +95,13 @@ def _check_index(index: dict, source: str | os.PathLike) -> None:
     name = index.get("_class_name") if isinstance(index, dict) else None
     if not isinstance(name, str) or not name.startswith(("LongFormMusic", STABLE_AUDIO_PIPELINE)):
         raise ValueError(f"The model_index.json of {source} names no pipeline that this one can open, got {name!r}.")
-    for part, component in COMPONENTS.items() if name != STABLE_AUDIO_PIPELINE else ():
-        entry = index.get(part)
-        if entry not in (None, [None, None]) and (not isinstance(entry, list) or entry[-1] != component.__name__):
-            raise ValueError(
-                f"The model_index.json of {source}: {part} must be a {component.__name__}, got {entry!r}."
-            )
+    for part in (*COMPONENTS, "text_encoder", "tokenizer", "scheduler"):
+        entry = index.get(part, [None, None])
+        if not isinstance(entry, list) or len(entry) != 2:
+            raise ValueError(f"The model_index.json of {source}: {part} must be [library, class], got {entry!r}.")
+        expected = COMPONENTS[part].__name__ if part in COMPONENTS and name != STABLE_AUDIO_PIPELINE else entry[1]
+        if entry != [None, None] and entry[1] != expected:
+            raise ValueError(f"The model_index.json of {source}: {part} must be a {expected}, got {entry!r}.")
 
 
 def translate_index(index: dict, class_name: str) -> dict:

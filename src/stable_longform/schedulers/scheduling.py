@@ -23,6 +23,7 @@ from stable_longform.noise_schedule import (
 )
 from stable_longform.schedulers.scheduling_ping_pong import PingPongScheduler
 from stable_longform.schedulers.scheduling_sde_dpmsolver import SDEDPMSolverMultistepScheduler
+from stable_longform.utils.ranges import Range
 
 ACCEPTED = {
     V_PREDICTION: (DPMSolverMultistepScheduler, CosineDPMSolverMultistepScheduler, PingPongScheduler),
@@ -31,6 +32,7 @@ ACCEPTED = {
 SCHEDULER_NAMES = ("dpmsolver++", "sde-dpmsolver++", "sde-dpmsolver++-3m", "ping-pong")
 ALGORITHM_TYPES = ("dpmsolver++", "sde-dpmsolver++")
 SIGMA_MIN, SIGMA_MAX = 0.3, 500.0  # noise levels σ/α of the last and the first sampling step
+NOISE_LEVELS = Range(0, above=True)
 LATEST_TIME = 0.9999  # the latest time a solver can use: at t = 1 its logarithms are infinite
 
 
@@ -174,6 +176,14 @@ def check_scheduler(scheduler, prediction_type: str = V_PREDICTION) -> None:
         raise ValueError(
             f"scheduler must have prediction_type={prediction_type!r}, as the model, got {config.prediction_type!r}."
         )
+    if config.get("solver_order", 2) not in (1, 2, 3):
+        raise ValueError(f"scheduler must have solver_order 1, 2 or 3, got {config.solver_order!r}.")
+    low, high = config.get("sigma_min"), config.get("sigma_max")
+    for name, level in (("sigma_min", low), ("sigma_max", high)):
+        if level is not None and level not in NOISE_LEVELS:
+            raise ValueError(f"scheduler must have a {name} {NOISE_LEVELS}, got {level!r}.")
+    if None not in (low, high) and low >= high:
+        raise ValueError(f"scheduler must have a sigma_min below its sigma_max, got {low} and {high}.")
     if config.get("sigma_data", 1.0) != 1.0:
         raise ValueError(f"scheduler must have sigma_data=1.0, got {config.sigma_data}.")
     is_solver = isinstance(scheduler, (DPMSolverMultistepScheduler, CosineDPMSolverMultistepScheduler))

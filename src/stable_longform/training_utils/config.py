@@ -13,6 +13,7 @@ import yaml
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from stable_longform.training_utils.options import options_of
+from stable_longform.utils.text_files import read_text
 
 EXIT_BAD_INPUT, EXIT_NOT_FINITE = 2, 3
 PRINT_CONFIG, HELP = "--print_config", ("-h", "--help")
@@ -124,8 +125,8 @@ def _split_arguments(arguments: Sequence[str]) -> list[tuple[str, str]]:
 def _read_yaml(path: Path) -> dict:
     """Reads the mapping in a YAML file."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        values = yaml.safe_load(read_text(path)) or {}
+    except (RecursionError, yaml.YAMLError, ValueError) as error:
         raise ValueError(f"--config {path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ValueError(f"--config {path} must hold `key: value` lines, got a {type(values).__name__}.")

@@ -24,7 +24,7 @@ import soxr
 import torch
 
 from stable_longform.utils.audio_headers import FileWithHead, HeaderCheck, check_header
-from stable_longform.utils.files import atomic_path
+from stable_longform.utils.files import atomic_path, check_output_file
 from stable_longform.utils.text_files import is_text, printable
 from stable_longform.utils.wav import INFO_NAMES, finish_wav, is_wav, read_wav_tags
 
@@ -192,13 +192,7 @@ def check_output_path(path: str | os.PathLike, sample_format: str | None = None)
         raise ValueError(f"sample_format for {extension} must be one of {accepted}, got {sample_format!r}.")
     if SUBTYPES[extension][sample_format] not in soundfile.available_subtypes(FORMATS[extension]):
         raise ValueError(f"{path}: libsndfile {soundfile.__libsndfile_version__} cannot write {extension}.")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a file name.")
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise ValueError(f"{path} cannot be written: the folder {folder} does not exist.")
-    if not os.access(folder, os.W_OK):
-        raise ValueError(f"{path} cannot be written: no permission to write in {folder}.")
+    check_output_file(path)
     return SUBTYPES[extension][sample_format]
 
 

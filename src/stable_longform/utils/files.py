@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,6 +14,35 @@ from safetensors import SafetensorError
 
 HASH_BLOCK = 2**20  # bytes
 TORCH_WRITE_ERRORS = ("[enforce fail at inline_container.cc", "PytorchStreamWriter failed")
+
+
+def check_output_file(path: str | os.PathLike) -> None:
+    """Raises a ValueError unless a file of that name can be written; its folder must exist."""
+    path = Path(path)
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not a file name.")
+    if not folder.is_dir():
+        raise ValueError(f"{path} cannot be written: the folder {folder} does not exist.")
+    _try_to_write(path, folder)
+
+
+def check_output_folder(folder: str | os.PathLike) -> None:
+    """Raises a ValueError unless files can be written to the folder, which may be made for that."""
+    folder = Path(folder)
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"{folder} cannot be a folder: {nearest} is a file.")
+    _try_to_write(folder, nearest)
+
+
+def _try_to_write(path: Path, folder: Path) -> None:
+    """Raises a ValueError unless a file can be opened in an existing folder: permissions alone do not tell."""
+    try:
+        with tempfile.TemporaryFile(prefix=".try", dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 @contextlib.contextmanager

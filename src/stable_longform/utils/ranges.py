@@ -31,7 +31,9 @@ class Range:
         return f"in {first}{_text(self.low)}, {_text(self.high)}{last}{multiple}"
 
     def __contains__(self, value) -> bool:
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            return False
+        if value != value or value in (math.inf, -math.inf):  # `math.isfinite` raises for the largest integers
             return False
         is_above = value > self.low if self.above else value >= self.low
         is_below = value < self.high if self.below else value <= self.high

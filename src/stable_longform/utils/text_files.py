@@ -16,7 +16,7 @@ def read_text(path: str | os.PathLike) -> str:
     """Reads a text file.
 
     Raises:
-        ValueError: it cannot be read, or is not UTF-8.
+        ValueError: it cannot be read, or is not text in UTF-8.
     """
     try:
         data = Path(path).read_bytes()
@@ -29,15 +29,19 @@ def decode(data: bytes, name: str | os.PathLike) -> str:
     """Decodes UTF-8, without its byte order mark; `name` is for errors.
 
     Raises:
-        ValueError: the data are not UTF-8.
+        ValueError: the data are not UTF-8, or hold a NUL character, as no text does.
     """
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         hint = " (it looks like UTF-16)" if data.startswith(UTF_16_MARKS) else ""
         raise ValueError(
             f"{printable(name)} is not UTF-8{hint}: byte {error.start} is 0x{data[error.start]:02x}. Save it as UTF-8."
         ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ValueError(f"{printable(name)}:{line} holds a NUL character: the file is no text, or not in UTF-8.")
+    return text
 
 
 def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:

@@ -2,7 +2,7 @@
 
 from stable_longform.utils.ranges import Range
 
-SECONDS = Range(0, 1e6, above=True)
+SECONDS = Range(0.001, 1e6)  # of music, at least a sample at any usual rate
 STARTS = Range(0, 1e6)  # of sections
 
 
