@@ -159,7 +159,7 @@ def test_a_file_is_made_again_by_the_command_that_made_it(run, music, fails, tmp
         (["extend", "MUSIC"], "Give --to SECONDS"),
         (["extend", "MUSIC", "--to", "0.1"], "--to must be in [0.201, 3600] seconds, got 0.1"),
         (["extend", "MUSIC", "--to", "2:00:00"], "--to must be in"),
-        (["extend", "MUSIC", "--to", "0.2"], "--to must be in (0.2, 3600] seconds, got 0.2"),
+        (["extend", "MUSIC", "--to", "0.2"], "--to must be in [0.201, 3600] seconds, got 0.2"),
         (["inpaint", "MUSIC", "--region", "0-0.2"], "Nothing is kept"),
         (["inpaint", "MUSIC", "--region", "0-0.1", "--region", "0.1-0.2"], "Nothing is kept"),
         (["inpaint", "MUSIC", "--region", "0.1-0.1"], "within the audio"),
