@@ -107,7 +107,7 @@ def test_boundaries_are_scored_where_the_truth_is_known(tmp_path):
 
 def test_bad_manifests_are_named(tmp_path):
     manifest = tmp_path / "manifest.jsonl"
-    cases = ("{", ":1 is not JSON"), ('{"path": "a"}\n\n', "no track with sections"), ("[]", ":1 must be a JSON object")
+    cases = ("{", ":1 is not JSON"), ('{"path": "a"}\n\n', "no track with sections"), ("[]", ":1 must be a JSON")
     for text, message in cases:
         manifest.write_text(text)
         with pytest.raises(ValueError, match=message):
