@@ -1,6 +1,6 @@
-"""Random crops of waveforms for training: the autoencoder's input, and the transformer's when nothing is encoded yet.
+"""Random crops of waveforms for training: the input of the autoencoder, or of the transformer without encoded latents.
 
-Contents: `CropMaker` makes an item of a track, as `Source.items` asks for; `collate_crops` stacks items.
+Contents: `CropMaker` makes an item from a track, for `Source.items`; `collate_crops` stacks items.
 """
 
 import random
@@ -23,10 +23,10 @@ SILENCE_PEAK = 10 ** (-60 / 20)  # crops quieter than -60 dBFS are drawn again, 
 class CropMaker:
     """Makes items from tracks: stereo crops `(2, num_samples)` at `sampling_rate` Hz, with timing and a prompt.
 
-    Files of another rate are resampled; a shorter track is completed with silence. `phase_flip_probability` is how
-    often a crop's sign is flipped (paper code: 0.5). `max_seconds` is the largest `seconds_start` and
-    `seconds_total`; what is later or longer gets this value. With `needs_prompt` a track whose metadata gives no
-    prompt counts as mislabelled. `items_per_track` are made of a track of a stream each time it is read.
+    Files with another rate are resampled; shorter tracks are padded with silence. `phase_flip_probability` is the
+    share of crops whose sign is flipped (paper code: 0.5). `max_seconds` is the largest `seconds_start` and
+    `seconds_total`; larger values are clipped to it. With `needs_prompt`, a track without metadata for a prompt counts
+    as mislabelled. `items_per_track` is the number of items from a track of a stream each time it is read.
     """
 
     items_per_track: ClassVar[int] = 8
@@ -41,9 +41,9 @@ class CropMaker:
         """Draws a crop that is not silent; all randomness comes from `rng`.
 
         Returns:
-            `waveform (2, num_samples)` in [-1, 1]; `start_in_s`, where the crop starts in the track; `seconds_start`
-            and `seconds_total`, start and length of the whole track rounded down and up to whole seconds, as in the
-            paper's code; `metadata`; `prompt`, made from it (Paper: §3.1), empty where it gives none.
+            `waveform (2, num_samples)` in [-1, 1]; `start_in_s`, the start of the crop in the track; `seconds_start`
+            and `seconds_total`, the start rounded down and the length of the track rounded up to whole seconds, as in
+            the paper's code; `metadata`; and a `prompt` made from it (Paper: §3.1), empty if there is none.
 
         Raises:
             BadTrackError: the track is broken or mislabelled, or `MAX_DRAWS` crops were silent.
@@ -74,7 +74,7 @@ def check_fields(track: Track, fields: Mapping) -> None:
 def draw_crop(
     track: Track, num_samples: int, sampling_rate: int, rng: np.random.Generator
 ) -> tuple[torch.Tensor, float]:
-    """A random crop as `random_crop` gives it, drawn again while it is silent.
+    """Draws a random crop with `random_crop`, again and again while it is silent.
 
     Raises:
         BadTrackError: the track is broken or mislabelled, or `MAX_DRAWS` crops were silent.
@@ -89,10 +89,10 @@ def draw_crop(
 def random_crop(
     track: Track, num_samples: int, sampling_rate: int, rng: np.random.Generator
 ) -> tuple[torch.Tensor, float]:
-    """Reads `(2, num_samples)` of a track from a random second on; a short track is completed with silence.
+    """Reads `(2, num_samples)` of a track from a random time on; a short track is padded with silence.
 
     Returns:
-        The crop, and the second in which it starts.
+        The crop, and its start in seconds.
 
     Raises:
         BadTrackError: the track is broken or mislabelled.

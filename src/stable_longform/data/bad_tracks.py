@@ -1,4 +1,4 @@
-"""Recordings that cannot be used: told from good ones, named in the log, counted, and limited in number.
+"""Unusable recordings: they are detected, named in the log, counted, and limited in number.
 
 | kind | what |
 |---|---|
@@ -9,7 +9,7 @@
 | unsupported | of a format that libsndfile does not read, as m4a |
 | repeated | another recording of the same name came before |
 
-What is left out and is no recording has the kinds `IGNORED_KINDS`. It is counted and named, and has no limit.
+Other files that are left out have the kinds `IGNORED_KINDS`. They are counted and named, without a limit.
 
 | kind | what |
 |---|---|
@@ -32,13 +32,13 @@ Candidate, Item = TypeVar("Candidate"), TypeVar("Item")
 
 KINDS = ("broken", "too short", "silent", "mislabelled", "unsupported", "repeated")
 IGNORED_KINDS = ("hidden", "stray", "linked")
-MAX_DRAWS = 20  # crops of a track before it counts as silent, and tracks for one item before a run is stopped
+MAX_DRAWS = 20  # crops of a track until it counts as silent, and tracks for one item until a run is stopped
 MAX_BAD_FRACTION = 0.01
-MIN_TRIED = 100  # a share is not taken of fewer tracks, when it isn't known how many there are
+MIN_TRIED = 100  # if the number of tracks is unknown, the share is relative to at least this many
 
 
 class BadTrackError(ValueError):
-    """What is left out: its path, one of `KINDS` or `IGNORED_KINDS`, and what was found."""
+    """A file is left out: its path, one of `KINDS` or `IGNORED_KINDS`, and the reason."""
 
     def __init__(self, path: Path, kind: str, detail: str):
         super().__init__(printable(f"{path}: {kind}: {detail}"))
@@ -46,26 +46,26 @@ class BadTrackError(ValueError):
 
 
 class DataError(ValueError):
-    """Data that a training cannot go on with; one line, also when it comes from a data loader's worker."""
+    """The training cannot continue with its data. The message has one line, also from a data loader's worker."""
 
     def __init__(self, message: str):
-        # A worker passes an exception on with its traceback, whose last line is the message.
+        # A worker passes an exception on with its traceback; the last line of it is the message.
         super().__init__(message.strip().split("\n")[-1].removeprefix(f"{__name__}.{type(self).__name__}: "))
 
 
 class TooManyBadTracks(DataError):
-    """The share of tracks that cannot be used is above the limit."""
+    """The share of unusable tracks exceeds the limit."""
 
 
 class BadTracks:
-    """The tracks that could not be used so far, each named once in the log.
+    """The unusable tracks so far, each named once in the log.
 
-    Each worker of a data loader counts what it has met itself.
+    Each worker of a data loader counts the tracks that it has read.
 
     Args:
-        total: how many there are; None takes the number of those tried, at least `MIN_TRIED`.
-        max_fraction: share of bad ones, in [0, 1], above which `note` raises. Being bad changes nothing else: what is
-            drawn instead does not depend on what was met before.
+        total: number of tracks; None: the number of those tried, at least `MIN_TRIED`.
+        max_fraction: share of bad tracks, in [0, 1], above which `note` raises. There is no other effect: the
+            replacement of a bad track does not depend on earlier ones.
         name: what they are.
 
     Raises:
@@ -80,10 +80,10 @@ class BadTracks:
         self.num_bad = 0
 
     def note(self, error: BadTrackError) -> None:
-        """Counts and logs a bad track; what is no recording is only logged.
+        """Counts and logs a bad track; files that are not recordings are only logged.
 
         Raises:
-            TooManyBadTracks: now too many are.
+            TooManyBadTracks: there are too many now.
         """
         if error.path in self.kinds:
             return
@@ -101,7 +101,7 @@ class BadTracks:
             )
 
     def first_usable(self, candidates: Iterable[Candidate], make_item: Callable[[Candidate], dict]) -> dict:
-        """The item of the first candidate of which one can be made; those before it are noted.
+        """The item of the first usable candidate; those before it are noted.
 
         Raises:
             TooManyBadTracks: too many tracks are bad, or every candidate is.
@@ -117,7 +117,7 @@ class BadTracks:
     def usable(
         self, candidates: Iterable[Candidate], make_item: Callable[[Candidate], Item]
     ) -> Iterator[tuple[Candidate, Item]]:
-        """All candidates of which an item can be made, and the items; the others are noted.
+        """All usable candidates and their items; the others are noted.
 
         Raises:
             TooManyBadTracks: too many tracks are bad.

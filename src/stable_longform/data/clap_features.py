@@ -1,7 +1,7 @@
-"""CLAP's log-mel features, computed by blocks of frames.
+"""CLAP's log-mel features, computed in blocks of frames.
 
-transformers' extractor transforms one frame after the other in a Python loop, which takes most of the time that a pair
-costs. Blocks of frames that stay in the cache take a third of it and give the same numbers.
+transformers' extractor transforms frame by frame in a Python loop, which takes most of the time of a pair. Blocks of
+frames that stay in the cache take a third of that time, with the same result.
 """
 
 import numpy as np
@@ -12,10 +12,10 @@ MIN_POWER = 1e-10  # -100 dB
 
 
 class BlockwiseClapFeatureExtractor(ClapFeatureExtractor):
-    """transformers' `ClapFeatureExtractor`, faster; it is saved and opened as one."""
+    """A faster `ClapFeatureExtractor`; it is saved and opened as transformers' class."""
 
     def to_dict(self) -> dict:
-        """The configuration, under the name of the class whose features these are."""
+        """The configuration, under the name of transformers' class."""
         return super().to_dict() | {"feature_extractor_type": ClapFeatureExtractor.__name__}
 
     def _np_extract_fbank_features(self, waveform: np.ndarray, mel_filters: np.ndarray) -> np.ndarray:

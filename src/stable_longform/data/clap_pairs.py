@@ -1,4 +1,4 @@
-"""Pairs of audio and prompt, CLAP's input: `PairMaker` makes one of a track, as `Source.items` asks for."""
+"""Pairs of audio and prompt, the input of CLAP: `PairMaker` makes one from a track, for `Source.items`."""
 
 import random
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from stable_longform.utils.seeding import seeded_numpy
 class PairMaker:
     """Makes items from tracks: log-mel features of a random crop, and a random prompt. Paper: §2.4, §3.1.
 
-    With the extractor's `truncation="fusion"` the features of a crop longer than its `max_length_s` are four views of
-    it. `crop_duration_in_s` is the length of a crop; a shorter track is taken whole, None takes every track whole.
-    `items_per_track` are made of a track of a stream each time it is read.
+    With the extractor's `truncation="fusion"`, the features of a crop longer than its `max_length_s` are four views of
+    it. `crop_duration_in_s` is the length of a crop; shorter tracks are used whole; None: all tracks are used whole.
+    `items_per_track` is the number of items from a track of a stream each time it is read.
     """
 
     items_per_track: ClassVar[int] = 1
@@ -32,10 +32,10 @@ class PairMaker:
             raise ValueError(f"crop_duration_in_s must be greater than 0, got {self.crop_duration_in_s}.")
 
     def __call__(self, track: Track, rng: np.random.Generator) -> dict:
-        """Gives `input_features (1 or 4, num_frames, num_mels)`, `is_longer (1,)` and `prompt`.
+        """Returns `input_features (1 or 4, num_frames, num_mels)`, `is_longer (1,)` and `prompt`.
 
-        `is_longer` says what it says, "the crop is longer than one view": the extractor's own answer marks one clip of
-        each call at random when none is, in evaluation as well.
+        `is_longer` means that the crop is longer than one view. The extractor's own value differs: if no clip of a
+        call is longer, it marks one at random, in evaluation too.
 
         Raises:
             BadTrackError: the track is broken, mislabelled, silent, or has no metadata for a prompt.
@@ -65,10 +65,10 @@ class PairMaker:
 
 
 def mark_longer(is_longer: torch.Tensor) -> torch.Tensor:
-    """Gives `(B, 1)` with at least two clips marked as longer than one view (B > 1), for a training step with fusion.
+    """Marks at least two clips of `(B, 1)` as longer than one view (B > 1), for a training step with fusion.
 
-    The fusion layers then get a gradient in every step, also when all clips are short. LAION's code marks one; their
-    batch norms, after a global average, need two.
+    The fusion layers then get a gradient in every step, even if all clips are short. LAION's code marks one clip, but
+    batch norms after a global average need two.
     """
     if is_longer.sum() >= 2:
         return is_longer

@@ -1,6 +1,6 @@
-"""Composed music as a source: `composed:0..399` means the pieces of these seeds.
+"""Composed music as a source: `composed:0..399` stands for the pieces with these seeds.
 
-Each piece is composed and rendered when its turn comes, and never touches the disk.
+Each piece is composed and rendered when it is needed, without using the disk.
 """
 
 import io
@@ -21,11 +21,11 @@ COMPOSED_PREFIX = "composed:"
 
 @dataclass(frozen=True)
 class ComposedShards:
-    """Whole pieces of 20 to 285 s, a shard each.
+    """Whole pieces of 20 to 285 s, one in each shard.
 
     Attributes:
-        seeds: of the pieces, which also say their splits.
-        soundfont: that plays them.
+        seeds: of the pieces; they also determine the splits.
+        soundfont: the soundfont that plays them.
     """
 
     seeds: tuple[int, ...]
@@ -40,7 +40,7 @@ class ComposedShards:
         """The pieces of a split.
 
         Raises:
-            ValueError: there is none.
+            ValueError: there are no such pieces.
         """
         seeds = tuple(seed for seed in self.seeds if split_of(seed) == split)
         if not seeds:
@@ -48,7 +48,7 @@ class ComposedShards:
         return replace(self, seeds=seeds)
 
     def read_shard(self, number: int) -> Iterator[Recording]:
-        """The piece of a seed, as a FLAC file in memory."""
+        """The piece with a seed, as a FLAC file in memory."""
         seed = self.seeds[number]
         waveform, metadata = render_piece("piece", seed, self.soundfont)
         file = io.BytesIO()
@@ -57,10 +57,10 @@ class ComposedShards:
 
 
 def open_composed(name: str) -> ComposedShards:
-    """The pieces of a name such as `composed:0..399`, both seeds included.
+    """Opens the pieces that a name such as `composed:0..399` describes, including both seeds.
 
     Raises:
-        ValueError: the name has another form, or there is no soundfont.
+        ValueError: the name has another form, or no soundfont was found.
     """
     match = re.fullmatch(rf"{COMPOSED_PREFIX}(\d+)\.\.(\d+)", name)
     if match is None or int(match[1]) > int(match[2]):

@@ -1,8 +1,8 @@
-"""Which files of a folder or a tar are recordings, and which belong to them.
+"""Which files of a folder or a tar are recordings, and which files belong to them.
 
-The same rules for both: a file's extension begins at the last dot of its name, in any case. A recording's sidecars,
-`.json` and `.txt`, have its folder and its name up to that dot. Hidden files and what macOS adds (`._song.flac`,
-`__MACOSX`) are none. Of two files of one name the first counts.
+The rules are the same for both. A file's extension begins at the last dot of its name; its case does not matter. The
+sidecars of a recording, `.json` and `.txt`, have the same folder and the same name up to that dot. Hidden files and
+files added by macOS (`._song.flac`, `__MACOSX`) are ignored. If two files have the same name, the first one counts.
 """
 
 import unicodedata
@@ -19,11 +19,11 @@ SIDECAR_EXTENSIONS = (".json", ".txt")
 
 @dataclass(frozen=True)
 class FileGroups:
-    """Recordings and what was left out.
+    """The recordings, and the files that were left out.
 
     Args:
         recordings: number of a recording in the list of names, and the numbers of its sidecars by extension.
-        left_out: files that are no usable recordings.
+        left_out: files that are not usable recordings.
     """
 
     recordings: list[tuple[int, dict[str, int]]] = field(default_factory=list)
@@ -35,7 +35,7 @@ def group_files(names: Sequence[str], root: Path) -> FileGroups:
 
     Args:
         names: paths relative to `root`, with slashes.
-        root: for the messages about what is left out.
+        root: for messages about files that are left out.
     """
     groups, audio, owners, seen = FileGroups(), [], set(), Counter()
     sidecars: dict[str, dict[str, int]] = {}

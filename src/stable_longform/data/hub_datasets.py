@@ -1,4 +1,4 @@
-"""Hugging Face datasets: of a folder or of the Hub, listed or read from start to end."""
+"""Hugging Face datasets from a folder or the Hub, listed or read from start to end."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,10 +16,10 @@ DATASET_ID = r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?"
 
 
 def load_datasets(source: str, is_streaming: bool) -> dict:
-    """The splits of a Hugging Face dataset by our names: of a folder, or of the Hub.
+    """The splits of a Hugging Face dataset, from a folder or the Hub, under our names.
 
     Raises:
-        ValueError: it cannot be loaded, or a split has a name that is not known.
+        ValueError: it cannot be loaded, or the name of a split is unknown.
     """
     datasets = require("datasets", "train")
     path, (name, _, configuration) = Path(source), source.partition(":")
@@ -51,7 +51,7 @@ def is_dataset_folder(folder: Path) -> bool:
 
 
 def list_dataset(source: str, split: str, dataset, given: dict) -> Iterator[Recording]:
-    """The rows of one split of a local dataset, with metadata that holds for all of them; audio is not read."""
+    """The rows of one split of a local dataset, with metadata that applies to all; the audio is not read."""
     column = audio_column(dataset, source)
     others = [name for name in dataset.column_names if name != column]
     rows = dataset.select_columns(others) if others else [{}] * len(dataset)
@@ -62,10 +62,10 @@ def list_dataset(source: str, split: str, dataset, given: dict) -> Iterator[Reco
 
 @dataclass(frozen=True)
 class DatasetShards:
-    """Splits of a Hugging Face `IterableDataset`, with its shards.
+    """The splits of a Hugging Face `IterableDataset`, with their shards.
 
-    `datasets` are pairs of a split's name and its dataset. Unless they are `split_by_source`, their tracks are divided
-    by their names.
+    `datasets` are pairs of a split's name and its dataset. Unless the source defines the splits (`split_by_source`),
+    the split of a track is drawn from its name.
     """
 
     source: str
@@ -94,7 +94,7 @@ class DatasetShards:
         """The recordings in a shard, and the rows without one.
 
         Raises:
-            BadTrackError: the shard cannot be read (on).
+            BadTrackError: the shard cannot be read, or not to its end.
         """
         datasets = require("datasets", "train")
         shards = [(name, dataset, i) for name, dataset in self.datasets for i in range(dataset.num_shards)]
@@ -110,7 +110,7 @@ class DatasetShards:
                 if isinstance(audio, BadTrackError):
                     yield audio
                     continue
-                # The first shard's rows have the numbers that they have when the dataset is listed.
+                # The first shard's rows have the same numbers as when the dataset is listed.
                 split_place = f"{name}/{row}" if index == 0 else f"{name}/shard {index}/{row}"
                 values = given | _label_names(dataset.features, values)
                 yield Recording(place / str(row), split_place, partial(dict, values), InMemory(audio))
@@ -119,10 +119,10 @@ class DatasetShards:
 
 
 def audio_column(dataset, source: str) -> str:
-    """The column of a Hugging Face dataset that holds audio: of the type `Audio`, or called "audio".
+    """The column of a Hugging Face dataset that holds the audio: its type is `Audio`, or its name "audio".
 
     Raises:
-        ValueError: there is none, or more than one.
+        ValueError: there is no such column, or more than one.
     """
     datasets = require("datasets", "train")
     features = dataset.features or {"audio": None}
@@ -134,7 +134,7 @@ def audio_column(dataset, source: str) -> str:
 
 
 def _audio_bytes(audio: dict | None, path: Path) -> bytes | BadTrackError:
-    """The encoded audio of a row, fetched when the row holds its address only; or why there is none."""
+    """The encoded audio of a row, downloaded if the row holds only its address; or the error if there is none."""
     if audio is None or (audio["bytes"] is None and audio["path"] is None):
         return BadTrackError(path, "broken", NO_AUDIO)
     if audio["bytes"] is not None:
@@ -152,7 +152,7 @@ def _read_row(rows, row: int, given: Mapping) -> dict:
 
 
 def _label_names(features, values: Mapping) -> dict:
-    """The values of a row, with the names of class labels instead of their numbers."""
+    """Replaces the numbers of class labels in a row by their names."""
     labels = {name: feature for name, feature in (features or {}).items() if hasattr(feature, "int2str")}
     return {
         name: labels[name].int2str(value) if name in labels and value is not None and value >= 0 else value

@@ -1,15 +1,15 @@
-"""Latents encoded once, and the windows of them that train the transformer.
+"""Latents that were encoded once, and windows of them for the training of the transformer.
 
 A folder of latents holds
 
-- shards, safetensors files of some tracks each: for a track with the key K the tensors `K.mean` and `K.std` of its
-  posterior, `(channels, frames)`, float16. The header's entry `tracks` has the rows of the index;
+- shards, which are safetensors files of some tracks each: for a track with the key K, they hold the tensors `K.mean`
+  and `K.std` of its posterior, `(channels, frames)`, float16. The header's entry `tracks` has the rows of the index;
 - `silence.safetensors`: `mean` and `std` of one frame of silence;
 - `index.jsonl`, with a row for each track: `file`, `key`, `latent_length` (frames of music; the file holds a few more,
   in which the music fades into silence), `duration_in_s`, `split`, `weight` and the metadata for prompts;
-- `latents.json`, which says what autoencoder made them.
+- `latents.json`, which identifies the autoencoder.
 
-Files without keys, `mean` and `std` of one track each, are read as well.
+Files without keys, with `mean` and `std` of one track each, can be read too.
 """
 
 import json
@@ -37,7 +37,7 @@ INDEX_FILE, SILENCE_FILE, INFO_FILE = "index.jsonl", "silence.safetensors", "lat
 
 @dataclass(frozen=True)
 class LatentTrack:
-    """One encoded recording: file and key in it, frames of music, length in seconds, split, weight and metadata."""
+    """One encoded recording: its file and key, frames of music, length in seconds, split, weight and metadata."""
 
     file: Path
     latent_length: int
@@ -48,7 +48,7 @@ class LatentTrack:
     key: str = ""
 
     def tensor_name(self, name: str) -> str:
-        """Name in the file of the track's `mean` or `std`."""
+        """The name of the track's `mean` or `std` in the file."""
         return f"{self.key}.{name}" if self.key else name
 
 
@@ -100,7 +100,7 @@ def write_shard(directory: Path, rows: Sequence[dict], posteriors: Sequence[dict
 
 
 def read_shards(directory: Path) -> dict[str, dict]:
-    """The rows of all shards of a folder by key; a shard that cannot be read counts as not there."""
+    """The rows of all shards of a folder by key; shards that cannot be read are ignored."""
     found = {}
     for file in sorted(directory.glob("shard-*.safetensors")):
         try:
@@ -120,26 +120,28 @@ class LatentWindows(NumberedItems):
     where the window starts in the track, rounded down, `seconds_total` the whole track's length, rounded up to whole
     seconds, as in the paper's code.
 
-    A longer track is cut at a random frame, a shorter one is completed with the latents of silence, which the model
-    learns to generate. Paper: §2.2 (timing), §3.1 (prompts). Posterior samples are drawn, as the paper's code does.
+    A longer track is cut at a random frame. A shorter one is padded with latents of silence, which the model learns to
+    generate. Paper: §2.2 (timing), §3.1 (prompts). As in the paper's code, the posterior is sampled.
 
     Args:
         directory: the folder of latents.
         split: "train", "valid", "test" or "extra".
         window_length: frames of an item.
-        max_seconds: largest `seconds_start` and `seconds_total`; what is later or longer gets this value.
+        max_seconds: largest `seconds_start` and `seconds_total`; larger values are clipped to it.
         seed: of the whole sequence.
-        max_bad_fraction: share of the tracks that may turn out to be unreadable, in [0, 1]. Others take their places.
-        excerpt_probability: share of the items, in [0, 1], for which a random part of the track stands for the whole:
-            it starts at 0, `seconds_total` is its length, and silence follows. Not in the paper. Without it a model
-            sees only as many ends as there are tracks, and short durations as rarely as short tracks. The length is
-            the longest possible times `min(1.6 u³, 1)` with u uniform in (0, 1]: a seventh of them are as long as
-            possible, half of them shorter than a fifth.
+        max_bad_fraction: share of the tracks that may turn out to be unreadable, in [0, 1]. They are replaced by
+            others.
+        excerpt_probability: share of the items, in [0, 1], for which a random part of the track is treated as a whole
+            piece: it starts at 0, `seconds_total` is its length, and silence follows. Not in the paper. Without it, a
+            model sees only as many endings as there are tracks, and short durations only as often as short tracks. The
+            length is the longest possible one times `min(1.6 u³, 1)` with u uniform in (0, 1]: one in seven has the
+            longest possible length, half are shorter than a fifth of it.
 
     Raises:
-        ValueError: no track in the split, a track whose metadata holds nothing to make a prompt from, or
-            `max_bad_fraction` or `excerpt_probability` outside [0, 1].
-        TooManyBadTracks: (by an item) more tracks than `max_bad_fraction` cannot be read, or `MAX_DRAWS` in a row.
+        ValueError: the split has no track, a track has no metadata for a prompt, or `max_bad_fraction` or
+            `excerpt_probability` is outside [0, 1].
+        TooManyBadTracks: (from an item) the share of unreadable tracks exceeds `max_bad_fraction`, or `MAX_DRAWS`
+            consecutive tracks are unreadable.
     """
 
     def __init__(
@@ -170,7 +172,7 @@ class LatentWindows(NumberedItems):
         return (self.tracks[draw_index(self.cumulative_weights, rng)] for _ in range(MAX_DRAWS))
 
     def make(self, track: LatentTrack, rng: np.random.Generator) -> dict:
-        """The item of a random window of a track, or of a part of it."""
+        """Makes an item from a random window of a track, or from a part of it."""
         if self.excerpt_probability and rng.random() < self.excerpt_probability:
             share = min(1.6 * (1 - rng.random()) ** 3, 1.0)
             length = math.ceil(min(track.latent_length, self.window_length) * share)
@@ -188,7 +190,7 @@ class LatentWindows(NumberedItems):
         start_in_s: float,
         duration_in_s: float,
     ) -> dict:
-        """The item of a track's latents from `start` on, up to `stop` or as long as the window."""
+        """Makes an item from a track's latents from `start` to `stop`, or to the end of the window."""
         mean, std = self._read(track, start, stop)
         noise = torch.from_numpy(rng.standard_normal(mean.shape, dtype=np.float32))
         return {
@@ -200,7 +202,7 @@ class LatentWindows(NumberedItems):
         }
 
     def _read(self, track: LatentTrack, start: int, stop: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation of a window, completed with silence; only the window is read from disk."""
+        """Mean and standard deviation of a window, padded with silence; only the window is read from disk."""
         window = slice(start, start + self.window_length if stop is None else stop)
         try:
             with safe_open(track.file, framework="pt") as file:
@@ -214,7 +216,7 @@ class LatentWindows(NumberedItems):
 
 
 def _read_rate(file: Path) -> float:
-    """Frames per second, from the note of the autoencoder that made the latents."""
+    """Frames per second, from `latents.json`."""
     rate = parse_json_object(read_text(file), printable(file)).get("latent_rate")
     if rate not in Range(0, above=True):
         raise ValueError(f"{file}: latent_rate must be a number greater than 0 and finite, got {rate!r}.")

@@ -1,10 +1,10 @@
 """The manifest: one JSON object per line, one line per track.
 
 Keys: `path` (relative to the manifest's folder, or absolute), `duration_in_s`, `split` ("train", "valid", "test" or
-"extra"), and whatever metadata is known: `title`, `artist`, `album`, `licence`, `genre`, `moods`, `instruments` (lists
-of text), `bpm`, `key`, `description`. `weight` (default 1) scales how often a track is drawn in training. A track
-inside an uncompressed tar has that tar's path and its own place there: `member` (its name), `offset` and `num_bytes`
-(its first byte and its size).
+"extra"), and any known metadata: `title`, `artist`, `album`, `licence`, `genre`, `moods`, `instruments` (lists of
+text), `bpm`, `key`, `description`. `weight` (default 1) scales how often a track is drawn in training. A track inside
+an uncompressed tar has the path of the tar and its position in it: `member` (its name), `offset` and `num_bytes` (its
+first byte and its size).
 """
 
 import json
@@ -21,16 +21,16 @@ from stable_longform.data.tracks import SPLITS, Track, make_track
 from stable_longform.utils.files import write_text
 from stable_longform.utils.text_files import read_json_lines
 
-SURROGATE = re.compile("[\ud800-\udfff]")  # of names that are not UTF-8
+SURROGATE = re.compile("[\ud800-\udfff]")  # in names that are not UTF-8
 
 
 def read_manifest(path: str | os.PathLike, split: str | None = None) -> list[Track]:
     """Reads the tracks of a manifest, those of one split or all, in the file's order.
 
     Raises:
-        ValueError: the file cannot be read, a line is not an object with `path`, `duration_in_s` and `split`, names a
-            track that another line names, has an unknown split or a duration or weight that is not positive, or no
-            track is left.
+        ValueError: the file cannot be read, or has no track (in that split); or a line is not an object with `path`,
+            `duration_in_s` and `split`, names the same track as another line, or has an unknown split, or a duration
+            or weight that is not positive.
     """
     path = Path(path)
     if split is not None and split not in SPLITS:
@@ -52,18 +52,18 @@ def write_manifest(path: str | os.PathLike, tracks: Iterable[Track]) -> None:
     """Writes a manifest of tracks; paths below its folder are relative.
 
     Raises:
-        ValueError: a track is a row of a dataset or in memory, which a manifest cannot say.
+        ValueError: a track is a row of a dataset or in memory, which a manifest cannot represent.
     """
     rows = [manifest_row(track, Path(path).parent) for track in tracks]
     write_text(path, "".join(f"{_dump(row)}\n" for row in rows))
 
 
 def mix_manifests(shares: Mapping[Path, float]) -> list[Track]:
-    """Puts manifests together so that each gets its share of the training.
+    """Combines manifests so that each gets its share of the training.
 
     Args:
-        shares: of each manifest, > 0; only their proportions count. The weights of its tracks are multiplied by what
-            makes the time of its training tracks, times weight, that part of the whole.
+        shares: of each manifest, > 0; only their proportions count. The weights of a manifest's tracks are scaled so
+            that the weighted duration of its training tracks is this share of the total.
 
     Raises:
         ValueError: a share is not greater than 0, a manifest cannot be read or has no training track, or a track is in
@@ -87,10 +87,10 @@ def mix_manifests(shares: Mapping[Path, float]) -> list[Track]:
 
 
 def manifest_row(track: Track, folder: Path) -> dict:
-    """A track's row in a manifest that lies in `folder`, below which paths are relative.
+    """A track's row in a manifest in `folder`; paths below the folder are relative.
 
     Raises:
-        ValueError: the track is a row of a dataset or in memory, which a manifest cannot say.
+        ValueError: the track is a row of a dataset or in memory, which a manifest cannot represent.
     """
     if not isinstance(track.storage, TarMember | None):
         raise ValueError(f"{track.path} is not a file: a manifest lists files, and files inside tars.")
@@ -105,7 +105,7 @@ def manifest_row(track: Track, folder: Path) -> dict:
 
 
 def _dump(row: dict) -> str:
-    """A row as JSON; of a name that is not UTF-8, the bytes are escaped as surrogates, which are read back."""
+    """A row as JSON; bytes of names that are not UTF-8 are escaped as surrogates, which can be read back."""
     text = json.dumps(row, ensure_ascii=False, allow_nan=False)
     return SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 

@@ -1,8 +1,8 @@
-"""Metadata of a recording: our names for other tools' fields, and values that are text or numbers, or nothing.
+"""Metadata of a recording: our names for other tools' fields, and values cleaned to text and numbers.
 
-Tables and programs write "nothing" in many ways (`null`, an empty cell, NaN, "nan"), and hold things that no prompt
-can be made of (nested lists, true and false). None of it may become a word of a prompt: `clean` leaves it out and
-tells.
+Tables and programs write missing values in many ways (`null`, an empty cell, NaN, "nan"), and contain values that are
+useless in a prompt (nested lists, true and false). They must not become words of a prompt, so `clean` removes and
+reports them.
 """
 
 import math
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from stable_longform.utils.text_files import decode, is_text, parse_json_object
 
 PROMPT_FIELDS = ("description", "bpm", "key", "genre", "moods", "instruments")
-LIST_FIELDS = ("genre", "moods", "instruments")  # whose values in a CSV cell are separated by semicolons
+LIST_FIELDS = ("genre", "moods", "instruments")  # in a CSV cell, their values are separated by semicolons
 FIELD_ALIASES = {
     "caption": "description",
     "text": "description",
@@ -32,14 +32,14 @@ def is_empty(value: object) -> bool:
 
 
 def is_nothing(value: object) -> bool:
-    """Whether a value means nothing: it is empty, NaN, or a text such as "none"."""
+    """Whether a value is missing: it is empty, NaN, or a text such as "none"."""
     if isinstance(value, str):
         return value.strip().lower() in NOTHING
     return math.isnan(value) if isinstance(value, numbers.Real) else is_empty(value)
 
 
 def rename_fields(row: Mapping) -> dict:
-    """A row under our names, of several aliases the first; empty values are dropped."""
+    """Renames the fields of a row to our names, with the first of several aliases; empty values are dropped."""
     row = {str(key): value for key, value in row.items() if not is_empty(value)}
     for alias, name in FIELD_ALIASES.items():
         if name not in row and not is_nothing(row.get(alias)):
@@ -48,10 +48,10 @@ def rename_fields(row: Mapping) -> dict:
 
 
 def clean(metadata: Mapping) -> tuple[dict, tuple[str, ...]]:
-    """Metadata with text and numbers in the fields for prompts, and JSON in all others.
+    """Reduces metadata to text and numbers in the fields for prompts, and to JSON in all others.
 
     Returns:
-        The metadata, and what was left out, as in "genre: True".
+        The metadata, and the values left out, as in "genre: True".
     """
     cleaned, left_out = {}, []
     for key, value in metadata.items():
@@ -68,7 +68,7 @@ def clean(metadata: Mapping) -> tuple[dict, tuple[str, ...]]:
 
 
 def prompt_values(field: str, value: object) -> tuple[list[str | int | float], list[str]]:
-    """The values of a field for prompts, text without surrounding blanks or numbers; and those left out, as text."""
+    """The values of a field for prompts (stripped text or numbers), and the values left out, as text."""
     values, left_out = [], []
     for item in value if isinstance(value, (list, tuple)) else [value]:
         item = item.strip() if isinstance(item, str) else item
@@ -81,7 +81,7 @@ def prompt_values(field: str, value: object) -> tuple[list[str | int | float], l
 
 
 def parse_sidecars(sidecars: Mapping[str, bytes]) -> dict:
-    """Metadata from the contents of sidecar files by extension: a JSON object, and a text that is the description.
+    """Parses sidecar files, given by extension: a JSON object, and a text that becomes the description.
 
     Raises:
         ValueError: invalid JSON, JSON that is not an object, or a text that is not UTF-8.
@@ -102,7 +102,7 @@ def _text_or_number(value: object) -> str | int | float | None:
 
 
 def _tempo(value: object) -> int | float | None:
-    """Beats a minute, of a number or a text like "120 BPM"; None for anything else."""
+    """Beats a minute from a number or a text like "120 BPM"; None for anything else."""
     if isinstance(value, str):
         match = TEMPO.fullmatch(value)
         value = float(match[1]) if match else None
@@ -122,7 +122,7 @@ def _is_json(value: object) -> bool:
 
 
 def _short(value: object) -> str:
-    """A value for a message, in one line."""
+    """A value for a message, shortened to one line."""
     text = value if isinstance(value, str) else repr(value)
     text = " ".join(ascii(text)[1:-1].split()) if not is_text(text) else " ".join(text.split())
     return text if len(text) <= 40 else f"{text[:37]}..."

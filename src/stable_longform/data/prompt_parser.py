@@ -1,13 +1,12 @@
-"""What a prompt asks for: the inverse of `data/prompts.py`, which writes prompts from metadata.
+"""Parses prompts into fields: the inverse of `data/prompts.py`, which builds prompts from metadata.
 
-A typed prompt names its fields (`Genre: House|BPM: 122`) and is read back whole. An untyped one (`House, 122 BPM`)
-holds values alone: a tempo and a key are known by their form, the others by a vocabulary, the values that each field
-is known to take. What is in no field's vocabulary, or in that of several, goes to `description`, as does text outside
-of fields.
+A typed prompt names its fields (`Genre: House|BPM: 122`) and is parsed completely. An untyped one (`House, 122 BPM`)
+only holds values: a tempo and a key are recognised by their form, the others by a vocabulary of known values for each
+field. Values that are in no vocabulary, or in several, are added to `description`, as is text outside of fields.
 
-Conventions: the case of a prompt is random, so a vocabulary's spelling is given back, or the prompt's own where the
-vocabulary doesn't have the value; keys are spelled as `data/composition/theory.py` does. Values that hold ", ", "|" or
-a field's name with a colon can't be told apart from several.
+Conventions: the case of a prompt is random, so the spelling of the vocabulary is returned, or the prompt's own if the
+value is not in it. Keys are spelled as in `data/composition/theory.py`. A value that contains ", ", "|" or a field's
+name with a colon cannot be distinguished from several values.
 """
 
 import re
@@ -25,16 +24,16 @@ FIELD_NAMES = {name.casefold(): field for field, name in FIELD_TYPES.items() if 
 
 
 def parse_prompt(prompt: str, vocabulary: Mapping[str, Collection[str]] | None = None) -> dict[str, list[str]]:
-    """Reads what a prompt asks for.
+    """Parses a prompt.
 
     Args:
-        prompt: any text; `build_prompt` wrote it, or a person in the same form. In a sentence a tempo ("at 122 BPM")
-            and a key ("in A minor", with the capital) are found.
-        vocabulary: values of fields of `FIELD_TYPES`, for untyped prompts.
+        prompt: any text, written by `build_prompt` or by a person in the same form. In a sentence, a tempo ("at 122
+            BPM") and a key ("in A minor", with the capital letter) are found.
+        vocabulary: known values of the fields of `FIELD_TYPES`, for untyped prompts.
 
     Returns:
-        The values of each field that the prompt names, in its order; `bpm` and `key` have one value at most. Fields
-        without a value are left out.
+        The values of each field in the prompt, in their order; `bpm` and `key` have at most one value. Fields without
+        a value are omitted.
     """
     spellings = {field: {value.casefold(): value for value in values} for field, values in (vocabulary or {}).items()}
     found: dict[str, list[str]] = {}
@@ -54,7 +53,7 @@ def parse_prompt(prompt: str, vocabulary: Mapping[str, Collection[str]] | None =
 
 
 def read_key(text: str) -> str | None:
-    """The name of a key, "Eb minor" for "d# MINOR" and the like; None if the text is none.
+    """The standard name of a key, for example "Eb minor" for "d# MINOR"; None if the text is not a key.
 
     Modes are those of `data/composition/theory.py`: major, minor, dorian.
     """
@@ -67,7 +66,7 @@ def read_key(text: str) -> str | None:
 
 
 def _split_fields(part: str) -> list[tuple[str | None, str]]:
-    """Pieces of a part between bars: text before any field (None), then each field with its text."""
+    """Splits a part between bars: text before any field (None), then each field with its text."""
     names = list(FIELD.finditer(part))
     bounds = [match.start() for match in names] + [len(part)]
     pieces = [(None, part[: bounds[0]])]
@@ -77,7 +76,7 @@ def _split_fields(part: str) -> list[tuple[str | None, str]]:
 
 
 def _place(value: str, field: str | None, spellings: Mapping[str, Mapping[str, str]]) -> tuple[str, str]:
-    """The field of a value, and its spelling there; `field` is the one that the prompt names, None for none."""
+    """The field of a value, and its spelling there; `field` is the one named in the prompt, or None."""
     if field in (None, "bpm") and (match := TEMPO.fullmatch(value)):
         return "bpm", match.group(1)
     if field in (None, "key") and (key := read_key(value)):
@@ -91,12 +90,12 @@ def _place(value: str, field: str | None, spellings: Mapping[str, Mapping[str, s
 
 
 def _tempo_in_text(text: str) -> str | None:
-    """A tempo in a sentence."""
+    """Finds a tempo in a sentence."""
     match = TEMPO_IN_TEXT.search(text)
     return match.group(1) if match else None
 
 
 def _key_in_text(text: str) -> str | None:
-    """A key in a sentence. "In a minor mood" is none, for which the capital is asked."""
+    """Finds a key in a sentence. The capital letter is required, because "in a minor mood" does not name a key."""
     match = KEY_IN_TEXT.search(text)
     return read_key(match.group(1)) if match else None

@@ -1,14 +1,14 @@
-"""Prompts made from metadata, differently at every draw.
+"""Random prompts from metadata.
 
-A track's metadata becomes a text prompt as the paper describes (Paper: §3.1): a random subset of what is known, with
-or without the names of the fields, in random order, with one of two delimiters and a random case. The same builder
-serves every model that learns from text.
+A track's metadata becomes a text prompt as described in the paper (Paper: §3.1): a random subset of the fields, with
+or without their names, in random order, with one of two delimiters and a random case. All models that learn from text
+use the same builder.
 
 Fields, in this order, all optional: `description` (natural language), `bpm`, `key` ("A minor"; not in the paper),
-`genre`, `moods`, `instruments`. A value is text, a number, or a list of them; what is none of it, or says "nothing",
-counts as absent (`stable_longform.data.metadata`). Title, artist and album are never used.
+`genre`, `moods`, `instruments`. A value is text, a number, or a list of them; other values, and texts such as "none",
+count as absent (`stable_longform.data.metadata`). Title, artist and album are never used.
 
-`stable-longform data prompts SOURCE` shows the prompts that a source of music gives.
+`stable-longform data prompts SOURCE` shows prompts made from a source of music.
 """
 
 import random
@@ -17,20 +17,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from stable_longform.data.metadata import PROMPT_FIELDS, prompt_values
 from stable_longform.data.tracks import Track
 
-# Names of the fields in a typed prompt. A description speaks for itself and carries no name.
+# Names of the fields in a typed prompt. A description has no name.
 FIELD_TYPES = dict(zip(PROMPT_FIELDS, (None, "BPM", "Key", "Genre", "Moods", "Instruments"), strict=True))
 COMMA, BAR = ", ", "|"
 CASE_TRANSFORMS = (str, str.lower, str.upper)
 
 
 def prompt_fields(metadata: Mapping) -> dict[str, list[str]]:
-    """The fields that a prompt can use, in the order of `FIELD_TYPES`, and their values; empty when there are none."""
+    """The fields available for a prompt and their values, in the order of `FIELD_TYPES`; may be empty."""
     fields = {field: values_of(metadata, field) for field in FIELD_TYPES}
     return {field: values for field, values in fields.items() if values}
 
 
 def available_fields(metadata: Mapping) -> list[str]:
-    """Lists the fields that a prompt can use, in the order of `FIELD_TYPES`; empty when there are none."""
+    """The names of the fields available for a prompt, in the order of `FIELD_TYPES`; may be empty."""
     return list(prompt_fields(metadata))
 
 
@@ -46,10 +46,10 @@ def build_prompt(metadata: Mapping, rng: random.Random) -> str:
     4. the delimiter as above or the other of the two, one half each: ", " instead of "|" between the fields of a typed
        prompt (the values of one field keep their comma), "|" instead of ", " between all values of an untyped one;
     5. the order of the values of each chosen field, field after field;
-    6. the case of the whole prompt: as it is, lower or upper, one third each.
+    6. the case of the whole prompt: unchanged, lower or upper, one third each.
 
-    The paper leaves open: an untyped tempo is written `120 BPM`, because a bare number says nothing; a description has
-    no type name.
+    Choices that the paper leaves open: an untyped tempo is written as `120 BPM`, because a bare number would be
+    ambiguous; a description has no type name.
 
     Args:
         metadata: a track's metadata (`Track.metadata`); keys other than the six fields are ignored.
@@ -59,8 +59,8 @@ def build_prompt(metadata: Mapping, rng: random.Random) -> str:
         The prompt, never empty.
 
     Raises:
-        ValueError: none of the fields is available. A trainer should find such tracks before it starts, with
-            `available_fields`, and train them on the empty prompt "" or leave them out.
+        ValueError: no field is available. A training should find these tracks beforehand with `available_fields`, and
+            use them with the empty prompt "" or leave them out.
     """
     fields = prompt_fields(metadata)
     if not fields:
@@ -69,12 +69,12 @@ def build_prompt(metadata: Mapping, rng: random.Random) -> str:
 
 
 def full_prompt(metadata: Mapping) -> str:
-    """The prompt of everything that is known, `BPM: 120|Genre: Rock|Instruments: Guitar, Drums`; empty for nothing."""
+    """The prompt with all fields, as in `BPM: 120|Genre: Rock|Instruments: Guitar, Drums`; may be empty."""
     return BAR.join(_typed_field(name, values) for name, values in prompt_fields(metadata).items())
 
 
 def draw_prompt(fields: Mapping[str, Sequence[str]], rng: random.Random) -> str:
-    """Draws a prompt as `build_prompt` does, of the fields and values that `prompt_fields` gave."""
+    """Draws a prompt like `build_prompt`, from the fields and values of `prompt_fields`."""
     names = rng.sample(list(fields), rng.randint(1, len(fields)))
     is_typed = rng.random() < 0.5
     is_swapped = rng.random() < 0.5
@@ -101,7 +101,7 @@ def preview(tracks: Iterable[Track], num_prompts: int, seed: int = 0) -> list[tu
 
 
 def values_of(metadata: Mapping, field: str) -> list[str]:
-    """The values of a field as text; whole numbers without decimals. What is neither text nor number is left out."""
+    """The values of a field as text; whole numbers without decimals. Other types are left out."""
     values, _ = prompt_values(field, metadata.get(field))
     return [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
 

@@ -1,10 +1,10 @@
-"""Makes a `Track` from a source's information about a recording, or says why it cannot.
+"""Makes a `Track` from a source's information about a recording, or explains why the recording is unusable.
 
-The same rules for folders, tables, tars and datasets:
+The same rules apply to folders, tables, tars and datasets:
 
-- metadata have our names (`stable_longform.data.metadata`);
-- a length that is not given, as `duration_in_s` in seconds, is read from the file;
-- a split that is not given is drawn (`stable_longform.data.splits`).
+- fields of the metadata get our names (`stable_longform.data.metadata`);
+- if `duration_in_s` is not given, it is read from the file;
+- if the split is not given, it is drawn (`stable_longform.data.splits`).
 """
 
 from collections.abc import Callable, Mapping
@@ -24,12 +24,12 @@ Found = Track | BadTrackError
 
 @dataclass(frozen=True)
 class Recording:
-    """A recording as its source has it.
+    """A recording as described by its source.
 
     Args:
-        path: a path or name that no other recording has.
-        place: where it is in its source, as a path relative to it.
-        read_row: gives its metadata.
+        path: a unique path or name.
+        place: its path relative to its source.
+        read_row: returns its metadata.
         storage: where the audio is, if not in a file at `path`.
     """
 
@@ -40,7 +40,7 @@ class Recording:
 
 
 def examine(found: Recording | BadTrackError) -> tuple[Track, bool] | BadTrackError:
-    """Makes a `Track`, and says whether its split was given; or tells why the recording cannot be used."""
+    """Makes a `Track`, with whether its split was given; or returns the reason why the recording is unusable."""
     if isinstance(found, BadTrackError):
         return found
     try:
@@ -52,12 +52,12 @@ def examine(found: Recording | BadTrackError) -> tuple[Track, bool] | BadTrackEr
 
 
 def _make_track(recording: Recording) -> tuple[Track, bool]:
-    """Makes a `Track`, and says whether its split was given.
+    """Makes a `Track`, with whether its split was given.
 
     Raises:
-        BadTrackError: the audio cannot be used.
-        ValueError: the metadata cannot.
-        OSError: likewise.
+        BadTrackError: the audio is unusable.
+        ValueError: the metadata is invalid.
+        OSError: the metadata cannot be read.
     """
     row = rename_fields(recording.read_row())
     row = {key: value for key, value in row.items() if not (key in RESERVED and is_nothing(value))}

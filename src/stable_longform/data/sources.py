@@ -1,4 +1,4 @@
-"""Opens any source of music by its name. The formats are described in `docs/data.md`.
+"""Opens any source of music by its name. `docs/data.md` describes the formats.
 
 | source | what it is | read by |
 |---|---|---|
@@ -10,14 +10,14 @@
 | `owner/name`, `owner/name:configuration` | a dataset of the Hub, downloaded | `hub_datasets.py` |
 | `https://.../{000..099}.tar`, `pipe:...` | WebDataset tars elsewhere, read from start to end | `tars.py` |
 | `stream:SOURCE` | the same for a dataset or tars that should not be downloaded or searched | |
-| `composed:0..399` | music composed from these seeds and rendered when its turn comes | `composed_music.py` |
+| `composed:0..399` | music composed from these seeds and rendered when needed | `composed_music.py` |
 
-All but the last three are listed: a `ListedSource` knows its tracks and reads any part of them at any time. The others
-are streams: `stable_longform.data.streams.StreamedSource`. Both give items of their tracks in the same way, count the
-tracks that cannot be used, and stop when they are too many.
+All but the last three are listed: a `ListedSource` knows its tracks and can read any part of them at any time. The
+others are streams: `stable_longform.data.streams.StreamedSource`. Both return items of their tracks in the same way,
+count unusable tracks, and stop if there are too many.
 
-To add a kind of source, write a function that gives its recordings, or its shards, in a file of its own, and call it
-in `_find_recordings` or `open_source`.
+To add a kind of source, write a function that returns its recordings, or its shards, in a new file, and call it in
+`_find_recordings` or `open_source`.
 """
 
 import copy
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 STREAM_PREFIX = "stream:"
 CSV_NAME = "metadata.csv"
-NUM_THREADS = 8  # that read headers
+NUM_THREADS = 8  # for reading headers
 NUM_NAMED = 10  # values in a message
 
 
@@ -57,14 +57,14 @@ class ListedSource:
     """A source whose tracks are known.
 
     Args:
-        tracks: at least one for items.
-        max_bad_fraction: share of the tracks, with the unusable ones of `left_out`, that may be unusable.
-        left_out: what the source holds besides, as far as it is known.
+        tracks: at least one is needed for items.
+        max_bad_fraction: share of the tracks, including those in `left_out`, that may be unusable.
+        left_out: errors of the files that are not among the tracks.
         name: of the source, for messages.
 
     Raises:
         ValueError: `max_bad_fraction` is outside [0, 1].
-        TooManyBadTracks: more than that is left out.
+        TooManyBadTracks: the share of unusable tracks is larger.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class ListedSource:
             self.bad_tracks.note(error)
 
     def of_split(self, split: str) -> "ListedSource":
-        """The part of one split, which counts what cannot be used together with this source.
+        """The part of one split; both sources count unusable tracks together.
 
         Raises:
             ValueError: there is no track in it.
@@ -92,7 +92,7 @@ class ListedSource:
         return self._part(tracks)
 
     def with_prompts(self) -> "ListedSource":
-        """The part whose metadata gives prompts; the log says how much is left out."""
+        """The part with metadata for prompts; the number of tracks left out is logged."""
         tracks = [track for track in self.tracks if prompt_fields(track.metadata)]
         if len(tracks) < len(self.tracks):
             missing = len(self.tracks) - len(tracks)
@@ -100,7 +100,7 @@ class ListedSource:
         return self._part(tracks)
 
     def found(self) -> Iterator[Found]:
-        """What is left out, and all tracks."""
+        """The errors of unusable files, and all tracks."""
         yield from self.left_out
         yield from self.tracks
 
@@ -113,17 +113,17 @@ class ListedSource:
         is_weighted_by_duration: bool = True,
         batch_size: int | None = None,
     ) -> NumberedItems:
-        """Items of random tracks, endlessly, the same ones for all processes, which share them by their numbers.
+        """An endless sequence of items of random tracks. It is the same in all processes, which share it by number.
 
         Args:
-            make_item: makes an item of a track.
+            make_item: makes an item from a track.
             seed: of the whole sequence.
-            process_index: for streams, of this process.
-            num_processes: for streams.
-            is_weighted_by_duration: whether tracks are drawn in proportion to weight times duration, or to weight
-                alone, for items that take most of a track.
-            batch_size: of all processes together. If it is given, weights are not used: each track is taken once in
-                an epoch, and no batch holds one twice.
+            process_index: only for streams: number of this process.
+            num_processes: only for streams: number of processes.
+            is_weighted_by_duration: whether tracks are drawn in proportion to weight times duration. If not, they are
+                drawn in proportion to weight, for items that use most of a track.
+            batch_size: of all processes together. If it is given, weights are ignored: each track is used once in an
+                epoch, and no batch contains a track twice.
 
         Raises:
             ValueError: there are no tracks, or fewer than `batch_size`.
@@ -151,10 +151,10 @@ class ListedSource:
         """This process's share of the tracks, each of them once. `bad_tracks.usable` reads them.
 
         Args:
-            process_index: of this process, in [0, num_processes).
-            num_processes: how many share the tracks.
-            max_tracks: only that many tracks, of all processes; drawn at random, the same at every run.
-            is_wanted: whether a track is taken at all.
+            process_index: number of this process, in [0, num_processes).
+            num_processes: number of processes that share the tracks.
+            max_tracks: number of tracks for all processes together; drawn at random, the same in every run.
+            is_wanted: whether to take a track at all.
         """
         tracks = self.tracks
         if max_tracks is not None and max_tracks < len(tracks):
@@ -162,14 +162,14 @@ class ListedSource:
         return list(filter(is_wanted, tracks))[process_index::num_processes]
 
     def state_dict(self) -> dict:
-        """Nothing: an item's number says all about it. Streams have a place, which checkpoints keep."""
+        """An empty state: an item depends only on its number. Streams, in contrast, have a position to save."""
         return {}
 
     def load_state_dict(self, state: dict) -> None:
-        """Checks that a checkpoint is not that of a stream.
+        """Checks that a checkpoint is not from a stream.
 
         Raises:
-            ValueError: it is.
+            ValueError: it is from a stream.
         """
         if state:
             raise ValueError("The checkpoint stores a position in a stream: it belongs to another source.")
@@ -189,8 +189,8 @@ def open_source(
 ) -> Source:
     """Opens a source of music, one split or all.
 
-    Recordings that cannot be used are left out, counted and named in the log. Of a manifest, and wherever the metadata
-    says how long a recording is, no file is opened: there it shows when the file is read.
+    Unusable recordings are left out, counted and named in the log. With a manifest, and whenever the metadata has the
+    duration of a recording, the file is not opened here, so errors show only when it is read.
 
     Args:
         name: see the table above.
@@ -199,7 +199,7 @@ def open_source(
 
     Raises:
         ValueError: there is no such source, it is damaged, it has no track in that split, or `split` is unknown.
-        TooManyBadTracks: more recordings than `max_bad_fraction` cannot be used.
+        TooManyBadTracks: the share of unusable recordings is larger than `max_bad_fraction`.
     """
     if split is not None and split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}.")
@@ -238,7 +238,7 @@ def _open_list(name: str, max_bad_fraction: float) -> ListedSource:
 
     Raises:
         ValueError: there is no such source, it is damaged, or it holds no audio.
-        TooManyBadTracks: more recordings, or tars, than `max_bad_fraction` cannot be used.
+        TooManyBadTracks: the share of unusable recordings or tars is larger than `max_bad_fraction`.
     """
     path = Path(name)
     if path.suffix == ".jsonl" and path.is_file():
@@ -261,7 +261,7 @@ def _open_list(name: str, max_bad_fraction: float) -> ListedSource:
 
 
 def _log_what_is_missing(source: ListedSource) -> None:
-    """Says how much of a source is left out; each file has been named."""
+    """Logs how much of a source is left out; the files were named before."""
     if source.left_out:
         total = len(source.tracks) + len(source.left_out)
         logger.warning(
@@ -274,11 +274,11 @@ def _log_what_is_missing(source: ListedSource) -> None:
 
 
 def _find_recordings(name: str, max_bad_fraction: float) -> Iterable[Recording | BadTrackError]:
-    """The recordings of a source that is no manifest and no stream, of all splits, and what is left out.
+    """The recordings, and errors of unusable ones, of a source that is neither a manifest nor a stream; all splits.
 
     Raises:
         ValueError: there is no such source, or it is damaged.
-        TooManyBadTracks: of tars, more than `max_bad_fraction` are missing or damaged.
+        TooManyBadTracks: the share of missing or damaged tars is larger than `max_bad_fraction`.
     """
     path = Path(name)
     if path.suffix == ".csv" and path.is_file():

@@ -1,7 +1,7 @@
-"""Which recordings train and which are held out, where their source does not say.
+"""Splits of recordings into training and validation, if their source does not define them.
 
-A split is drawn from the recording's place in its source: one track in twenty is "valid", the others are "train". A
-track keeps its split when others come or go, and when the source moves.
+The split is a function of the recording's place in its source: one track in twenty is "valid", the others are "train".
+A track keeps its split when others are added or removed, and when the source is moved.
 """
 
 import hashlib
@@ -17,34 +17,34 @@ VALID_SHARE = 0.05
 
 
 def to_split(name: object) -> str:
-    """Our name of a split that another tool may call otherwise; what is no such name stays as it is."""
+    """Our name for a split of another tool; other values are returned unchanged."""
     name = str(name).strip().lower()
     return SPLIT_ALIASES.get(name, name)
 
 
 def folder_split(path: PurePosixPath) -> dict:
-    """`{"split": ...}` when the first folder of a relative path is named like a split, else nothing."""
+    """`{"split": ...}` if the first folder of a relative path is named like a split, otherwise an empty dict."""
     split = to_split(path.parts[0]) if len(path.parts) > 1 else ""
     return {"split": split} if split in SPLITS else {}
 
 
 def draw_split(place: str) -> str:
-    """The split of a recording, a function of its place in its source alone: a path or the like."""
+    """The split of a recording: a function of its place in its source, for example a path."""
     return "valid" if split_hash(place) < VALID_SHARE else "train"
 
 
 def split_hash(place: str) -> float:
-    """A number in [0, 1) that only the place determines, however its accents are encoded."""
+    """A number in [0, 1) that depends only on the place, not on the encoding of its accents."""
     data = unicodedata.normalize("NFC", place).encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.sha256(data).digest()[:6], "big") / 2**48
 
 
 def with_both_splits(tracks: Sequence[Track], places: Sequence[str | None]) -> list[Track]:
-    """The tracks; where chance made none "valid", or none "train", one of them changes.
+    """Ensures that at least one track is "valid" and one "train", by changing one of them if necessary.
 
     Args:
         tracks: of a source.
-        places: from which their splits were drawn; None: the source says the split, and it stays.
+        places: from which the splits were drawn; None: the source defined the split, which is not changed.
     """
     tracks = list(tracks)
     drawn = sorted((split_hash(place), number) for number, place in enumerate(places) if place is not None)

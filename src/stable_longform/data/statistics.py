@@ -1,7 +1,7 @@
-"""What a source of music holds: counts, lengths (Paper: Figure 1), rates, loudness, tags, and what cannot be used.
+"""Statistics of a source of music: counts, lengths (Paper: Figure 1), rates, loudness, tags, and unusable files.
 
-Contents: `examine_track` reads header and excerpts of a track, `summarize` counts, `format_summary` prints,
-`draw_durations` is the paper's Figure 1.
+Contents: `examine_track` reads the header and excerpts of a track, `summarize` counts, `format_summary` formats the
+result, `draw_durations` draws the paper's Figure 1.
 """
 
 import contextlib
@@ -29,9 +29,9 @@ NUM_TAGS = 12
 
 @dataclass(frozen=True)
 class Examined:
-    """A track, its header, and, if it was listened to, its loudness and its peak in dB below full scale.
+    """A track, its header, and, if measured, its loudness and its peak in dBFS.
 
-    `loudness` is in LUFS (ITU-R BS.1770), or, without pyloudnorm, the RMS in dBFS.
+    `loudness` is in LUFS (ITU-R BS.1770); without pyloudnorm it is the RMS in dBFS.
     """
 
     track: Track
@@ -63,7 +63,7 @@ def examine_track(track: Track, is_measured: bool) -> Examined | BadTrackError:
 
 
 def has_loudness_meter() -> bool:
-    """Whether loudness is in LUFS, because pyloudnorm is installed, and not the RMS in dBFS."""
+    """Whether loudness is in LUFS, which needs pyloudnorm, instead of the RMS in dBFS."""
     with contextlib.suppress(ValueError):
         return require("pyloudnorm", "train") is not None
     return False
@@ -75,7 +75,7 @@ def share_shorter(durations_in_s: Sequence[float], seconds: float) -> float:
 
 
 def summarize(examined: Sequence[Examined], errors: Sequence[BadTrackError]) -> dict:
-    """Everything countable about some tracks, ready for JSON. Durations are in seconds."""
+    """The statistics of tracks, as values for JSON. Durations are in seconds."""
     tracks = [item.track for item in examined]
     durations = np.array([track.duration_in_s for track in tracks])
     edges = list(zip(EDGES_IN_S, EDGES_IN_S[1:], strict=False))
@@ -111,7 +111,7 @@ def summarize(examined: Sequence[Examined], errors: Sequence[BadTrackError]) -> 
         "ignored_files": [one_line(error) for error in errors if error.kind in IGNORED_KINDS],
         "values_left_out": _count(value for track in tracks for value in track.left_out),
     }
-    summary["histogram"][-1][1] = None  # infinity is no JSON
+    summary["histogram"][-1][1] = None  # JSON has no infinity
     return summary
 
 
@@ -153,7 +153,7 @@ def format_summary(summary: dict) -> str:
 
 
 def draw_durations(path: Path, durations_in_s: Sequence[float], title: str) -> None:
-    """Draws the share of the tracks that are not longer than a length, with the model's windows. Paper: Figure 1.
+    """Draws the share of tracks up to each length, with the model's windows. Paper: Figure 1.
 
     Args:
         path: `.png`, `.svg` or `.pdf`.
@@ -161,7 +161,7 @@ def draw_durations(path: Path, durations_in_s: Sequence[float], title: str) -> N
         title: above the picture.
 
     Raises:
-        ValueError: no durations, or matplotlib is not installed.
+        ValueError: there are no durations, or matplotlib is not installed.
     """
     if len(durations_in_s) == 0:
         raise ValueError("There are no durations to draw.")
@@ -185,7 +185,7 @@ def draw_durations(path: Path, durations_in_s: Sequence[float], title: str) -> N
 
 
 def _read_excerpts(track: Track, sampling_rate: int) -> np.ndarray:
-    """Excerpts `(num_samples, 2)` spread over a track, the last one at its end; a short track whole."""
+    """Reads excerpts `(num_samples, 2)` spread over a track, the last one at its end; a short track as a whole."""
     if track.duration_in_s <= NUM_EXCERPTS * EXCERPT_IN_S:
         return read_track(track, 0.0, None, sampling_rate).T.numpy()
     starts = np.linspace(0, track.duration_in_s - EXCERPT_IN_S, NUM_EXCERPTS)
@@ -226,10 +226,10 @@ def _format_histogram(summary: dict) -> list[str]:
 
 
 def _count_kinds(errors: Sequence[BadTrackError], kinds: Sequence[str]) -> dict[str, int]:
-    """How many errors are of each kind."""
+    """The number of errors of each kind."""
     return {kind: sum(error.kind == kind for error in errors) for kind in kinds}
 
 
 def _count(values) -> dict[str, int]:
-    """How often each value occurs, the most frequent first."""
+    """Counts how often each value occurs, the most frequent first."""
     return dict(Counter(values).most_common())

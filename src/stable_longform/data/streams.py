@@ -1,13 +1,15 @@
-"""Tracks that come one after the other: sources that are read from start to end.
+"""Streams of tracks: sources that are read from start to end.
 
-A `StreamedSource` has shards, each read in order; a track's whole encoded audio is in memory while items are made of
-it. `StreamItems` deals the shards out to the consumers (the data loader's workers of all processes): in every epoch
-each track goes to exactly one of them. With fewer shards than consumers every consumer reads all shards and takes its
-share of the tracks. The order is random: the shards anew in every epoch, then the items within blocks of
-`shuffle_tracks` tracks. What is made of a track depends on the seed, the epoch, the shard and the place in it alone.
+A `StreamedSource` has shards, each of which is read in order. While items are made from a track, its whole encoded
+audio is in memory. `StreamItems` distributes the shards to the consumers (the data loader's workers in all processes):
+in every epoch, each track goes to exactly one of them. If there are fewer shards than consumers, every consumer reads
+all shards and takes its share of the tracks. The order is random: the shards are shuffled in every epoch, and the
+items within blocks of `shuffle_tracks` tracks. The items of a track depend only on the seed, the epoch, the shard and
+the position in the shard.
 
-`StreamItems.state_dict` is the place that one worker has reached; torchdata's loader asks every worker for it.
-`StreamedSource.state_dict` is that of all workers of all processes, so a resumed run continues with the next item.
+`StreamItems.state_dict` is the position of one worker; torchdata's loader collects it from every worker.
+`StreamedSource.state_dict` has the positions of all workers of all processes, so a resumed run continues with the next
+item.
 """
 
 import copy
@@ -24,11 +26,11 @@ from stable_longform.data.recordings import Found, Recording, examine
 from stable_longform.data.tracks import Track
 from stable_longform.utils.optional import require
 
-MAX_EMPTY_EPOCHS = 20  # in a row, of a worker whose shards change with the epoch; else one is enough
+MAX_EMPTY_EPOCHS = 20  # in a row, for a worker whose shards change with the epoch; otherwise one is enough
 
 
 class Shards(Protocol):
-    """What a stream is read from, piece by piece."""
+    """The pieces from which a stream is read."""
 
     @property
     def num_shards(self) -> int:
@@ -38,14 +40,14 @@ class Shards(Protocol):
         """The pieces that may hold tracks of a split."""
 
     def read_shard(self, number: int) -> Iterator[Recording | BadTrackError]:
-        """The recordings of a piece in order, and what is left out; it raises the latter if it cannot be read (on)."""
+        """The recordings of a piece in order, and errors for unusable ones; raises one if the piece is damaged."""
 
 
 class StreamedSource:
-    """A source that is read from start to end; `stable_longform.data.sources` says what all sources have in common.
+    """A source that is read from start to end. `stable_longform.data.sources` describes what all sources share.
 
     Args:
-        shards: hold the recordings.
+        shards: of the recordings.
         split: of the tracks; None: all.
         max_bad_fraction: share of the tracks, and of the shards, that may be unusable, in [0, 1].
 
@@ -53,7 +55,7 @@ class StreamedSource:
         ValueError: `max_bad_fraction` is outside [0, 1].
     """
 
-    tracks = None  # they are not known before they are read
+    tracks = None  # unknown until they are read
 
     def __init__(
         self,
@@ -67,21 +69,21 @@ class StreamedSource:
         self._items: StreamItems | None = None
 
     def of_split(self, split: str) -> "StreamedSource":
-        """The part of one split, which counts what cannot be used together with this source.
+        """The part of one split; both sources count unusable tracks together.
 
         Raises:
-            ValueError: the source says which splits it has, and this is not one of them.
+            ValueError: the source does not have this split.
         """
         part = copy.copy(self)
         part.shards, part.split = self.shards.of_split(split), split
         return part
 
     def with_prompts(self) -> "StreamedSource":
-        """The source itself: a track without metadata for a prompt shows when it is read, and then counts as bad."""
+        """The source itself. Tracks without metadata for a prompt are only noticed, and counted as bad, when read."""
         return self
 
     def found(self) -> Iterator[Found]:
-        """All tracks, and what cannot be used, in the order of the shards."""
+        """All tracks, and the errors of unusable ones, in the order of the shards."""
         for number in range(self.shards.num_shards):
             try:
                 yield from self._read(number)
@@ -97,16 +99,16 @@ class StreamedSource:
         is_weighted_by_duration: bool = True,
         batch_size: int | None = None,
     ) -> "StreamItems":
-        """Items of all tracks, endlessly; this process's part, whose place this source saves.
+        """This process's part of an endless sequence of items; this source saves the position in it.
 
-        Streams have no weights, and a batch that goes from one epoch into the next may hold a track twice:
-        `is_weighted_by_duration` and `batch_size` are for lists.
+        `is_weighted_by_duration` and `batch_size` only apply to listed sources: streams have no weights, and a batch
+        that spans two epochs may contain a track twice.
         """
         self._items = StreamItems(self, make_item, seed, process_index, num_processes, make_item.items_per_track)
         return self._items
 
     def sample(self, make_item: MakeItem, count: int, seed: int) -> list[dict]:
-        """Items of at most `count` different tracks: the first ones, in random order."""
+        """Items of the first `count` tracks or fewer, in random order."""
         return StreamItems(self, make_item, seed, num_epochs=1).take(count)
 
     def share(
@@ -116,14 +118,14 @@ class StreamedSource:
         max_tracks: int | None = None,
         is_wanted: Callable[[Track], bool] = lambda track: True,
     ) -> Iterator[Track]:
-        """This process's share of the tracks, each once: see `ListedSource.share`. `max_tracks` are the first."""
+        """This process's share of the tracks, each once, see `ListedSource.share`; `max_tracks` takes the first."""
         place = {"process_index": process_index, "num_processes": num_processes}
         tracks = StreamItems(self, lambda track, rng: track, **place, shuffle_tracks=1, num_epochs=1)
         limit = None if max_tracks is None else -(-max_tracks // num_processes)
         return filter(is_wanted, itertools.islice(tracks, limit))
 
     def state_dict(self) -> dict:
-        """The place of the items last given, of every process: each of them must call this."""
+        """The position of the latest items, for all processes; every process must call this."""
         if self._items is None:
             return {}
         place = self._items.loader_state()
@@ -133,10 +135,10 @@ class StreamedSource:
         return {"places": places}
 
     def load_state_dict(self, state: dict) -> None:
-        """Has the items last given go on from the place that `state_dict` told.
+        """Makes the latest items continue at the position in `state_dict`.
 
         Raises:
-            ValueError: it was told by another number of processes, or of a source of another kind.
+            ValueError: it is from another number of processes, or from a source of another kind.
         """
         if "places" not in state:
             raise ValueError("The checkpoint stores no position in a stream: it belongs to another source.")
@@ -149,10 +151,10 @@ class StreamedSource:
         self._items.resume_from(places[self._items.process_index])
 
     def read_shard(self, number: int) -> Iterator[Found]:
-        """A shard's tracks, and what cannot be used; if the shard cannot be read (on), that is counted.
+        """A shard's tracks, and the errors of unusable ones; a damaged shard is counted.
 
         Raises:
-            TooManyBadTracks: too many shards cannot.
+            TooManyBadTracks: too many shards are damaged.
         """
         try:
             for found in self._read(number):
@@ -164,7 +166,7 @@ class StreamedSource:
             self.bad_shards.note(error)
 
     def _read(self, number: int) -> Iterator[Found]:
-        """A shard's tracks of the split, and what it holds that is none."""
+        """A shard's tracks of the split, and the errors of unusable ones."""
         for recording in self.shards.read_shard(number):
             result = examine(recording)
             if isinstance(result, BadTrackError):
@@ -174,23 +176,23 @@ class StreamedSource:
 
 
 class StreamItems(torch.utils.data.IterableDataset):
-    """Items made of the tracks of a stream, endlessly; this process's part.
+    """This process's part of an endless sequence of items from the tracks of a stream.
 
-    Tracks that cannot be used are left out and counted.
+    Unusable tracks are skipped and counted.
 
     Args:
         source: of the tracks.
-        make_item: makes an item of a track.
-        seed: of order and items.
-        process_index: of this process, in [0, num_processes).
-        num_processes: how many read the stream together.
-        items_per_track: made of a track each time it is read; more of them read less, but are less varied.
-        shuffle_tracks: tracks in memory at a time, for each worker.
+        make_item: makes an item from a track.
+        seed: of the order and the items.
+        process_index: number of this process, in [0, num_processes).
+        num_processes: number of processes that read the stream together.
+        items_per_track: items made from a track each time it is read; more items need less reading, but vary less.
+        shuffle_tracks: number of tracks in memory at the same time, for each worker.
         num_epochs: None: no end.
 
     Raises:
-        ValueError: a count below 1.
-        TooManyBadTracks: (while iterating) more tracks or shards than the source allows cannot be used.
+        ValueError: a count is below 1.
+        TooManyBadTracks: (while iterating) more tracks or shards are unusable than the source allows.
         DataError: (while iterating) there is no track for this worker.
     """
 
@@ -217,7 +219,7 @@ class StreamItems(torch.utils.data.IterableDataset):
         self._state = {"epoch": 0, "shard": 0, "track": 0, "item": 0}
 
     def take(self, count: int, first: int = 0) -> list[dict]:
-        """The first `count` items, for a look; the place stays. Streams have no item number `first`."""
+        """The first `count` items, for inspection; the position does not change. `first` has no effect here."""
         return list(itertools.islice(copy.copy(self), count))
 
     def state_dict(self) -> dict:

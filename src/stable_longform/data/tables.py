@@ -13,14 +13,14 @@ from stable_longform.data.recordings import Recording
 from stable_longform.utils.text_files import printable, read_text
 
 PATH_COLUMNS = ("path", "file_name")
-TEXT_ALIASES = ("caption", "text", "tempo")  # names of other tools that are no lists
+TEXT_ALIASES = ("caption", "text", "tempo")  # names of other tools whose values are not lists
 
 
 def read_csv(path: Path) -> Iterator[Recording | BadTrackError]:
     """The recordings of a CSV file with the column `path` or `file_name`, relative to its folder, and metadata.
 
     Raises:
-        ValueError: the file cannot be read as CSV in UTF-8, or has no such column, or two of one name.
+        ValueError: the file cannot be read as CSV in UTF-8, has no such column, or two columns have the same name.
     """
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     seen = set()
@@ -47,7 +47,7 @@ def read_csv(path: Path) -> Iterator[Recording | BadTrackError]:
 
 
 def _parse_cells(row: dict) -> dict:
-    """A row with lists where a cell holds one.
+    """Parses the cells of a row that hold lists.
 
     Raises:
         ValueError: it has more or fewer cells than the header.

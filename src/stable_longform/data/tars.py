@@ -1,4 +1,4 @@
-"""WebDataset tars: indexed and read in place, or, elsewhere or compressed, copied and then read in the same way."""
+"""WebDataset tars: indexed and read in place; remote or compressed ones are copied first."""
 
 import bz2
 import contextlib
@@ -32,7 +32,7 @@ READ_ERRORS = (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma
 
 @dataclass(frozen=True)
 class Member:
-    """A file in a tar: its name, and first byte and number of bytes of its content."""
+    """A file in a tar: its name, and the offset and size of its content in bytes."""
 
     name: str
     offset: int
@@ -40,12 +40,12 @@ class Member:
 
 
 def is_tars(source: str) -> bool:
-    """Whether the name of a source is that of tars."""
+    """Whether a source consists of tars, judging by its name."""
     return source.startswith("pipe:") or re.search(r"\.tar(\.\w+)?(\?.*)?$", source) is not None
 
 
 def is_remote(tar: str) -> bool:
-    """Whether a tar is not a file of this machine."""
+    """Whether a tar is not a file on this machine."""
     return tar.startswith("pipe:") or "://" in tar
 
 
@@ -65,10 +65,10 @@ def expand_tars(pattern: str) -> list[str]:
 
 
 def index_tars(tars: list[str], max_bad_fraction: float) -> Iterator[Recording | BadTrackError]:
-    """The recordings inside local tars, read in place, and what is left out.
+    """The recordings inside local tars, read in place, and errors for unusable ones.
 
     Raises:
-        TooManyBadTracks: more tars than `max_bad_fraction` are missing or damaged.
+        TooManyBadTracks: the share of missing or damaged tars is larger than `max_bad_fraction`.
     """
     bad_tars = BadTracks(len(tars), max_bad_fraction, "tars")
     for tar in map(Path, tars):
@@ -84,7 +84,7 @@ def index_tars(tars: list[str], max_bad_fraction: float) -> Iterator[Recording |
 
 @dataclass(frozen=True)
 class TarShards:
-    """WebDataset tars, one shard each: paths, or what `webdataset` opens (`https:`, `pipe:`, ...)."""
+    """WebDataset tars as shards: paths, or addresses that `webdataset` opens (`https:`, `pipe:`, ...)."""
 
     tars: tuple[str, ...]
 
@@ -94,14 +94,14 @@ class TarShards:
         return len(self.tars)
 
     def of_split(self, split: str) -> "TarShards":
-        """The tars that may hold tracks of a split: all."""
+        """The tars that may hold tracks of a split: all of them."""
         return self
 
     def read_shard(self, number: int) -> Iterator[Recording | BadTrackError]:
-        """The recordings in a tar, and what is left out.
+        """The recordings in a tar, and errors for unusable ones.
 
         Raises:
-            BadTrackError: the tar cannot be read (on).
+            BadTrackError: the tar cannot be read, or not to its end.
         """
         tar = self.tars[number]
         try:
@@ -116,15 +116,15 @@ class TarShards:
 def read_tar(
     file: BinaryIO, tar: Path, make_storage: Callable[[int, int], Storage]
 ) -> Iterator[Recording | BadTrackError]:
-    """The recordings inside an uncompressed tar with their sidecars, wherever those are, and what is left out.
+    """The recordings inside an uncompressed tar with their sidecars, and errors for unusable ones.
 
     Args:
-        file: the tar, which can seek.
+        file: the tar, seekable.
         tar: its name.
-        make_storage: gives the storage of a recording's bytes, given the first one and their number.
+        make_storage: returns the storage of a recording, given its offset and size in bytes.
 
     Raises:
-        tarfile.TarError: the tar is damaged; what is whole came before that.
+        tarfile.TarError: the tar is damaged; the intact recordings are yielded first.
         OSError: it cannot be read.
     """
     members, left_out, damage = _list_members(file, tar)
@@ -147,7 +147,7 @@ def read_tar(
 def _list_members(
     file: BinaryIO, tar: Path
 ) -> tuple[list[Member], list[BadTrackError], tarfile.TarError | OSError | None]:
-    """The whole files in a tar, what else claims to be one, and where the tar is damaged; only headers are read."""
+    """The complete files in a tar, errors for others, and the damage to the tar if any; only headers are read."""
     members, links, left_out, damage = [], [], [], None
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -179,21 +179,21 @@ def _list_members(
 
 
 def _check_end(archive: tarfile.TarFile) -> None:
-    """Raises a ReadError if there is no end where the reading ended: tarfile takes a damaged header for one."""
+    """Raises a ReadError unless the tar really ends where reading ended: tarfile mistakes a damaged header for it."""
     if any(_read_at(archive.fileobj, archive.offset, tarfile.BLOCKSIZE)):
         raise tarfile.ReadError(f"the header at byte {archive.offset} is damaged")
 
 
 def _clean_name(name: str) -> str:
-    """A member's name without what would lead out of the tar."""
+    """A member's name without parts that lead out of the tar."""
     return posixpath.normpath(name).lstrip("/") if name else name
 
 
 @contextlib.contextmanager
 def _local(tar: str) -> Iterator[tuple[BinaryIO, Exception | None]]:
-    """An uncompressed tar as a file that can seek, and why it is not whole.
+    """An uncompressed tar as a seekable file, and the error if it is incomplete.
 
-    One that is elsewhere or compressed is copied to a temporary file: its sidecars may stand anywhere.
+    A remote or compressed tar is copied to a temporary file, because sidecars may be anywhere in it.
     """
     with contextlib.ExitStack() as stack:
         if not is_remote(tar):
@@ -209,7 +209,7 @@ def _local(tar: str) -> Iterator[tuple[BinaryIO, Exception | None]]:
 
 
 def _decompressor(file: BinaryIO) -> Callable | None:
-    """What opens a compressed file, or None if it is not compressed."""
+    """The function that opens a compressed file, or None if it is not compressed."""
     file.seek(0)
     start = file.read(8)
     file.seek(0)
@@ -217,7 +217,7 @@ def _decompressor(file: BinaryIO) -> Callable | None:
 
 
 def _copy(source: BinaryIO, target: BinaryIO) -> Exception | None:
-    """Copies a file; gives the error at which it ended before its end."""
+    """Copies a file; returns the error if it could not be read to its end."""
     try:
         shutil.copyfileobj(source, target, 2**20)
     except READ_ERRORS as error:
@@ -226,6 +226,6 @@ def _copy(source: BinaryIO, target: BinaryIO) -> Exception | None:
 
 
 def _read_at(file: BinaryIO, offset: int, num_bytes: int) -> bytes:
-    """Bytes of a file."""
+    """Reads bytes at an offset of a file."""
     file.seek(offset)
     return file.read(num_bytes)

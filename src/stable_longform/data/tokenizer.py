@@ -1,4 +1,4 @@
-"""A tokenizer made from prompts, with RoBERTa's special tokens."""
+"""Trains a tokenizer on prompts, with RoBERTa's special tokens."""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,13 @@ SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # RoBERTa's; their
 
 
 def train_tokenizer(prompts: Sequence[str], vocab_size: int) -> Tokenizer:
-    """Byte-level BPE with RoBERTa's special tokens and at most `vocab_size` tokens, made from the prompts.
+    """Trains a byte-level BPE with RoBERTa's special tokens and at most `vocab_size` tokens.
 
-    Their words count twice more, in lower case: alone and after a blank, so that a frequent word is one token at the
-    start of a prompt as well as within it.
+    Each word of the prompts also counts in lower case, with and without a preceding blank. So a frequent word is one
+    token at the start of a prompt as well as inside it.
 
     Raises:
-        ValueError: `vocab_size` has no room for the 256 bytes and the special tokens.
+        ValueError: `vocab_size` is too small for the 256 bytes and the special tokens.
     """
     smallest = len(SPECIAL_TOKENS) + 256
     if vocab_size < smallest:

@@ -15,16 +15,16 @@ from stable_longform.data.storage import Storage, open_audio
 from stable_longform.utils.audio import AudioInfo, read_audio, read_info, to_stereo
 
 SPLITS = ("train", "valid", "test", "extra")
-RESERVED = ("path", "duration_in_s", "split", "weight", "member", "offset", "num_bytes")  # what is not metadata
-DURATION_TOLERANCE_IN_S = 0.1  # by which a file's end and what its metadata says may differ
+RESERVED = ("path", "duration_in_s", "split", "weight", "member", "offset", "num_bytes")  # keys that are not metadata
+DURATION_TOLERANCE_IN_S = 0.1  # by which a file's duration may differ from its metadata
 
 
 @dataclass(frozen=True)
 class Track:
     """One recording: its file, length in seconds, split, sampling weight and descriptive metadata.
 
-    Without `storage`, `path` is an audio file. With it, the audio is there and `path` is a name that no other track of
-    the source has. `left_out` are values of the metadata that are neither text nor numbers, see
+    Without `storage`, `path` is an audio file. With it, the audio is in the storage, and `path` is a name that is
+    unique in the source. `left_out` are values of the metadata that are neither text nor numbers, see
     `stable_longform.data.metadata.clean`.
     """
 
@@ -37,17 +37,17 @@ class Track:
     left_out: tuple[str, ...] = field(default=(), compare=False)
 
     def open(self) -> contextlib.AbstractContextManager[Path | BinaryIO]:
-        """What `read_audio` reads: the path, or a binary file that is closed at the end of a `with` block."""
+        """The input of `read_audio`: the path, or a binary file that is closed at the end of a `with` block."""
         return open_audio(self.path, self.storage)
 
 
 def make_track(row: Mapping, path: Path, where: str, storage: Storage | None = None) -> Track:
     """Builds a `Track` from a row with the keys `duration_in_s` and `split` and its metadata.
 
-    `path` and `storage` are the track's, `where` names the row in errors.
+    `path` and `storage` belong to the track; `where` names the row in errors.
 
     Raises:
-        ValueError: an unknown split, or a duration or weight that is not a number greater than 0.
+        ValueError: the split is unknown, or the duration or weight is not a number greater than 0.
     """
     duration_in_s = positive_number(row, "duration_in_s", where)
     weight = positive_number(row, "weight", where) if "weight" in row else 1.0
@@ -58,10 +58,10 @@ def make_track(row: Mapping, path: Path, where: str, storage: Storage | None = N
 
 
 def positive_number(row: Mapping, name: str, where: str) -> float:
-    """A number of a row, or a text that is one; `where` names the row in errors.
+    """Reads a number from a row, where it may be text; `where` names the row in errors.
 
     Raises:
-        ValueError: it is no number, not finite or not greater than 0.
+        ValueError: it is not a finite number greater than 0.
     """
     try:
         number = math.nan if isinstance(row[name], bool) else float(row[name])
@@ -73,7 +73,7 @@ def positive_number(row: Mapping, name: str, where: str) -> float:
 
 
 def check_audio(path: Path, storage: Storage | None = None) -> AudioInfo:
-    """Reads what the audio of a recording is.
+    """Reads the length and the format of a recording's audio.
 
     Raises:
         BadTrackError: it cannot be decoded, is cut off, or has more than two channels.
@@ -96,8 +96,8 @@ def read_track(track: Track, start_in_s: float, duration_in_s: float | None, sam
     Args:
         track: of one or two channels; mono is duplicated.
         start_in_s: in [0, the track's duration).
-        duration_in_s: > 0; None reads to the end. Less is returned when the track ends earlier, which it does at most
-            `DURATION_TOLERANCE_IN_S` after its own `duration_in_s`, although its file may go on.
+        duration_in_s: > 0; None reads to the end. The result is shorter if the track ends earlier. A track ends at
+            most `DURATION_TOLERANCE_IN_S` after its own `duration_in_s`, even if its file is longer.
         sampling_rate: Hz.
 
     Raises:
@@ -124,7 +124,7 @@ def read_track(track: Track, start_in_s: float, duration_in_s: float | None, sam
 
 
 def _duration(track: Track) -> float | None:
-    """Seconds of a track as its file says, or None when it cannot be opened."""
+    """The duration of a track's file in seconds, or None if it cannot be opened."""
     try:
         with track.open() as file:
             return read_info(file).duration_in_s
@@ -133,7 +133,7 @@ def _duration(track: Track) -> float | None:
 
 
 def _too_long(track: Track, found_in_s: float) -> BadTrackError:
-    """The exception for a duration that the file does not have."""
+    """The exception for a duration that is longer than the file."""
     return BadTrackError(
         track.path, "mislabelled", f"it is listed with {track.duration_in_s:.3f} s, its audio has {found_in_s:.3f} s"
     )

@@ -1,1 +1,1 @@
-"""Audio input and output."""
+"""Helpers without knowledge of models: audio and other files, pictures, options, checks."""

@@ -1,8 +1,8 @@
-"""Reading, writing and resampling audio. Nothing else in the package touches audio files.
+"""Reads, writes and resamples audio. No other module of the package accesses audio files.
 
 Conventions: a waveform is a float32 tensor of shape `(channels, num_samples)` with values in [-1, 1]; rates are in
-Hz; times are in seconds. Decoding and encoding are libsndfile's (soundfile), resampling is soxr's. Lengths are those
-of the sound, whatever a header says (`stable_longform.utils.audio_headers`).
+Hz; times are in seconds. libsndfile (soundfile) decodes and encodes, soxr resamples. Lengths are those of the actual
+sound, even if the header is wrong (`stable_longform.utils.audio_headers`).
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from stable_longform.utils.wav import INFO_NAMES, finish_wav, is_wav, read_wav_t
 AUDIO_EXTENSIONS = (
     ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".rf64", ".w64",
 )  # fmt: skip
-# Recordings that libsndfile cannot decode; they are named, not passed over.
+# Recordings that libsndfile cannot decode; they are reported, not ignored.
 UNSUPPORTED_EXTENSIONS = (
     ".m4a", ".m4b", ".mp4", ".aac", ".ac3", ".alac", ".amr", ".ape", ".dsf", ".mka", ".mpc", ".ra", ".tta", ".webm",
     ".wma", ".wv",
@@ -46,27 +46,27 @@ SUBTYPES = {
 }
 DEFAULT_SAMPLE_FORMAT = {".wav": "pcm16", ".flac": "pcm24", ".ogg": "vorbis", ".opus": "opus", ".mp3": "mp3"}
 FORMATS = {".wav": "RF64", ".flac": "FLAC", ".ogg": "OGG", ".opus": "OGG", ".mp3": "MP3"}
-# Rates in Hz that a format can have; audio of another one is resampled to the highest.
+# Rates in Hz that a format supports; audio with another rate is resampled to the highest one.
 RATES = {
     ".opus": (8000, 12000, 16000, 24000, 48000),
     ".mp3": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
 }
 TAG_NAMES = tuple(INFO_NAMES)
 READ_BLOCK = 2**18  # frames read at a time
-# Frames written at a time: libsndfile's vorbis encoder overflows the stack when it is given minutes at once.
+# Frames written at a time: libsndfile's vorbis encoder overflows the stack if it gets minutes at once.
 WRITE_BLOCK = 65536
-# Frames decoded before those that are wanted: after a jump the first ones lack what came before, in formats that
-# overlap blocks (vorbis) or spread them over several frames (mp3).
+# Frames decoded before the requested ones: after a seek, the first frames are wrong in formats that overlap blocks
+# (vorbis) or spread them over several frames (mp3).
 RUN_UP = {"OGG": 8192, "MP3": 16384}
-MARGIN = 256  # samples of the lower rate around those wanted, with which resampling a part equals the part resampled
-NUM_CHECKS_KEPT = 65536  # files whose headers were compared with what they hold
+MARGIN = 256  # samples at the lower rate on either side of a part, so that it is resampled like the whole
+NUM_CHECKS_KEPT = 65536  # files whose header checks are cached
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """Length, rate in Hz, channels and encoding, libsndfile's name of format and subtype.
+    """Length, rate in Hz, channels and encoding (libsndfile's names of format and subtype).
 
-    `loss` says what is missing of what the file's header promises, as in a file that was cut off; None: nothing.
+    `loss` describes what is missing compared to the header, for example in a file that was cut off; None: nothing.
     """
 
     duration_in_s: float
@@ -77,7 +77,7 @@ class AudioInfo:
 
 
 def read_info(path: str | os.PathLike | BinaryIO) -> AudioInfo:
-    """Reads what an audio file is, of a path or of an open binary file.
+    """Reads the properties of an audio file, from a path or an open binary file.
 
     Raises:
         ValueError: the file cannot be decoded.
@@ -94,13 +94,13 @@ def read_audio(
     duration_in_s: float | None = None,
     sampling_rate: int | None = None,
 ) -> tuple[torch.Tensor, int]:
-    """Reads a file, or only a part of it: the samples that are there when the whole file is read.
+    """Reads a file or a part of it; the samples of a part equal those of the whole file.
 
     Args:
         path: any format that libsndfile decodes (wav, flac, ogg vorbis, opus, mp3 ...); a path, or a binary file that
             can seek.
         start_in_s: first second to read, in [0, file duration).
-        duration_in_s: seconds to read, > 0; None reads to the end. Less is returned when the file ends earlier.
+        duration_in_s: seconds to read, > 0; None reads to the end. The result is shorter if the file ends earlier.
         sampling_rate: rate in Hz of the returned waveform; None keeps the file's own.
 
     Returns:
@@ -166,7 +166,7 @@ def resample(waveform: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tens
 
 
 def to_stereo(waveform: torch.Tensor) -> torch.Tensor:
-    """Gives `(2, num_samples)`: mono is duplicated, stereo returned as it is.
+    """Converts to `(2, num_samples)`: mono is duplicated, stereo returned unchanged.
 
     Raises:
         ValueError: the waveform is not `(1 or 2, num_samples)`.
@@ -177,10 +177,11 @@ def to_stereo(waveform: torch.Tensor) -> torch.Tensor:
 
 
 def check_output_path(path: str | os.PathLike, sample_format: str | None = None) -> str:
-    """Checks, before any work is done, that `path` can be written; returns the libsndfile subtype.
+    """Checks before any work is done that `path` can be written; returns the libsndfile subtype.
 
     Raises:
-        ValueError: unknown extension or sample format, missing or unwritable folder, or a folder in the file's place.
+        ValueError: the extension or sample format is unknown, the folder is missing or not writable, or `path` is a
+            folder.
     """
     path = Path(path)
     extension = path.suffix.lower()
@@ -206,22 +207,22 @@ def write_audio(
     """Writes a waveform, or its consecutive chunks as they come, to one file; the file appears only when complete.
 
     Args:
-        path: `.wav`, `.flac`, `.ogg`, `.opus` or `.mp3`. The last two need a recent libsndfile; audio of a rate that
-            they cannot have (`RATES`) is resampled to 48 kHz.
-        waveform: `(channels, num_samples)`, or an iterable of such chunks. Values beyond [-1, 1] are clipped by the
-            integer formats and kept by the others.
+        path: `.wav`, `.flac`, `.ogg`, `.opus` or `.mp3`. The last two need a recent libsndfile; audio with a rate that
+            they do not support (`RATES`) is resampled to 48 kHz.
+        waveform: `(channels, num_samples)`, or an iterable of chunks of this shape. Values beyond [-1, 1] are clipped
+            in integer formats and kept in the others.
         sampling_rate: Hz, a whole number > 0.
         sample_format: "pcm16", "pcm24" or "float" for wav; "pcm16" or "pcm24" for flac; "vorbis" for ogg; "opus" for
             opus; "mp3" for mp3.
         tags: text for the file's tags; names from `TAG_NAMES`. In flac, ogg and opus, libsndfile adds its own name to
-            `software`; in mp3 the encoder's name takes its place, and players show letters beyond ASCII wrongly.
+            `software`. In mp3, the encoder's name replaces it, and players show letters beyond ASCII incorrectly.
 
-    A wav of more than 4 GiB becomes RF64, which has the same extension.
+    A wav of more than 4 GiB becomes an RF64 file with the same extension.
 
     Raises:
-        ValueError: see `check_output_path`; also a tag with an unknown name, without text or too long for the format,
-            a rate that is not a whole number > 0, chunks that are not `(channels, num_samples)` with the same
-            channels, or no samples at all.
+        ValueError: see `check_output_path`; or a tag has an unknown name, no text or a text too long for the format,
+            the rate is not a whole number > 0, chunks are not `(channels, num_samples)` with the same channels, or
+            there are no samples.
     """
     tags, subtype = dict(tags or {}), check_output_path(path, sample_format)
     extension = Path(path).suffix.lower()
@@ -273,11 +274,11 @@ def read_tags(path: str | os.PathLike) -> dict[str, str]:
 def stored(
     chunks: Iterable[torch.Tensor], folder: str | os.PathLike
 ) -> Iterator[tuple[Iterator[torch.Tensor], float]]:
-    """Keeps chunks in a temporary file in `folder` until their peak is known; gives them again, and the peak.
+    """Stores chunks in a temporary file in `folder` until their peak is known; returns them again, and the peak.
 
     Args:
-        chunks: `(channels, num_samples)` each, kept in float32. They are consumed on entry.
-        folder: with room for them.
+        chunks: `(channels, num_samples)` each, stored in float32. They are consumed on entry.
+        folder: with enough free space for them.
     """
     with tempfile.TemporaryFile(prefix=".chunks", dir=folder) as file:
         peak, shapes = 0.0, []
@@ -292,22 +293,21 @@ def stored(
 
 
 class _AudioFile(soundfile.SoundFile):
-    """A file that is read on and on: soundfile jumps to where it is after each read, which spoils what comes next.
-
-    See `RUN_UP`. It does so with files that it can jump in.
+    """A file that is read sequentially. soundfile seeks after each read of a seekable file, which makes the next
+    samples wrong, see `RUN_UP`.
     """
 
     def seekable(self) -> bool:
-        """Never, as far as soundfile's own jumps go; `seek` works."""
+        """False, so that soundfile does not seek by itself; `seek` still works."""
         return False
 
 
 @contextlib.contextmanager
 def _open_audio(path: str | os.PathLike | BinaryIO) -> Iterator[tuple[soundfile.SoundFile, HeaderCheck]]:
-    """Opens a path or a binary file with a header that tells the truth, and says what was found wrong with its own.
+    """Opens a path or a binary file with a corrected header; also returns the result of the header's check.
 
     Raises:
-        ValueError: it cannot be decoded, now or in the block.
+        ValueError: it cannot be decoded, now or inside the block.
     """
     try:
         with contextlib.ExitStack() as stack:
@@ -328,10 +328,10 @@ def _open_audio(path: str | os.PathLike | BinaryIO) -> Iterator[tuple[soundfile.
 
 
 def _check_path(path: str | os.PathLike) -> HeaderCheck:
-    """`check_header` of a path, computed once for as long as the file stays as it is.
+    """`check_header` of a path, cached until the file changes.
 
     Raises:
-        OSError: the file cannot be read, or is not a file but a folder, a pipe or a device, which would never end.
+        OSError: the file cannot be read, or it is a folder, a pipe or a device, which may never end.
     """
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
@@ -341,7 +341,7 @@ def _check_path(path: str | os.PathLike) -> HeaderCheck:
 
 @functools.lru_cache(NUM_CHECKS_KEPT)
 def _check_file(path: str, size: int, changed: int) -> HeaderCheck:
-    """`check_header` of a file of that size and time."""
+    """`check_header` of a file with this size and modification time."""
     with open(path, "rb") as file:
         return check_header(file)
 
@@ -349,7 +349,7 @@ def _check_file(path: str, size: int, changed: int) -> HeaderCheck:
 def _read_resampled(file: soundfile.SoundFile, start: int, count: int | None, rate: int) -> np.ndarray:
     """Samples `start` to `start + count - 1`, or to the end, of a file at another rate, `(num_samples, channels)`.
 
-    Both rates meet once in a number of samples; from such a place on, far enough before `start`, the file is read.
+    Reading starts far enough before `start`, at a position that is a whole number of samples at both rates.
     """
     if rate == file.samplerate:
         return _read_frames(file, start, count)
@@ -366,7 +366,7 @@ def _read_resampled(file: soundfile.SoundFile, start: int, count: int | None, ra
 
 
 def _resample_chunks(chunks: Iterable[torch.Tensor], from_rate: int, to_rate: int) -> Iterator[torch.Tensor]:
-    """Consecutive chunks `(channels, n)` at another rate, as `resample` of the whole."""
+    """Resamples consecutive chunks `(channels, n)`, with the same result as `resample` of the whole."""
     resampler = None
     for chunk in chunks:
         samples = _to_frames(chunk, is_clipped=False)
@@ -388,7 +388,7 @@ def _read_frames(file: soundfile.SoundFile, start: int, count: int | None) -> np
 def _read_on(file: soundfile.SoundFile, count: int) -> Iterator[np.ndarray]:
     """The next `count` frames of a file, or as many as there are, in blocks `(n, channels)` with n >= 1.
 
-    In blocks because a header may promise more than there is memory for.
+    A header may promise more frames than fit into memory, hence the blocks.
     """
     while count > 0:
         samples = file.read(min(count, READ_BLOCK), dtype="float32", always_2d=True)
@@ -404,7 +404,7 @@ def _is_path(path: str | os.PathLike | BinaryIO) -> bool:
 
 
 def _name(path: str | os.PathLike | BinaryIO) -> str:
-    """What errors call a file."""
+    """The name of a file in errors."""
     return printable(path) if _is_path(path) else "the data"
 
 
@@ -415,7 +415,7 @@ def _check_rate(sampling_rate: int) -> None:
 
 
 def _check_tags(tags: Mapping[str, str], format_name: str, subtype: str) -> None:
-    """Checks that every tag has a known name and some text, which can be read back from the format."""
+    """Checks that every tag has a known name and a text that can be read back from the format."""
     unknown = sorted(set(tags) - set(TAG_NAMES))
     if unknown:
         raise ValueError(f"Tag names must be among {', '.join(TAG_NAMES)}, got {', '.join(unknown)}.")
@@ -427,7 +427,7 @@ def _check_tags(tags: Mapping[str, str], format_name: str, subtype: str) -> None
 
 
 def _try_tags(tags: Mapping[str, str], format_name: str, subtype: str) -> None:
-    """Raises a ValueError unless a short file in memory gives the tags back."""
+    """Raises a ValueError unless the tags can be read back from a short file in memory."""
     data = io.BytesIO()
     try:
         with soundfile.SoundFile(data, "w", 48000, 1, subtype, format=format_name) as file:
@@ -439,7 +439,7 @@ def _try_tags(tags: Mapping[str, str], format_name: str, subtype: str) -> None:
     except soundfile.LibsndfileError:
         found = {}
     lost = [name for name, text in tags.items() if not found.get(name, "").startswith(text)]
-    lost = [name for name in lost if (name, format_name) != ("software", "MP3")]  # the encoder writes its own
+    lost = [name for name in lost if (name, format_name) != ("software", "MP3")]  # the encoder writes its own name
     if lost:
         name = max(lost, key=lambda name: len(tags[name]))
         length = len(tags[name])

@@ -1,8 +1,8 @@
-"""What the header of an audio file says about its length, and what is true.
+"""Compares the length in the header of an audio file with the actual length.
 
-libsndfile believes headers. They are wrong in files that were cut off, in streams saved by a program that could not go
-back to fill in the length, and in mp3 files of variable bit rate without a table of contents. `check_header` compares
-a header with the file and gives a better one, with which libsndfile reads all that is there.
+libsndfile trusts headers. They are wrong in files that were cut off, in streams saved by a program that could not fill
+in the length afterwards, and in mp3 files of variable bit rate without a table of contents. `check_header` compares a
+header with the file and returns a corrected one, with which libsndfile reads everything.
 """
 
 import os
@@ -14,9 +14,9 @@ from stable_longform.utils.flac import count_samples
 from stable_longform.utils.mp3 import make_tag_frame, read_first_frame, scan_frames
 from stable_longform.utils.wav import MAX_SIZE, read_chunks
 
-TOLERANCE = 4096  # bytes by which a container may be shorter than it says; padding and tags differ among programs
-UNKNOWN_SIZES = (range(0x7FFFF000, 0x80001000), range(0xFFFFF000, 2**32))  # what streams say instead of a size
-HEAD_LENGTH = 4096  # bytes read to tell the kind of a file, and in which the first frame of an mp3 is
+TOLERANCE = 4096  # bytes by which a container may be too short; padding and tags differ among programs
+UNKNOWN_SIZES = (range(0x7FFFF000, 0x80001000), range(0xFFFFF000, 2**32))  # placeholders for the size in streams
+HEAD_LENGTH = 4096  # bytes read to identify a file, and to find the first frame of an mp3
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class HeaderCheck:
     """What `check_header` found.
 
     Args:
-        head: what should stand in place of the first `skip` bytes; empty with `skip` 0 where the header is true.
-        skip: bytes.
-        loss: what is missing of what the header promises, for people to read; None: nothing.
+        head: replacement for the first `skip` bytes; empty with `skip` 0 if the header is correct.
+        skip: number of bytes.
+        loss: describes what is missing compared to the header; None: nothing.
     """
 
     head: bytes = b""
@@ -70,7 +70,7 @@ def check_header(file: BinaryIO) -> HeaderCheck:
 
 
 def id3_length(head: bytes) -> int:
-    """Length in bytes of the ID3v2 tags with which a file begins, 0 without any."""
+    """Length in bytes of the ID3v2 tags at the start of a file, 0 without tags."""
     length = 0
     while head[length : length + 3] == b"ID3" and len(head) >= length + 10:
         digits = head[length + 6 : length + 10]
@@ -84,13 +84,13 @@ def _size(file: BinaryIO) -> int:
 
 
 def _check_size(file: BinaryIO, promised: int) -> HeaderCheck:
-    """Of a container that says how many bytes it has, and from which libsndfile reads what is there."""
+    """Checks a container that contains its size in bytes, and that libsndfile reads as far as possible."""
     missing = promised - _size(file)
     return HeaderCheck(loss=f"{missing} bytes are missing" if missing > TOLERANCE else None)
 
 
 def _check_wav(file: BinaryIO, head: bytes) -> HeaderCheck:
-    """Of RIFF and RF64."""
+    """Checks RIFF and RF64."""
     first, size = next(((first, size) for name, first, size in read_chunks(file) if name == b"data"), (0, 0))
     there = _size(file) - first
     if first == 0 or any(size in unknown for unknown in UNKNOWN_SIZES):
@@ -104,14 +104,14 @@ def _check_wav(file: BinaryIO, head: bytes) -> HeaderCheck:
 
 
 def _is_chunk(file: BinaryIO, first: int, length: int) -> bool:
-    """Whether what follows from a byte on is a RIFF chunk that fits there, and no sound."""
+    """Whether the bytes at a position are a RIFF chunk that fits there, rather than sound."""
     file.seek(first)
     start = file.read(8)
     return len(start) == 8 and start[:4].isalnum() and int.from_bytes(start[4:], "little") <= length - 8
 
 
 def _check_flac(file: BinaryIO, start: int) -> HeaderCheck:
-    """Of FLAC: the number of samples in STREAMINFO against the number of the last frame."""
+    """Checks FLAC: the number of samples in STREAMINFO against the number of the last frame."""
     file.seek(0)
     head = file.read(start + 42)
     info = head[start + 8 :]  # STREAMINFO
@@ -130,7 +130,7 @@ def _check_flac(file: BinaryIO, start: int) -> HeaderCheck:
 
 
 def _check_mp3(file: BinaryIO, start: int) -> HeaderCheck:
-    """Of MPEG layer III: the number of frames in the tag of Xing or LAME against the frames."""
+    """Checks MPEG layer III: the number of frames in the tag of Xing or LAME against the frames."""
     file.seek(start)
     first = read_first_frame(file.read(HEAD_LENGTH))
     if first is None or first.num_bytes is not None and abs(first.num_bytes - (_size(file) - start)) < TOLERANCE:

@@ -1,6 +1,6 @@
-"""Intervals of numbers that are computed from files or listeners, by drawing the files or listeners again.
+"""Bootstrap intervals of statistics over files or listeners.
 
-The windows of one file are alike, and so are the ratings of one listener. So files and listeners are drawn, not
+The windows of one file are similar, and so are the ratings of one listener. So files and listeners are resampled, not
 windows and ratings.
 
 References: Efron and Tibshirani, "An introduction to the bootstrap" (1993), chapter 13.
@@ -21,19 +21,19 @@ def bootstrap_interval(
     seed: int = 0,
     confidence: float = CONFIDENCE,
 ) -> tuple[float, float] | None:
-    """Interval of a statistic of one or several sets of items, such as files or listeners.
+    """Bootstrap interval of a statistic over one or several sets of items, such as files or listeners.
 
-    The quantiles are those of the draws, shifted so that the draws' mean is the value: drawing items again adds to the
-    bias of a distance, which the interval shall not show.
+    The quantiles of the resampled statistics are shifted so that their mean is the value: resampling increases the
+    bias of a distance, which should not show in the interval.
 
     Args:
-        statistic: called with an array of positions of items for each set, drawn with repetition. NaN leaves a draw
-            out.
+        statistic: called with an array of item positions for each set, drawn with replacement. If it returns NaN, the
+            draw is ignored.
         value: the statistic of the items themselves.
         num_items: of each set.
-        num_resamples: draws; fewer than 2 give no interval.
+        num_resamples: number of draws; with fewer than 2 there is no interval.
         seed: of the draws.
-        confidence: share of draws inside, in (0, 1).
+        confidence: share of the draws inside the interval, in (0, 1).
 
     Returns:
         `(low, high)`, or None if a set has a single item.

@@ -1,4 +1,4 @@
-"""What a result was computed with: versions, git commit, machine."""
+"""The environment of a result: versions, git commit, machine."""
 
 import importlib.metadata
 import os
@@ -17,7 +17,7 @@ PACKAGES = (
 def describe_environment() -> dict:
     """The environment as JSON: `git_commit`, `python`, `versions` of packages, `machine`, `gpu`.
 
-    What there isn't is None: a repository, a package, a GPU.
+    Values are None if there is no repository, package or GPU.
     """
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""A part of a binary file as a file of its own, with other bytes before it if wanted."""
+"""A part of a binary file as a separate file, optionally with other bytes before it."""
 
 import io
 import os
@@ -25,13 +25,13 @@ class FilePart(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Moves to `offset` from the start, the current position or the end; gives the new position."""
+        """Moves to `offset` from the start, the current position or the end; returns the new position."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._length}[whence]
         self._position = max(base + offset, 0)
         return self._position
 
     def readinto(self, buffer) -> int:
-        """Fills a buffer with what follows; gives the number of bytes, 0 at the end."""
+        """Reads the next bytes into a buffer; returns their number, 0 at the end."""
         view = memoryview(buffer).cast("B")
         if self._position < len(self._head):
             data = self._head[self._position : self._position + len(view)]
@@ -43,6 +43,6 @@ class FilePart(io.RawIOBase):
         return len(data)
 
     def close(self) -> None:
-        """Closes the file beneath."""
+        """Closes the underlying file."""
         self._file.close()
         super().close()

@@ -1,4 +1,4 @@
-"""Files and folders that appear only when they are complete, and hashes of files and of weights."""
+"""Atomic files and folders, and hashes of files and weights."""
 
 import contextlib
 import hashlib
@@ -47,9 +47,9 @@ def _try_to_write(path: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives a temporary path beside `path`, renamed to it on success and removed on any failure."""
+    """Yields a temporary path beside `path`, which is renamed to it on success and removed on failure."""
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # processes of one run may write at once
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # several processes may write it
     try:
         with told_as_os_error():
             yield temporary
@@ -60,9 +60,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
-    """Gives a new folder beside `folder` that takes its place, and that of what was there, on success.
+    """Yields a new folder beside `folder`, which replaces it on success.
 
-    On any failure it is removed, and what was there stays.
+    On failure it is removed, and `folder` stays unchanged.
     """
     folder = Path(folder).absolute()
     partial = folder.with_name(f".{folder.name}.partial")
@@ -81,21 +81,21 @@ def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def told_as_os_error() -> Iterator[None]:
-    """Makes an OSError of what torch and safetensors raise when a file cannot be written, as on a full disk."""
+    """Turns the errors of torch and safetensors for files that cannot be written, as on a full disk, into OSErrors."""
     try:
         yield
     except SafetensorError as error:
         raise OSError(str(error)) from error
     except RuntimeError as error:
-        if not str(error).startswith(TORCH_WRITE_ERRORS):  # a bug, or memory
+        if not str(error).startswith(TORCH_WRITE_ERRORS):  # a bug, or out of memory
             raise
         raise OSError(str(error).splitlines()[0]) from error
 
 
 def replace_folder(complete: Path, folder: Path) -> None:
-    """Renames a folder beside `folder` to `folder`. What was there is removed only after that.
+    """Renames a folder beside `folder` to `folder`. The previous folder is removed only after that.
 
-    A stop between both renames leaves what was there under its hidden name; the next call puts it back first.
+    If the process is stopped in between, the previous folder has a hidden name; the next call restores it first.
     """
     previous = _put_back(folder)
     if folder.exists():
@@ -112,7 +112,7 @@ def replace_folder(complete: Path, folder: Path) -> None:
 
 
 def _put_back(folder: Path) -> Path:
-    """Undoes half of a replacement, where a stop has left it so; gives the place of what is replaced meanwhile."""
+    """Undoes an interrupted replacement; returns the temporary path of the previous folder."""
     previous = folder.with_name(f".{folder.name}.previous")
     if previous.exists() and not folder.exists():
         os.replace(previous, folder)
@@ -120,29 +120,29 @@ def _put_back(folder: Path) -> Path:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a text file in UTF-8 atomically; it is on the disk when this returns."""
+    """Writes a text file in UTF-8 atomically and flushes it to disk."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
         sync_file(temporary)
 
 
 def write_json(path: str | os.PathLike, content: Mapping) -> None:
-    """Writes a JSON file atomically; it is on the disk when this returns.
+    """Writes a JSON file atomically and flushes it to disk.
 
     Raises:
-        ValueError: a number in it is not finite.
+        ValueError: a number is not finite.
     """
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def sync_file(path: str | os.PathLike) -> None:
-    """Returns when the contents of a file are on the disk."""
+    """Flushes the content of a file to disk."""
     with open(path, "r+b") as file:
         os.fsync(file.fileno())
 
 
 def sync_folder(folder: str | os.PathLike) -> None:
-    """Returns when the names in a folder are on the disk. Windows, which opens no folders, cannot wait for that."""
+    """Flushes the names in a folder to disk; without effect on Windows, which cannot open folders."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except PermissionError:
@@ -163,10 +163,10 @@ def file_sha256(path: str | os.PathLike) -> str:
 
 
 def weights_sha256(weights: torch.nn.Module | Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of the names and values of weights, in hexadecimal, whatever file they came from.
+    """SHA-256 of the names and values of weights, in hexadecimal, independent of the file format.
 
-    Values are taken in float32. So the hash is the same for weights stored in half precision and for their exact
-    copies in float32, but not for weights that were rounded.
+    Values are converted to float32. So weights stored in half precision have the same hash as exact copies of them in
+    float32, but another one than the weights before rounding.
 
     Args:
         weights: a module or its state dict.

@@ -1,19 +1,19 @@
-"""How many samples a FLAC file has, by the number of its last frame. Reference: RFC 9639."""
+"""Counts the samples of a FLAC file by the number of its last frame. Reference: RFC 9639."""
 
 import os
 from typing import BinaryIO
 
-WINDOWS = (2**15, 2**20)  # bytes at the end of a file in which the last frame is looked for
+WINDOWS = (2**15, 2**20)  # bytes at the end of a file in which the last frame is searched
 
 
 def count_samples(file: BinaryIO, first: int, block_size: int, promised: int) -> int | None:
-    """Samples up to the end of the last whole frame, None if there is no frame.
+    """Number of samples up to the end of the last complete frame; None if there is no frame.
 
     Args:
         file: binary and seekable; its position changes.
-        first: byte at which frames may begin.
-        block_size: samples of a frame, as STREAMINFO says.
-        promised: total number of samples, as STREAMINFO says; where the last frame agrees, nothing more is checked.
+        first: first byte at which frames may begin.
+        block_size: samples in a frame, according to STREAMINFO.
+        promised: total number of samples, according to STREAMINFO; if the last frame agrees, nothing else is checked.
     """
     size, found = file.seek(0, os.SEEK_END), None
     for window in WINDOWS:
@@ -26,7 +26,7 @@ def count_samples(file: BinaryIO, first: int, block_size: int, promised: int) ->
 
 
 def _count_in(data: bytes, block_size: int, promised: int) -> int | None:
-    """`count_samples` of the end of a file."""
+    """`count_samples` for the end of a file."""
     if data[-128:-125] == b"TAG":  # ID3v1
         data = data[:-128]
     position = len(data)
@@ -43,7 +43,7 @@ def _count_in(data: bytes, block_size: int, promised: int) -> int | None:
 
 
 def _ends_before(data: bytes, position: int, start: int, block_size: int) -> bool:
-    """Whether a frame before a byte ends at sample `start`, so that what is at that byte only can be a frame."""
+    """Whether a frame before a byte ends at sample `start`, so that the bytes there must be a frame."""
     while (position := data.rfind(b"\xff", 0, position)) >= 0:
         frame = _parse_frame(data[position : position + 16], block_size)
         if frame is not None and sum(frame) == start:
@@ -52,7 +52,7 @@ def _ends_before(data: bytes, position: int, start: int, block_size: int) -> boo
 
 
 def _parse_frame(header: bytes, block_size: int) -> tuple[int, int] | None:
-    """First sample and number of samples of a frame, or None where no frame begins."""
+    """First sample and number of samples of a frame; None if no frame begins here."""
     if len(header) < 6 or header[0] != 0xFF or header[1] & 0xFE != 0xF8 or header[3] & 1:
         return None
     number_length = max(8 - (header[4] ^ 0xFF).bit_length(), 1)  # as in UTF-8: the ones before the first zero
@@ -97,7 +97,7 @@ def _crc8(data: bytes) -> int:
 
 
 def _crc16(data: bytes) -> int:
-    """The checksum of a frame, 0 of one that is whole, with its checksum."""
+    """The checksum of a frame; 0 for a complete frame including its own checksum."""
     crc = 0
     for byte in data:
         crc = (crc << 8 & 0xFFFF) ^ _CRC16_TABLE[crc >> 8 ^ byte]

@@ -1,7 +1,7 @@
-"""The same weights under two names: state dicts of other tools and ours.
+"""Translates state dicts between other tools and ours.
 
-A list of rules says which tensor of theirs holds the numbers of which of ours, and in which shape. It is used in both
-directions. Nothing here knows models or files; the rules are in `models/stable_audio_tools_keys.py` and
+A list of rules says which tensor of theirs corresponds to which of ours, and in which shape. It is used in both
+directions. This module is independent of models and files; the rules are in `models/stable_audio_tools_keys.py` and
 `convert/laion_clap.py`.
 
 Contents: `Rule` and `KeyMap`; `to_ours`, `unknown_keys` and `to_theirs`.
@@ -12,17 +12,17 @@ from typing import NamedTuple
 
 import torch
 
-CONSTANT_TOLERANCE = 5e-3  # relative; checkpoints may hold them in half precision
+CONSTANT_TOLERANCE = 5e-3  # relative; checkpoints may store constants in half precision
 
 
 class Rule(NamedTuple):
-    """One tensor of theirs and those of ours that hold its numbers.
+    """One tensor of theirs and the tensors of ours with the same values.
 
     Args:
         theirs: its key.
-        ours: our keys; the tensors of several are stacked along the first dimension in theirs.
-        shape: "same", or how a single tensor lies in theirs: "flat" `(C,)` for our `(1, C, 1)`, "column" `(C, 1)`
-            for our `(C,)`.
+        ours: our keys; if there are several, their tensor is ours stacked along the first dimension.
+        shape: "same", or the shape of their tensor: "flat" `(C,)` for our `(1, C, 1)`, "column" `(C, 1)` for our
+            `(C,)`.
     """
 
     theirs: str
@@ -43,8 +43,8 @@ class KeyMap(NamedTuple):
     """All tensors of a model under both names.
 
     Args:
-        rules: complete: every tensor of ours is in one of them.
-        constants: tensors that are in theirs too, with the only values that our architecture has.
+        rules: they contain every tensor of ours.
+        constants: further tensors of theirs, with the only values that our architecture supports.
     """
 
     rules: list[Rule]
@@ -57,13 +57,13 @@ def to_ours(
     """Translates their tensors to ours.
 
     Args:
-        key_map: which is which.
-        theirs: their state dict; other keys are left alone, see `unknown_keys`.
+        key_map: the map between the names.
+        theirs: their state dict; other keys are ignored, see `unknown_keys`.
         shapes: of all our tensors.
 
     Returns:
-        Our state dict, and a description of each tensor of theirs that is missing, of another shape, or a constant
-        with another value. A constant may be missing.
+        Our state dict, and a description of each tensor of theirs that is missing, has another shape, or is a constant
+        with another value. Constants may be missing.
     """
     ours, problems = {}, []
     for rule in key_map.rules:

@@ -1,4 +1,4 @@
-"""A lock on a file that ends with the process that holds it, however that ends."""
+"""A lock on a file that is released when its process ends, however it ends."""
 
 import datetime
 import errno
@@ -17,7 +17,7 @@ except ImportError:  # Windows
 
 logger = logging.getLogger(__name__)
 
-_held: dict[Path, IO] = {}  # the open files of this process's locks: closing one would give the lock up
+_held: dict[Path, IO] = {}  # the open files of this process's locks: closing one would release the lock
 
 
 def hold_lock(path: str | os.PathLike) -> None:

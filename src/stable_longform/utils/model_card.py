@@ -25,16 +25,16 @@ def write_model_card(
     metrics: Mapping[str, float] | None = None,
     license: str = "",
 ) -> Path:
-    """Writes the card of a checkpoint, unless the folder has one already.
+    """Writes the card of a checkpoint, unless the folder already has one.
 
     Args:
-        directory: folder of the checkpoint; its name is the title.
-        description: what kind of model it is.
+        directory: folder of the checkpoint; its name becomes the title.
+        description: of the kind of model.
         parts: number of parameters of each component.
-        data: what it learned from, and under which licences that is.
-        training: for each training a row of the table, with the same keys in all.
+        data: the training data and their licences.
+        training: a row of the table for each training, all with the same keys.
         metrics: measured values by name.
-        license: of the weights, by its Hub identifier such as "cc-by-4.0"; "" leaves it open.
+        license: of the weights, as a Hub identifier such as "cc-by-4.0"; "" for no statement.
 
     Returns:
         The path of the card.
@@ -74,12 +74,12 @@ def write_model_card(
 
 
 def set_section(directory: str | os.PathLike, title: str, text: str) -> None:
-    """Puts a section into the card of a checkpoint: in place of the one of that title, else at the end.
+    """Adds a section to the card of a checkpoint; a section with the same title is replaced.
 
     Args:
         directory: folder of the checkpoint.
         title: of the section, `## title` in the card.
-        text: Markdown below the title, with no headings of the first or second level.
+        text: Markdown below the title, without headings of the first or second level.
 
     Raises:
         ValueError: the folder has no card.
@@ -99,7 +99,7 @@ def set_section(directory: str | os.PathLike, title: str, text: str) -> None:
 
 
 def _table(rows: Sequence[Mapping[str, object]]) -> str:
-    """A Markdown table, or that nothing is known."""
+    """A Markdown table, or a sentence that nothing is known."""
     if not rows:
         return UNKNOWN
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]

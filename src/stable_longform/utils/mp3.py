@@ -1,11 +1,11 @@
-"""How many frames an mp3 file has, and the tag in its first frame that says so.
+"""Counts the frames of an mp3 file, and handles the tag in its first frame that holds their number.
 
 References: ISO 11172-3 and 13818-3 (frames); the tags "Xing" and "Info" of the Xing and LAME encoders.
 """
 
 from dataclasses import dataclass
 
-# kbit/s of layer III by the header's four bits, of MPEG 1 and of MPEG 2 and 2.5; 0: not allowed or not known.
+# kbit/s of layer III by the header's four bits, for MPEG 1 and for MPEG 2 and 2.5; 0: not allowed or unknown.
 BIT_RATES = {
     3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),
     2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),
@@ -17,7 +17,7 @@ PADDING_PLACE = 141  # bytes from the tag's name to LAME's delay and padding, of
 
 @dataclass(frozen=True)
 class FirstFrame:
-    """The first frame: its bytes, where it begins, where its tag would be, and what the tag says, None for nothing."""
+    """The first frame: its bytes, its position, the position of its tag, and the tag's content or None."""
 
     data: bytes
     position: int
@@ -29,7 +29,7 @@ class FirstFrame:
 
 @dataclass(frozen=True)
 class Frames:
-    """The frames with sound: how many, the byte where they begin, their bytes, whether all have one bit rate."""
+    """The frames with sound: their number, their first byte, their size, and whether all have the same bit rate."""
 
     count: int
     first: int
@@ -38,7 +38,7 @@ class Frames:
 
 
 def read_first_frame(data: bytes) -> FirstFrame | None:
-    """Finds the first frame of MPEG layer III, which another one must follow; None if there is none."""
+    """Finds the first frame of MPEG layer III that is followed by another one; None if there is none."""
     position = -1
     while (position := data.find(b"\xff", position + 1)) >= 0:
         length = frame_length(data[position : position + 4])
@@ -60,7 +60,7 @@ def read_first_frame(data: bytes) -> FirstFrame | None:
 
 
 def frame_length(header: bytes) -> int:
-    """Bytes of a frame of layer III with that header of four bytes, 0 where there is none."""
+    """Size in bytes of a frame of layer III with this header of four bytes; 0 if it is not a header."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0 or header[1] >> 1 & 3 != 1:
         return 0
     version, rate_code = header[1] >> 3 & 3, header[2] >> 2 & 3
@@ -73,10 +73,10 @@ def frame_length(header: bytes) -> int:
 
 
 def scan_frames(data: bytes, first: FirstFrame) -> Frames:
-    """Goes through all frames of a file; what is no frame is passed over.
+    """Goes through all frames of a file; other bytes are skipped.
 
     Args:
-        data: the file, without what precedes the data that `first` was found in.
+        data: the file, from the start of the data in which `first` was found.
         first: its first frame.
     """
     kind = first.data[1] & 0xFE  # version and layer; not whether it has a checksum
@@ -99,7 +99,7 @@ def scan_frames(data: bytes, first: FirstFrame) -> Frames:
 
 
 def make_tag_frame(first: FirstFrame, frames: Frames) -> bytes:
-    """A frame whose tag has the true numbers, to stand before the frames with sound."""
+    """A frame whose tag has the correct numbers, to be put before the frames with sound."""
     if first.has_tag:
         frame = bytearray(first.data)
     else:  # of 128 or 80 kbit/s and without a checksum: long enough for a tag

@@ -1,4 +1,4 @@
-"""Packages that only some functions need."""
+"""Optional packages, which only some functions need."""
 
 import importlib
 from types import ModuleType
@@ -8,7 +8,7 @@ def require(name: str, extra: str) -> ModuleType:
     """Imports a package of one of our extras.
 
     Raises:
-        ValueError: it is not installed; says how to install it.
+        ValueError: it is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module(name)

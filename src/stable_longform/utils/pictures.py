@@ -1,4 +1,4 @@
-"""Pictures: curves of a run, spectrograms, self-similarity matrices. They need matplotlib, of the extra `train`."""
+"""Pictures: curves of a run, spectrograms, self-similarity matrices. They need matplotlib from the extra `train`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,16 +11,16 @@ import torch
 from stable_longform.utils.files import atomic_path
 
 NUM_COLUMNS = 3
-MAX_POINTS = 2000  # of a curve; more are thinned out
+MAX_POINTS = 2000  # of a curve; longer ones are thinned out
 FFT_SIZE = 2048
 RANGE_IN_DB = 90.0
-MUSIC_COLUMNS, MUSIC_ROWS, LOWEST_IN_HZ = 1200, 240, 40.0  # of the picture of a piece
+MUSIC_COLUMNS, MUSIC_ROWS, LOWEST_IN_HZ = 1200, 240, 40.0  # in the picture of a piece
 MARK = "#f97316"
-MAX_CELLS = 320  # on a side of a matrix in a picture; larger ones are shrunk, and lines stay
+MAX_CELLS = 320  # on each side of a matrix in a picture; larger ones are reduced without losing lines
 
 
 def new_figure(width_in_inch: float, height_in_inch: float):
-    """An empty figure that no window shows."""
+    """An empty figure that is not shown in a window."""
     try:
         from matplotlib.figure import Figure  # optional, and slow to import
     except ImportError as error:
@@ -35,15 +35,15 @@ def save_figure(figure, path: Path) -> None:
 
 
 def draw_curves(rows: Sequence[Mapping[str, float]], path: Path, title: str = "") -> None:
-    """Draws every metric over the step; a validation is in the panel of the training metric of the same name.
+    """Draws every metric over the step; a validation metric shares the panel of the training metric of the same name.
 
     Args:
-        rows: as `read_metrics` returns them.
+        rows: from `read_metrics`.
         path: `.png`, `.webp`, `.svg` or `.pdf`.
         title: above the panels.
 
     Raises:
-        ValueError: no metrics, or no matplotlib.
+        ValueError: there are no metrics, or matplotlib is not installed.
     """
     names = list(dict.fromkeys(name for row in rows for name in row if name != "step"))
     if not names:
@@ -71,7 +71,7 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path, title: str = ""
 
 
 def draw_spectrograms(waveforms: Mapping[str, torch.Tensor], sampling_rate: int, path: Path) -> None:
-    """Draws log-magnitude spectrograms one above the other, on one scale.
+    """Draws log-magnitude spectrograms one above the other, with the same scale.
 
     Args:
         waveforms: `(channels, num_samples)` by name; channels are averaged.
@@ -100,7 +100,7 @@ def draw_spectrograms(waveforms: Mapping[str, torch.Tensor], sampling_rate: int,
 def draw_music(
     waveform: torch.Tensor, sampling_rate: int, path: Path, regions: Sequence[tuple[float, float]] = ()
 ) -> None:
-    """Draws a waveform above its log-frequency spectrogram, of any length, with marked regions, on no background.
+    """Draws a waveform of any length above its log-frequency spectrogram, with marked regions and no background.
 
     Args:
         waveform: `(channels, num_samples)`; channels are averaged.
@@ -147,7 +147,7 @@ def envelope(mono: torch.Tensor, num_columns: int) -> torch.Tensor:
 
 
 def _log_spectrogram(mono: torch.Tensor, sampling_rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Levels in dB `(rows, columns)`, a spectrum for each column at its middle, and the frequencies of the rows."""
+    """Levels in dB `(rows, columns)`, each column a spectrum around its centre, and the frequencies of the rows."""
     hop = max(FFT_SIZE // 4, math.ceil(len(mono) / MUSIC_COLUMNS))
     padded = torch.nn.functional.pad(mono, (FFT_SIZE // 2, FFT_SIZE // 2 + hop))
     frames = padded.unfold(0, FFT_SIZE, hop) * torch.hann_window(FFT_SIZE)
@@ -163,9 +163,9 @@ class MatrixPanel:
 
     Args:
         matrix: `(N, N)`, True is black.
-        duration_in_s: that N frames last.
+        duration_in_s: of the N frames.
         title: above it.
-        boundaries: where sections begin, in seconds.
+        boundaries: starts of the sections, in seconds.
     """
 
     matrix: np.ndarray
@@ -175,10 +175,10 @@ class MatrixPanel:
 
 
 def draw_matrices(rows: Mapping[str, Sequence[MatrixPanel | None]], path: Path, has_boundaries: bool = False) -> None:
-    """Draws rows of binary matrices, time in seconds on both axes, downward and to the right.
+    """Draws rows of binary matrices; time in seconds runs downwards and to the right.
 
     Args:
-        rows: panels of each row, by its name; None leaves a place empty.
+        rows: panels of each row, by the row's name; None leaves a panel empty.
         path: `.png`, `.webp`, `.svg` or `.pdf`.
         has_boundaries: whether boundaries are drawn too.
     """
@@ -202,7 +202,7 @@ def draw_matrices(rows: Mapping[str, Sequence[MatrixPanel | None]], path: Path, 
 
 
 def _shrink(matrix: np.ndarray) -> np.ndarray:
-    """A binary matrix of at most `MAX_CELLS` on a side: a cell is black if one of those it stands for is."""
+    """Reduces a binary matrix to at most `MAX_CELLS` on each side; a cell is black if any of its original cells is."""
     size = math.ceil(len(matrix) / MAX_CELLS)
     padded = np.pad(matrix, (0, -len(matrix) % size))
     side = len(padded) // size

@@ -1,4 +1,4 @@
-"""Ranges of options: what is accepted, in words, and the check of a value."""
+"""Ranges of options: their description and the check of a value."""
 
 import math
 import numbers

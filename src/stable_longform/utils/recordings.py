@@ -1,4 +1,4 @@
-"""Checks of recordings that users give."""
+"""Checks of the user's recordings."""
 
 import os
 from pathlib import Path
@@ -9,10 +9,10 @@ MAX_DURATION_IN_S = 3600.0
 
 
 def check_file(path: str | os.PathLike, max_duration_in_s: float = MAX_DURATION_IN_S) -> AudioInfo:
-    """What a file's header says; its samples are not read.
+    """Reads and checks a file's header; the samples are not read.
 
     Raises:
-        ValueError: there is no such file, it is no audio, cut off, empty, too long, or has more than two channels.
+        ValueError: the file does not exist, is not audio, is cut off, empty or too long, or has over two channels.
     """
     name = f"audio {str(path)!r}"
     if not Path(path).is_file():
@@ -25,7 +25,7 @@ def check_file(path: str | os.PathLike, max_duration_in_s: float = MAX_DURATION_
 
 
 def check_content(path: str | os.PathLike) -> None:
-    """Reads a file block by block.
+    """Reads a file block by block and checks its samples.
 
     Raises:
         ValueError: it cannot be decoded, is silent, or has samples that are not finite.
@@ -40,7 +40,7 @@ def check_content(path: str | os.PathLike) -> None:
 
 
 def check_size(name: str, channels: int, duration_in_s: float, max_duration_in_s: float) -> None:
-    """Raises a ValueError for audio that is empty, too long, or has too many channels."""
+    """Raises a ValueError if audio is empty, too long, or has too many channels."""
     if channels not in (1, 2):
         raise ValueError(f"{name} must have 1 or 2 channels, got {channels}.")
     if duration_in_s == 0:

@@ -16,7 +16,7 @@ METRICS_FILE = "metrics.jsonl"
 def read_metrics(output_dir: str | os.PathLike) -> list[dict]:
     """The lines of `metrics.jsonl`, each an object with a whole number `step` and numbers.
 
-    A last line that a stop has cut off is left out. So are others that are no such objects; a warning says how many.
+    An incomplete last line, left by an interruption, is ignored. Other invalid lines are ignored with a warning.
 
     Raises:
         ValueError: the folder has no such file.
@@ -47,14 +47,14 @@ def _parse_row(line: str) -> dict | None:
 
 
 def rewind_metrics(output_dir: Path, step: int) -> None:
-    """Takes the lines after a step out of `metrics.jsonl`: a run that is resumed from it writes them again."""
+    """Removes the lines after a step from `metrics.jsonl`: a resumed run writes them again."""
     if (output_dir / METRICS_FILE).exists():
         rows = [row for row in read_metrics(output_dir) if row["step"] <= step]
         write_text(output_dir / METRICS_FILE, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def last_values(rows: Sequence[Mapping[str, float]]) -> dict[str, tuple[int, float]]:
-    """The last value of every metric and its step, in the order in which the metrics first appear."""
+    """The last value of every metric and its step, in the order of the metrics' first appearance."""
     values = {}
     for row in rows:
         values |= {name: (row["step"], value) for name, value in row.items() if name != "step"}

@@ -1,4 +1,4 @@
-"""How scripts with options of their own, in examples/, benchmarks/ and training/, read them, and how they end."""
+"""Option parsing and exit codes of the scripts in examples/, benchmarks/ and training/."""
 
 import argparse
 import math
@@ -15,22 +15,22 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 class ScriptParser(argparse.ArgumentParser):
-    """Options with ranges and defaults in their help, and errors of one line.
+    """A parser whose help shows ranges and defaults, and whose errors have one line.
 
     Args:
-        doc: the script's docstring, of which the help begins with the first line.
+        doc: the script's docstring; its first line starts the help.
     """
 
     def __init__(self, doc: str, **kwargs):
         super().__init__(description=doc.splitlines()[0], formatter_class=_HelpFormatter, **kwargs)
 
     def add_number(self, name: str, accepted: Range, *, kind: type = int, **kwargs) -> None:
-        """An option that is a number, or with `nargs` several, each in a range."""
+        """Adds an option with a number, or with `nargs` several numbers, in a range."""
         kwargs["help"] = f"{kwargs['help']}; {'whole numbers' if kind is int else 'numbers'} {accepted}"
         self.add_argument(name, type=_number_parser(kind, accepted), metavar=kind.__name__.upper(), **kwargs)
 
     def add_device(self, default: str = "cpu") -> None:
-        """The option `--device`."""
+        """Adds the option `--device`."""
         self.add_argument("--device", type=_check_device, default=default, help="cpu, cuda, cuda:1 ...")
 
     def error(self, message: str):
@@ -50,7 +50,7 @@ class _HelpFormatter(argparse.HelpFormatter):
 
 
 def _number_parser(kind: type, accepted: Range) -> Callable[[str], float]:
-    """A function that reads a number of a range."""
+    """A function that parses a number and checks its range."""
 
     def parse(text: str) -> float:
         try:
@@ -66,7 +66,7 @@ def _number_parser(kind: type, accepted: Range) -> Callable[[str], float]:
 
 
 def _check_device(name: str) -> str:
-    """A device's name, if this machine has it."""
+    """Checks that this machine has a device; returns its name."""
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
@@ -75,9 +75,9 @@ def _check_device(name: str) -> str:
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Calls a script's `main`. What the user can put right ends in one line on stderr and exit code 2."""
+    """Calls a script's `main`. Errors that the user can fix end with one line on stderr and exit code 2."""
     try:
         main()
-    except (ValueError, OSError) as error:  # OSError: also a file or a checkpoint that is not there
+    except (ValueError, OSError) as error:  # OSError: also for a missing file or checkpoint
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(EXIT_BAD_INPUT)

@@ -1,4 +1,4 @@
-"""Random numbers of libraries that draw them from a global generator."""
+"""Seeds libraries that draw random numbers from a global generator."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
-"""Reading text files: UTF-8 with or without a byte order mark; errors name file and line.
+"""Reads text files in UTF-8, with or without a byte order mark; errors name file and line.
 
-A line ends with a line feed and nothing else. `str.splitlines` would also cut at U+2028 and its like, which JSON and
-prompts may hold.
+Only a line feed ends a line. `str.splitlines` would also split at U+2028 and similar characters, which JSON and
+prompts may contain.
 """
 
 import json
@@ -45,7 +45,7 @@ def decode(data: bytes, name: str | os.PathLike) -> str:
 
 
 def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
-    """Numbers and texts of the lines that are not blank, without surrounding blanks.
+    """Numbers and stripped texts of the lines that are not blank.
 
     Raises:
         ValueError: the file cannot be read, or is not UTF-8.
@@ -56,7 +56,7 @@ def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
 
 
 def read_json_lines(path: str | os.PathLike) -> Iterator[tuple[str, dict]]:
-    """Objects of a file of JSON lines, each with its place, `file:line`.
+    """The objects in a file of JSON lines, each with its position `file:line`.
 
     Raises:
         ValueError: the file cannot be read, or a line is not a JSON object.
@@ -70,8 +70,7 @@ def parse_json_object(text: str, name: str) -> dict:
     """Parses a JSON object; `name` is for errors.
 
     Raises:
-        ValueError: the text is not JSON, is nested too deeply, names a field twice, or is something else than an
-            object.
+        ValueError: the text is not JSON, is nested too deeply, has a field twice, or is not an object.
     """
     try:
         value = json.loads(text, object_pairs_hook=lambda pairs: _to_object(pairs, name))
@@ -79,7 +78,7 @@ def parse_json_object(text: str, name: str) -> dict:
         raise ValueError(f"{name} is not JSON: {error}") from error
     except _RepeatedName as error:
         raise ValueError(str(error)) from error
-    except (RecursionError, ValueError) as error:  # too deep, or a number of thousands of digits
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number with thousands of digits
         raise ValueError(f"{name} cannot be read as JSON: it is nested too deeply or holds a huge number.") from error
     if not isinstance(value, dict):
         raise ValueError(f"{name} must be a JSON object, got {type(value).__name__}.")
@@ -87,11 +86,11 @@ def parse_json_object(text: str, name: str) -> dict:
 
 
 class _RepeatedName(Exception):
-    """A field that an object has twice, of which Python's reader silently takes the last."""
+    """An object has a field twice. Python's reader would silently take the last one."""
 
 
 def _to_object(pairs: list[tuple[str, object]], name: str) -> dict:
-    """The fields of a JSON object, each of which must be there once."""
+    """The fields of a JSON object, none of which may occur twice."""
     value = {}
     for key, field in pairs:
         if key in value:
@@ -101,10 +100,10 @@ def _to_object(pairs: list[tuple[str, object]], name: str) -> dict:
 
 
 def is_text(value: object) -> bool:
-    """Whether a value is text that UTF-8 can hold: no half of a surrogate pair."""
+    """Whether a value is text that UTF-8 can represent, without half of a surrogate pair."""
     return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def printable(name: str | os.PathLike) -> str:
-    """A path or text for people to read; bytes of a file name that are no UTF-8 become `\\xe9`."""
+    """A readable path or text; bytes of a file name that are not UTF-8 become escapes such as `\\xe9`."""
     return os.fspath(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

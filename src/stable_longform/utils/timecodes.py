@@ -1,16 +1,16 @@
-"""Times as people write them: `90` and `1:30`, regions `0:10-0:15`, and sections that start at such times."""
+"""Parses times as people write them: `90` and `1:30`, regions `0:10-0:15`, and sections with their starts."""
 
 from stable_longform.utils.ranges import Range
 
-SECONDS = Range(0.001, 1e6)  # of music, at least a sample at any usual rate
-STARTS = Range(0, 1e6)  # of sections
+SECONDS = Range(0.001, 1e6)  # of music; at least one sample at any common rate
+STARTS = Range(0, 1e6)  # of sections, in seconds
 
 
 def parse_seconds(text: str | float, accepted: Range = SECONDS) -> float:
-    """Seconds as a number, `90`, or as on a clock, `1:30` or `1:02:30.5`.
+    """Parses seconds, `90`, or a time code, `1:30` or `1:02:30.5`.
 
     Raises:
-        ValueError: it is neither, or out of range.
+        ValueError: the text is neither, or out of range.
     """
     try:
         parts = [float(part) for part in str(text).split(":")]
@@ -27,17 +27,17 @@ def parse_seconds(text: str | float, accepted: Range = SECONDS) -> float:
 
 
 def format_seconds(seconds: float) -> str:
-    """As on a clock, rounded to whole seconds: `0:07`, `1:30`, `1:02:30`."""
+    """Formats seconds as a time code, rounded to whole seconds: `0:07`, `1:30`, `1:02:30`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def parse_region(text: str, accepted: Range) -> tuple[float, float]:
-    """`0:10-0:15` as seconds.
+    """Parses a region such as `0:10-0:15` to seconds.
 
     Raises:
-        ValueError: it is not two times, or one is out of range.
+        ValueError: the text does not have two times, or one is out of range.
     """
     start, dash, stop = text.partition("-")
     if not dash:
@@ -46,14 +46,14 @@ def parse_region(text: str, accepted: Range) -> tuple[float, float]:
 
 
 def parse_sections(text: str, source: str) -> list[list]:
-    """Sections as `[start in seconds, prompt]`; each line of the text is one, as `0:30 chorus, full band`.
+    """Parses sections to `[start in seconds, prompt]`; each line is one section, such as `0:30 chorus, full band`.
 
     Args:
         text: blank lines are skipped.
-        source: what the text is, for messages.
+        source: name of the text, for messages.
 
     Raises:
-        ValueError: a line that does not start with a time.
+        ValueError: a line does not start with a time.
     """
     sections = []
     for number, line in enumerate(text.split("\n"), 1):

@@ -1,4 +1,4 @@
-"""What libsndfile does not do for WAV: plain files that become RF64 above 4 GiB, and tags of any length.
+"""Features of WAV files that libsndfile lacks: RF64 only above 4 GiB, and tags of any length.
 
 A WAV is a list of chunks, each with a name and a size of 32 bits. In RF64 a chunk `ds64` has the sizes that don't fit.
 
@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 
-MAX_SIZE = 2**32 - 1  # in RF64 it says that `ds64` has the size
+MAX_SIZE = 2**32 - 1  # in RF64 this value means that the size is in `ds64`
 MAX_PLAIN_SIZE = 2**32 - 1  # bytes of a WAV after the first eight
 MAX_CHUNKS = 10_000
 INFO_NAMES = {
@@ -44,7 +44,7 @@ def read_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
 
 
 def finish_wav(path: str | os.PathLike, tags: Mapping[str, str]) -> None:
-    """Adds tags to an RF64 file that libsndfile wrote, and makes it a plain WAV if it is not larger than that can be.
+    """Adds tags to an RF64 file written by libsndfile, and turns it into a plain WAV if it is small enough.
 
     Args:
         path: the file, changed in place.
@@ -108,7 +108,7 @@ def _list_chunk(tags: Mapping[str, str]) -> bytes:
 
 
 def _simplify_format(file: BinaryIO, first: int, length: int) -> None:
-    """Makes an extensible `fmt ` chunk a plain one, which more programs read; a JUNK chunk fills its place."""
+    """Turns an extensible `fmt ` chunk into a plain one, which more programs read; a JUNK chunk fills the gap."""
     file.seek(first)
     content = file.read(length)
     rest = length - PLAIN_FORMAT_SIZE - 8
@@ -125,7 +125,7 @@ def _write_at(file: BinaryIO, position: int, data: bytes) -> None:
 
 
 def _decode(text: bytes) -> str:
-    """Text in UTF-8, as here and in most programs, or else in the encoding of old ones."""
+    """Decodes text in UTF-8, as most programs write it, or in the encoding of old programs."""
     try:
         return text.decode()
     except UnicodeDecodeError:

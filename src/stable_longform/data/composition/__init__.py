@@ -1,1 +1,1 @@
-"""Music composed by rule and played by a soundfont: everything about it is known."""
+"""Music composed by rules and played by a soundfont, with complete metadata."""

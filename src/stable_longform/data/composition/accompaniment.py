@@ -30,7 +30,7 @@ def spans(chords: BarChords, beats_per_bar: int) -> Iterator[tuple[int, float, f
 
 
 def clip_pattern(pattern: Sequence[tuple], start: float, end: float) -> list[tuple]:
-    """The events of a pattern within a chord's span; one that lasts from before it into it is struck again."""
+    """The events of a pattern within a chord's span; an event that started earlier and still lasts is repeated."""
     clipped = []
     for onset, duration, tones in pattern:
         first, last = max(onset, start), min(onset + duration, end)
@@ -43,7 +43,7 @@ def clip_pattern(pattern: Sequence[tuple], start: float, end: float) -> list[tup
 def play_chords(
     pattern_name: str, voicings: Sequence[Sequence[int]], chords: BarChords, beats_per_bar: int, highest: int
 ) -> list[Event]:
-    """A bar of chords. `voicings` has the pitches of each chord of the bar; none is played above `highest`."""
+    """A bar of chords. `voicings` has the pitches of each chord of the bar; pitches above `highest` are not played."""
     events = []
     pattern = CHORD_PATTERNS[pattern_name]
     if pattern_name == "held":
@@ -61,7 +61,7 @@ def play_chords(
 def play_bass(
     pattern_name: str, chords: BarChords, next_chord: Chord, beats_per_bar: int, lowest: int, highest: int
 ) -> list[Event]:
-    """A bar of bass, in the octaves from `lowest` upwards; `next_chord` is that of the next bar."""
+    """A bar of bass, in the octaves from `lowest` upwards; `next_chord` is the chord of the next bar."""
     events = []
     pattern = BASS_PATTERNS[pattern_name]
     for index, start, end in spans(chords, beats_per_bar):

@@ -1,4 +1,4 @@
-"""From sections, chords and melodies to the notes of all parts."""
+"""Turns sections, chords and melodies into the notes of all parts."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from stable_longform.data.composition.theory import Chord, Key
 
 @dataclass
 class Player:
-    """A part while it is written."""
+    """A part that is being written."""
 
     role: str
     instrument: Instrument
@@ -28,7 +28,7 @@ class Arranger:
     """Writes the parts of a piece, section by section, bar by bar.
 
     Args:
-        genre: whose patterns are played.
+        genre: with the patterns to play.
         players: the instrument of each role that plays.
         density: how busy, -1 ... 1.
         register: degrees by which melodies are moved.
@@ -48,7 +48,7 @@ class Arranger:
         chords: Mapping[str, Sequence[BarChords]],
         melodies: Mapping[str, Sequence[Tone]],
     ) -> tuple[Part, ...]:
-        """Writes everything.
+        """Writes all parts.
 
         Args:
             sections: of the piece, in order.
@@ -70,7 +70,7 @@ class Arranger:
     def _chords_of(
         self, sections: Sequence[Section], number: int, bar: int, chords: Mapping[str, Sequence[BarChords]]
     ) -> BarChords:
-        """The chords of a bar of a section; an ending closes, and a bridge leads back to the key of the piece."""
+        """The chords of a bar of a section; an ending has a cadence, and a bridge leads back to the main key."""
         section = sections[number]
         home, remaining = sections[0].key, section.num_bars - bar
         if section.letter == "E" and remaining <= min(len(CADENCES[home.mode]), section.num_bars):
@@ -99,7 +99,7 @@ class Arranger:
         return role == "chords" and not (letter == "K" and bool(self.genre.pad) and not is_second_half)
 
     def _write_bar(self, section: Section, bar: int, chords: BarChords, following: Chord, is_last: bool) -> None:
-        """Writes one bar of everything but the melody."""
+        """Writes one bar of all parts except the melody."""
         start = (section.start_bar + bar) * self.genre.beats_per_bar
         for role in ("chords", "pad", "arpeggio"):
             if role in self.players and (is_last or self._plays(role, section, bar)):
@@ -131,7 +131,7 @@ class Arranger:
         self._add(role, start, events, section.energy)
 
     def _level(self, energy: float, count: int) -> int:
-        """Which of `count` patterns, calm to busy, an energy asks for."""
+        """The number of the pattern for an energy, out of `count` from calm to busy."""
         return min(max(int((energy + 0.3 * self.density - 0.2) / 0.7 * count), 0), count - 1)
 
     def _write_drums(self, section: Section, bar: int, start: float, is_last: bool) -> None:
@@ -158,7 +158,7 @@ class Arranger:
             notes.append(Note(time, duration, pitch, min(max(velocity, 1), 127)))
 
     def _write_melody(self, section: Section, melody: Sequence[Tone], num_theme_bars: int) -> None:
-        """Writes the melody of a section: varied when it returns, with a second voice where all play."""
+        """Writes the melody of a section: varied when it returns, with a second voice in sections where all play."""
         beats_per_bar, is_duet = self.genre.beats_per_bar, "second" in self.players
         start, length = section.start_bar * beats_per_bar, section.num_bars * beats_per_bar
         if section.letter == "E":
@@ -169,7 +169,7 @@ class Arranger:
         is_seconds = section.letter == "B" or (section.is_solo and section.repetition % 2 == 0)
         role = "second" if is_duet and is_seconds else "lead"
         octave, theme_length = self._octave(role, melody), num_theme_bars * beats_per_bar
-        # A bridge ends in a bar that leads back, without the melody.
+        # The last bar of a bridge leads back, without melody.
         end = length - beats_per_bar if section.letter == "B" else length
         for offset in range(0, length, theme_length):
             is_repeated = section.repetition > 0 or offset > 0
@@ -180,13 +180,13 @@ class Arranger:
                 self._add_tones("second", start + offset, second_voice(tones), octave, section.energy)
 
     def _octave(self, role: str, melody: Sequence[Tone]) -> int:
-        """The semitones, whole octaves, that bring a melody to the middle of its register on an instrument."""
+        """The shift by octaves, in semitones, that moves a melody to the middle of its register on an instrument."""
         centre = min(LEAD_CENTRE, self.players[role].instrument.highest - 9) + self.register
         mean = sum(tone.pitch for tone in melody) / len(melody)
         return 12 * round((centre - mean) / 12)
 
     def _add_tones(self, role: str, start: float, tones: Sequence[Tone], octave: int, energy: float) -> None:
-        """Adds tones of a melody, moved by `octave`; what the instrument cannot reach goes an octave up or down."""
+        """Adds tones of a melody, shifted by `octave`; tones out of the instrument's range move by an octave."""
         lowest, highest = self.players[role].instrument.lowest, self.players[role].instrument.highest
         events = []
         for tone in tones:
@@ -205,13 +205,13 @@ class Arranger:
             self.players[role].notes.append(Note(begin, end - begin, pitch, min(max(velocity, 1), 127)))
 
     def _swing(self, beat: float) -> float:
-        """Where a beat falls when the second half of each beat comes late."""
+        """The swung position of a beat, with the second half of each beat delayed."""
         whole, part = divmod(beat, 1)
         swing = self.genre.swing
         return whole + (part * 2 * swing if part < 0.5 else swing + (part - 0.5) * 2 * (1 - swing))
 
     def _part(self, player: Player) -> Part:
-        """The finished part. Who plays the melody's instrument too sits in the middle."""
+        """The finished part. A player with the melody's instrument is panned to the centre."""
         is_alone = player.role != "lead" and player.instrument == self.players.get("lead", player).instrument
         pan = 64 if is_alone or len(self.players) == 1 else ROLES[player.role].pan
         notes = tuple(sorted(player.notes, key=lambda note: (note.start, note.pitch, -note.velocity)))

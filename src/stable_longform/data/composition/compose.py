@@ -18,14 +18,14 @@ from stable_longform.data.composition.theory import Key, parse_key
 
 PIECE_DURATION_IN_S = (20.0, 285.0)  # shortest and longest
 STEM_DURATION_IN_S = (10.0, 60.0)
-TAIL_IN_S = 3.5  # kept free at the end, for the last notes to die away in
-LEVEL_IN_DBFS, LEVEL_OF_INTENSITY_IN_DB = -16.0, 12.0  # root mean square of a piece, and what its moods add to it
+TAIL_IN_S = 3.5  # at the end, in which the last notes decay
+LEVEL_IN_DBFS, LEVEL_OF_INTENSITY_IN_DB = -16.0, 12.0  # root mean square of a piece, and the effect of its moods
 SOLO_DENSITY = 0.6  # how much busier solos are
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is decided before a note is written."""
+    """The decisions that are made before any note is written."""
 
     seed: int
     genre: str
@@ -35,12 +35,12 @@ class Plan:
 
     @property
     def style(self) -> Genre:
-        """How music of the genre is made."""
+        """The genre's settings."""
         return GENRES[self.genre]
 
     @property
     def mood(self) -> Mood:
-        """What the moods ask for together."""
+        """The combined effect of the moods."""
         return blend([MOODS[name] for name in self.moods])
 
 
@@ -55,8 +55,8 @@ def compose_piece(
     """Composes a whole piece.
 
     Args:
-        seed: decides on everything that is not given.
-        duration_in_s: room for the music and its last notes, 20 ... 285; the music ends less than a bar earlier.
+        seed: determines everything that is not given.
+        duration_in_s: for the music and its last notes, 20 ... 285; the music ends less than a bar earlier.
         genre: a key of `GENRES`.
         moods: keys of `MOODS`, one or more, with a mode in common.
         bpm: the tempo, 40 ... 240.
@@ -72,11 +72,11 @@ def compose_piece(
 
 
 def compose_stem(seed: int, duration_in_s: float) -> Piece:
-    """Composes what one instrument plays in a piece: a melody, chords, a bass or drums.
+    """Composes a part of one instrument: a melody, chords, a bass or drums.
 
     Args:
-        seed: decides on everything.
-        duration_in_s: as for a piece, 10 ... 60.
+        seed: determines everything.
+        duration_in_s: as for a piece, but 10 ... 60.
     """
     _check_duration(duration_in_s, STEM_DURATION_IN_S)
     plan = _plan(seed, None, None, None, None)
@@ -97,7 +97,7 @@ def _check_duration(duration_in_s: float, bounds: tuple[float, float]) -> None:
 
 
 def _plan(seed: int, genre: str | None, moods: Sequence[str] | None, bpm: int | None, key: str | None) -> Plan:
-    """Draws what is not given. What is given does not change the other draws."""
+    """Draws everything that is not given. Given values do not change the other draws."""
     rng = random.Random(f"plan {seed}")
     drawn = rng.choice(list(GENRES))
     genre = drawn if genre is None else genre
@@ -123,7 +123,7 @@ def _plan(seed: int, genre: str | None, moods: Sequence[str] | None, bpm: int | 
 
 
 def _draw_moods(style: Genre, rng: random.Random) -> tuple[str, ...]:
-    """Draws one or two moods that have one of the genre's modes in common and are about as intense."""
+    """Draws one or two moods of similar intensity that have one of the genre's modes in common."""
     first = rng.choice(style.moods)
     others = [
         name

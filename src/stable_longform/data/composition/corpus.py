@@ -1,4 +1,4 @@
-"""A corpus of composed music: the music of a seed, its split, and its row in a manifest."""
+"""A corpus of composed music: the music for a seed, its split, and its row in a manifest."""
 
 import random
 from pathlib import Path
@@ -34,11 +34,11 @@ def draw_duration(seed: int, min_duration_in_s: float, max_duration_in_s: float)
 def compose(
     kind: str, seed: int, piece_duration_in_s: tuple[float, float] = PIECE_DURATION_IN_S
 ) -> tuple[Piece, float | None]:
-    """Composes the piece of a seed, and gives the duration that it may have; None: as long as it sounds.
+    """Composes the piece for a seed; also returns its longest duration, None if it may last as long as it sounds.
 
     Args:
         kind: one of `KINDS`.
-        seed: decides on everything.
+        seed: determines everything.
         piece_duration_in_s: shortest and longest piece, within `PIECE_DURATION_IN_S`.
 
     Raises:
@@ -58,10 +58,10 @@ def compose(
 def render_piece(
     kind: str, seed: int, soundfont: Path, piece_duration_in_s: tuple[float, float] = PIECE_DURATION_IN_S
 ) -> tuple[torch.Tensor, dict]:
-    """Composes and renders the piece of a seed, without using the disk.
+    """Composes and renders the piece for a seed, without using the disk.
 
     Args:
-        kind, seed, piece_duration_in_s: as for `compose`.
+        kind, seed, piece_duration_in_s: as in `compose`.
         soundfont: a General MIDI .sf2 file, see `rendering.find_soundfont`.
 
     Returns:
@@ -73,10 +73,11 @@ def render_piece(
 
 
 def metadata_of(piece: Piece, num_samples: int) -> dict:
-    """What is known of a piece that was played, as a manifest's row says it, all but the path.
+    """The metadata of a rendered piece, as the row of a manifest without the path.
 
-    `sections` lists names, start and end in seconds, and keys; the last one ends where the last notes are released,
-    before the sound has died away. What a piece has not, such as the key of drums, has no field.
+    `sections` lists names, start and end in seconds, and keys; the last section ends where the last notes are
+    released, before the sound has decayed. Properties that a piece does not have, such as a key for drums, are
+    omitted.
     """
     bars = [(section, section.start_bar, section.start_bar + section.num_bars) for section in piece.sections]
     sections = [
@@ -89,7 +90,7 @@ def metadata_of(piece: Piece, num_samples: int) -> dict:
         for section, start, end in bars
     ]
     metadata = {
-        # Rounded down, so that it is not longer than the file.
+        # Rounded down so that it does not exceed the file.
         "duration_in_s": num_samples * 1000 // SAMPLING_RATE / 1000,
         "split": split_of(piece.seed),
         "kind": piece.kind,

@@ -1,4 +1,4 @@
-"""Forms: which sections a piece has, how long they are, in which key and how loud."""
+"""Forms: the sections of a piece, their lengths, keys and energy."""
 
 import random
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ NAMES = {
     "E": "Ending",
 }
 ENERGIES = {"I": 0.35, "V": 0.5, "C": 0.8, "B": 0.6, "K": 0.3, "U": 0.55, "E": 0.55}
-# Whose tune and chords a section plays; all others have their own.
+# Sections that share the theme of another one; all others have their own.
 THEMES = {"I": "V", "K": "V", "U": "C", "E": "V"}
-# What lies between introduction and ending, by the number of sections.
+# The sections between introduction and ending, by their number.
 FORMS = {
     "song": ("V", "VC", "VVC", "VCBC", "VCVBC", "VCVCBC", "VCVCBCC", "VCVCKBCC", "VVCVVCBCC", "VVCVVCKBCC"),
     "rondo": ("C", "CV", "CVC", "CVBC", "CVCBC", "CVCBKC", "CVCBCVC", "CVCBCVKC", "CVCBCVCBC", "CVCBKCVCBC"),
@@ -28,8 +28,8 @@ FORMS = {
     "stem": ("V", "VC", "VCV", "VVCV", "VCVCV", "VCVCVC", "VVCVVCV", "VVCVVCVC", "VVCVVCVVC", "VVCVVCVVCV"),
 }
 MAX_SECTIONS = 10
-SOLO_FORMS = ("aaba", "blues")  # whose choruses are solos: each plays something new
-BRIDGE_MODULATES = 0.6  # how often a bridge is in another key
+SOLO_FORMS = ("aaba", "blues")  # their choruses are solos, each with a new melody
+BRIDGE_MODULATES = 0.6  # probability that a bridge is in another key
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Section:
 
     Attributes:
         letter: its kind, a key of `NAMES`.
-        theme: what it plays; sections with the same theme have the same tune and chords.
-        start_bar, num_bars: where it is.
+        theme: sections with the same theme have the same melody and chords.
+        start_bar, num_bars: its position and length.
         key: its key.
-        energy: 0 (a whisper) ... 1 (everybody, loud).
-        repetition: how many sections of its kind came before it.
+        energy: 0 (very quiet) ... 1 (all players, loud).
+        repetition: number of earlier sections of its kind.
     """
 
     letter: str
@@ -60,7 +60,7 @@ class Section:
 
     @property
     def is_solo(self) -> bool:
-        """Whether it plays something new each time, as soloists do."""
+        """Whether it has a new melody each time, like a solo."""
         return self.theme.startswith("solo")
 
 
@@ -72,7 +72,7 @@ def plan_sections(
     Args:
         form: a key of `FORMS`.
         num_bars: bars of the whole piece, at least 2.
-        theme_bars: bars of a theme; sections are whole themes, or parts of one where there is no room.
+        theme_bars: bars of a theme; sections are whole themes, or parts of one if there is not enough room.
         key: the key of the piece; a bridge may be in a related one.
         intensity: added to the energy of all sections.
         rng: the source of all choices.
@@ -93,7 +93,7 @@ def plan_sections(
 
 
 def _section_lengths(form: str, num_bars: int, theme_bars: int) -> list[tuple[str, int]]:
-    """Letters and lengths in bars. What does not fill a section lengthens introduction and ending, or is a break."""
+    """Letters and lengths in bars. Remaining bars extend the introduction and the ending, or form a break."""
     introduction = 0 if form == "stem" else 4 if num_bars >= 5 * theme_bars else 2 if num_bars >= 2 * theme_bars else 0
     ending = 1 if form == "stem" or num_bars < theme_bars + 2 else 4 if num_bars >= 5 * theme_bars else 2
     middle = num_bars - introduction - ending

@@ -5,20 +5,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Genre:
-    """How the music of a genre is made. Names of instruments, rhythms and moods are keys of their tables.
+    """How the music of a genre is composed. Names of instruments, rhythms and moods are keys of their tables.
 
     Attributes:
         bpm: range of tempi.
-        modes: modes that its pieces are in.
-        moods: moods that it can have.
+        modes: possible modes.
+        moods: possible moods.
         form: a name of `forms.FORMS`.
         harmony: a name of `harmony.PROGRESSIONS`.
         chord_steps: the tones of a chord, see `theory.Chord`.
         melody: a name of `rhythms.MELODY_RHYTHMS`.
         chord_patterns, bass_patterns, grooves: calm ones first, busy ones last.
-        lead, chords, bass, pad, arpeggio, drums: instruments to choose from; of an empty role there is no part.
+        lead, chords, bass, pad, arpeggio, drums: instruments to choose from; empty: there is no such part.
         has_leading_tone: whether dominants of minor keys have the raised third.
-        swing: where the second half of a beat begins: 1/2 is even, 2/3 a triplet.
+        swing: where the second half of a beat begins: 1/2 for even beats, 2/3 for triplets.
         reverb: send to the reverb, 0 ... 127.
     """
 

@@ -4,8 +4,8 @@ import random
 
 from stable_longform.data.composition.theory import Chord, Key
 
-# Degrees of the chords of a theme, a bar each; two degrees share a bar. Four bars are played twice. Every theme begins
-# or ends at home and is there for about half of its time, which makes the key plain.
+# Degrees of the chords of a theme, one for each bar; two degrees share a bar. Themes of four bars are played twice.
+# Every theme begins or ends on the tonic and stays there for about half of its time, which makes the key clear.
 PROGRESSIONS = {
     "loop": {
         "major": (
@@ -99,7 +99,7 @@ def theme_bars(harmony: str) -> int:
 
 
 def make_chord(key: Key, degree: int, steps: tuple[int, ...], has_leading_tone: bool) -> Chord:
-    """A chord; `has_leading_tone` applies to dominants alone."""
+    """A chord; `has_leading_tone` applies only to dominants."""
     return Chord(key, degree, steps, has_leading_tone and degree == 4)
 
 
@@ -114,10 +114,10 @@ def make_progression(
 
 
 def voice(chord: Chord, previous: list[int] | None, lowest: int, highest: int) -> list[int]:
-    """The pitches of a chord, low to high, all within [lowest, highest], near to those of the previous one.
+    """The pitches of a chord, low to high, all within [lowest, highest] and near those of the previous chord.
 
-    Of all close positions the one is taken whose voices move least; without a previous chord, that in the middle.
-    Power chords, which have their root twice, keep it at the bottom.
+    The close position whose voices move least is chosen; without a previous chord, the one in the middle. Power
+    chords, which contain the root twice, keep it at the bottom.
     """
     pitch_classes = list(chord.pitch_classes)
     candidates = []

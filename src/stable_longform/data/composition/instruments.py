@@ -1,4 +1,4 @@
-"""The instruments of General MIDI that pieces are written for: programs, ranges and the words for them in prompts."""
+"""The General MIDI instruments of the pieces: their programs, their ranges and their names in prompts."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,10 @@ class Instrument:
     """An instrument of General MIDI.
 
     Attributes:
-        name: what prompts call it.
-        program: General MIDI program, 0 ... 127; of a drum kit, the program on channel 10.
-        lowest, highest: the range that parts keep to, as MIDI pitches; a real player's, where there is one.
-        loudness: of a scale at velocity 80 and volume 100 in FluidR3_GM, in LUFS; parts are balanced by it.
+        name: its name in prompts.
+        program: General MIDI program, 0 ... 127; for a drum kit, the program on channel 10.
+        lowest, highest: the range of its parts, as MIDI pitches; that of the real instrument, if it exists.
+        loudness: of a scale at velocity 80 and volume 100 in FluidR3_GM, in LUFS; used to balance the parts.
         is_sustained: whether a note holds its level until it is released.
         is_drum_kit: whether its pitches are drums.
     """

@@ -1,4 +1,4 @@
-"""Melodies: motifs that return, chord tones on strong beats, steps in between, a cadence at the end."""
+"""Melodies: recurring motifs, chord tones on strong beats, steps in between, a cadence at the end."""
 
 import random
 from collections.abc import Sequence
@@ -43,9 +43,10 @@ def make_melody(
 ) -> list[Tone]:
     """Composes the melody of a theme.
 
-    The rhythm is a pattern of motifs, a b a c, of one bar each; bars of the same motif share rhythm and shape, fitted
-    to the chords. Every note on a strong beat, or of a beat or longer, is a tone of the chord; notes between are too,
-    or lie a step from both neighbours. The last bar rests on the tonic, or on the nearest tone of its chord.
+    The rhythm is a pattern of motifs, a b a c, of one bar each. Bars with the same motif share rhythm and shape,
+    fitted to the chords. Every note that is on a strong beat or at least a beat long is a chord tone. The notes
+    between are chord tones too, or one step away from both neighbours. The last bar rests on the tonic, or on the
+    nearest chord tone.
 
     Args:
         bars: the chords of each bar.
@@ -82,7 +83,7 @@ def make_melody(
 
 
 def _contour(length: int, rng: random.Random) -> list[int]:
-    """The shape of a motif: steps that mostly go one way, and leaps now and then, which turn back."""
+    """The shape of a motif: steps mostly in one direction, and occasional leaps, which are followed by a turn."""
     direction, steps = rng.choice((-1, 1)), []
     for _ in range(length):
         if rng.random() < 0.3:
@@ -95,10 +96,10 @@ def _contour(length: int, rng: random.Random) -> list[int]:
 
 
 def _next_degree(degree: int, step: int, chord: Chord, is_strong: bool, can_leap: bool) -> int:
-    """Where the melody goes from a degree.
+    """The degree that follows a degree in a melody.
 
-    By `step`, turned back at the edges; by one degree from a tone that is none of its chord's (`can_leap` is false);
-    on strong beats, after leaps and at the edges to a tone of the chord, the next one in that direction.
+    It moves by `step`, and turns at the limits of the range; after a tone outside the chord (`can_leap` is false) it
+    moves by one degree. On strong beats, after leaps and at the limits, it is the next chord tone in that direction.
     """
     if not can_leap:
         step = max(-1, min(1, step)) or 1
@@ -115,12 +116,12 @@ def _next_degree(degree: int, step: int, chord: Chord, is_strong: bool, can_leap
 
 
 def _finality(degree: int, chord: Chord) -> int:
-    """0 for the tonic, 1 for other tones of the chord, 2 for all else."""
+    """0 for the tonic, 1 for other chord tones, 2 for all other tones."""
     return 2 if degree % 7 not in chord.degrees else int(degree % 7 != 0)
 
 
 def vary(melody: Sequence[Tone], rng: random.Random) -> list[Tone]:
-    """The melody again, with some of its long notes divided by a neighbour or the chord's next tone."""
+    """Varies a melody: some long notes are split, with a neighbouring or the next chord tone in between."""
     varied = []
     for tone in melody[:-1]:
         if tone.duration >= 1 and rng.random() < 0.35:
@@ -137,7 +138,7 @@ def vary(melody: Sequence[Tone], rng: random.Random) -> list[Tone]:
 
 
 def second_voice(melody: Sequence[Tone]) -> list[Tone]:
-    """A second voice: the tone of the chord a third or more below each long note; short notes are left out."""
+    """A second voice: the chord tone a third or more below each long note; short notes are omitted."""
     voices = []
     for tone in melody:
         if tone.duration >= 0.5 and tone.degree % 7 in tone.chord.degrees:

@@ -1,4 +1,4 @@
-"""Pieces as MIDI files."""
+"""Writes pieces as MIDI files."""
 
 import io
 
@@ -7,7 +7,7 @@ from stable_longform.utils.optional import require
 
 TICKS_PER_BEAT = 480
 DRUM_CHANNEL = 9
-# MIDI's numbers of controllers.
+# MIDI controller numbers.
 VOLUME, PAN, REVERB = 7, 10, 91
 
 
@@ -15,8 +15,8 @@ def to_midi(piece: Piece, tail_in_s: float = 6.0) -> bytes:
     """A standard MIDI file (format 1): the tempo in the first track, then a track for each part.
 
     Args:
-        piece: at most 15 pitched parts, since a part has a channel of its own.
-        tail_in_s: seconds after the last bar in which notes may die away.
+        piece: with at most 15 pitched parts, because each part needs its own channel.
+        tail_in_s: seconds after the last bar in which notes may decay.
     """
     mido = require("mido", "train")
     file = mido.MidiFile(type=1, ticks_per_beat=TICKS_PER_BEAT)
@@ -37,7 +37,7 @@ def to_midi(piece: Piece, tail_in_s: float = 6.0) -> bytes:
 
 
 def _track(mido, part: Part, channel: int, end: int):
-    """The track of one part; a last silent message makes it as long as the others, which renderers go by."""
+    """The track of one part; a silent message at the end gives all tracks the same length, as renderers expect."""
     track = mido.MidiTrack()
     track.append(mido.MetaMessage("track_name", name=part.instrument.name))
     track.append(mido.Message("program_change", channel=channel, program=part.instrument.program))

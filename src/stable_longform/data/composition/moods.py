@@ -1,16 +1,16 @@
-"""Moods: what each asks of the music."""
+"""Moods and their effects on the music."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Mood:
-    """What a mood does to a piece.
+    """The effect of a mood on a piece.
 
     Attributes:
         modes: the modes that fit it.
         tempo: the part of the genre's range of tempi, as shares in [0, 1].
-        intensity: added to the energy of every section, which decides on loudness and on how many play.
+        intensity: added to the energy of every section, which determines loudness and the number of players.
         density: added to the density of melody and accompaniment, -1 ... 1.
         register: degrees by which the melody is moved.
     """

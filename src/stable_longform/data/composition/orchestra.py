@@ -1,4 +1,4 @@
-"""The roles of a piece, and who plays them: register, loudness and place of each."""
+"""The roles in a piece and the instruments that play them: register, loudness and panning of each."""
 
 import random
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ class Role:
     """How a role is played.
 
     Attributes:
-        velocity: of its notes, before the energy of the section moves it.
+        velocity: of its notes, before it is adjusted to the energy of the section.
         loudness: of a single note at velocity 80, in LUFS.
         pan: 0 (left) ... 127 (right).
-        lowest, highest: the pitches between which chords and bass lie.
+        lowest, highest: range of the pitches of chords and bass.
     """
 
     velocity: int
@@ -42,7 +42,7 @@ POWER_CHORD_RANGE = (40, 64)
 
 
 def choose_players(genre: Genre, rng: random.Random) -> dict[str, Instrument]:
-    """Draws an instrument for each role of a genre, and for a second melody another one, where the genre has one."""
+    """Draws an instrument for each role of a genre, and a different one for a second melody if the genre has it."""
     names = {role: getattr(genre, role) for role in ROLES if role != "second"}
     players = {role: INSTRUMENTS[rng.choice(choices)] for role, choices in names.items() if choices}
     others = [INSTRUMENTS[name] for name in genre.lead if INSTRUMENTS[name] != players["lead"]]

@@ -1,4 +1,4 @@
-"""A composed piece: parts of notes, sections, and what is known of it."""
+"""A composed piece: its parts with their notes, its sections and its metadata."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Part:
-    """What one player plays: a role, an instrument, notes in order; volume, pan and reverb as in MIDI."""
+    """The part of one player: a role, an instrument, notes in order; volume, pan and reverb as in MIDI."""
 
     role: str
     instrument: Instrument
@@ -35,9 +35,9 @@ class Piece:
 
     Attributes:
         kind: "piece", "stem" (one instrument alone) or "one-shot".
-        key: None where nothing has a pitch, or for a single sound.
-        level_in_dbfs: the root mean square that it shall have when it is played; one-shots have a peak instead.
-        description: what it is, where the other fields don't say it.
+        key: None if nothing is pitched, or for a single sound.
+        level_in_dbfs: the root mean square of the rendered piece; for one-shots the peak.
+        description: what it is, if the other fields don't say it.
     """
 
     seed: int

@@ -1,4 +1,4 @@
-"""Pieces as sound: a General MIDI soundfont played by midirenderer."""
+"""Renders pieces with midirenderer and a General MIDI soundfont."""
 
 import io
 import os
@@ -17,22 +17,22 @@ from stable_longform.utils.audio import resample
 from stable_longform.utils.optional import require
 
 SAMPLING_RATE = 44100
-# Debian's packages of soundfonts, the better first, and where they put them.
+# Debian's packages of soundfonts, the best first, and where they install them.
 SOUNDFONTS = {
     "fluid-soundfont-gm": Path("/usr/share/sounds/sf2/FluidR3_GM.sf2"),
     "timgm6mb-soundfont": Path("/usr/share/sounds/sf2/TimGM6mb.sf2"),
 }
 MAX_PEAK, ONE_SHOT_PEAK = 0.98, 0.7
-LIMITER_BLOCK, LIMITER_REACH = 64, 8  # samples, and blocks around a peak in which the gain goes down and up again
+LIMITER_BLOCK, LIMITER_REACH = 64, 8  # samples; blocks around a peak in which the gain falls and rises again
 SILENCE = 10 ** (-66 / 20)
 END_SILENCE_IN_S, FADE_IN_S = 0.5, 0.2
 
 
 def find_soundfont(path: str | os.PathLike | None = None) -> Path:
-    """The soundfont to use: that given, or the first of `SOUNDFONTS` that is there.
+    """The soundfont to use: the given one, or the first of `SOUNDFONTS` that is installed.
 
     Raises:
-        ValueError: there is none; says which Debian package has one.
+        ValueError: there is none; the message names a Debian package that has one.
     """
     if path is not None:
         if not Path(path).is_file():
@@ -53,11 +53,11 @@ def render(piece: Piece, soundfont: Path, max_duration_in_s: float | None = None
     Args:
         piece: what to play.
         soundfont: a General MIDI .sf2 file.
-        max_duration_in_s: where the last notes are faded out if they have not died away half a second before.
+        max_duration_in_s: longest duration; the last notes are faded out if they still sound half a second before it.
 
     Returns:
-        The waveform, float32 `(2, num_samples)` at 44.1 kHz, at the piece's level, with half a second of silence at
-        its end.
+        The waveform, float32 `(2, num_samples)` at 44.1 kHz, at the piece's level, ending with half a second of
+        silence.
     """
     waveform = _play(piece, soundfont)
     gain = _mastering_gain(piece, waveform, max_duration_in_s)
@@ -67,10 +67,10 @@ def render(piece: Piece, soundfont: Path, max_duration_in_s: float | None = None
 def render_stems(
     piece: Piece, soundfont: Path, max_duration_in_s: float | None = None
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Plays a piece part by part; arguments as for `render`.
+    """Plays a piece part by part; arguments as in `render`.
 
     Returns:
-        The waveform, and that of each role: they add up to it.
+        The waveform, and the waveforms of the roles, which add up to it.
     """
     parts = {part.role: _play(replace(piece, parts=(part,)), soundfont) for part in piece.parts}
     num_samples = max(part.shape[1] for part in parts.values())
@@ -81,15 +81,15 @@ def render_stems(
 
 @lru_cache(maxsize=1)
 def _read_soundfont(path: Path) -> bytes:
-    """The bytes of a soundfont, kept for the next piece."""
+    """Reads a soundfont; its bytes are cached for the next piece."""
     return path.read_bytes()
 
 
 def _play(piece: Piece, soundfont: Path) -> torch.Tensor:
-    """The sound of a piece, `(2, num_samples)`, as loud as the renderer makes it.
+    """Renders a piece to `(2, num_samples)`, at the renderer's level.
 
     Raises:
-        ValueError: the file is no soundfont.
+        ValueError: the file is not a soundfont.
     """
     renderer = require("midirenderer", "train")
     try:
@@ -101,14 +101,14 @@ def _play(piece: Piece, soundfont: Path) -> torch.Tensor:
 
 
 def _fit(waveform: torch.Tensor, num_samples: int) -> torch.Tensor:
-    """A waveform cut to a length, or completed with silence."""
+    """Cuts a waveform to a length, or pads it with silence."""
     return pad(waveform[:, :num_samples], (0, max(0, num_samples - waveform.shape[1])))
 
 
 def _mastering_gain(piece: Piece, waveform: torch.Tensor, max_duration_in_s: float | None) -> torch.Tensor:
-    """What each sample is multiplied with: sets the level, holds peaks, ends with a fade and silence.
+    """The gain of each sample `(num_samples,)`: it sets the level, limits peaks, and ends with a fade and silence.
 
-    Its length, `(num_samples,)`, is that of the finished waveform.
+    Its length is that of the finished waveform.
     """
     peaks = waveform.abs().amax(dim=0)
     if piece.kind == "one-shot":
@@ -125,7 +125,7 @@ def _mastering_gain(piece: Piece, waveform: torch.Tensor, max_duration_in_s: flo
 
 
 def limiter_gain(peaks: torch.Tensor) -> torch.Tensor:
-    """A gain that holds peaks, `(num_samples,)`, below `MAX_PEAK`: it falls and rises again over 12 ms around each."""
+    """A gain that keeps peaks `(num_samples,)` below `MAX_PEAK`: it falls and rises within 12 ms around each."""
     num_samples = len(peaks)
     blocks = pad(peaks, (0, -num_samples % LIMITER_BLOCK)).view(-1, LIMITER_BLOCK).amax(dim=1)
     needed = (MAX_PEAK / blocks.clamp(min=MAX_PEAK))[None, None]
