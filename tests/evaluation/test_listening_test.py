@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pyloudnorm
 import pytest
+import simulated_listeners
 import soundfile
 import yaml
-from simulated_listeners import answers_of
+from simulated_listeners import answers_of, write_answers
 
 from stable_longform import cli
 from stable_longform.analysis.listening_test import AGAIN, QUESTIONS, Stimulus
@@ -172,14 +173,6 @@ def test_the_server_serves_the_page_and_keeps_results(test_folder, tmp_path):
         make_server(tmp_path, tmp_path)
 
 
-def write_results(path, answers):
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(PAGE_COLUMNS)
-        for answer in answers:
-            writer.writerow(["big", answer.listener, answer.trial_id, answer.question, answer.answer, 40.0, 60000])
-
-
 def test_simulated_listeners_give_table_4(tmp_path, capsys):
     """From result files to the table: a careless listener, one who stopped, a file of another test."""
     stimuli = [
@@ -193,7 +186,7 @@ def test_simulated_listeners_give_table_4(tmp_path, capsys):
     (tmp_path / "key.json").write_text(json.dumps(key))
     (tmp_path / "results").mkdir()
     for listener, given in answers.items():
-        write_results(tmp_path / "results" / f"{listener}.csv", given)
+        write_answers(tmp_path / "results" / f"{listener}.csv", "big", given)
     (tmp_path / "results" / "other.csv").write_text("name,age\nx,3\n")
     output = tmp_path / "report"
     assert cli.main(["listening-test", "score", str(tmp_path), str(tmp_path / "results"), "-o", str(output)]) == 0
@@ -222,6 +215,23 @@ def rate(page):
         page.keyboard.press(pressed)
     assert page.locator("input:checked").count() == (1 if pieces == 2 else 5)
     page.keyboard.press("Enter")
+
+
+def test_simulated_listeners_take_a_test_that_was_built(test_folder, tmp_path, monkeypatch, capsys):
+    """The script answers every trial of every listener, and refuses what it can't simulate."""
+    arguments = ["simulated_listeners", "--test", str(test_folder), "--num_careless", "0"]
+    arguments += ["--output_dir", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", [*arguments, "--means", "real=5", "ours=1"])
+    simulated_listeners.main()
+    assert capsys.readouterr().out.startswith("Simulated listeners; no human took part.\n")
+    report = json.loads((tmp_path / "scores.json").read_text())
+    assert report["left_out"] == [] and report["unfinished"] == {} and report["screened"] == {}
+    means = {system: scores["musicality"]["mean"] for system, scores in report["ratings"]["3s"].items()}
+    assert means["real"] > 4 and means["ours"] < 2
+    for specs, message in ((["real=5"], "must name ours, real"), (["real=5", "ours=0"], "'ours=0'")):
+        monkeypatch.setattr("sys.argv", [*arguments, "--means", *specs])
+        with pytest.raises(ValueError, match=message):
+            simulated_listeners.main()
 
 
 @pytest.mark.browser
