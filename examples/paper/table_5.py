@@ -4,7 +4,7 @@
 
 The paper's recordings are the 706 of Song Describer; here they are a few held-out tracks, or the audio files of a
 folder (--folder). Codecs of transformers, from a folder or the Hub: --codecs facebook/encodec_32khz. Running it again
-continues it.
+continues it. --visqol adds the listening quality that ViSQOL predicts.
 """
 
 from pathlib import Path
@@ -22,6 +22,7 @@ from stable_longform.evaluation.codecs import (
 )
 from stable_longform.evaluation.reports import markdown_table
 from stable_longform.utils.files import weights_sha256
+from stable_longform.utils.optional import require
 from stable_longform.utils.ranges import Range
 from stable_longform.utils.scripts import SECONDS, ScriptParser, run_main
 
@@ -46,8 +47,12 @@ def main() -> None:
     parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id of a pipeline")
     parser.add_argument("--codecs", nargs="*", default=[], help="codecs of transformers")
     parser.add_number("--num_tracks", Range(1, 10**4), default=6, help="recordings to take")
+    parser.add_argument("--visqol", action="store_true", help="a column that the paper does not have; extra visqol")
     parser.add_number("--trim", SECONDS, kind=float, default=30.0, help="seconds of each recording")
     arguments = parser.parse_args()
+    columns = (*METRICS, *(("visqol",) if arguments.visqol else ()))
+    if arguments.visqol:
+        require("visqol", "visqol")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if arguments.num_tracks < 1:
         raise ValueError(f"--num_tracks must be at least 1, got {arguments.num_tracks}.")
@@ -65,11 +70,14 @@ def main() -> None:
     for codec, model, rate in codecs:
         cache = arguments.output_dir / f"{weights_sha256(model)[:16]}-{arguments.trim:g}s"
         settings = ReadingSettings(trim_in_s=arguments.trim, peak_in_db=None)
-        result = score_reconstructions(codec, files, settings, cache)
+        result = score_reconstructions(codec, files, settings, cache, arguments.visqol)
         for name, reason in result["skipped"].items():
             print(f"left out: {name}: {reason}")
-        rows.append((codec.name, f"{rate:.1f} Hz", *(result[metric] for metric in METRICS), len(result["per_file"])))
-    print(markdown_table(HEADER, [*PAPER, *rows]), end="")
+        rows.append((codec.name, f"{rate:.1f} Hz", *(result[metric] for metric in columns), len(result["per_file"])))
+    more = [None] * arguments.visqol
+    paper = [(*row[:-1], *more, row[-1]) for row in PAPER]
+    header = (*HEADER[:-1], *["ViSQOL"] * arguments.visqol, HEADER[-1])
+    print(markdown_table(header, [*paper, *rows]), end="")
 
 
 if __name__ == "__main__":

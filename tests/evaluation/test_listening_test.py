@@ -134,6 +134,28 @@ def test_a_second_build_goes_on_with_what_is_there(systems, test_folder, tmp_pat
     assert read_key(tmp_path / "again") == read_key(test_folder)
 
 
+def test_every_bad_file_is_named_and_mono_is_said(tmp_path, capsys):
+    """Through the command: none of them becomes a stimulus, a mono file does."""
+    tone = 0.5 * np.sin(np.arange(4 * RATE) / 9)
+    broken = np.stack([tone, tone], axis=1)
+    broken[1000] = np.nan
+    (tmp_path / "ours").mkdir()
+    for name, audio in (("mono", tone), ("silent", 0 * tone), ("empty", tone[:0]), ("short", tone[:RATE])):
+        soundfile.write(tmp_path / "ours" / f"{name}.wav", audio, RATE)
+    soundfile.write(tmp_path / "ours" / "nan.wav", broken, RATE, subtype="FLOAT")
+    (tmp_path / "ours" / "text.wav").write_text("no audio")
+    names = ("mono", "silent", "empty", "short", "nan", "text", "missing")
+    rows = [json.dumps({"id": name, "prompt": name}) for name in names]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(rows))
+    command = ["listening-test", "build", f"ours={tmp_path / 'ours'}", "--prompts", str(tmp_path / "prompts.jsonl")]
+    assert cli.main([*command, "--part", "3", "--format", "ogg", "-o", str(tmp_path / "test")]) == 0
+    said = capsys.readouterr().err
+    assert "1 stimuli, 6 left out" in said and "used: 3s, ours, mono: mono" in said
+    for name, reason in (("silent", "silent"), ("empty", "empty"), ("short", "too short"), ("nan", "not finite"),
+                         ("text", "unreadable"), ("missing", "no file with that name")):  # fmt: skip
+        assert re.search(f"left out: 3s, ours, {name}: .*{reason}", said), name
+
+
 def test_silence_and_bad_settings_are_refused(tmp_path):
     soundfile.write(tmp_path / "p1.wav", np.zeros((5 * RATE, 2)), RATE)
     with pytest.raises(ValueError, match="No music can be used: 3s, ours, p1: silent"):

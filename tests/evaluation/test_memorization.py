@@ -33,14 +33,16 @@ def write_files(folder, pieces):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Eight training recordings, of which 6 is 2 at another level; four others; a broken and a silent file."""
+    """Eight training recordings, of which 6 is 2 at another level; four others; five that are bad."""
     folder = tmp_path_factory.mktemp("corpus")
     pieces = {f"train{n}": make_piece(n) for n in range(6)} | {"train6": 0.3 * make_piece(2), "train7": make_piece(7)}
     write_files(folder, pieces | {f"held{n}": make_piece(20 + n) for n in range(4)})
-    write_files(folder, {"silent": np.zeros((4 * RATE, 2))})
+    bad = {"silent": np.zeros((4 * RATE, 2)), "empty": np.zeros((0, 2)), "short": make_piece(8)[:RATE]}
+    write_files(folder, bad)
+    soundfile.write(folder / "nan.wav", np.full((4 * RATE, 2), np.nan), RATE, subtype="FLOAT")
     (folder / "broken.wav").write_bytes(b"no audio")
     rows = [(f"train{n}", "train") for n in range(8)] + [(f"held{n}", "test") for n in range(4)]
-    rows += [("silent", "train"), ("broken", "train")]
+    rows += [(name, "train") for name in ("silent", "broken", "empty", "short", "nan")]
     lines = [
         {"path": f"{name}.wav", "duration_in_s": 9.0, "split": split, "genre": [f"Genre {number}"]}
         for number, (name, split) in enumerate(rows)
@@ -112,6 +114,8 @@ def test_more_of_the_training_music_is_found_more_often(report):
 def test_what_is_left_out_is_named_and_the_card_has_the_answer(report):
     table, card = (report / "table.md").read_text(), (report / "README.md").read_text()
     assert "silent.wav: mel44: silent" in table and "broken.wav: unreadable" in table and "- silent: mel44" in table
+    assert "short.wav: mel44: " in table and "empty.wav: empty" in table and "nan.wav: samples that are not" in table
+    assert "5 files of the training set left out" in table
     answer = json.loads((report / "verdict.json").read_text())["answer"]
     assert (
         answer in table and answer in card and "out of date" not in card and card.endswith("\n\n## Licence\n\nfree\n")
@@ -132,8 +136,9 @@ def make_analysis(corpus, output, *processes):
 
 
 def test_it_goes_on_where_it_stopped(report, corpus, monkeypatch):
-    def refuse(*_):
-        raise AssertionError("embedded again")
+    def refuse(_, waveform):
+        assert waveform.shape[1] < 3 * RATE, "embedded again"
+        raise ValueError("too short")
 
     monkeypatch.setattr(Mel44Embedder, "__call__", refuse)
     analysis, found = make_analysis(corpus, report), json.loads((report / "memorization.json").read_text())

@@ -56,6 +56,10 @@ def build(
     key = build_test(name_folders(systems), read_prompt_list(prompts)[:limit], output, settings)
     for name, reason in key["left_out"].items():
         typer.echo(f"left out: {name}: {reason}", err=True)
+    for stimulus in key["stimuli"].values():
+        if notes := stimulus.get("notes"):
+            place = ", ".join(stimulus[field] for field in ("part", "system", "prompt_id"))
+            typer.echo(f"used: {place}: {', '.join(notes)}", err=True)
     typer.echo(f"{len(key['stimuli'])} stimuli, {len(key['left_out'])} left out", err=True)
     typer.echo(output / "page" / "index.html")
 

@@ -178,17 +178,18 @@ def measure_material(
     return material
 
 
-def _load(path: Path, seconds: float) -> torch.Tensor:
-    """The first seconds of a file, `(2, num_samples)` at 44.1 kHz."""
-    return to_channels(load_audio(path, ReadingSettings(trim_in_s=seconds, peak_in_db=None)), 2, SAMPLING_RATE)
+def _load(path: Path, seconds: float) -> tuple[torch.Tensor, list[str]]:
+    """The first seconds of a file, `(2, num_samples)` at 44.1 kHz, and notes such as that it is mono."""
+    audio = load_audio(path, ReadingSettings(trim_in_s=seconds, peak_in_db=None))
+    return to_channels(audio, 2, SAMPLING_RATE), list(audio.notes)
 
 
 def _measure(path: Path, seconds: float, cache: Path) -> dict:
-    """Loudness, peak, duration and hash of the first seconds of a file."""
+    """Loudness, peak, duration, notes and hash of the first seconds of a file."""
     digest = audio_hash(path)
     stored = cache / f"{digest}-{seconds:g}.json"
     if not stored.is_file():
-        waveform = _load(path, seconds)
+        waveform, notes = _load(path, seconds)
         duration = waveform.shape[1] / SAMPLING_RATE
         if duration < seconds - TOLERANCE_IN_S:
             raise UnusableAudioError(f"too short: {duration:.2f} s, less than the {seconds:g} s of the part")
@@ -197,7 +198,7 @@ def _measure(path: Path, seconds: float, cache: Path) -> dict:
         if peak == 0 or not math.isfinite(loudness):
             raise UnusableAudioError("silent, or too soft to measure its loudness")
         measured = {"loudness_in_lufs": float(loudness), "peak_in_dbfs": 20 * math.log10(peak)}
-        write_json(stored, measured | {"duration_in_s": duration, "sha256": digest})
+        write_json(stored, measured | {"duration_in_s": duration, "notes": notes, "sha256": digest})
     return json.loads(stored.read_text(encoding="utf-8"))
 
 
@@ -210,7 +211,8 @@ def write_stimuli(material: Material, settings: ListeningTestSettings, folder: P
         made_from, note = {key: details[key] for key in ("sha256", "part_in_s", "gain_in_db")}, folder / f"{name}.json"
         is_same = note.is_file() and json.loads(note.read_text(encoding="utf-8")) == made_from
         if not (files[name].is_file() and is_same):
-            waveform = _load(Path(details["file"]), details["part_in_s"]) * 10 ** (details["gain_in_db"] / 20)
+            waveform, _ = _load(Path(details["file"]), details["part_in_s"])
+            waveform = waveform * 10 ** (details["gain_in_db"] / 20)
             fade = min(round(FADE_IN_S * SAMPLING_RATE), waveform.shape[1])
             waveform[:, waveform.shape[1] - fade :] *= torch.linspace(1, 0, fade)
             write_audio(files[name], waveform, SAMPLING_RATE, "vorbis" if settings.extension == "ogg" else "pcm16")
