@@ -1,1 +1,1 @@
-"""What music is like beyond its scores: its structure, and what listeners say of it."""
+"""Analyses of music beyond scores: its structure, memorization, and listening tests."""

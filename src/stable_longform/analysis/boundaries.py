@@ -1,12 +1,12 @@
-"""Where sections of a piece begin.
+"""Finds the boundaries between the sections of a piece.
 
-Novelty is the geometric mean of four curves: how fast the repetitions change (structure features, Serrà et al. 2014),
-for harmony, and for harmony with timbre at two scales; and how unlike the timbre before and after is (Foote 2000).
-Boundaries are peaks of it. Phrases inside a section have peaks as well, so the peaks are chosen together: few, high
-ones, whose distances are near one length that fits the piece best (Sargent, Bimbot and Vincent 2017). Introduction and
-ending may be shorter.
+Novelty is the geometric mean of four curves. Three measure how fast the repetitions change (structure features, Serrà
+et al. 2014), for harmony, and for harmony with timbre at two scales. The fourth measures how much the timbre before
+and after a moment differs (Foote 2000). Boundaries are peaks of the novelty. Phrases inside a section also cause
+peaks, so the peaks are selected together: few high ones with regular distances (Sargent, Bimbot and Vincent 2017).
+Introduction and ending may be shorter.
 
-The constants were chosen on composed pieces, whose truth is known: docs/analysis.md has the figures on other ones.
+The constants were tuned on composed pieces with known sections; docs/analysis.md has the results on others.
 
 References: Serrà et al., "Unsupervised music structure annotation by time series structure features and segment
 similarity" (IEEE Transactions on Multimedia, 2014), section III.C; Foote, "Automatic audio segmentation using a
@@ -28,18 +28,18 @@ HARMONY_SCALE = (4.0, 3.0)
 BOTH_SCALES = ((4.0, 3.0), (2.0, 2.0))
 LAG_SMOOTHING_IN_S = 0.5
 TIMBRE_KERNEL_IN_S = 3.0
-LOUD_SHARE = 0.95  # quantile of each curve that is called 1
+LOUD_SHARE = 0.95  # quantile of each curve that is scaled to 1
 FLOOR = 0.02  # added to a curve before its logarithm
-THRESHOLD = 0.5  # of novelty, for a boundary that costs nothing
+THRESHOLD = 0.5  # novelty above which a boundary has a positive gain
 MIN_DISTANCE_IN_S = 3.0
 SECTION_LENGTHS_IN_S = np.arange(12.0, 45.0)
-IRREGULARITY = 4.0  # log novelty lost for a section twice or half as long as the others, at most 1
-EDGE_IN_S = 2.0  # no boundary is so near to the ends
+IRREGULARITY = 4.0  # penalty, in log novelty, for a section twice or half as long as the others, at most 1
+EDGE_IN_S = 2.0  # smallest distance of a boundary from the ends
 TOLERANCES_IN_S = (0.5, 3.0)
 
 
 def find_boundaries(features: StructureFeatures) -> list[float]:
-    """Times in seconds, ascending, at which a new section begins; the beginning and the end are not among them."""
+    """Times in seconds at which a new section begins, ascending, without the beginning and the end."""
     signal = require("scipy.signal", "eval")
     curve, rate = novelty(features), features.frame_rate
     distance = max(1, round(MIN_DISTANCE_IN_S * rate))
@@ -51,7 +51,7 @@ def find_boundaries(features: StructureFeatures) -> list[float]:
 
 
 def novelty(features: StructureFeatures) -> np.ndarray:
-    """How much each frame looks like the begin of a section, `(N,)`, about 1 at the clearest ones."""
+    """How likely a section begins at each frame, `(N,)`, about 1 at the clearest ones."""
     rate = features.frame_rate
     is_silent = ~features.chroma.any(axis=0)
     both = np.concatenate([features.chroma, features.timbre])
@@ -65,14 +65,14 @@ def novelty(features: StructureFeatures) -> np.ndarray:
 def structure_novelty(
     features: np.ndarray, frame_rate: float, embedding_in_s: float, smoothing_in_s: float, is_silent: np.ndarray
 ) -> np.ndarray:
-    """How fast the lags change at which a frame is repeated, `(N,)`.
+    """How fast the lags of the repetitions change, `(N,)`.
 
     Args:
         features: `(dim, N)`.
         frame_rate: frames a second.
         embedding_in_s: length of the delay embedding.
-        smoothing_in_s: deviation over time of the smoothing.
-        is_silent: `(N,)`; frames that are like none.
+        smoothing_in_s: standard deviation of the smoothing over time.
+        is_silent: `(N,)`; frames that are similar to no others.
     """
     ndimage = require("scipy.ndimage", "eval")
     vectors = delay_embedding(features, max(1, round(embedding_in_s * frame_rate)))
@@ -89,7 +89,7 @@ def structure_novelty(
 
 
 def contrast_novelty(features: np.ndarray, frame_rate: float) -> np.ndarray:
-    """How unlike the seconds before and after each frame are, `(N,)`: Foote's kernel on the products of frames."""
+    """How much the seconds before and after each frame differ, `(N,)`: Foote's kernel on the products of frames."""
     half = max(1, round(TIMBRE_KERNEL_IN_S * frame_rate))
     offsets = np.arange(-half, half) + 0.5
     kernel = np.sign(offsets) * np.exp(-0.5 * np.square(offsets / (half / 2)))
@@ -98,7 +98,7 @@ def contrast_novelty(features: np.ndarray, frame_rate: float) -> np.ndarray:
 
 
 def choose_regular(times: np.ndarray, gains: np.ndarray, duration_in_s: float) -> list[float]:
-    """Those of some times whose gains, less the irregularity of the sections between them, sum to most.
+    """Selects the times with the largest sum of gains, minus the irregularity of the sections between them.
 
     Args:
         times: candidates in seconds, ascending.
@@ -127,17 +127,17 @@ def choose_regular(times: np.ndarray, gains: np.ndarray, duration_in_s: float) -
 
 
 def boundary_f_scores(truth: Sequence[float], found: Sequence[float], duration_in_s: float) -> dict[str, float]:
-    """Share of boundaries that agree, by mir_eval: F-measure at 0.5 and 3 s, precision and recall at 3 s.
+    """Agreement of boundaries, computed by mir_eval: F-measure at 0.5 and 3 s, precision and recall at 3 s.
 
-    The beginning and the end of the piece, which everybody finds, don't count (mir_eval's `trim`).
+    The beginning and the end of the piece, which are trivial, don't count (mir_eval's `trim`).
 
     Args:
-        truth: where sections begin, in seconds.
-        found: the same, as it was found.
+        truth: true starts of the sections, in seconds.
+        found: estimated starts of the sections.
         duration_in_s: of the piece.
 
     Raises:
-        ValueError: no true boundary inside the piece.
+        ValueError: there is no true boundary inside the piece.
     """
     segment = require("mir_eval.segment", "eval")
     intervals = [_intervals(times, duration_in_s) for times in (truth, found)]
@@ -155,10 +155,10 @@ def boundary_f_scores(truth: Sequence[float], found: Sequence[float], duration_i
 
 
 def equal_sections(truth: Sequence[float], duration_in_s: float) -> list[float]:
-    """Boundaries of sections of one length, as many as there truly are: what can be had without listening.
+    """Boundaries of the true number of sections with equal lengths: a baseline without listening.
 
     Args:
-        truth: where sections begin, in seconds.
+        truth: starts of the sections, in seconds.
         duration_in_s: of the piece.
     """
     return np.linspace(0, duration_in_s, len(_intervals(truth, duration_in_s)) + 1)[1:-1].tolist()

@@ -1,7 +1,7 @@
 """Features for the analysis of structure: harmony (chroma) and timbre (cepstrum), a few frames per second.
 
-Audio is taken block by block, so memory grows by a few megabytes for an hour of music. The spectra of the channels are
-averaged, not their samples: channels in opposite phase don't cancel.
+Audio is processed block by block, so memory grows by only a few megabytes for an hour of music. The spectra of the
+channels are averaged, not their samples, so that channels with opposite phase don't cancel.
 
 References: Serrà, Müller, Grosche and Arcos, "Unsupervised music structure annotation by time series structure
 features and segment similarity" (IEEE Transactions on Multimedia, 2014) for chroma at about ten frames a second.
@@ -23,7 +23,7 @@ FRAME_RATE = SAMPLING_RATE / HOP_LENGTH / MIN_POOL  # frames a second
 MAX_FRAMES = 4096  # longer music has longer frames, so that matrices stay below 100 MB
 NUM_CHROMA, NUM_MELS, NUM_CEPSTRAL = 12, 64, 13
 MEL_RANGE_IN_HZ = (30.0, 10000.0)
-RANGE_IN_DB = 80.0  # below the loudest spectrum; what is softer counts as silence
+RANGE_IN_DB = 80.0  # below the loudest spectrum; softer ones count as silence
 SILENCE_PEAK = 1e-4  # of a whole recording, 80 dB below full scale
 
 
@@ -33,8 +33,8 @@ class StructureFeatures:
 
     Args:
         chroma: `(12, num_frames)`, amplitude of each pitch class, C first; each frame has norm 1, or 0 in silence.
-        timbre: `(13, num_frames)`, mel cepstrum, each row with mean 0 and deviation 1 over the recording; together as
-            long as chroma on average.
+        timbre: `(13, num_frames)`, mel cepstrum, each row with mean 0 and standard deviation 1 over the recording;
+            scaled so that a frame has the same average norm as chroma.
         frame_rate: frames a second: `FRAME_RATE`, less for more than 13 minutes of music.
         duration_in_s: of the recording.
     """
@@ -46,21 +46,21 @@ class StructureFeatures:
 
     @property
     def num_frames(self) -> int:
-        """How many frames there are."""
+        """The number of frames."""
         return self.chroma.shape[1]
 
 
 def extract_features(blocks: Iterable[torch.Tensor]) -> StructureFeatures:
-    """Features of a recording.
+    """Computes the features of a recording.
 
     Args:
-        blocks: consecutive `(channels, num_samples)` at `SAMPLING_RATE`, as `read_blocks` yields them.
+        blocks: consecutive `(channels, num_samples)` at `SAMPLING_RATE`, as from `read_blocks`.
 
     Raises:
-        ValueError: samples that are not finite, or nothing but silence.
+        ValueError: samples are not finite, or the recording is silent.
     """
     chroma, mels, num_samples, peak = [], [], 0, 0.0
-    rest = None  # of each channel, what the next spectra begin with
+    rest = None  # the samples of each channel that the next spectra start with
     for block in blocks:
         if not block.isfinite().all():
             raise ValueError("samples that are not finite")
@@ -103,7 +103,7 @@ def _add_spectra(samples: torch.Tensor, chroma: list[torch.Tensor], mels: list[t
 
 @functools.cache
 def _filters(kind: str) -> torch.Tensor:
-    """The filter bank of that kind, `(num_bands, 1 + FFT_SIZE / 2)`; pitch classes are those of A = 440 Hz."""
+    """The filter bank of this kind, `(num_bands, 1 + FFT_SIZE / 2)`; pitch classes assume A = 440 Hz."""
     num_bins = FFT_SIZE // 2 + 1
     if kind == "chroma":
         filters = chroma_filter_bank(FFT_SIZE, NUM_CHROMA, SAMPLING_RATE)
@@ -113,7 +113,7 @@ def _filters(kind: str) -> torch.Tensor:
 
 
 def _pool(values: torch.Tensor, size: int) -> np.ndarray:
-    """Means of `size` columns; the last of all may be of fewer."""
+    """Means over `size` columns; the last mean may be over fewer."""
     starts = np.arange(0, values.shape[1], size)
     sums = np.add.reduceat(values.double().numpy(), starts, axis=1)
     return sums / np.diff(np.append(starts, values.shape[1]))

@@ -1,13 +1,13 @@
 """The plan of a listening test: the questions, and the order of the stimuli for each listener. Paper: §4.2, Table 4.
 
-A test has parts, one for each length of music (the paper's are 2m and 4m45s). In a part every listener rates every
-system's version of every prompt, one after the other, and compares pairs of versions of one prompt. Some ratings are
-asked for again at the end of a part, to see who listens.
+A test has parts, one for each length of music (the paper's are 2m and 4m45s). In a part, every listener rates every
+system's version of every prompt, one after the other, and compares pairs of versions of the same prompt. Some ratings
+are repeated at the end of a part, to detect inattentive listeners.
 
-Order is balanced over listeners. Prompts are rotated; the systems of a prompt follow a Williams square, in which each
-comes equally often at each place and after each other. Listeners and systems are known to others by ids that say
-nothing, of letters and digits only: webMUSHRA posts its results without encoding them, and pymushra makes a number of
-any text that looks like one.
+The order is balanced over listeners. Prompts are rotated. The systems of a prompt follow a Williams square, in which
+each is equally often at each position and after each other system. Listeners and systems have anonymous ids of letters
+and digits only: webMUSHRA posts its results without encoding them, and pymushra converts any text that looks like a
+number.
 
 References: Williams, "Experimental designs balanced for the estimation of residual effects of treatments" (Australian
 Journal of Scientific Research, 1949).
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 SCALE = ("bad", "poor", "fair", "good", "excellent")  # 1 ... 5
 STEREO = "stereo_correctness"
-# Name and what the listener reads. All are rated from 1 to 5 but the last, which is answered by yes or no.
+# Name and text for the listener. All are rated from 1 to 5 except the last, which is answered by yes or no.
 QUESTIONS = {
     "audio_quality": "How good is the audio quality?",
     "text_alignment": "How well does the music match the text?",
@@ -39,7 +39,7 @@ class Stimulus:
     """A system's version of a prompt, in one part of the test.
 
     Args:
-        id: says nothing about the system.
+        id: does not reveal the system.
         part: name of the part.
         prompt_id: id of the prompt.
         system: name of the system.
@@ -60,7 +60,7 @@ def check_test_id(test_id: str) -> None:
 
 
 def stimulus_id(seed: int, part: str, prompt_id: str, system: str) -> str:
-    """An id of eleven letters and digits, the first a letter, that does not tell the system."""
+    """An id of eleven letters and digits, the first a letter, that does not reveal the system."""
     digest = hashlib.sha256("\0".join((str(seed), part, prompt_id, system)).encode()).hexdigest()
     return f"s{digest[:10]}"
 
@@ -73,7 +73,7 @@ def allowed_answers(question: str) -> tuple[str, ...]:
 
 
 def williams_square(num_items: int) -> list[list[int]]:
-    """Orders of items in which each is equally often at each place, and directly after each other item.
+    """Orders of items in which each is equally often at each position, and directly after each other item.
 
     Returns:
         As many orders as items if their number is even, twice as many if it is odd.
@@ -92,7 +92,7 @@ def rating_order(stimuli: Sequence[Stimulus], listener: int, num_repeats: int) -
     Args:
         stimuli: of the part, in a fixed order.
         listener: number of the listener, from 1.
-        num_repeats: stimuli of the beginning that are rated again at the end.
+        num_repeats: number of stimuli from the beginning that are rated again at the end.
     """
     prompts = list(dict.fromkeys(stimulus.prompt_id for stimulus in stimuli))
     shift = (listener - 1) % len(prompts)
@@ -105,9 +105,9 @@ def rating_order(stimuli: Sequence[Stimulus], listener: int, num_repeats: int) -
 
 
 def pair_order(stimuli: Sequence[Stimulus], listener: int, num_pairs: int) -> list[tuple[str, str]]:
-    """Pairs of stimuli of one prompt that a listener compares in one part, each as (A, B).
+    """Pairs of stimuli of the same prompt that a listener compares in one part, each as (A, B).
 
-    All pairs in turn over prompts and listeners; every second listener hears each the other way round.
+    All pairs are used in turn over prompts and listeners; every second listener hears them in reverse order.
     """
     pairs = [
         (first.id, second.id)

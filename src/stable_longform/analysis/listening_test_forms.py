@@ -1,11 +1,12 @@
 """The two forms of a listening test: a page that needs no server, and configurations for webMUSHRA.
 
-The page is one HTML file with script, style, plan and, unless it lies beside the page, the audio. webMUSHRA's part is
-YAML and audio to copy into a checkout of it, none of its code. Its traps are avoided so: ids of small letters, digits,
-- and _ alone; a page for each stimulus, since stimuli of one page share its id and are shuffled; the same five scales
-on every page, since the header of its results comes from the first one; a configuration for each session, in which
-only so much music is decoded as a browser can hold; a test id for each listener, since its results don't name the
-session; no text field, since an & or % in it would spoil the results.
+The page is one HTML file with script, style, plan and, unless it is in a folder beside the page, the audio. The files
+for webMUSHRA are YAML and audio to copy into a checkout of it, without any of its code. They avoid its pitfalls: ids
+only have small letters, digits, - and _; each stimulus has its own page, because stimuli on the same page share its id
+and are shuffled; every page has the same five scales, because the header of the results comes from the first page;
+each session has its own configuration with only as much decoded music as a browser can hold; each listener has their
+own test id, because the results don't name the session; there is no text field, because an & or % in it would corrupt
+the results.
 
 References: Schoeffler et al., "webMUSHRA: a comprehensive framework for web-based listening tests" (Journal of Open
 Research Software, 2018).
@@ -22,7 +23,7 @@ from stable_longform.analysis.listening_test import QUESTIONS, SCALE, STEREO, al
 from stable_longform.utils.optional import require
 
 MIME = {"flac": "audio/flac", "wav": "audio/wav", "ogg": "audio/ogg"}
-MAX_DECODED_IN_BYTES = 10**9  # of one session of webMUSHRA, which decodes all of it before the first page
+MAX_DECODED_IN_BYTES = 10**9  # for one session of webMUSHRA, which decodes all music before the first page
 DECODED_BYTES_A_SECOND = 48000 * 2 * 4
 
 
@@ -39,12 +40,12 @@ def question_options(question: str) -> list[tuple[str, str]]:
 
 
 def render_page(plan: Mapping, audio: Mapping[str, Path]) -> str:
-    """The page.
+    """Renders the page.
 
     Args:
         plan: `test_id`, `title`, `extension`, `min_listened_in_s`, and `listeners`, the trials of each by number. A
-            trial has `id`, `part`, `prompt`, and `audio`, an id, or `pair`, two of them.
-        audio: files to put into the page, by id; others lie in `audio/` beside it.
+            trial has `id`, `part`, `prompt`, and `audio`, an id, or `pair`, two ids.
+        audio: files to embed into the page, by id; others are in `audio/` beside it.
     """
     folder = resources.files("stable_longform.analysis") / "listening_test_page"
     script, style = ((folder / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
@@ -65,12 +66,12 @@ def render_page(plan: Mapping, audio: Mapping[str, Path]) -> str:
 
 
 def _script_json(content) -> str:
-    """JSON that can stand in a script element."""
+    """JSON that is safe inside a script element."""
     return json.dumps(content).replace("<", "\\u003c")
 
 
 def webmushra_sessions(trials: Sequence[Mapping], durations_in_s: Mapping[str, float]) -> list[list[Mapping]]:
-    """A listener's ratings in sessions: parts apart, and in each only as much music as a browser can decode."""
+    """Divides a listener's ratings into sessions: by part, and with only as much music as a browser can decode."""
     sessions: list[list[Mapping]] = []
     heard: set[str] = set()
     for trial in trials:

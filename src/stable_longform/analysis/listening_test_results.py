@@ -1,10 +1,10 @@
-"""Answers of a listening test from the files of webMUSHRA, pymushra and our page.
+"""Reads the answers of a listening test from the files of webMUSHRA, pymushra and our page.
 
-Whatever cannot be an answer of this test is named with its file and line, and used nowhere: other tests, unknown
-stimuli, values outside the scale, lines that were cut off, missing columns, answers that contradict each other.
+Anything that is not a valid answer of this test is reported with its file and line, and ignored: other tests, unknown
+stimuli, values outside the scale, incomplete lines, missing columns, contradictory answers.
 
 Formats: webMUSHRA's `lss.csv` has `stimuli_rating1` ... `stimuli_rating5` in the order of the questions, and no name
-of the session, which is why each listener has a test id of their own, `TEST-lNUMBER`. pymushra's CSV (separated by
+of the session; therefore each listener has their own test id, `TEST-lNUMBER`. pymushra's CSV (separated by
 semicolons), JSON and database have one list of ratings in each row. Ours has a row for each answer.
 """
 
@@ -33,7 +33,7 @@ EXTENSIONS = (".csv", ".json")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a listener answered to a question in a trial."""
+    """A listener's answer to a question in a trial."""
 
     listener: str
     trial_id: str
@@ -43,7 +43,7 @@ class Answer:
 
 @dataclass
 class Results:
-    """All answers of a test, and what was left out: `file:line: reason`."""
+    """All answers of a test, and the reasons for ignored entries: `file:line: reason`."""
 
     answers: list[Answer] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
@@ -58,7 +58,7 @@ def read_results(paths: Sequence[Path], test_id: str, stimuli: Mapping[str, Mapp
         stimuli: of the test, by id.
 
     Raises:
-        ValueError: a path that is not there, or no result file.
+        ValueError: a path does not exist, or there is no result file.
     """
     files = []
     for path in paths:
@@ -91,7 +91,7 @@ def read_results(paths: Sequence[Path], test_id: str, stimuli: Mapping[str, Mapp
 
 
 def _fault(read: tuple[str, Answer], test_id: str, stimuli: Mapping[str, Mapping]) -> str | None:
-    """Why something that was read is no answer of the test, or None."""
+    """The reason why an entry is not a valid answer of the test, or None."""
     test, answer = read
     if test != test_id:
         return f"of another test, {test!r}"
@@ -108,7 +108,7 @@ def _fault(read: tuple[str, Answer], test_id: str, stimuli: Mapping[str, Mapping
 
 
 def _read_file(path: Path) -> Iterator[tuple[str, tuple[str, Answer] | str]]:
-    """The place of each answer of a file, and the test and the answer, or why there is none."""
+    """The position of each entry of a file, with the test and the answer, or the reason why there is none."""
     try:
         text = read_text(path)
         if path.suffix == ".json":
@@ -170,7 +170,7 @@ def _read_pymushra_json(path: Path, content) -> Iterator[tuple[str, tuple[str, A
 
 
 def _split_ratings(where: str, test_id, trial_id, stimulus, ratings) -> Iterator[tuple[str, tuple[str, Answer] | str]]:
-    """The answers of a row that has all ratings of a trial."""
+    """Splits a row with all ratings of a trial into answers."""
     match = re.fullmatch(r"(.+)-l(\d+)", str(test_id))
     if match is None:
         yield where, f"of another test, {str(test_id)!r}"

@@ -1,7 +1,7 @@
 """Table 4 of a listening test: mean and deviation of ratings, stereo correctness, preferences, with intervals.
 
-Intervals are 95 % ones for the choice of listeners, who are drawn again with repetition: the ratings of one listener
-are alike. A listener whose repeated ratings differ too much is left out of everything.
+The 95 % intervals are for the choice of listeners, who are resampled with replacement because the ratings of one
+listener are similar. A listener whose repeated ratings differ too much is excluded.
 
 References: Bradley and Terry, "Rank analysis of incomplete block designs" (Biometrika, 1952); Hunter, "MM algorithms
 for generalized Bradley-Terry models" (Annals of Statistics, 2004).
@@ -15,15 +15,15 @@ from stable_longform.analysis.listening_test import AGAIN, PREFERENCE, QUESTIONS
 from stable_longform.analysis.listening_test_results import Answer
 from stable_longform.utils.bootstrap import bootstrap_interval
 
-MAX_REPEAT_DIFFERENCE = 1.0  # steps of the scale, mean over repeated ratings; answers at random differ by 1.6
-MIN_REPEATS = 4  # repeated ratings without which a listener is not judged
-PRIOR_COMPARISONS = 0.5  # of each pair of systems, half won by each: a system that always won has a finite strength
+MAX_REPEAT_DIFFERENCE = 1.0  # steps of the scale, mean over repeated ratings; random answers differ by 1.6
+MIN_REPEATS = 4  # listeners with fewer repeated ratings are not screened
+PRIOR_COMPARISONS = 0.5  # for each pair of systems, half won by each: keeps the strength of a perfect winner finite
 NUM_ITERATIONS = 1000
 NUM_RESAMPLES = 1000
 
 
 def repeat_differences(answers: Sequence[Answer]) -> dict[str, float]:
-    """Mean absolute difference between first and repeated rating, by listener, of those with at least four."""
+    """Mean absolute difference between first and repeated rating, for each listener with at least four."""
     given = {(answer.listener, answer.trial_id, answer.question): answer.answer for answer in answers}
     differences: dict[str, list[float]] = {}
     for (listener, trial, question), answer in given.items():
@@ -34,7 +34,7 @@ def repeat_differences(answers: Sequence[Answer]) -> dict[str, float]:
 
 
 def screen_listeners(answers: Sequence[Answer], limit: float = MAX_REPEAT_DIFFERENCE) -> dict[str, str]:
-    """Why each listener that must be left out is left out."""
+    """The excluded listeners with the reasons."""
     return {
         listener: f"repeated ratings differ by {difference:.2f} on average, more than {limit:g}"
         for listener, difference in sorted(repeat_differences(answers).items())
@@ -51,7 +51,7 @@ def rating_table(
     """Mean, deviation, interval and counts of each question, by part and system.
 
     Args:
-        answers: of the listeners that count; repeated ratings are left alone.
+        answers: of the listeners that count; repeated ratings are ignored.
         stimuli: `part` and `system` of each, by id.
         num_resamples: draws of listeners.
         seed: of the draws.
@@ -94,7 +94,7 @@ def preference_table(
     num_resamples: int = NUM_RESAMPLES // 5,
     seed: int = 0,
 ) -> dict[str, dict]:
-    """Bradley-Terry strengths of the systems of each part, from comparisons of pairs; equal ones count half to each.
+    """Bradley-Terry strengths of the systems of each part, from pairwise comparisons; ties count half for each.
 
     Returns:
         part → `strengths` (system → `strength`, the log odds against the mean system, and its `interval`), `wins`
@@ -139,7 +139,7 @@ def preference_table(
 
 
 def bradley_terry(wins: np.ndarray) -> np.ndarray:
-    """Log strengths, mean 0, for which P(i beats j) = exp(s_i) / (exp(s_i) + exp(s_j)) explains the wins best.
+    """Log strengths with mean 0 that maximise the likelihood for P(i beats j) = exp(s_i) / (exp(s_i) + exp(s_j)).
 
     Args:
         wins: `(n, n)`, how often the row beat the column. Half a comparison of each pair is added.

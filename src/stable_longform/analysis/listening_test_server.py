@@ -1,4 +1,4 @@
-"""Serves the page of a listening test with the standard library, and keeps the results that it sends."""
+"""Serves the page of a listening test with the standard library, and stores the results that it sends."""
 
 import functools
 import itertools
@@ -21,7 +21,7 @@ class _Handler(SimpleHTTPRequestHandler):
         super().__init__(*args, **kwargs)
 
     def do_POST(self) -> None:
-        """Keeps a result file; anything else is refused."""
+        """Stores a result file; anything else is rejected."""
         length = int(self.headers.get("Content-Length") or 0)
         if self.path != "/results" or not 0 < length <= MAX_RESULT_IN_BYTES:
             self.send_error(HTTPStatus.BAD_REQUEST)
@@ -39,11 +39,11 @@ class _Handler(SimpleHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *args) -> None:
-        """Keeps quiet."""
+        """Logs nothing."""
 
 
 def make_server(page: Path, results: Path, host: str = "127.0.0.1", port: int = 0) -> ThreadingHTTPServer:
-    """A server of the folder `page` that keeps results in the folder `results`; port 0 takes any that is free.
+    """A server for the folder `page` that stores results in the folder `results`; port 0 means any free port.
 
     Raises:
         ValueError: the folder has no page.

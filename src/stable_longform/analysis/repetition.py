@@ -1,24 +1,25 @@
-"""Passages that come back, as lines of a self-similarity matrix.
+"""Repeated passages, as lines of a self-similarity matrix.
 
-A repetition is a line parallel to the main diagonal: the music from `start` to `end` is that of `lag` frames before.
+A repetition is a line parallel to the main diagonal: the music from `start` to `end` repeats the music `lag` frames
+earlier.
 
 References: Marwan et al., "Recurrence plots for the analysis of complex systems" (Physics Reports, 2007) for measures
-of diagonal lines; Paper: §4.4 for what to look for, late segments that are like early ones, and loops.
+of diagonal lines; Paper: §4.4, which looks for loops and for late segments that resemble early ones.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-MIN_LENGTH_IN_S = 6.0  # of a repetition: two to four bars; chance hardly makes longer ones
-MAX_GAP_IN_S = 0.8  # that is bridged
-MIN_LAG_IN_S = 2.0  # notes that are held are no repetitions
+MIN_LENGTH_IN_S = 6.0  # of a repetition: two to four bars; longer ones are rarely due to chance
+MAX_GAP_IN_S = 0.8  # gaps up to this length are bridged
+MIN_LAG_IN_S = 2.0  # held notes are not repetitions
 MIN_PASSES = 3  # of a loop
 
 
 @dataclass(frozen=True)
 class Repetitions:
-    """All repetitions of a piece, in frames: three arrays of one length."""
+    """All repetitions of a piece, in frames: three arrays of the same length."""
 
     lag: np.ndarray
     start: np.ndarray
@@ -46,8 +47,8 @@ def find_runs(rows: np.ndarray, max_gap: int, min_length: int) -> tuple[np.ndarr
 
     Args:
         rows: `(num_rows, N)`.
-        max_gap: up to so many False between two True are bridged.
-        min_length: shorter runs are left out.
+        max_gap: up to this number of False between two True are bridged.
+        min_length: shorter runs are omitted.
     """
     width = rows.shape[1] + max_gap + 1
     flat = np.pad(rows, ((0, 0), (0, max_gap + 1))).ravel().astype(np.int8)
@@ -63,9 +64,10 @@ def find_runs(rows: np.ndarray, max_gap: int, min_length: int) -> tuple[np.ndarr
 
 
 def late_return(repetitions: Repetitions, num_frames: int) -> float:
-    """Share of the second half of a piece that repeats something of its first half, in [0, 1].
+    """Share of the second half of a piece that repeats something from its first half, in [0, 1].
 
-    What is repeated must lie a quarter of the piece before, so that a loop across the middle is no return.
+    The repeated passage must be at least a quarter of the piece earlier, so that a loop across the middle does not
+    count.
     """
     middle, returns = -(-num_frames // 2), np.zeros(num_frames, dtype=bool)
     for lag, start, end in zip(repetitions.lag, repetitions.start, repetitions.end, strict=True):
@@ -75,12 +77,12 @@ def late_return(repetitions: Repetitions, num_frames: int) -> float:
 
 
 def longest_loop(repetitions: Repetitions) -> int:
-    """Frames of the longest stretch that is one passage again and again, at least three times; 0 if there is none."""
+    """Length of the longest stretch that consists of at least three passes of one passage, in frames; may be 0."""
     length = repetitions.end - repetitions.start
     is_loop = length >= (MIN_PASSES - 1) * repetitions.lag
     return int((length + repetitions.lag)[is_loop].max(initial=0))
 
 
 def longest_repetition(repetitions: Repetitions) -> int:
-    """Frames of the longest repeated passage; 0 if there is none."""
+    """Length of the longest repeated passage, in frames; 0 if there is none."""
     return int((repetitions.end - repetitions.start).max(initial=0))

@@ -1,8 +1,8 @@
-"""Binary self-similarity matrices: which moments of a piece are like which others.
+"""Binary self-similarity matrices: which moments of a piece are similar.
 
-A moment is a frame with its neighbours in time (delay embedding), and two moments are alike when each is among the
-nearest neighbours of the other. Repeated passages are then lines parallel to the main diagonal, passages that stay the
-same are blocks.
+A moment is a frame with its neighbours in time (delay embedding). Two moments are similar if each is among the nearest
+neighbours of the other. Repeated passages then appear as lines parallel to the main diagonal, constant passages as
+blocks.
 
 References: Serrà, Serra and Andrzejak, "Cross recurrence quantification for cover song identification" (New Journal of
 Physics, 2009); Serrà et al., "Unsupervised music structure annotation by time series structure features and segment
@@ -11,10 +11,10 @@ similarity" (IEEE Transactions on Multimedia, 2014), sections III.A and III.B. P
 
 import numpy as np
 
-NEIGHBOR_SHARE = 0.04  # of all frames; the public implementation's value
+NEIGHBOR_SHARE = 0.04  # of all frames; the value of the public implementation
 EMBEDDING_IN_S = 2.0
-# Moments whose squared distance is below this share of the median one are the same music. Without it a short loop
-# would have more equals than neighbours, and which of them count would be chance.
+# Moments whose squared distance is below this share of the median one are the same music. Otherwise, a short loop
+# would have more equal moments than neighbours, and their selection would be random.
 SAME_SHARE = 0.01
 
 
@@ -22,8 +22,8 @@ def delay_embedding(features: np.ndarray, num_frames: int) -> np.ndarray:
     """Each frame with its neighbours: `(num_frames * dim, N)` of `(dim, N)`.
 
     Args:
-        features: one column a frame. Beyond the ends the first and the last are repeated.
-        num_frames: at least 1; frames before and after the one in the middle, and that one.
+        features: one column for each frame. Beyond the ends, the first and the last one are repeated.
+        num_frames: number of frames including the one in the middle, at least 1.
 
     Raises:
         ValueError: `num_frames` is below 1.
@@ -44,10 +44,10 @@ def recurrence_matrix(
     Args:
         vectors: `(dim, N)`.
         neighbor_share: neighbours of a column, as a share of N, in (0, 1].
-        is_silent: `(N,)`; columns that are like none.
+        is_silent: `(N,)`; columns that are similar to no others.
 
     Returns:
-        `(N, N)`, symmetric; True where two columns are among each other's neighbours. The main diagonal is False.
+        `(N, N)`, symmetric; True where two columns are mutual neighbours. The main diagonal is False.
 
     Raises:
         ValueError: `neighbor_share` is not in (0, 1].

@@ -1,6 +1,6 @@
-"""The musical structure of a recording, as a picture and in numbers. Paper: §4.4, Figure 4.
+"""The musical structure of a recording, as a matrix and in numbers. Paper: §4.4, Figure 4.
 
-Numbers, all of one recording; `DEFINITIONS` has them in words:
+The numbers; `DEFINITIONS` explains them in words:
 
 - `late_return`, `longest_repetition_in_s`, `longest_loop_in_s`, `loop_share`: `repetition.py`;
 - `introduction_contrast`, `ending_contrast`: `edge_contrasts`;
@@ -20,9 +20,9 @@ from stable_longform.analysis.features import StructureFeatures
 from stable_longform.analysis.self_similarity import EMBEDDING_IN_S, delay_embedding, recurrence_matrix
 
 MIN_DURATION_IN_S = 10.0
-EDGE_SHARE = 0.1  # of the piece that is its introduction, and its ending
+EDGE_SHARE = 0.1  # share of the piece that counts as its introduction, or as its ending
 EDGE_RANGE_IN_S = (2.0, 15.0)
-MIDDLE = (0.2, 0.8)  # of the piece
+MIDDLE = (0.2, 0.8)  # the middle part of the piece
 SEGMENT_IN_S = 10.0
 
 DEFINITIONS = {
@@ -43,11 +43,11 @@ class Structure:
     """The structure of a recording.
 
     Args:
-        matrix: `(N, N)`, which moments are alike; True on the main diagonal.
+        matrix: `(N, N)`, which moments are similar; True on the main diagonal.
         frame_rate: frames a second.
         duration_in_s: of the recording.
-        boundaries: where sections begin, in seconds, without the beginning.
-        values: the numbers, by the names of `DEFINITIONS`; a number that a short piece does not have is left out.
+        boundaries: starts of the sections in seconds, except the first.
+        values: the numbers, by the names of `DEFINITIONS`; numbers that are undefined for a short piece are omitted.
     """
 
     matrix: np.ndarray
@@ -89,11 +89,12 @@ def analyze_structure(features: StructureFeatures) -> Structure:
 
 
 def edge_contrasts(features: np.ndarray, frame_rate: float) -> tuple[float, float]:
-    """How unlike the middle of a piece its introduction and its ending are.
+    """How much the introduction and the ending of a piece differ from its middle.
 
-    Introduction and ending are a tenth of the piece, 2 ... 15 s, the middle is from 20 % to 80 %. With d the distance
-    of an edge's mean from the middle's mean, and m the median distance of stretches of the middle that are as long,
-    the contrast is d / (d + m): 0.5 is as unlike the middle as its own stretches are, 1 is most.
+    Introduction and ending are a tenth of the piece, 2 ... 15 s; the middle is from 20 % to 80 %. With d the distance
+    of an edge's mean from the middle's mean, and m the median distance for stretches of the middle with the same
+    length, the contrast is d / (d + m). 0.5 means that the edge differs as much as stretches of the middle do; the
+    maximum is 1.
 
     Args:
         features: `(dim, N)`.
@@ -127,10 +128,10 @@ def structural_derivation(embeddings: np.ndarray) -> float:
     """Mean cosine of a piece's first segment with each later one.
 
     Args:
-        embeddings: `(num_segments, dim)`, at least two segments; one without length has cosine 0.
+        embeddings: `(num_segments, dim)`, at least two segments; a zero row has cosine 0.
 
     Raises:
-        ValueError: fewer than two segments.
+        ValueError: there are fewer than two segments.
     """
     if len(embeddings) < 2:
         raise ValueError(f"embeddings must be of at least two segments, got {len(embeddings)}.")

@@ -1,1 +1,1 @@
-"""Pure functions of embeddings, probabilities and waveforms; the networks that make them are in `embedders`."""
+"""Pure functions of embeddings, probabilities and waveforms; the networks that compute these are in `embedders`."""

@@ -1,6 +1,6 @@
 """How well music fits its prompt: the cosine between CLAP's embeddings of both.
 
-Conventions: embeddings are `(num_items, dim)`, of any length; row i of the one belongs to row i of the other.
+Conventions: embeddings are `(num_items, dim)` with any norm; row i of one belongs to row i of the other.
 
 References: Wu et al., "Large-scale contrastive language-audio pretraining" (2023). Paper: §4.1, CLAP score.
 """

@@ -1,4 +1,4 @@
-"""Compares the output of a classifier for generated and for reference audio.
+"""Compares the outputs of a classifier for generated and for reference audio.
 
 Conventions: logits of windows are `(num_windows, num_classes)`; probabilities are `(..., num_classes)` and sum to 1.
 
@@ -26,10 +26,10 @@ def check_logits(logits: np.ndarray) -> np.ndarray:
 
 
 def mean_probabilities(logits: np.ndarray) -> np.ndarray:
-    """Softmax of the mean over windows of `(num_windows, num_classes)`; gives `(num_classes,)`.
+    """Softmax of the mean over windows of `(num_windows, num_classes)`; returns `(num_classes,)`.
 
     Raises:
-        ValueError: another shape, no windows, or values that are not finite.
+        ValueError: the shape is another one, there are no windows, or values are not finite.
     """
     mean = check_logits(logits).mean(axis=0)
     exponentials = np.exp(mean - mean.max())

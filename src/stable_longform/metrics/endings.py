@@ -1,24 +1,24 @@
-"""Whether music ends where it was asked to: the level behind that.
+"""Whether music ends at the requested time: the level after it.
 
-Conventions: waveforms are `(channels, num_samples)`; levels are those of the power of blocks of 0.1 s, averaged over
-channels, in dB of full scale, at least −120.
+Conventions: waveforms are `(channels, num_samples)`; levels are those of blocks of 0.1 s, averaged over channels, in
+dBFS, at least −120.
 """
 
 import torch
 
-GRACE_IN_S = 2.0  # for reverberation and the last tone's decay
+GRACE_IN_S = 2.0  # for reverberation and the decay of the last tone
 BLOCK_IN_S = 0.1
-SILENCE_IN_DB = -60.0  # what counts as silence
+SILENCE_IN_DB = -60.0  # levels below it count as silence
 FLOOR_IN_DB = -120.0
 
 
 def level_behind(waveform: torch.Tensor, sampling_rate: int, end_in_s: float) -> float | None:
-    """Level of the loudest block that begins 2 s or more behind the end asked for; None if the file has no such.
+    """Level of the loudest block that begins 2 s or more after the requested end; None if there is no such block.
 
     Args:
         waveform: `(channels, num_samples)`.
         sampling_rate: Hz.
-        end_in_s: where the music shall end.
+        end_in_s: the requested end of the music.
     """
     length = round(BLOCK_IN_S * sampling_rate)
     rest = waveform[:, round((end_in_s + GRACE_IN_S) * sampling_rate) :]

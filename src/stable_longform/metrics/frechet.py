@@ -3,7 +3,7 @@
 Conventions: embeddings are `(num_embeddings, dim)`, rows are samples; everything is computed in float64; covariances
 are those of a sample (divided by n − 1), as in numpy's `cov` and the paper's code.
 
-Metrics: `frechet_distance`. `GaussianStatistics` collects mean and covariance batch by batch.
+Metrics: `frechet_distance`. `GaussianStatistics` accumulates mean and covariance batch by batch.
 
 References: Dowson and Landau, "The Fréchet distance between multivariate normal distributions" (1982). Chan, Golub and
 LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979). Paper: §4.1, FD_openl3.
@@ -16,7 +16,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class GaussianStatistics:
-    """Count, mean and scatter of a set of embeddings; two of them merge to those of the union.
+    """Count, mean and scatter of a set of embeddings; two sets can be merged.
 
     Args:
         count: number of embeddings.
@@ -33,7 +33,7 @@ class GaussianStatistics:
         """Statistics of `(num_embeddings, dim)`.
 
         Raises:
-            ValueError: another shape, no embeddings, or values that are not finite.
+            ValueError: the shape is another one, there are no embeddings, or values are not finite.
         """
         embeddings = np.asarray(embeddings, dtype=np.float64)
         if embeddings.ndim != 2 or embeddings.size == 0:
@@ -46,10 +46,10 @@ class GaussianStatistics:
 
     @classmethod
     def from_moments(cls, mean: np.ndarray, covariance: np.ndarray, count: int = 2) -> "GaussianStatistics":
-        """Statistics with a known mean and sample covariance, such as published ones; `count` weighs them in a merge.
+        """Statistics from a known mean and sample covariance, such as published ones; `count` is the merge weight.
 
         Raises:
-            ValueError: shapes that do not fit, or a count below 2.
+            ValueError: the shapes do not match, or the count is below 2.
         """
         mean, covariance = np.asarray(mean, dtype=np.float64), np.asarray(covariance, dtype=np.float64)
         if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
@@ -85,8 +85,8 @@ class GaussianStatistics:
 def frechet_distance(first: GaussianStatistics, second: GaussianStatistics) -> float:
     """‖μ₁ − μ₂‖² + Tr Σ₁ + Tr Σ₂ − 2 Tr (Σ₁Σ₂)^½, at least 0.
 
-    With Σ = FFᵀ the last trace is the sum of the singular values of F₁ᵀF₂. Unlike the square root of the product, this
-    is real for any covariances, singular ones included, and needs no ridge.
+    With Σ = FFᵀ, the last trace is the sum of the singular values of F₁ᵀF₂. Unlike the square root of the product, it
+    is real for all covariances, including singular ones, and needs no regularisation.
 
     Raises:
         ValueError: sizes differ, or a set has fewer than two embeddings.
@@ -101,6 +101,6 @@ def frechet_distance(first: GaussianStatistics, second: GaussianStatistics) -> f
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
-    """F with FFᵀ equal to a covariance; negative eigenvalues, which rounding makes, count as zero."""
+    """F with FFᵀ equal to a covariance; negative eigenvalues, which are due to rounding, count as zero."""
     values, vectors = np.linalg.eigh(covariance)
     return vectors * np.sqrt(np.maximum(values, 0.0))

@@ -1,17 +1,18 @@
-"""The kernel audio distance (KAD) between two sets of embeddings, which takes neither for a Gaussian.
+"""The kernel audio distance (KAD) between two sets of embeddings, without the assumption that they are Gaussian.
 
-It is 100 times the squared maximum mean discrepancy (MMD) with a Gaussian kernel. The kernel is characteristic: in
-expectation the distance is 0 for equal distributions alone. The estimate is unbiased at any size: it may be a little
-below 0, and unlike the Fréchet distance it does not grow when there are fewer embeddings.
+It is 100 times the squared maximum mean discrepancy (MMD) with a Gaussian kernel. The kernel is characteristic: the
+expected distance is 0 only for equal distributions. The estimate is unbiased for any number of embeddings: it may be
+slightly negative, and unlike the Fréchet distance it does not grow if there are fewer embeddings.
 
-Conventions: a set is a list of files' embeddings, each `(num_embeddings, dim)`; everything is computed in float64, in
-blocks of rows. The reference comes second. The bandwidth is taken from it, so values for one reference compare.
+Conventions: a set is a list of the files' embeddings, each `(num_embeddings, dim)`; everything is computed in float64,
+in blocks of rows. The reference comes second. The bandwidth is derived from it, so values for the same reference can
+be compared.
 
 Metrics: `kernel_distance`, from the `KernelSums` of two sets. `median_distance` is the authors' bandwidth.
 
 References: Chung et al., "KAD: No more FAD! An effective and efficient evaluation metric for audio generation" (2025),
-and their code for the factor, the median and the set that it is taken of. Gretton et al., "A kernel two-sample test"
-(2012), equation 3. Not in the paper.
+and their code for the factor, the median and the set that it is computed from. Gretton et al., "A kernel two-sample
+test" (2012), equation 3. Not in the paper.
 """
 
 from collections.abc import Sequence
@@ -20,21 +21,21 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.distance import pdist
 
-SCALE = 100.0  # of the authors' code
+SCALE = 100.0  # as in the authors' code
 BLOCK = 1024  # rows at a time
-MAX_MEDIAN_ROWS = 4096  # of which all pairs are held at once: 64 MiB
+MAX_MEDIAN_ROWS = 4096  # the distances of all pairs are in memory at once: 64 MiB
 
 
 @dataclass(frozen=True)
 class KernelSums:
-    """Sums of the kernel over pairs of embeddings, by pairs of files: what distances of any choice of files need.
+    """Sums of the kernel over pairs of embeddings, for each pair of files; sufficient for any selection of files.
 
     Args:
-        generated: `(num_generated, num_generated)`, pairs of an embedding with itself left out.
-        reference: `(num_reference, num_reference)`, the same.
+        generated: `(num_generated, num_generated)`, without pairs of an embedding with itself.
+        reference: `(num_reference, num_reference)`, likewise.
         across: `(num_generated, num_reference)`.
-        generated_counts: embeddings of each generated file.
-        reference_counts: the same of the reference.
+        generated_counts: number of embeddings of each generated file.
+        reference_counts: number of embeddings of each reference file.
     """
 
     generated: np.ndarray
@@ -50,12 +51,12 @@ class KernelSums:
         """Sums of two sets of files.
 
         Args:
-            generated: the files' embeddings, each `(num_embeddings, dim)`, two or more in all.
-            reference: the same.
-            bandwidth: σ of the kernel exp(−‖x − y‖² / 2σ²); None takes `median_distance` of the reference.
+            generated: the files' embeddings, each `(num_embeddings, dim)`, at least two in total.
+            reference: likewise.
+            bandwidth: σ of the kernel exp(−‖x − y‖² / 2σ²); None: `median_distance` of the reference.
 
         Raises:
-            ValueError: shapes do not fit, values are not finite, or the bandwidth is not greater than 0.
+            ValueError: shapes do not match, values are not finite, or the bandwidth is not greater than 0.
         """
         first, second = _stack(generated, "generated"), _stack(reference, "reference")
         if first.shape[1] != second.shape[1]:
@@ -63,7 +64,7 @@ class KernelSums:
         bandwidth = median_distance(second) if bandwidth is None else bandwidth
         if not bandwidth > 0:
             raise ValueError(f"bandwidth must be greater than 0, got {bandwidth}.")
-        center = second.mean(axis=0)  # distances stay, and products lose fewer digits
+        center = second.mean(axis=0)  # the same distances, but products lose fewer digits
         first, second = (first - center) / bandwidth, (second - center) / bandwidth
         counts = np.array([len(part) for part in generated]), np.array([len(part) for part in reference])
         return cls(
@@ -77,16 +78,16 @@ class KernelSums:
 def kernel_distance(
     sums: KernelSums, generated_weights: np.ndarray | None = None, reference_weights: np.ndarray | None = None
 ) -> float:
-    """100 · MMD² between two sets, unbiased.
+    """Unbiased estimate of 100 · MMD² between two sets.
 
     Args:
         sums: of the sets.
-        generated_weights: how often each generated file is taken, whole numbers; None: once. A file that is taken
-            twice is not compared with its copy, which would add a bias.
-        reference_weights: the same of the reference.
+        generated_weights: how often each generated file is counted, whole numbers; None: once. A file that counts
+            twice is not compared with itself, which would add a bias.
+        reference_weights: the same for the reference.
 
     Returns:
-        The distance; NaN if all that the weights take of a set is one embedding.
+        The distance; NaN if the weights select only one embedding of a set.
     """
     first = np.ones(len(sums.generated_counts)) if generated_weights is None else np.asarray(generated_weights)
     second = np.ones(len(sums.reference_counts)) if reference_weights is None else np.asarray(reference_weights)
@@ -99,7 +100,7 @@ def kernel_distance(
 def median_distance(embeddings: np.ndarray, seed: int = 0) -> float:
     """Median of the Euclidean distances between all pairs of `(num_embeddings, dim)`.
 
-    Of more than 4096 embeddings as many are drawn.
+    If there are more than 4096 embeddings, that many are drawn at random.
 
     Raises:
         ValueError: at least half of the pairs are equal.
@@ -140,7 +141,7 @@ def _starts(counts: np.ndarray) -> np.ndarray:
 
 
 def _stack(files: Sequence[np.ndarray], name: str) -> np.ndarray:
-    """The embeddings of all files in float64: finite, some of each file, and at least two of them."""
+    """Stacks the embeddings of all files in float64; they must be finite, at least one per file and two in total."""
     if any(np.ndim(part) != 2 or len(part) == 0 for part in files) or sum(map(len, files)) < 2:
         shapes = [np.shape(part) for part in files]
         raise ValueError(f"{name} must be files of (at least 1, dim) embeddings, 2 or more in all, got {shapes[:5]}.")

@@ -1,8 +1,8 @@
-"""The key that is heard in a recording, and how it stands to the one that was asked for.
+"""The estimated key of a recording, and its relation to the requested key.
 
 Conventions: a key is `(tonic, mode)` with the tonic's pitch class, 0 (C) to 11 (B), and the mode "major", "minor" or
-"dorian"; only the first two are heard, and dorian counts as minor with its tonic. Samples are mono `(num_samples,)` at
-22050 Hz.
+"dorian". Only the first two are estimated; dorian counts as minor with the same tonic. Samples are mono
+`(num_samples,)` at 22050 Hz.
 
 Metrics: `estimate_key`, `key_relation`.
 
@@ -16,17 +16,17 @@ import numpy as np
 from stable_longform.utils.optional import require
 
 SAMPLING_RATE = 22050
-PROFILES = {  # share of each pitch class above the tonic, in semitones
+PROFILES = {  # share of each pitch class, in semitones above the tonic
     "major": (0.238, 0.006, 0.111, 0.006, 0.137, 0.094, 0.016, 0.214, 0.009, 0.080, 0.008, 0.081),
     "minor": (0.220, 0.006, 0.104, 0.123, 0.019, 0.103, 0.012, 0.214, 0.062, 0.022, 0.061, 0.052),
 }
-# Semitones from the tonic of a mode to that of the major scale with the same tones.
+# Semitones from the tonic of a mode to the tonic of the major scale with the same tones.
 RELATIVE_MAJOR = {"major": 0, "minor": 3, "dorian": 10}
 FIFTHS = (5, 7)  # semitones, down and up
 
 
 def estimate_key(samples: np.ndarray) -> tuple[int, str] | None:
-    """The key of mono samples at 22050 Hz; None for silence."""
+    """Estimates the key of mono samples at 22050 Hz; None for silence."""
     if not samples.any():
         return None
     chroma = require("librosa", "eval").feature.chroma_cqt(y=samples, sr=SAMPLING_RATE)  # (12, num_frames)
@@ -43,11 +43,11 @@ def match_key(chroma: np.ndarray) -> tuple[int, str] | None:
 
 
 def key_relation(heard: tuple[int, str] | None, asked: tuple[int, str]) -> str:
-    """How a key heard stands to the one asked for.
+    """Compares an estimated with a requested key.
 
     Returns:
-        "exact": the tonic and its third; "relative": the same seven tones with another tonic; "fifth": a fifth apart
-        in the same mode; else "other".
+        "exact": the same tonic and third; "relative": the same seven tones with another tonic; "fifth": a fifth apart
+        in the same mode; otherwise "other".
     """
     if heard is None:
         return "other"

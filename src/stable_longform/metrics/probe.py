@@ -1,11 +1,11 @@
-"""A small listener for words that no published tagger knows, fitted on music whose truth is known.
+"""A small classifier for words that no published tagger knows, fitted on music with known metadata (the truth).
 
-One logistic regression a word, on features of other networks, tells how likely a recording has it. A recording's score
-for a prompt is the mean over the prompt's words of the log-odds, from which those of the word's frequency in the truth
-are taken: what is said of everything counts for nothing.
+For each word, a logistic regression on features of other networks predicts whether it applies to a recording. The
+score of a recording for a prompt is the mean log-odds of the prompt's words, minus the log-odds of each word's
+frequency in the truth. So words that are predicted for everything have no effect.
 
-What it knows is how the truth sounds. Music of another kind may fool it, and a model that was trained on the same
-truth is heard with its ears: read it beside the cross-validated score of the truth itself, and beside
+The probe only knows how the truth sounds. Other music may mislead it, and for a model that was trained on the same
+truth it is a biased judge. So compare with the cross-validated score of the truth itself, and with
 `metrics/tag_text.py`.
 
 Conventions: features are `(num_items, dim)`; labels are the set of words of each item.
@@ -20,20 +20,20 @@ import numpy as np
 
 from stable_longform.utils.optional import require
 
-PENALTY = 0.01  # scikit-learn's C: small, since there are more features than recordings
-MIN_ITEMS = 4  # with and without a word, below which it is not judged
+PENALTY = 0.01  # scikit-learn's C: small because there are more features than recordings
+MIN_ITEMS = 4  # smallest number of items with, and without, a word
 NUM_FOLDS = 5
 
 
 class Probe:
-    """Log-odds of words.
+    """Predicts the log-odds of words.
 
     Args:
         features: of the truth, `(num_items, dim)`.
-        labels: its words; those of fewer than four items, or of all but three, are not learned.
+        labels: its words. Words that apply to fewer than four items, or to all but three, are not learned.
 
     Raises:
-        ValueError: shapes do not fit, values are not finite, or there is no word to learn.
+        ValueError: shapes do not match, values are not finite, or there is no word to learn.
     """
 
     def __init__(self, features: np.ndarray, labels: Sequence[Collection[str]]):
@@ -56,14 +56,14 @@ class Probe:
         self.weights = np.stack(rows)
 
     def log_odds(self, features: np.ndarray) -> np.ndarray:
-        """By how much the features raise the log-odds of each word above its frequency, `(num_items, num_words)`."""
+        """The log-odds of each word minus those of its frequency, `(num_items, num_words)`."""
         standardized = (np.asarray(features, dtype=np.float64) - self.mean) / self.scale
         return standardized @ self.weights[:, :-1].T + self.weights[:, -1] - self.priors
 
     def scores(self, features: np.ndarray, prompts: Sequence[Collection[str]]) -> np.ndarray:
         """How well each item fits each prompt, `(num_items, num_prompts)`.
 
-        It is NaN for a prompt of which no word was learned.
+        The score is NaN if none of a prompt's words was learned.
         """
         positions = {word: number for number, word in enumerate(self.words)}
         log_odds = self.log_odds(features)
@@ -74,10 +74,10 @@ class Probe:
 
 
 def cross_validated_scores(features: np.ndarray, labels: Sequence[Collection[str]], seed: int = 0) -> np.ndarray:
-    """Scores `(num_items, num_items)` of the truth for its own words, each item heard by a probe that never saw it.
+    """Cross-validated scores `(num_items, num_items)` of the truth: each item is scored by a probe without it.
 
     Raises:
-        ValueError: see `Probe`, for what is left of the items without one of five folds.
+        ValueError: see `Probe`; it is fitted on four of five folds.
     """
     features, num_items = np.asarray(features), len(labels)
     folds = np.random.default_rng(seed).permutation(num_items) % NUM_FOLDS

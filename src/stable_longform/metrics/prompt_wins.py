@@ -1,11 +1,11 @@
-"""How often a recording fits its own prompt better than the prompt of another.
+"""How often a recording fits its own prompt better than the prompt of another recording.
 
-Conventions: `scores[i, j]` says how well recording i fits prompt j, NaN where that is not known. Prompts that ask for
-the same are not compared; half of a tie is a win. Chance gives 0.5.
+Conventions: `scores[i, j]` is how well recording i fits prompt j, NaN if unknown. Equivalent prompts are not compared;
+a tie counts as half a win. Chance level is 0.5.
 
-Metrics: `win_shares`, and `mean_and_error` of them.
+Metrics: `win_shares`, and their `mean_and_error`.
 
-References: none; the measure is that of a forced choice between two. Not in the paper.
+References: none; the measure is that of a two-alternative forced choice. Not in the paper.
 """
 
 from collections.abc import Hashable, Sequence
@@ -14,16 +14,16 @@ import numpy as np
 
 
 def win_shares(scores: np.ndarray, prompts: Sequence[Hashable]) -> np.ndarray:
-    """For each recording the share of other prompts that its own beats, `(num_items,)` in [0, 1].
+    """For each recording, the share of other prompts that fit worse than its own, `(num_items,)` in [0, 1].
 
     It is NaN for an item without a score for its own prompt or for any other.
 
     Args:
         scores: `(num_items, num_items)`; a row belongs to a recording, a column to a prompt, in the same order.
-        prompts: what each prompt asks for; items with equal ones are not compared.
+        prompts: content of each prompt; items with equal content are not compared.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: shapes do not match.
     """
     scores = np.asarray(scores, dtype=np.float64)
     if scores.shape != (len(prompts), len(prompts)):
@@ -38,7 +38,7 @@ def win_shares(scores: np.ndarray, prompts: Sequence[Hashable]) -> np.ndarray:
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float] | None:
-    """Mean of the values that are not NaN, and its standard error over items; None without any, error NaN for one."""
+    """Mean of the values that are not NaN, and its standard error (NaN for a single value); None without values."""
     values = np.asarray(values, dtype=np.float64)
     values = values[~np.isnan(values)]
     if len(values) == 0:

@@ -1,13 +1,13 @@
-"""How close a decoded recording is to the original: the three columns of the paper's Table 5, and more of its kind.
+"""How close a decoded recording is to the original: the three columns of the paper's Table 5, and similar metrics.
 
-Conventions: waveforms are float tensors `(channels, num_samples)` of one rate and one length; channels count as
+Conventions: waveforms are float tensors `(channels, num_samples)` with the same rate and length; channels count as
 separate signals. Every function takes the decoded waveform first, the reference second.
 
 Metrics: `stft_distance` and `mel_distance` (lower is better), `si_sdr` (dB, higher is better), all auraloss's with its
 defaults: one STFT of 1024 samples, hop 256, Hann window, spectral convergence plus log-magnitude distance, no
-perceptual weighting; 128 mel bands (Slaney); zero mean. SI-SDR has no meaning where the reference is silent: such
-channels are left out of its mean. `joint_si_sdr`, not in the paper, takes all channels for one signal: a quiet side
-counts by its power. `measure_reconstruction` gives them all, with those of `tonality`.
+perceptual weighting; 128 mel bands (Slaney); zero mean. SI-SDR is undefined for a silent reference, so silent channels
+are left out of its mean. `joint_si_sdr`, which is not in the paper, treats all channels as one signal, so that a quiet
+side counts by its power. `measure_reconstruction` computes all of them, and those of `tonality`.
 
 References: Steinmetz and Reiss, "auraloss" (2020). Le Roux et al., "SDR – half-baked or well done?" (2019). Paper:
 §4.3.
@@ -21,8 +21,8 @@ import torch
 from stable_longform.metrics.tonality import chroma_agreement, note_share, partial_share
 
 FFT_SIZE = 1024
-MAX_MEL_RATE = 48_000  # Hz; above it the lowest bands hold no bin
-SILENCE_IN_DB = -90.0  # dBFS of the power of a channel without its mean, below which it is silent: dither of 16 bits
+MAX_MEL_RATE = 48_000  # Hz; above it, the lowest bands contain no bin
+SILENCE_IN_DB = -90.0  # dBFS; a channel whose power without its mean is lower is silent: dither of 16 bits
 
 
 def stft_distance(decoded: torch.Tensor, reference: torch.Tensor) -> float:
@@ -38,7 +38,7 @@ def mel_distance(decoded: torch.Tensor, reference: torch.Tensor, sampling_rate: 
     """The same on mel magnitudes. At rates whose lowest mel bands hold no FFT bin the result would be meaningless.
 
     Raises:
-        ValueError: see `stft_distance`; also a rate that leaves a mel band empty.
+        ValueError: see `stft_distance`; or a mel band would be empty at this rate.
     """
     loss = _mel_loss(sampling_rate)
     if not (loss.fb.sum(dim=-1) > 0).all():
@@ -47,12 +47,12 @@ def mel_distance(decoded: torch.Tensor, reference: torch.Tensor, sampling_rate: 
 
 
 def si_sdr(decoded: torch.Tensor, reference: torch.Tensor) -> float:
-    """Scale-invariant signal-to-distortion ratio in dB; it does not change with gain.
+    """Scale-invariant signal-to-distortion ratio in dB; it does not depend on the gain.
 
     It is the mean over the channels in which the reference is not silent.
 
     Raises:
-        ValueError: see `stft_distance`; also a reference that is silent in all channels.
+        ValueError: see `stft_distance`; or the reference is silent in all channels.
     """
     _check(decoded, reference)
     power = (reference - reference.mean(dim=1, keepdim=True)).square().mean(dim=1)
@@ -63,7 +63,7 @@ def si_sdr(decoded: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 def joint_si_sdr(decoded: torch.Tensor, reference: torch.Tensor) -> float:
-    """Scale-invariant signal-to-distortion ratio in dB of all channels together, one behind the other.
+    """Scale-invariant signal-to-distortion ratio in dB of all channels, concatenated to one signal.
 
     Raises:
         ValueError: see `si_sdr`.
@@ -73,7 +73,7 @@ def joint_si_sdr(decoded: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 def measure_reconstruction(decoded: torch.Tensor, reference: torch.Tensor, sampling_rate: int) -> dict[str, float]:
-    """Everything this package measures of a reconstruction without a listener.
+    """All metrics of this package for a reconstruction.
 
     Args:
         decoded: `(channels, num_samples)` of at least 0.19 s.
@@ -82,10 +82,10 @@ def measure_reconstruction(decoded: torch.Tensor, reference: torch.Tensor, sampl
 
     Returns:
         The paper's `stft_distance`, `mel_distance` (up to 48 kHz) and `si_sdr`; `joint_si_sdr`; `chroma_agreement`;
-        `partial_share` and `note_share` of the reconstruction, and with `reference_` before them of the original.
+        `partial_share` and `note_share` of the reconstruction, and of the original with the prefix `reference_`.
 
     Raises:
-        ValueError: the shapes differ, are others or are too short, or a value is not finite; the reference is silent.
+        ValueError: the shapes differ, are others or are too short, a value is not finite, or the reference is silent.
     """
     values = {"stft_distance": stft_distance(decoded, reference)}
     if sampling_rate <= MAX_MEL_RATE:
@@ -112,13 +112,13 @@ def _mel_loss(sampling_rate: int) -> torch.nn.Module:
 
 @torch.no_grad()
 def _apply(loss: torch.nn.Module, decoded: torch.Tensor, reference: torch.Tensor) -> float:
-    """A loss of two waveforms, after checking them."""
+    """Checks two waveforms and computes a loss of them."""
     _check(decoded, reference)
     return float(loss(decoded[None].float().contiguous(), reference[None].float().contiguous()))
 
 
 def _check(decoded: torch.Tensor, reference: torch.Tensor) -> None:
-    """Raises a ValueError unless both are finite and of one shape `(channels, num_samples)`."""
+    """Raises a ValueError unless both are finite and have the same shape `(channels, num_samples)`."""
     if decoded.shape != reference.shape or decoded.ndim != 2 or decoded.shape[1] <= FFT_SIZE // 2:
         raise ValueError(
             f"Both must have the same shape (channels, num_samples > {FFT_SIZE // 2}), "

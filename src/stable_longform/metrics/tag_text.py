@@ -1,12 +1,12 @@
-"""How well the tags heard in music fit its prompt: a stand-in for an embedding of music and text in one space.
+"""How well the tags predicted for music fit its prompt: a substitute for a joint embedding of music and text.
 
-A tagger's probabilities become shares that sum to 1; the reference music's mean shares are taken from them, so that
-tags which it hears in everything count for nothing; the differences weigh the text embeddings of the tags' names, and
-the score is the cosine of that sum with the text embedding of the prompt. What no tag's name is near to (a tempo, a
-structure, a rare instrument) is not judged.
+A tagger's probabilities are normalised to shares with sum 1. The mean shares of the reference music are subtracted, so
+that tags which the tagger predicts for everything have no effect. The differences are weights for the text embeddings
+of the tags' names, and the score is the cosine of their sum with the text embedding of the prompt. Properties that are
+not similar to any tag (a tempo, a structure, a rare instrument) are not evaluated.
 
 Conventions: probabilities are `(num_items, num_tags)`, of tags that do not exclude each other; embeddings are
-`(num_items, dim)`; row i of the one belongs to row i of the other.
+`(num_items, dim)`; row i of one belongs to row i of the other.
 
 References: our own; it is not in the paper and not comparable with its CLAP score.
 """
@@ -17,10 +17,10 @@ from stable_longform.metrics.divergence import check_logits
 
 
 def tag_probabilities(logits: np.ndarray) -> np.ndarray:
-    """Mean over windows of the sigmoid of `(num_windows, num_tags)`; gives `(num_tags,)`, in [0, 1].
+    """Mean over windows of the sigmoid of `(num_windows, num_tags)`; returns `(num_tags,)` in [0, 1].
 
     Raises:
-        ValueError: another shape, no windows, or values that are not finite.
+        ValueError: the shape is another one, there are no windows, or values are not finite.
     """
     return (0.5 * (1 + np.tanh(0.5 * check_logits(logits)))).mean(axis=0)  # the sigmoid, without overflow
 
@@ -33,7 +33,7 @@ def tag_weights(probabilities: np.ndarray, reference: np.ndarray) -> np.ndarray:
         reference: `(num_reference, num_tags)`, the same tags.
 
     Raises:
-        ValueError: other shapes, values outside of [0, 1], or an item without any tag.
+        ValueError: shapes do not match, values are outside [0, 1], or an item has no tag.
     """
     shares = []
     for name, values in (("probabilities", probabilities), ("reference", reference)):
@@ -52,7 +52,7 @@ def tag_weights(probabilities: np.ndarray, reference: np.ndarray) -> np.ndarray:
 def tag_text_scores(weights: np.ndarray, tag_embeddings: np.ndarray, text_embeddings: np.ndarray) -> np.ndarray:
     """Cosine of each item's weighted sum of tags with its own text, `(num_items,)` in [-1, 1].
 
-    An item whose sum is 0, whose tags are exactly the reference's, scores 0.
+    An item with a sum of 0, because its tags equal those of the reference, has a score of 0.
 
     Args:
         weights: `(num_items, num_tags)`, see `tag_weights`.
@@ -60,7 +60,7 @@ def tag_text_scores(weights: np.ndarray, tag_embeddings: np.ndarray, text_embedd
         text_embeddings: `(num_items, dim)`.
 
     Raises:
-        ValueError: shapes do not fit, or a text's embedding is zero or not finite.
+        ValueError: shapes do not match, or the embedding of a text is zero or not finite.
     """
     if len(weights) != len(text_embeddings):
         raise ValueError(f"There must be a text for each item, got {len(weights)} and {len(text_embeddings)}.")
@@ -68,7 +68,7 @@ def tag_text_scores(weights: np.ndarray, tag_embeddings: np.ndarray, text_embedd
 
 
 def tag_text_matrix(weights: np.ndarray, tag_embeddings: np.ndarray, text_embeddings: np.ndarray) -> np.ndarray:
-    """The same of each item with each text `(num_texts, dim)`, `(num_items, num_texts)`."""
+    """The scores of each item with each text `(num_texts, dim)`, as `(num_items, num_texts)`."""
     weights, tags, texts = (np.asarray(v, dtype=np.float64) for v in (weights, tag_embeddings, text_embeddings))
     if not weights.ndim == tags.ndim == texts.ndim == 2 or tags.shape != (weights.shape[1], texts.shape[1]):
         raise ValueError(

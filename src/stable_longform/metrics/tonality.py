@@ -1,21 +1,21 @@
-"""Whether there are notes: partials above the noise, which of the twelve pitch classes sound, and whether they agree.
+"""Whether music has notes: partials above the noise, the pitch classes that sound, and their agreement.
 
-Level and colour of music survive where its notes are lost, and spectral and Fréchet distances hardly tell. These
-measures do. They look at the band of the tune, the bass and the chords.
+Reconstructed music can keep its level and timbre but lose its notes, which spectral and Fréchet distances hardly
+detect. These measures do. They use the frequency band of melody, bass and chords.
 
 Conventions: waveforms are float tensors `(channels, num_samples)` of at least `FRAME_IN_S` seconds; channels are
-averaged. Frames are `FRAME_IN_S` long and half as far apart, Hann window. What is said of a recording is the median
+averaged. Frames are `FRAME_IN_S` long and overlap by half, with a Hann window. The value of a recording is the median
 over its frames without the quietest fifth. The band is `BAND_IN_HZ`.
 
-Metrics, all in [0, 1] but the agreement, which is in [-1, 1]; higher is better:
+Metrics, in [0, 1] except the agreement, which is in [-1, 1]; higher is better:
 
-- `partial_share`: how much of the power lies in partials, which are bins `PARTIAL_IN_DB` above the noise around them.
-  0 for noise, 0.7 to 0.98 for music.
-- `note_share`: how much of the power lies in the four strongest of twelve pitch classes. 0.48 for white noise, 0.83 to
-  0.97 for music; near 1/3 where every note sounds a little, which has partials too.
+- `partial_share`: share of the power in partials, which are bins `PARTIAL_IN_DB` above the noise around them. 0 for
+  noise, 0.7 to 0.98 for music.
+- `note_share`: share of the power in the four strongest of the twelve pitch classes. 0.48 for white noise, 0.83 to
+  0.97 for music; near 1/3 if all notes sound at once, which also have partials.
 - `chroma_agreement`: correlation of the twelve pitch classes of a reconstruction and its original, frame by frame.
 
-The figures are of five real tracks and of composed music at 44.1 kHz. The measures are our own; chroma after
+The figures are for five real tracks and for composed music at 44.1 kHz. The measures are our own; chroma follows
 Fujishima, "Realtime chord recognition of musical sound" (1999).
 """
 
@@ -27,24 +27,24 @@ import torch
 FRAME_IN_S = 8192 / 44100
 BAND_IN_HZ = (80.0, 1000.0)
 PARTIAL_IN_DB = 10.0
-NOISE_WIDTH = 31  # bins that tell the noise around one
-QUIET_QUANTILE = 0.2  # of the frames, which are left out
-FLOOR = 1e-14  # power in the band up to which a frame is silent
-CONCERT_PITCH_IN_HZ, CONCERT_PITCH_CLASS = 440.0, 9  # A, where C is 0
+NOISE_WIDTH = 31  # bins used to estimate the noise around a bin
+QUIET_QUANTILE = 0.2  # share of the quietest frames, which are left out
+FLOOR = 1e-14  # power in the band below which a frame is silent
+CONCERT_PITCH_IN_HZ, CONCERT_PITCH_CLASS = 440.0, 9  # A; C is 0
 
 
 def partial_share(waveform: torch.Tensor, sampling_rate: int) -> float:
-    """Share of the power that lies in partials, in [0, 1].
+    """Share of the power in partials, in [0, 1].
 
-    A bin counts as a partial when its power is `PARTIAL_IN_DB` above the mean power of a noise that would have the
-    median of the `NOISE_WIDTH` bins around it, which for the exponential distribution is that median over ln 2.
+    A bin counts as a partial if its power is `PARTIAL_IN_DB` above the mean power of the noise around it. The mean is
+    estimated from the median of `NOISE_WIDTH` bins, divided by ln 2 as for an exponential distribution.
 
     Args:
         waveform: `(channels, num_samples)`.
         sampling_rate: Hz, greater than 2000.
 
     Raises:
-        ValueError: another shape, too few samples, samples that are not finite, or too low a rate.
+        ValueError: the shape is wrong, there are too few samples, samples are not finite, or the rate is too low.
     """
     frequencies, power = _spectrum(waveform, sampling_rate)
     noise = scipy.ndimage.median_filter(power, size=(NOISE_WIDTH, 1)) / np.log(2)
@@ -56,7 +56,7 @@ def partial_share(waveform: torch.Tensor, sampling_rate: int) -> float:
 
 
 def note_share(waveform: torch.Tensor, sampling_rate: int, num_notes: int = 4) -> float:
-    """Share of the power that lies in the strongest pitch classes of each frame, in [`num_notes` / 12, 1].
+    """Share of the power in the strongest pitch classes of each frame, in [`num_notes` / 12, 1].
 
     Args:
         waveform: `(channels, num_samples)`.
@@ -64,7 +64,7 @@ def note_share(waveform: torch.Tensor, sampling_rate: int, num_notes: int = 4) -
         num_notes: in [1, 12].
 
     Raises:
-        ValueError: see `partial_share`; also `num_notes` out of range.
+        ValueError: see `partial_share`; or `num_notes` is out of range.
     """
     if not 1 <= num_notes <= 12:
         raise ValueError(f"num_notes must be in [1, 12], got {num_notes}.")
@@ -74,9 +74,9 @@ def note_share(waveform: torch.Tensor, sampling_rate: int, num_notes: int = 4) -
 
 
 def chroma_agreement(decoded: torch.Tensor, reference: torch.Tensor, sampling_rate: int) -> float:
-    """Correlation over the twelve pitch classes, in [-1, 1]; the frames that count are those of the reference.
+    """Correlation over the twelve pitch classes, in [-1, 1]; the reference determines the frames that count.
 
-    A frame in which all classes are equally loud, as in silence, agrees by 0 with any other.
+    A frame in which all classes are equally loud, as in silence, has a correlation of 0 with any other.
 
     Args:
         decoded: `(channels, num_samples)`.
@@ -84,7 +84,7 @@ def chroma_agreement(decoded: torch.Tensor, reference: torch.Tensor, sampling_ra
         sampling_rate: Hz, greater than 2000.
 
     Raises:
-        ValueError: see `partial_share`; also two shapes.
+        ValueError: see `partial_share`; or the shapes differ.
     """
     if decoded.shape != reference.shape:
         raise ValueError(f"Both must have one shape, got {tuple(decoded.shape)} and {tuple(reference.shape)}.")
@@ -95,7 +95,7 @@ def chroma_agreement(decoded: torch.Tensor, reference: torch.Tensor, sampling_ra
 
 
 def chroma(waveform: torch.Tensor, sampling_rate: int) -> np.ndarray:
-    """Shares of the power by pitch class, C first: `(12, num_frames)`, each frame's sum is 1; all equal in silence.
+    """Shares of the power by pitch class, C first: `(12, num_frames)`; each frame has sum 1, all equal in silence.
 
     Args:
         waveform: `(channels, num_samples)`.
@@ -128,7 +128,7 @@ def _spectrum(waveform: torch.Tensor, sampling_rate: int) -> tuple[np.ndarray, n
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray, otherwise: float) -> np.ndarray:
-    """The ratio, and `otherwise` where the denominator is next to nothing."""
+    """The ratio, or `otherwise` where the denominator is almost zero."""
     return np.divide(numerator, denominator, out=np.full_like(numerator, otherwise), where=denominator > FLOOR)
 
 

@@ -3,12 +3,12 @@
 It compares spectrograms in 32 bands from 50 Hz to 15 kHz, patch by patch, and maps their similarity to a mean opinion
 score with a regression that was fitted on listening tests of codecs.
 
-Conventions: the mix to mono at 48 kHz, as the published tool takes it; segments of 10 s, the length that its authors
-recommend, without the rest at the end; a shorter recording is one segment. Segments in which the reference is silent
-are left out. The decoded waveform comes first, the reference second.
+Conventions: mixed to mono at 48 kHz, as in the published tool; segments of 10 s, the length that its authors
+recommend, without an incomplete last one; a shorter recording is one segment. Segments in which the reference is
+silent are left out. The decoded waveform comes first, the reference second.
 
-References: Hines et al., "ViSQOLAudio" (2015); Chinen et al., "ViSQOL v3" (2020), through the package visqol-python, a
-port whose scores are those of the authors' program to 2e-4 in its own tests. Not in the paper.
+References: Hines et al., "ViSQOLAudio" (2015); Chinen et al., "ViSQOL v3" (2020), with the package visqol-python, a
+port whose scores agree with the authors' program to 2e-4 in its own tests. Not in the paper.
 """
 
 import torch

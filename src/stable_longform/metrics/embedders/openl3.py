@@ -1,12 +1,12 @@
 """OpenL3's audio network (mel256, music, 512 dimensions) in torch: the embedding of the paper's FD.
 
-The published weights, `openl3_audio_mel256_music-v0_4_0.h5` (github.com/marl/openl3, branch "models"), are read with
-h5py as they are. They could not be had where this package was written: front end, layers and the reading of the file
-are tested, the network with its real weights is not.
+The published weights, `openl3_audio_mel256_music-v0_4_0.h5` (github.com/marl/openl3, branch "models"), are read
+directly with h5py. They were not available where this package was written: the front end, the layers and the reading
+of the file are tested, the network with its real weights is not.
 
 Conventions: stereo at 44.1 kHz, resampled to 48 kHz (soxr here, resampy there); half a second of silence before the
-start, so that windows are centred on multiples of half a second; windows of 1 s every 0.5 s, the last filled up with
-silence; the embeddings of left and right stand side by side, `(num_windows, 1024)`.
+start, so that windows are centred on multiples of half a second; windows of 1 s every 0.5 s, the last one padded with
+silence; the embeddings of left and right are concatenated, `(num_windows, 1024)`.
 
 References: Cramer et al., "Look, listen, and learn more" (2019); package openl3 0.4. Paper: §4.1, FD_openl3, with the
 settings of the authors' code.
@@ -81,7 +81,7 @@ class OpenL3Embedder:
 
     @property
     def protocol(self) -> dict:
-        """What the numbers depend on."""
+        """Everything that the numbers depend on."""
         return {
             "network": "openl3 mel256 music 512",
             "weights_sha256": weights_sha256(self.network),
@@ -117,7 +117,7 @@ def cut_windows(waveform: torch.Tensor) -> torch.Tensor:
 
 
 def spectrogram(windows: torch.Tensor) -> torch.Tensor:
-    """Mel magnitudes in dB below the window's loudest, `(B, 256, 199)`, of `(B, 48000)`; not below −80."""
+    """Mel magnitudes in dB relative to the window's maximum, `(B, 256, 199)`, of `(B, 48000)`; at least −80."""
     padded = F.pad(windows, (0, (NUM_FRAMES - 1) * HOP_LENGTH + FFT_SIZE - windows.shape[1]))
     window = torch.hann_window(FFT_SIZE)
     spectrum = torch.stft(padded, FFT_SIZE, HOP_LENGTH, window=window, center=False, return_complex=True)
@@ -127,12 +127,12 @@ def spectrogram(windows: torch.Tensor) -> torch.Tensor:
 
 
 def read_keras_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """The state of `OpenL3` from a Keras file of weights, layer by layer in the file's order.
+    """Reads the state of `OpenL3` from a Keras file of weights, layer by layer in the file's order.
 
     Raises:
         ValueError: it cannot be read, or its layers are not those of the network.
     """
-    import h5py  # in the extra `eval`
+    import h5py  # from the extra `eval`
 
     groups = []
     try:

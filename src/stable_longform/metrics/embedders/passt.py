@@ -1,11 +1,11 @@
 """PaSST, an audio transformer that classifies AudioSet's 527 classes: the classifier of the paper's KL.
 
-The published weights, `passt-s-f128-p16-s10-ap.476-swa.pt` (github.com/kkoutini/PaSST, release v0.0.1-audioset), open
-with the names of hear21passt. They could not be had where this package was written: front end, layers and the windows
-are tested, the network with its real weights is not.
+The published weights, `passt-s-f128-p16-s10-ap.476-swa.pt` (github.com/kkoutini/PaSST, release v0.0.1-audioset), have
+the names of hear21passt. They were not available where this package was written: the front end, the layers and the
+windows are tested, the network with its real weights is not.
 
-Conventions: mono at 32 kHz; windows of 10 s every 5 s, a shorter last one filled up with silence; logits
-`(num_windows, 527)`, to be averaged before the softmax.
+Conventions: mono at 32 kHz; windows of 10 s every 5 s, the last one padded with silence; logits `(num_windows, 527)`,
+which are averaged before the softmax.
 
 References: Koutini et al., "Efficient training of audio transformers with patchout" (2022); package hear21passt.
 Paper: §4.1, KL_passt, with the settings of the authors' code.
@@ -92,7 +92,7 @@ class PaSST(nn.Module):
         self.blocks = nn.Sequential(*(Block(dim, num_heads) for _ in range(depth)))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, NUM_CLASSES))
-        self.head_dist = nn.Linear(dim, NUM_CLASSES)  # in the file, and used in training only
+        self.head_dist = nn.Linear(dim, NUM_CLASSES)  # in the file, but only used in training
 
     def forward(self, log_mel: torch.Tensor) -> torch.Tensor:
         """Logits `(B, 527)` of spectrograms `(B, 128, num_frames)`, at most 1005 frames."""
@@ -140,7 +140,7 @@ class PasstEmbedder:
 
     @property
     def protocol(self) -> dict:
-        """What the numbers depend on."""
+        """Everything that the numbers depend on."""
         return {
             "network": "passt_s_swa_p16_128_ap476",
             "weights_sha256": weights_sha256(self.network),
@@ -167,7 +167,7 @@ class PasstEmbedder:
 def cut_windows(waveform: torch.Tensor) -> torch.Tensor:
     """Windows of 10 s every 5 s, `(num_windows, 320000)`, of `(num_samples,)` at 32 kHz.
 
-    A recording of up to 1.5 s is one window of its own length.
+    A recording of up to 1.5 s is one window with its own length.
     """
     length, hop = WINDOW_IN_S * SAMPLING_RATE, HOP_IN_S * SAMPLING_RATE
     num_samples = len(waveform)

