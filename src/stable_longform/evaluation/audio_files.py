@@ -1,11 +1,11 @@
-"""Audio files of a folder, read and prepared for the metrics; whatever is wrong with one is said, not repaired.
+"""Reads the audio files of a folder for the metrics; errors in files are reported, not repaired.
 
-Conventions: a file is known by its path relative to the folder, without the extension. A problem that makes a file
-unusable raises `UnusableAudioError`, whose text is the reason in the report; a property that the metrics can live with
-is returned as a note.
+Conventions: a file is identified by its path relative to the folder, without the extension. If a problem makes a file
+unusable, `UnusableAudioError` is raised, whose text is the reason in the report. Other properties that matter are
+returned as notes.
 
-References: `stable-audio-metrics` for the level. Each of its metrics brings the highest peak to -1 dBFS: OpenL3's of
-the stereo file at its own rate, PaSST's and CLAP's after the mix to mono and the resampling.
+References: `stable-audio-metrics` for the level. Each of its metrics normalises the highest peak to -1 dBFS: OpenL3's
+on the stereo file at its own rate, PaSST's and CLAP's after mixing to mono and resampling.
 """
 
 import os
@@ -28,10 +28,10 @@ from stable_longform.utils.audio import (
 )
 from stable_longform.utils.files import file_sha256
 
-# Files that are taken for audio. Those that libsndfile cannot decode are named in the report as unusable.
+# Extensions of audio files. Files that libsndfile cannot decode are listed as unusable in the report.
 EXTENSIONS = AUDIO_EXTENSIONS + UNSUPPORTED_EXTENSIONS
 PEAK_IN_DB = -1.0  # to which every file is normalised, as in the paper's code
-LOW_RATE = 16000  # Hz, below which a note is made
+LOW_RATE = 16000  # Hz; lower rates are noted
 PEAK_RULE = "mono: after the mix and the resampling; stereo: over both channels, before the resampling"
 
 
@@ -44,9 +44,9 @@ class ReadingSettings:
     """How files are read.
 
     Args:
-        trim_in_s: only the first seconds of each file; None reads it whole.
-        max_duration_in_s: files of which more would be read are unusable.
-        peak_in_db: level to which the highest peak is brought, in dBFS, see `to_channels`; None leaves the level.
+        trim_in_s: use only the first seconds of each file; None: the whole file.
+        max_duration_in_s: files that are longer (after trimming) are unusable.
+        peak_in_db: level to which the highest peak is normalised, in dBFS, see `to_channels`; None: no normalisation.
     """
 
     trim_in_s: float | None = None
@@ -67,7 +67,7 @@ def list_audio(folder: str | os.PathLike) -> dict[str, Path]:
     """Audio files of a folder and its subfolders by name, in alphabetical order. Links to folders are followed.
 
     Raises:
-        ValueError: there is no such folder, no audio file in it, or two that differ in their extension only.
+        ValueError: there is no such folder, it has no audio file, or two files differ only in their extension.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -88,12 +88,12 @@ def list_tracks(source: str | os.PathLike, split: str, limit: int | None = None)
     """Audio files of one split of a source of music by name, in its order.
 
     Args:
-        source: any that consists of files: a manifest, a folder, a CSV file.
+        source: one that consists of files: a manifest, a folder or a CSV file.
         split: "train", "valid", "test" or "extra".
         limit: number of files to take; None: all.
 
     Raises:
-        ValueError: see `open_source`; also a source that holds its audio in tars or tables.
+        ValueError: see `open_source`; or the source holds its audio in tars or tables.
     """
     tracks = getattr(open_source(source, split), "tracks", None)
     if tracks is None or any(track.storage is not None for track in tracks):
@@ -102,13 +102,13 @@ def list_tracks(source: str | os.PathLike, split: str, limit: int | None = None)
 
 
 def count_other_files(folder: str | os.PathLike) -> dict[str, int]:
-    """Number of files in a folder and its subfolders that are not taken for audio, by extension."""
+    """Number of files in a folder and its subfolders that are not audio files, by extension."""
     extensions = Counter(path.suffix.lower() for path in _walk(Path(folder)))
     return {extension: count for extension, count in sorted(extensions.items()) if extension not in EXTENSIONS}
 
 
 def _walk(folder: Path, parents: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    """What a folder and its subfolders hold, but hidden things and links to a folder above."""
+    """The files in a folder and its subfolders, except hidden ones and links to a parent folder."""
     place = folder.resolve()
     for path in sorted(folder.iterdir()) if place not in parents else ():
         if path.is_dir() and not path.name.startswith("."):
@@ -121,7 +121,7 @@ def audio_hash(path: Path) -> str:
     """SHA-256 of a file's content.
 
     Raises:
-        UnusableAudioError: it cannot be read, or is not a file but a pipe or a device, which would never end.
+        UnusableAudioError: it cannot be read, or is a pipe or a device, which may never end.
     """
     if not path.is_file():
         raise UnusableAudioError("unreadable: not a file, or a link to nothing")
@@ -156,7 +156,7 @@ def load_audio(path: Path, settings: ReadingSettings) -> Audio:
 
 
 def read_header(path: Path, settings: ReadingSettings) -> AudioInfo:
-    """What a file is.
+    """Reads the properties of a file.
 
     Raises:
         UnusableAudioError: it cannot be read, is cut off, empty or too long, or has more than two channels.
@@ -178,7 +178,7 @@ def read_header(path: Path, settings: ReadingSettings) -> AudioInfo:
 
 
 def header_notes(info: AudioInfo, settings: ReadingSettings) -> list[str]:
-    """Notes about a file that its header tells, as `read_header` returns it."""
+    """Notes about a file, from the header that `read_header` returned."""
     notes = []
     if info.channels == 1:
         notes.append("mono")
@@ -190,7 +190,7 @@ def header_notes(info: AudioInfo, settings: ReadingSettings) -> list[str]:
 
 
 def normalize_peak(waveform: torch.Tensor, peak_in_db: float | None) -> torch.Tensor:
-    """Brings the highest absolute sample of `(channels, num_samples)` to a level in dBFS; silence stays silence."""
+    """Normalises the highest absolute sample of `(channels, num_samples)` to a level in dBFS, except in silence."""
     peak = waveform.abs().max()
     if peak_in_db is None or peak == 0:
         return waveform
@@ -198,14 +198,14 @@ def normalize_peak(waveform: torch.Tensor, peak_in_db: float | None) -> torch.Te
 
 
 def to_channels(audio: Audio, num_channels: int, sampling_rate: int, peak_in_db: float | None = None) -> torch.Tensor:
-    """The waveform with one channel (the mean) or two (mono is duplicated), resampled.
+    """Converts a waveform to one channel (the mean) or two (mono is duplicated), and resamples it.
 
     Args:
-        audio: what was read.
+        audio: the recording.
         num_channels: 1 or 2.
         sampling_rate: Hz of the result.
-        peak_in_db: level of the highest peak in dBFS, brought about where the paper's code does it (`PEAK_RULE`); None
-            leaves the level.
+        peak_in_db: level of the highest peak in dBFS, normalised at the same point as in the paper's code
+            (`PEAK_RULE`); None: no normalisation.
     """
     if num_channels == 1:
         mono = resample(audio.waveform.mean(dim=0, keepdim=True), audio.sampling_rate, sampling_rate)

@@ -1,7 +1,7 @@
 """Reconstructions by autoencoders and codecs, and their distances from the originals: the paper's Table 5 and more.
 
 Every codec runs at its own rate and number of channels; a mono codec gets left and right one after the other. The
-distances are computed at the rate of the report, on stereo, file by file, then averaged. Paper: §4.3.
+distances are computed in stereo at the rate of the report, file by file, and then averaged. Paper: §4.3.
 """
 
 import json
@@ -29,7 +29,7 @@ from stable_longform.utils.files import write_json
 logger = logging.getLogger(__name__)
 
 REPORT_RATE = 44100  # Hz
-VALUES_VERSION = 3  # of what is kept for each file; 3: all of `measure_reconstruction`
+VALUES_VERSION = 3  # of the cached values; 3: all of `measure_reconstruction`
 METRICS = ("stft_distance", "mel_distance", "si_sdr")  # of the paper
 MORE_METRICS = (
     "joint_si_sdr",
@@ -43,14 +43,14 @@ MORE_METRICS = (
 
 @dataclass(frozen=True)
 class Codec:
-    """Something that encodes and decodes.
+    """An encoder and decoder of audio.
 
     Args:
         name: for the report.
         sampling_rate: Hz.
         num_channels: of one call, 1 or 2.
         reconstruct: maps `(batch_size, num_channels, num_samples)` to the same shape.
-        protocol: what the result depends on, as JSON.
+        protocol: everything that the result depends on, as JSON.
     """
 
     name: str
@@ -110,15 +110,15 @@ def score_reconstructions(
 
     Args:
         codec: what to measure.
-        files: the recordings by name, as `list_audio` and `list_tracks` give them.
+        files: the recordings by name, as from `list_audio` and `list_tracks`.
         settings: how they are read.
-        cache: folder that keeps the values of each file, so that a run continues where it stopped.
-        with_visqol: whether "visqol" is measured too, which must be installed.
+        cache: folder for the values of each file, so that an interrupted run can continue.
+        with_visqol: whether to measure "visqol" too, which must be installed.
 
     Returns:
-        `per_file` (name to values), `skipped` (name to reason; silent recordings are among them, for which SI-SDR has
-        no meaning), `notes` (name to properties of the file, such as one silent channel) and the means, by metric; a
-        mean is None if no file could be used.
+        `per_file` (name to values), `skipped` (name to reason; includes silent recordings, for which SI-SDR is
+        undefined), `notes` (name to properties of the file, such as one silent channel) and the means, by metric; a
+        mean is None if no file was usable.
     """
     cache.mkdir(parents=True, exist_ok=True)
     suffix = f"{VALUES_VERSION}-visqol" if with_visqol else f"{VALUES_VERSION}"

@@ -1,4 +1,4 @@
-"""Embedders by the names that the command line and the reports use."""
+"""Opens embedders by their names in the command line and the reports."""
 
 import torch
 
@@ -16,12 +16,12 @@ def load_embedder(spec: str, device: str | torch.device = "cpu"):
     """Opens an embedder.
 
     Args:
-        spec: its name, or `name=source` where the source is a file of weights, a folder or a Hub id: `openl3=FILE.h5`,
-            `passt=FILE.pt`, `clap=FOLDER`. `laion_clap` alone takes LAION's from the Hub.
+        spec: its name, or `name=source` with a file of weights, a folder or a Hub id: `openl3=FILE.h5`,
+            `passt=FILE.pt`, `clap=FOLDER`. `laion_clap` without a source loads LAION's from the Hub.
         device: where its network runs.
 
     Raises:
-        ValueError: an unknown name, or a source that is missing or superfluous.
+        ValueError: the name is unknown, or the source is missing or superfluous.
     """
     name, _, source = spec.partition("=")
     if name not in NAMES:

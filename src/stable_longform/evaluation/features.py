@@ -1,8 +1,8 @@
-"""Features of all audio files of a folder, computed once and kept.
+"""Computes and caches the features of all audio files of a folder.
 
-A file's features lie in the cache under the hash of its content and of everything that they depend on (the
-embedder's protocol, the reading settings), so an interrupted run continues where it stopped, and a changed file or
-setting never meets old features.
+A file's features are stored in the cache under the hash of its content and of everything that they depend on (the
+embedder's protocol, the reading settings). So an interrupted run continues where it stopped, and old features are
+never used for a changed file or setting.
 """
 
 import dataclasses
@@ -36,13 +36,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class FolderFeatures:
-    """What is known of a folder's files, by name.
+    """The features of a folder's files, and remarks about them, by name.
 
     Args:
         features: of each usable file, by the embedders' names.
-        skipped: reason for each file that is left out of every metric.
+        skipped: reason for each file that is left out of all metrics.
         notes: properties of usable files that a reader of the numbers should know.
-        other_files: number of the folder's files that are not taken for audio, by extension.
+        other_files: number of the folder's files that are not audio files, by extension.
         not_asked_for: existing audio files that were not requested.
     """
 
@@ -54,7 +54,7 @@ class FolderFeatures:
 
 
 def embed_audio(audio: Audio, embedder, peak_in_db: float | None = None) -> AudioFeatures:
-    """Features of one recording, brought to a level first if one is given (`to_channels`).
+    """Features of one recording, normalised to a level first if one is given (`to_channels`).
 
     Raises:
         UnusableAudioError: the recording is too short for the embedder, or the features are not finite.
@@ -76,10 +76,10 @@ def folder_features(
 
     Args:
         folder: searched with its subfolders.
-        embedders: what to compute.
+        embedders: to compute features with.
         settings: how files are read.
-        cache: folder that keeps the features.
-        names: only these files; None takes all. Names that the folder lacks are reported as skipped.
+        cache: folder for the features.
+        names: only these files; None: all. Names that are missing in the folder are reported as skipped.
 
     Raises:
         ValueError: see `list_audio`.
@@ -99,7 +99,7 @@ def folder_features(
 def file_features(
     files: Mapping[str, Path], embedders: Sequence, settings: ReadingSettings, cache: Path, title: str
 ) -> FolderFeatures:
-    """The same of files that are known, by name; `title` is that of the progress bar."""
+    """Like `folder_features`, for given files by name; `title` is that of the progress bar."""
     result = FolderFeatures()
     for name, features, notes in each_file_features(files, embedders, settings, cache, title):
         if isinstance(features, UnusableAudioError):
@@ -114,10 +114,10 @@ def file_features(
 def each_file_features(
     files: Mapping[str, Path], embedders: Sequence, settings: ReadingSettings, cache: Path, title: str
 ) -> Iterator[tuple[str, dict[str, AudioFeatures] | UnusableAudioError, list[str]]]:
-    """The same one by one, for more files than memory holds.
+    """Like `file_features`, but one by one, for more files than fit into memory.
 
     Yields:
-        Name, features by the embedders' names or what is wrong with the file, and notes.
+        The name, the features by the embedders' names or the reason why the file is unusable, and notes.
     """
     stores = {embedder.name: cache / _store_name(embedder, settings) for embedder in embedders}
     for store in stores.values():
@@ -135,7 +135,7 @@ def each_file_features(
 def _features_of_file(
     path: Path, embedders: Sequence, settings: ReadingSettings, stores: dict[str, Path]
 ) -> tuple[dict[str, AudioFeatures], list[str]]:
-    """Features of one file and the notes about it; the audio is read only if something is missing in the cache."""
+    """Features of one file and notes about it; the audio is read only if something is missing in the cache."""
     digest = audio_hash(path)
     audio, features, notes = None, {}, []
     for embedder in embedders:

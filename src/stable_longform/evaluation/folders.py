@@ -1,7 +1,7 @@
-"""A folder of generated music against a folder of real music: one call, one report.
+"""Compares a folder of generated music with a folder of real music and writes a report.
 
-The report is a folder: `scores.json` with every number, value by file and the protocol that they depend on, `table.md`
-and `figure.png`. Files that could not be used are named and counted in both, and are in no mean.
+The report is a folder: `scores.json` with all numbers, the values for each file and the protocol that they depend on,
+`table.md` and `figure.png`. Unusable files are named and counted in both, and are in no mean.
 """
 
 import dataclasses
@@ -36,26 +36,26 @@ def score_folder(
     """Scores a folder and writes the report.
 
     Args:
-        generated_folder: the generated files; with prompts, those that are named after their ids.
-        reference_folder: real music: all of it, or with prompts that name references, those.
-        output: folder of the report; made if it is not there.
-        embedders: what to compare with.
-        rows: prompts, for CLAP and tag-text scores and for references of single files. Without them a file's reference
-            is the one of the same name, if there is one.
+        generated_folder: the generated files; with prompts, only those named after the prompts' ids.
+        reference_folder: real music; if the prompts name references, only these are used.
+        output: folder of the report; created if necessary.
+        embedders: for the comparison.
+        rows: prompts, for CLAP and tag-text scores and for references of single files. Without them, the reference of
+            a file is the one with the same name, if there is one.
         settings: how files are read; None: the defaults.
-        num_windows: windows drawn from each set for Fréchet distances; None takes all.
+        num_windows: number of windows drawn from each set for Fréchet distances; None: all.
         seed: of that draw.
-        cache: folder that keeps features; None: `features` in the output folder.
-        protocol: what else to note in the report.
-        text_embedder: embedder of text for tag-text scores; None leaves them out.
-        num_resamples: draws of files for the intervals; 0 leaves them out.
+        cache: folder for features; None: `features` in the output folder.
+        protocol: additional notes for the report.
+        text_embedder: embedder of text for tag-text scores; None: no such scores.
+        num_resamples: draws of files for the intervals; 0: no intervals.
 
     Returns:
-        What `scores.json` holds.
+        The content of `scores.json`.
 
     Raises:
-        ValueError: a folder without usable audio, fewer windows than asked for, or a text embedder without prompts or
-            without an embedder of audio that has tags.
+        ValueError: a folder has no usable audio, there are fewer windows than requested, or a text embedder is given
+            without prompts or without an audio embedder that has tags.
     """
     if text_embedder is not None and (not rows or not any("tag_text" in e.metrics for e in embedders)):
         raise ValueError("The tag-text score needs prompts and one of the embedders musicnn_msd, musicnn_mtt.")
@@ -112,7 +112,7 @@ def _match_pairs(
 ) -> tuple[dict[str, str], list[str]]:
     """The reference of each generated file, and the prompts whose reference is missing.
 
-    Where prompts name references, the reference set keeps those alone.
+    If prompts name references, only these stay in the reference set.
     """
     if rows is None or not any(row.reference for row in rows):
         return {name: name for name in generated.features if name in reference.features}, []
@@ -143,7 +143,7 @@ def _count_reasons(found: FolderFeatures) -> str:
 
 
 def _table(scores: Sequence, generated: FolderFeatures, reference: FolderFeatures) -> str:
-    """The table, and under it the files that are not in it."""
+    """The table, and below it the files that are not included."""
     rows = []
     for score in scores:
         windows = None if score.num_windows is None else "{} / {}".format(*score.num_windows)

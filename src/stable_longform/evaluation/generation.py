@@ -1,9 +1,9 @@
-"""A folder of generated music from a list of prompts, one file for each, to be scored or listened to.
+"""Generates a folder of music from a list of prompts, one file for each, to be scored or listened to.
 
-Every file has a seed of its own, made from the run's seed and the prompt's id, so a file does not depend on the
-others, on their order or on the number of processes. An interrupted run continues where it stopped: files appear
-only when complete, and complete ones are kept. `protocol.json` in the folder says how they were made; a folder made
-otherwise is refused.
+Every file has its own seed, derived from the run's seed and the prompt's id, so a file does not depend on the others,
+on their order or on the number of processes. An interrupted run continues where it stopped: files appear only when
+complete, and complete ones are kept. `protocol.json` in the folder records the settings; a folder with other settings
+is rejected.
 """
 
 import hashlib
@@ -37,17 +37,17 @@ def generate_folder(
     process_index: int = 0,
     num_processes: int = 1,
 ) -> int:
-    """Generates what is missing.
+    """Generates the missing files.
 
     Args:
-        synthesize: called with prompt, seconds and seed; gives `(waveform (channels, num_samples), sampling rate)`.
-        rows: the prompts; a row with a duration of its own keeps it.
-        folder: for `<id>.wav` (16 bits) and the protocol; made if it is not there.
-        duration: seconds of music for the other rows.
-        settings: what else the result depends on, as JSON; kept in the protocol.
+        synthesize: called with prompt, seconds and seed; returns `(waveform (channels, num_samples), sampling rate)`.
+        rows: the prompts; the duration of a row, if given, has priority.
+        folder: for `<id>.wav` (16 bits) and the protocol; created if necessary.
+        duration: seconds of music for rows without a duration.
+        settings: everything else that the result depends on, as JSON; stored in the protocol.
         seed: of the run.
-        process_index: this process, in [0, num_processes).
-        num_processes: how many share the work.
+        process_index: number of this process, in [0, num_processes).
+        num_processes: number of processes that share the work.
 
     Returns:
         The number of files that this process generated.
@@ -70,7 +70,7 @@ def generate_folder(
         if not waveform.isfinite().all():
             raise ValueError(f"{row.id}: the model returned audio that is not finite.")
         peak = float(waveform.abs().max())
-        waveform = waveform / max(peak, 1.0)  # turned down as a whole rather than clipped
+        waveform = waveform / max(peak, 1.0)  # the whole is turned down instead of clipped
         write_audio(folder / f"{row.id}.wav", waveform.cpu().float(), sampling_rate, tags={"title": row.prompt})
     return len(todo)
 

@@ -32,7 +32,7 @@ def count_parameters(components: dict[str, torch.nn.Module]) -> dict[str, int]:
 
 
 def paper_components() -> dict[str, torch.nn.Module]:
-    """The components at the paper's size, the classes' defaults, without memory for the weights."""
+    """The components at the paper's size, which are the classes' defaults, without memory for the weights."""
     with init_empty_weights():
         return {
             "transformer": DiTTransformer1D(),
@@ -54,16 +54,16 @@ def measure_time(
     Args:
         synthesize: called with prompt, seconds and seed.
         durations: seconds of music.
-        device: for synchronisation and its memory.
-        prompt: what is generated.
-        num_runs: timed runs of each duration, after one that is not timed.
+        device: to synchronise and to measure the memory of.
+        prompt: of the music.
+        num_runs: timed runs for each duration, after one that is not timed.
 
     Returns:
-        For each duration: the median and the shortest time in s, and the peak memory in GiB, of the device or, on a
-        CPU, of the whole process up to then.
+        For each duration: the median and the shortest time in s, and the peak memory in GiB: of the device, or on a
+        CPU of the whole process so far.
 
     Raises:
-        ValueError: fewer than one run.
+        ValueError: there is less than one run.
     """
     if num_runs < 1:
         raise ValueError(f"num_runs must be at least 1, got {num_runs}.")
@@ -91,7 +91,7 @@ def measure_time(
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the peak of a CUDA device, or of this process."""
+    """Peak memory of a CUDA device, or of this process, in bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if resource is None:

@@ -1,7 +1,7 @@
-"""The paper's baseline: MusicGen through transformers, in its long-form mode.
+"""The paper's baseline: MusicGen from transformers, in its long-form mode.
 
-MusicGen sees 30 s at a time. Longer music is made window by window: each begins with the last 12 s of what there is
-and adds 18 s, the token ids themselves being handed on, as in the authors' audiocraft.
+MusicGen sees 30 s at a time. Longer music is generated window by window: each window starts with the last 12 s so far
+and adds 18 s. As in the authors' audiocraft, the token ids are passed on, not the audio.
 
 References: Copet et al., "Simple and controllable music generation" (2023). Paper: §4.1, MusicGen-large-stereo.
 """
@@ -13,7 +13,7 @@ DEFAULT_MODEL = "facebook/musicgen-stereo-large"
 
 
 class TokenRecorder(StoppingCriteria):
-    """Keeps the token ids that `generate` produces, of which its result shows only the audio. Stops nothing."""
+    """Records the token ids of `generate`, which returns only audio. It never stops the generation."""
 
     def __init__(self):
         self.ids = None
@@ -27,8 +27,8 @@ class TokenRecorder(StoppingCriteria):
         """The codes `(num_codebooks, num_frames)`: codebook k of a channel starts k steps later than codebook 0.
 
         Args:
-            num_frames: how many.
-            channels: 1, or 2 whose codebooks take turns.
+            num_frames: number of frames.
+            channels: 1, or 2 with alternating codebooks.
         """
         steps = self.ids[:, 1:]  # without the start token
         return torch.stack([row[index // channels :][:num_frames] for index, row in enumerate(steps)])
@@ -41,11 +41,11 @@ class MusicGen:
         model: transformers' MusicGen, mono or stereo.
         processor: its processor or tokenizer.
         window_in_s: seconds that the model sees.
-        stride_in_s: seconds that each further window adds, less than `window_in_s`.
+        stride_in_s: seconds that each further window adds; less than `window_in_s`.
         guidance_scale: of classifier-free guidance.
 
     Raises:
-        ValueError: a stride outside (0, window_in_s).
+        ValueError: the stride is outside (0, window_in_s).
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class MusicGen:
 
     @torch.no_grad()
     def __call__(self, prompt: str, duration: float, seed: int) -> tuple[torch.Tensor, int]:
-        """Gives `(waveform (channels, num_samples), sampling rate)`, of `duration` seconds.
+        """Generates `(waveform (channels, num_samples), sampling rate)` of `duration` seconds.
 
         Raises:
             ValueError: the duration is not at least one frame of the codec.
@@ -104,7 +104,7 @@ class MusicGen:
             stopping_criteria=StoppingCriteriaList([recorder]),
         )
         codes = recorder.frames(num_frames, self.channels)
-        if context is not None:  # steps in which some codebooks still had context hold their unused samples
+        if context is not None:  # steps in which some codebooks still had context contain unused samples
             codes[:, : context.shape[1]] = context
         return codes
 

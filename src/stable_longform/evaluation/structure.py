@@ -1,6 +1,6 @@
-"""The structure of whole folders of audio: numbers with intervals, Figure 4, and how well boundaries are found.
+"""The structure of whole folders of audio: numbers with intervals, Figure 4, and the accuracy of boundaries.
 
-A file's structure is kept under the hash of its content, so an interrupted run continues where it stopped. Paper:
+A file's structure is cached under the hash of its content, so an interrupted run continues where it stopped. Paper:
 §4.4.
 """
 
@@ -38,9 +38,9 @@ from stable_longform.utils.text_files import read_json_lines
 
 logger = logging.getLogger(__name__)
 
-STRUCTURE_VERSION = 2  # of what is kept for each file; grows when the analysis changes
+STRUCTURE_VERSION = 2  # of the cached results; raised when the analysis changes
 NUM_RESAMPLES = 1000
-MAX_COLUMNS = 5  # of the figure, as many as the paper's
+MAX_COLUMNS = 5  # of the figure, as in the paper
 BOUNDARY_DEFINITIONS = {
     "boundary_f_0.5s": "boundaries found within 0.5 s of true ones, F-measure (mir_eval, ends trimmed)",
     "boundary_f_3s": "the same within 3 s",
@@ -52,13 +52,13 @@ BOUNDARY_DEFINITIONS = {
 
 @dataclass
 class FolderStructures:
-    """What is known of a folder's files, by name.
+    """The structures of a folder's files, and remarks about them, by name.
 
     Args:
         structures: of each usable file.
-        skipped: reason for each file that is in no number.
+        skipped: reason for each file that is left out.
         notes: properties of usable files that a reader of the numbers should know.
-        other_files: number of the folder's files that are not taken for audio, by extension.
+        other_files: number of the folder's files that are not audio files, by extension.
     """
 
     structures: dict[str, Structure] = field(default_factory=dict)
@@ -68,12 +68,12 @@ class FolderStructures:
 
 
 def folder_structures(folder: Path, settings: ReadingSettings, cache: Path) -> FolderStructures:
-    """Analyzes a folder's audio files, or takes what is kept of them.
+    """Analyzes a folder's audio files; cached results are used.
 
     Args:
         folder: searched with its subfolders.
-        settings: how files are read; the level has no influence.
-        cache: folder that keeps the structure of each file.
+        settings: how files are read; the level has no effect.
+        cache: folder for the structure of each file.
 
     Raises:
         ValueError: see `list_audio`.
@@ -92,10 +92,11 @@ def folder_structures(folder: Path, settings: ReadingSettings, cache: Path) -> F
 
 
 def file_structure(path: Path, settings: ReadingSettings, cache: Path) -> tuple[Structure, list[str]]:
-    """The structure of one file, and the notes about it.
+    """The structure of one file, and notes about it.
 
     Raises:
-        UnusableAudioError: see `read_header`; also samples that are not finite, silence, or less than 10 s of music.
+        UnusableAudioError: see `read_header`; or samples are not finite, or there is silence or less than 10 s of
+            music.
     """
     info = read_header(path, settings)
     if min(info.duration_in_s, settings.trim_in_s or math.inf) < MIN_DURATION_IN_S:
@@ -115,7 +116,7 @@ def file_structure(path: Path, settings: ReadingSettings, cache: Path) -> tuple[
 
 
 def _first_blocks(path: Path, trim_in_s: float | None) -> Iterator[torch.Tensor]:
-    """Blocks of a file at the analysis's rate, up to the trim."""
+    """Blocks of a file at the rate of the analysis, up to the trim."""
     left = math.inf if trim_in_s is None else round(trim_in_s * SAMPLING_RATE)
     for block in read_blocks(path, SAMPLING_RATE):
         if left > 0:
@@ -124,7 +125,7 @@ def _first_blocks(path: Path, trim_in_s: float | None) -> Iterator[torch.Tensor]
 
 
 def _to_arrays(structure: Structure) -> dict[str, np.ndarray]:
-    """A structure as arrays; the matrix eight cells a byte."""
+    """Converts a structure to arrays; the matrix has eight cells in a byte."""
     rest = {"frame_rate": structure.frame_rate, "duration_in_s": structure.duration_in_s, "values": structure.values}
     return {
         "matrix": np.packbits(structure.matrix, axis=1),
@@ -134,7 +135,7 @@ def _to_arrays(structure: Structure) -> dict[str, np.ndarray]:
 
 
 def _from_arrays(arrays: dict[str, np.ndarray]) -> Structure:
-    """What `_to_arrays` was given."""
+    """The inverse of `_to_arrays`."""
     rest = json.loads(arrays["rest"].tobytes())
     packed = arrays["matrix"]
     matrix = np.unpackbits(packed, axis=1, count=len(packed)).astype(bool)
@@ -144,10 +145,10 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> Structure:
 
 
 def read_sections(manifest: Path) -> dict[Path, list[float]]:
-    """Where sections begin, by resolved path of the audio, from the `sections` of a manifest of composed pieces.
+    """Starts of the sections, by resolved path of the audio, from the `sections` of a manifest of composed pieces.
 
     Raises:
-        ValueError: the file is no JSONL, or no line of it has sections.
+        ValueError: the file is not JSONL, or none of its lines has sections.
     """
     truth = {}
     for place, row in read_json_lines(manifest):
@@ -175,18 +176,18 @@ def analyze_folders(
 
     Args:
         folders: the folder of each system, such as real music, a model and a baseline.
-        output: folder of the report; made if it is not there.
+        output: folder of the report; created if necessary.
         settings: how files are read; None: the defaults.
-        truth: where sections begin, by resolved path of the audio.
-        has_pictures: whether each file has a picture of its own.
+        truth: starts of the sections, by resolved path of the audio.
+        has_pictures: whether to draw a picture of each file.
         num_resamples: draws of files for the 95 % intervals.
         seed: of those draws.
 
     Returns:
-        What `structure.json` holds.
+        The content of `structure.json`.
 
     Raises:
-        ValueError: a folder without usable audio, or a truth that is of none of the files.
+        ValueError: a folder has no usable audio, or the truth applies to none of the files.
     """
     settings = settings or ReadingSettings()
     output.mkdir(parents=True, exist_ok=True)
@@ -231,7 +232,7 @@ def analyze_folders(
 
 
 def _all_values(folder: Path, found: FolderStructures, truth: Mapping[Path, Sequence[float]]) -> dict[str, dict]:
-    """Numbers of each usable file, those of its boundaries among them where the truth is known."""
+    """The numbers of each usable file, including the accuracy of its boundaries if the truth is known."""
     rows, files = {}, list_audio(folder)
     for name, structure in found.structures.items():
         rows[name] = dict(structure.values)
@@ -245,7 +246,7 @@ def _all_values(folder: Path, found: FolderStructures, truth: Mapping[Path, Sequ
 
 
 def summarize(rows: Mapping[str, Mapping[str, float]], num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> dict:
-    """Mean over files of each number, its 95 % interval for the choice of files (None for one file), and how many."""
+    """For each number the mean over files, its 95 % interval (None for one file), and the number of files."""
     summary = {}
     for metric in dict.fromkeys(metric for row in rows.values() for metric in row):
         numbers = np.array([row[metric] for row in rows.values() if metric in row])
@@ -258,7 +259,7 @@ def summarize(rows: Mapping[str, Mapping[str, float]], num_resamples: int = NUM_
 
 
 def make_table(report: Mapping) -> str:
-    """The table of a report: a row for each number, a column for each system; and under it what is not in it."""
+    """The table of a report: a row for each number, a column for each system; and below it, files left out."""
     systems, definitions = report["systems"], report["definitions"]
     rows = []
     for metric in definitions:
@@ -287,7 +288,7 @@ def _cell(summary: Mapping | None) -> str | None:
 def draw_figure(systems: Mapping[str, Mapping[str, Structure]], path: Path) -> None:
     """Figure 4: a row for each system, a column for each genre. Genres are the folders that all systems share.
 
-    Without such folders the columns are the first files of each system.
+    Without common folders, the columns are the first files of each system.
     """
     columns = figure_columns(systems)
     panels = {
@@ -298,7 +299,7 @@ def draw_figure(systems: Mapping[str, Mapping[str, Structure]], path: Path) -> N
 
 
 def figure_columns(systems: Mapping[str, Mapping[str, Structure]]) -> dict[str, list[str | None]]:
-    """Names of each system's files in the figure, at most five, None where it has no more."""
+    """Names of each system's files in the figure, at most five; None for empty places."""
     genres = [{name.split("/")[0] for name in structures if "/" in name} for structures in systems.values()]
     if shared := sorted(set.intersection(*genres))[:MAX_COLUMNS]:
         return {
@@ -318,7 +319,7 @@ def _panel(name: str, structure: Structure) -> MatrixPanel:
 
 
 def _draw_files(found: Mapping[str, FolderStructures], folder: Path) -> None:
-    """A picture of each file that has none yet, with the boundaries that were found."""
+    """Draws a picture of each file that has none yet, with the estimated boundaries."""
     for system, structures in found.items():
         for name, structure in structures.structures.items():
             path = folder / system / f"{name}.png"
