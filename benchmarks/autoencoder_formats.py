@@ -1,11 +1,11 @@
-"""The autoencoder on a CPU in three formats: time last, channels last, and the latter with convolutions in bfloat16.
+"""The autoencoder on a CPU in three formats: time last, channels last, and channels last with bfloat16 convolutions.
 
     python benchmarks/autoencoder_formats.py
     OMP_NUM_THREADS=1 python benchmarks/autoencoder_formats.py --seconds 30
 
-Decodes music that the embedded checkpoint makes, and encodes it again. "time last" is the engine without
-channels-last format, as it was; errors are against it. Runs are interleaved; medians of processor time and of the
-clock. On a CPU without bfloat16 instructions the bfloat16 row repeats the one before it.
+Decodes music that the embedded checkpoint generates, and encodes it again. "time last" is the engine without
+channels-last format; errors are relative to it. Runs are interleaved; the table has medians of processor and wall
+time. On a CPU without bfloat16 instructions, the bfloat16 row repeats the one before it.
 """
 
 import torch
@@ -26,9 +26,9 @@ def main() -> None:
     """Prints the table."""
     parser = ScriptParser(__doc__)
     parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
-    parser.add_number("--seconds", SECONDS, kind=float, default=285.0, help="of music")
-    parser.add_number("--steps", STEPS, default=8, help="that make it")
-    parser.add_number("--repeats", Range(1, 1000), default=3, help="of which the median is taken")
+    parser.add_number("--seconds", SECONDS, kind=float, default=285.0, help="seconds of music")
+    parser.add_number("--steps", STEPS, default=8, help="sampling steps")
+    parser.add_number("--repeats", Range(1, 1000), default=3, help="number of runs; the table shows medians")
     arguments = parser.parse_args()
     pipe = LongFormMusicPipeline.from_pretrained(arguments.checkpoint)
     pipe.set_progress_bar_config(disable=True)

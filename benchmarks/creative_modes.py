@@ -1,4 +1,4 @@
-"""Table of the creative modes: what they keep, how their borders and their new parts sound, and what they cost.
+"""Table of the creative modes: what they preserve, the quality of their borders and new parts, and their cost.
 
     python benchmarks/creative_modes.py --manifest corpus/manifest.jsonl --output modes
 
@@ -71,15 +71,21 @@ class Result:
 def main() -> None:
     """Measures every mode on every piece, then scores the new parts of each mode together."""
     parser = ScriptParser(__doc__)
-    parser.add_argument("--manifest", type=Path, required=True, help="of composed pieces, see compose_music.py")
+    parser.add_argument(
+        "--manifest", type=Path, required=True, help="manifest of composed pieces, see compose_music.py"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder for the table and the new parts")
-    parser.add_argument("--split", default="test", help="of the pieces that go through the modes")
-    parser.add_number("--num_files", Range(3, 1000), default=10, help="pieces, the first that are long enough")
+    parser.add_argument("--split", default="test", help="split with the pieces to edit")
+    parser.add_number(
+        "--num_files", Range(3, 1000), default=10, help="number of pieces; the first that are long enough"
+    )
     parser.add_number("--duration", Range(9, 1000), kind=float, default=18.0, help="seconds of each piece")
     parser.add_number("--window_in_s", SECONDS, kind=float, default=24.0, help="seconds that are sampled at once")
-    parser.add_number("--num_inference_steps", STEPS, help="sampling steps; not given: the checkpoint's")
-    parser.add_number("--num_truth", Range(100, 10000), default=120, help="pieces of the training split")
-    parser.add_number("--seed", SEEDS, default=0, help="of the noise")
+    parser.add_number("--num_inference_steps", STEPS, help="sampling steps; by default the checkpoint's")
+    parser.add_number(
+        "--num_truth", Range(100, 10000), default=120, help="number of pieces of the training split, for comparison"
+    )
+    parser.add_number("--seed", SEEDS, default=0, help="seed of the noise")
     parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
     arguments = parser.parse_args()
     pieces = [
@@ -112,7 +118,7 @@ def main() -> None:
 
 
 class Modes:
-    """Every mode of one checkpoint."""
+    """All modes of one checkpoint."""
 
     def __init__(self, arguments: argparse.Namespace):
         self.music = LongFormMusicPipeline.from_pretrained(arguments.checkpoint)

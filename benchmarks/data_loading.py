@@ -1,15 +1,15 @@
-"""How fast training data is loaded, and whether a training waits for it.
+"""Speed of loading training data, and how long a training waits for it.
 
     python benchmarks/data_loading.py --num_workers 8 --step_time_in_s 0.5
 
-Makes a corpus of long tracks, unless `--source` names one, and reads the autoencoder's crops from it in every format,
-beside a loader that reads each file whole before it crops, as stable-audio-tools does (stable_audio_tools/data/
-dataset.py, `SampleDataset`). Then windows of encoded latents. For each loader:
+Makes a corpus of long tracks, unless `--source` is given, and reads the autoencoder's crops from it in every format.
+For comparison, another loader reads each file completely before it crops, like stable-audio-tools (`SampleDataset` in
+stable_audio_tools/data/dataset.py). Then windows of encoded latents are loaded. For each loader:
 
-- items per second when nothing else happens;
+- items per second if nothing else happens;
 - the shortest training step that would not wait: the time to load one batch;
-- the share of time that a training with steps of `--step_time_in_s`, which sleep, waits for its batches;
-- for crops, bytes read for an item, where the system counts them (Linux).
+- the share of time that a training waits for its batches, with simulated steps of `--step_time_in_s`;
+- for crops, the bytes read for an item, if the system counts them (Linux).
 
 With --pairs instead: the processor time of a pair for CLAP, with transformers' feature extractor and with ours.
 """
@@ -47,7 +47,7 @@ LATENT_RATE = 44100 / 2048
 
 
 class WholeFileCrops(torch.utils.data.Dataset):
-    """The peer: reads and resamples a whole file, then takes a random crop; drawn as `WeightedItems` draws."""
+    """The peer: reads and resamples a whole file, then takes a random crop; tracks are drawn as in `WeightedItems`."""
 
     def __init__(self, crops: WeightedItems):
         self.crops, self.num_samples = crops, crops.make_item.num_samples
@@ -82,7 +82,7 @@ def write_corpus(folder: Path, num_tracks: int, duration_in_s: float, extension:
 
 
 def write_tars(folder: Path, target: Path, num_tars: int = 8) -> str:
-    """Packs a folder into tars; gives their pattern."""
+    """Packs a folder into tars; returns their pattern."""
     files = sorted(folder.iterdir())
     for shard in range(num_tars):
         with tarfile.open(target / f"{shard}.tar", "w") as archive:
@@ -135,7 +135,7 @@ def _silence() -> bytes:
 
 
 def bytes_read() -> int | None:
-    """Bytes that this process has read so far, where the system counts them."""
+    """Bytes that this process has read so far; None if the system does not count them."""
     try:
         return int(Path("/proc/self/io").read_text().split()[1])
     except OSError:
@@ -143,7 +143,7 @@ def bytes_read() -> int | None:
 
 
 def bytes_per_item(dataset: torch.utils.data.Dataset, count: int = 8) -> float | None:
-    """Mean of the bytes read for an item, the first one apart."""
+    """Mean number of bytes read for an item, without the first one."""
     items = (
         iter(dataset) if isinstance(dataset, torch.utils.data.IterableDataset) else map(dataset.__getitem__, range(99))
     )
@@ -155,7 +155,7 @@ def bytes_per_item(dataset: torch.utils.data.Dataset, count: int = 8) -> float |
 
 
 def measure(dataset, options: argparse.Namespace, collate_fn) -> tuple[float, float]:
-    """Items per second without steps, and the share of time that steps which sleep wait for their batches."""
+    """Items per second without steps, and the share of time that simulated steps wait for their batches."""
 
     def batches():
         if isinstance(dataset, torch.utils.data.IterableDataset):
@@ -187,16 +187,18 @@ def measure(dataset, options: argparse.Namespace, collate_fn) -> tuple[float, fl
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
     parser = ScriptParser(__doc__)
-    parser.add_argument("--source", help="instead of the corpus that is made: any source of music")
-    parser.add_number("--num_tracks", Range(1, 10**4), default=8, help="of the corpus that is made")
-    parser.add_number("--duration_in_s", SECONDS, kind=float, default=240.0, help="of its tracks")
-    parser.add_argument("--extension", choices=("wav", "flac", "ogg"), default="flac", help="of its files")
-    parser.add_number("--crop_num_samples", Range(1, 2**28), default=65536, help="length of a crop")
+    parser.add_argument("--source", help="any source of music; by default a corpus is made")
+    parser.add_number("--num_tracks", Range(1, 10**4), default=8, help="tracks of the generated corpus")
+    parser.add_number("--duration_in_s", SECONDS, kind=float, default=240.0, help="seconds of each of its tracks")
+    parser.add_argument("--extension", choices=("wav", "flac", "ogg"), default="flac", help="format of its files")
+    parser.add_number("--crop_num_samples", Range(1, 2**28), default=65536, help="samples in a crop")
     parser.add_number("--batch_size", Range(1, 65536), default=8, help="items in a batch")
     parser.add_number("--num_workers", Range(0, 1024), default=8, help="processes that load data")
-    parser.add_number("--step_time_in_s", Range(0, 1e4), kind=float, default=0.5, help="how long a step would take")
-    parser.add_number("--steps", Range(1, 10**6), default=30, help="to measure")
-    parser.add_argument("--pairs", action="store_true", help="measure the making of CLAP's pairs instead")
+    parser.add_number(
+        "--step_time_in_s", Range(0, 1e4), kind=float, default=0.5, help="duration of a simulated training step"
+    )
+    parser.add_number("--steps", Range(1, 10**6), default=30, help="number of steps to measure")
+    parser.add_argument("--pairs", action="store_true", help="measure the computation of CLAP's pairs instead")
     return parser.parse_args()
 
 
@@ -238,7 +240,7 @@ def main() -> None:
 
 
 def print_pairs(tracks: list[Track], repeats: int) -> None:
-    """Prints the processor time of a pair of 10 s and of a whole track, which is of the paper's kind: four views."""
+    """Prints the processor time of a pair of 10 s, and of a whole track with four views as in the paper."""
     rows = []
     for name, duration_in_s in (("10 s", 10.0), ("whole track", None)):
         functions = {}

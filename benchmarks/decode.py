@@ -4,8 +4,8 @@
     python benchmarks/decode.py --size embedded --seconds 30 285 --part 30
 
 Runs are interleaved. `--stable_audio_tools PATH`, a checkout whose requirements are installed, adds its decoder, which
-decodes whole. `--part` also measures that many seconds out of the longest input, of which diffusers' pipeline
-decodes all.
+decodes everything at once. `--part` also measures decoding only this number of seconds of the longest input;
+diffusers' pipeline always decodes all of it.
 """
 
 import argparse
@@ -27,15 +27,23 @@ SAMPLING_RATE, HOP_LENGTH = 44100, 2048
 def main() -> None:
     """Prints the table."""
     parser = ScriptParser(__doc__)
-    parser.add_argument("--size", choices=DECODERS, default="paper", help="of the model")
-    parser.add_number("--seconds", SECONDS, kind=float, nargs="+", default=[8.0], help="of music, one row each")
-    parser.add_number("--part", SECONDS, kind=float, help="seconds asked for out of the longest input")
-    parser.add_argument(
-        "--peers", nargs="*", choices=("whole", "tiled"), default=["whole", "tiled"], help="diffusers' ways to decode"
+    parser.add_argument("--size", choices=DECODERS, default="paper", help="size of the model")
+    parser.add_number(
+        "--seconds", SECONDS, kind=float, nargs="+", default=[8.0], help="seconds of music, one row each"
     )
-    parser.add_argument("--stable_audio_tools", type=Path, help="a checkout to compare with as well")
-    parser.add_number("--repeats", Range(1, 1000), default=3, help="of which the median is taken")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the computation")
+    parser.add_number(
+        "--part", SECONDS, kind=float, help="also decode only this number of seconds of the longest input"
+    )
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        choices=("whole", "tiled"),
+        default=["whole", "tiled"],
+        help="modes of diffusers to compare with",
+    )
+    parser.add_argument("--stable_audio_tools", type=Path, help="a checkout to compare with too")
+    parser.add_number("--repeats", Range(1, 1000), default=3, help="number of runs; the table shows medians")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of the computation")
     parser.add_device()
     arguments = parser.parse_args()
     dtype = getattr(torch, arguments.dtype)
@@ -57,7 +65,7 @@ def main() -> None:
 
 
 def diffusers_decoder(vae: DiffusersAutoencoder, is_tiled: bool) -> Callable[[torch.Tensor], torch.Tensor]:
-    """diffusers' way to decode."""
+    """A function that decodes with diffusers."""
 
     def decode(latents: torch.Tensor) -> torch.Tensor:
         vae.use_tiling = is_tiled

@@ -1,13 +1,13 @@
-"""Dissimilarity guidance on a model that copies: before and after, for a transformer that is overfitted on purpose.
+"""Dissimilarity guidance on a transformer that was overfitted on purpose: generations without and with it.
 
     python training/compose_music.py --output_dir composed --num_pieces 16
     python benchmarks/dissimilarity.py --manifest composed/manifest.jsonl
 
-The first window of each of a few pieces is learned by heart, beginning with the checkpoint's transformer; then the
-prompts of these pieces are generated without guidance and with it. "Latents" is the cosine with the nearest known
-latents, to which the guidance sets a limit. "Passages" is the highest cosine of 3 s of mel44 embeddings with those of
-the known pieces, which the guidance does not see; other pieces, which the model has never had, show what is no copy.
-Share in partials says whether the result is still music. Needs the extra `eval`.
+The checkpoint's transformer memorizes the first window of a few pieces. Then music is generated from the prompts of
+these pieces, without and with the guidance. "Latents" is the cosine to the nearest known latents, which the guidance
+limits. "Passages" is the highest cosine between mel44 embeddings of 3 s and those of the known pieces, which the
+guidance does not use; other pieces that the model has not seen show the level without copying. The share in partials
+shows whether the result is still music. Needs the extra `eval`.
 """
 
 import math
@@ -40,15 +40,24 @@ HEADER = ("music", "latents, mean", "latents, highest", "passages, mean", "passa
 def main() -> None:
     """Prints the table."""
     parser = ScriptParser(__doc__)
-    parser.add_argument("--manifest", required=True, help="music; the first pieces are learned, the next are not")
+    parser.add_argument(
+        "--manifest", required=True, help="source of music; the first pieces are learned, the next are not"
+    )
     parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
-    parser.add_number("--num_pieces", Range(2, 1000), default=6, help="pieces to learn, and as many others")
-    parser.add_number("--duration_in_s", SECONDS, kind=float, default=11.8, help="length of the window")
-    parser.add_number("--training_steps", Range(0, 10**6), default=400, help="steps of learning, all pieces in each")
-    parser.add_number("--learning_rate", Range(0, 1), kind=float, default=1e-3, help="of AdamW")
-    parser.add_number("--num_inference_steps", STEPS, help="of each generation; by default the checkpoint's")
-    parser.add_number("--thresholds", Range(-1, 1), kind=float, nargs="+", default=[0.5, 0.3], help="of the guidance")
-    parser.add_number("--seed", SEEDS, default=0, help="of everything random")
+    parser.add_number("--num_pieces", Range(2, 1000), default=6, help="number of pieces to learn, and of other pieces")
+    parser.add_number("--duration_in_s", SECONDS, kind=float, default=11.8, help="length of the window in seconds")
+    parser.add_number("--training_steps", Range(0, 10**6), default=400, help="training steps, each with all pieces")
+    parser.add_number("--learning_rate", Range(0, 1), kind=float, default=1e-3, help="learning rate of AdamW")
+    parser.add_number("--num_inference_steps", STEPS, help="sampling steps; by default the checkpoint's")
+    parser.add_number(
+        "--thresholds",
+        Range(-1, 1),
+        kind=float,
+        nargs="+",
+        default=[0.5, 0.3],
+        help="thresholds of the guidance, one row each",
+    )
+    parser.add_number("--seed", SEEDS, default=0, help="random seed")
     arguments = parser.parse_args()
     pipe = LongFormMusicPipeline.from_pretrained(arguments.checkpoint)
     pipe.set_progress_bar_config(disable=True)
@@ -81,7 +90,7 @@ def open_pieces(
     """The first seconds of some pieces, in whole patches of the transformer, `(2, num_samples)`, and their prompts.
 
     Raises:
-        ValueError: the manifest has fewer pieces of that length.
+        ValueError: the manifest has fewer pieces of this length.
     """
     patch_in_s = pipe.transformer.config.patch_size * pipe.vae.hop_length / pipe.sampling_rate
     duration_in_s = math.ceil(duration_in_s / patch_in_s - 1e-6) * patch_in_s
@@ -126,12 +135,12 @@ def learn(pipe: LongFormMusicPipeline, latents: torch.Tensor, prompts: list[str]
 
 
 class Measure:
-    """How near music is to the known pieces.
+    """Measures the similarity of music to the known pieces.
 
     Args:
-        pipe: whose sampling rate the music has.
+        pipe: the music has its sampling rate.
         known: latents of the pieces, `(num_pieces, latent_channels, latent_length)`.
-        audio: of the known pieces and as many others; the passages of all say what is usual.
+        audio: of the known pieces and the same number of others; all passages are used for standardization.
     """
 
     def __init__(self, pipe: LongFormMusicPipeline, known: torch.Tensor, audio: list[torch.Tensor]):
@@ -142,7 +151,7 @@ class Measure:
         self.passages = np.concatenate([self.standardizer(rows) for rows in embeddings[: len(known)]])
 
     def __call__(self, name: str, latents: torch.Tensor, audio: list[torch.Tensor]) -> list:
-        """A row of the table for `(num_pieces, latent_channels, latent_length)` and what they decode to."""
+        """A row of the table for latents `(num_pieces, latent_channels, latent_length)` and their audio."""
         cosines = self.guidance.nearest(latents)[0]
         passages = []
         for waveform in audio:

@@ -1,12 +1,12 @@
 """Measures a checkpoint against held-out real music: the tables of its model card.
 
-    stable-longform evaluate prepare      # once: gets the evaluators' weights
+    stable-longform evaluate prepare      # once: downloads the evaluators' weights
     python benchmarks/embedded_checkpoint.py --manifest corpus/manifest.jsonl --checkpoint DIR
 
-The real music is the manifest's test split, games that no training has seen, in two halves by track. One half is the
-reference. Beside it stand: the other half (the floor), its reconstructions by the autoencoder (the ceiling of the
-system), its latents in random order, real music of other genres, generations of each duration from the prompts of
-the reference's tracks, an untrained transformer of the same size, white noise, and with --peer a folder of another
+The real music is the manifest's test split, which no training has seen, in two halves by track. One half is the
+reference. It is compared with the other half (the floor), its reconstructions by the autoencoder (the ceiling of the
+system), its latents in random order, real music of other genres, generations of each duration from the prompts of the
+reference's tracks, an untrained transformer of the same size, white noise, and with --peer a folder of another
 system's music. Every row has the same number of 3 s windows, spread evenly over its recordings. Needs the extra
 `eval`.
 """
@@ -47,8 +47,8 @@ from stable_longform.utils.scripts import SECONDS, SEEDS, STEPS, ScriptParser, r
 CROP_IN_S, WINDOWS_PER_CROP = 6.05, 2
 UNTRAINED_STEPS = 4  # its prediction hardly depends on the time
 BAND_EDGES_IN_HZ = (0, 60, 120, 250, 500, 1000, 2000, 4000, 8000, 16000, 22050)
-END_SHARES = (0.04, 0.1, 0.2, 0.4)  # of the window: durations whose end is measured
-TAGGER = "musicnn_msd"  # the tags of the free corpus, and so its prompts, are the other tagger's
+END_SHARES = (0.04, 0.1, 0.2, 0.4)  # durations whose end is measured, as shares of the window
+TAGGER = "musicnn_msd"  # the tags of the free corpus, and thus its prompts, are from the other tagger
 
 Item = tuple[str, torch.Tensor]  # name, and `(2, num_samples)`
 
@@ -95,20 +95,31 @@ def parse_arguments() -> argparse.Namespace:
     parser = ScriptParser(__doc__)
     parser.add_argument("--manifest", required=True, help="any source of music")
     parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
-    parser.add_number("--durations", SECONDS, kind=float, nargs="+", default=[30.0, 120.0, 285.0], help="seconds")
     parser.add_number(
-        "--num_items", Range(1, 10**4), nargs="+", default=[8, 2, 2], help="generations of each duration"
+        "--durations",
+        SECONDS,
+        kind=float,
+        nargs="+",
+        default=[30.0, 120.0, 285.0],
+        help="durations of the generations in seconds",
+    )
+    parser.add_number(
+        "--num_items", Range(1, 10**4), nargs="+", default=[8, 2, 2], help="number of generations for each duration"
     )
     parser.add_argument(
-        "--peer", type=Path, help="a folder of another system's music; evaluate prepare --peer gets one"
+        "--peer", type=Path, help="a folder of another system's music, for example from `evaluate prepare --peer`"
     )
     parser.add_number(
-        "--num_windows", Range(2, 10**6), default=80, help="3 s windows of each row; 360 for firm numbers"
+        "--num_windows", Range(2, 10**6), default=80, help="3 s windows in each row; 360 for reliable numbers"
     )
     parser.add_number("--num_inference_steps", STEPS, default=16, help="sampling steps")
-    parser.add_number("--guidance_scale", Range(-100, 100), kind=float, default=4.0, help="classifier-free guidance")
-    parser.add_number("--guidance_rescale", Range(0, 1), kind=float, default=0.0, help="of the guided prediction")
-    parser.add_number("--seed", SEEDS, default=0, help="of everything random")
+    parser.add_number(
+        "--guidance_scale", Range(-100, 100), kind=float, default=4.0, help="scale of classifier-free guidance"
+    )
+    parser.add_number(
+        "--guidance_rescale", Range(0, 1), kind=float, default=0.0, help="rescaling of the guided prediction"
+    )
+    parser.add_number("--seed", SEEDS, default=0, help="random seed")
     parser.add_device("cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, help="file for the rows as JSON")
     arguments = parser.parse_args()
@@ -125,7 +136,7 @@ def split_tracks(arguments: argparse.Namespace) -> tuple[list[Track], list[Track
 
 
 def genre_tracks(reference: Sequence[Track], arguments: argparse.Namespace) -> list[Track]:
-    """Tracks of the train split that share no genre with any of the first half of the reference's genres by count."""
+    """Tracks of the train split without any of the more frequent half of the reference's genres."""
     counts: dict[str, int] = {}
     for track in reference:
         for genre in track.metadata.get("genre", []):
@@ -138,7 +149,7 @@ def genre_tracks(reference: Sequence[Track], arguments: argparse.Namespace) -> l
 
 
 def real_items(tracks: Sequence[Track], num_crops: int, sampling_rate: int) -> list[Item]:
-    """Crops spread over the tracks, one item for each track: what is cut from it, in a row."""
+    """Crops spread over the tracks, one item for each track: its crops, concatenated."""
     tracks = tracks[:num_crops]
     items = []
     for index, track in enumerate(tracks):
@@ -155,7 +166,7 @@ def real_items(tracks: Sequence[Track], num_crops: int, sampling_rate: int) -> l
 
 @torch.no_grad()
 def reconstruct(vae: AutoencoderOobleck, audio: torch.Tensor) -> torch.Tensor:
-    """`(2, num_samples)` through the autoencoder."""
+    """Encodes and decodes `(2, num_samples)`."""
     latents = vae.encode(audio[None].to(vae.device)).latent_dist.mode()
     return vae.decode(latents).sample[0, :, : audio.shape[1]].cpu()
 
@@ -197,7 +208,7 @@ class Table:
     """Rows of scores against one reference, printed as they come.
 
     Args:
-        embedders: of which the first also gives the tags.
+        embedders: the first one also predicts the tags.
         sampling_rate: Hz, of all audio.
         num_windows: windows of each row.
         reference: the real music.
@@ -273,7 +284,7 @@ class Table:
 
 
 def spread_crops(audio: torch.Tensor, count: int, sampling_rate: int) -> list[torch.Tensor]:
-    """`count` crops of two windows, spread evenly over `(2, num_samples)`; they overlap where the audio is short."""
+    """`count` crops of two windows, spread evenly over `(2, num_samples)`; they overlap if the audio is short."""
     length = round(CROP_IN_S * sampling_rate)
     starts = np.linspace(0, audio.shape[1] - length, count).round().astype(int) if count > 1 else [0]
     return [audio[:, start : start + length] for start in starts]
@@ -291,7 +302,7 @@ def print_reconstruction(real: Sequence[Item], decoded: Sequence[Item], sampling
 
 
 def print_adherence(pipe: LongFormMusicPipeline, tracks: Sequence[Track], arguments: argparse.Namespace) -> None:
-    """Level before and behind the end of each duration; effect of prompt and seed, time."""
+    """Prints the level before and after the end of each duration, the effect of prompt and seed, and the time."""
     settings = {
         "num_inference_steps": arguments.num_inference_steps,
         "guidance_scale": arguments.guidance_scale,
@@ -329,7 +340,7 @@ def print_adherence(pipe: LongFormMusicPipeline, tracks: Sequence[Track], argume
 
 
 def band_levels(waveform: torch.Tensor, sampling_rate: int) -> np.ndarray:
-    """Power of each band in dB below the whole, of `(channels, num_samples)`."""
+    """Power of each band of `(channels, num_samples)` in dB, relative to the total."""
     spectrum = torch.stft(waveform, 4096, window=torch.hann_window(4096), return_complex=True).abs().square()
     power = spectrum.mean(dim=(0, 2)).numpy()
     frequencies = np.linspace(0, sampling_rate / 2, len(power))

@@ -1,14 +1,14 @@
-"""Do the evaluators that need no hub order things sensibly? Real music against worse and worse versions of real music.
+"""Validates the evaluators that don't need the Hub: real music against increasingly degraded versions of it.
 
-    stable-longform evaluate prepare      # once: gets the evaluators' weights
+    stable-longform evaluate prepare      # once: downloads the evaluators' weights
     python benchmarks/evaluator_validity.py --manifest corpus/manifest.jsonl [--rendered FOLDER] [--clap FOLDER]
 
-Two sets of tracks are drawn from the manifest, of no track in common. One is the reference; the other is measured as
-it is, low-passed, folded to mono, with noise, and replaced by noise. Every row has the same number of 3 s windows. The
-spread is that over five draws of half of the windows. A folder of music rendered from scores adds a row. Then pairs:
-two crops of a track against crops of different tracks, and tracks with their own prompts against other tracks' prompts
-(from the manifest's metadata; the free corpus's are automatic, made by MusiCNN's MTT tagger). The CLAP of a checkpoint
-adds its score of right and wrong prompts. `--pairs_only` leaves out the distances. Needs the extra `eval`.
+Two disjoint sets of tracks are drawn from the manifest. One is the reference; the other is measured unchanged,
+low-passed, mixed to mono, with noise, and replaced by noise. Every row has the same number of 3 s windows. The spread
+is over five draws of half of the windows. A folder of music rendered from scores adds a row. Then pairs are compared:
+two crops of a track with crops of different tracks, and tracks with their own prompts with other tracks' prompts (from
+the manifest's metadata; in the free corpus, MusiCNN's MTT tagger predicted them). The CLAP of a checkpoint adds its
+scores for right and wrong prompts. `--pairs_only` skips the distances. Needs the extra `eval`.
 """
 
 import argparse
@@ -40,19 +40,19 @@ from stable_longform.utils.scripts import SEEDS, ScriptParser, run_main
 RATE, CROP_IN_S, WINDOWS_PER_CROP = 44100, 6.05, 2
 CLAP_CROP_IN_S = 10.0
 NUM_DRAWS = 5
-NUM_SHIFTS = 5  # wrong prompts of each track
-TAG_FIELDS = ("genre", "moods", "instruments")  # what a tagger can hear: no tempo
+NUM_SHIFTS = 5  # wrong prompts for each track
+TAG_FIELDS = ("genre", "moods", "instruments")  # fields that a tagger can predict, without the tempo
 
 
 def main() -> None:
     """Prints the tables."""
     parser = ScriptParser(__doc__)
     parser.add_argument("--manifest", required=True, help="any source of music")
-    parser.add_number("--num_windows", Range(2, 10**6), default=360, help="3 s windows of each row")
+    parser.add_number("--num_windows", Range(2, 10**6), default=360, help="3 s windows in each row")
     parser.add_argument("--rendered", type=Path, help="folder of music rendered from scores")
-    parser.add_argument("--clap", help="folder of a ClapModel, for right and wrong prompts")
-    parser.add_argument("--pairs_only", action="store_true", help="no distances between sets")
-    parser.add_number("--seed", SEEDS, default=0, help="of everything random")
+    parser.add_argument("--clap", help="folder of a ClapModel, to compare right and wrong prompts")
+    parser.add_argument("--pairs_only", action="store_true", help="skip the distances between sets")
+    parser.add_number("--seed", SEEDS, default=0, help="random seed")
     arguments = parser.parse_args()
     start = time.perf_counter()
     embedders = [MusicnnEmbedder("msd"), MusicnnEmbedder("mtt"), Mel44Embedder()]
@@ -75,7 +75,7 @@ def main() -> None:
 def print_distances(
     tracks: Sequence[Track], real: dict, reference: dict, embedders: Sequence, arguments: argparse.Namespace
 ) -> None:
-    """Distances of real music and of worse and worse versions of it from the reference."""
+    """Prints the distances of real music, and of increasingly degraded versions of it, from the reference."""
     header = ("music", *(f"FD {e.name} | spread" for e in embedders))
     print(f"| {' | '.join(header)} |\n|{'---|' * (2 * len(embedders) + 1)}")
     print_row("real, other tracks", real, reference, embedders)
@@ -89,7 +89,7 @@ def print_distances(
 
 
 def conditions(seed: int) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-    """What is done to the audio of each row."""
+    """The degradation of the audio in each row."""
     generator = torch.Generator().manual_seed(seed)
 
     def low_pass(cutoff: float) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -109,21 +109,21 @@ def conditions(seed: int) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
 
 
 def read_crop(track: Track, duration_in_s: float, key: str) -> torch.Tensor:
-    """A stereo crop at 44.1 kHz, at a place that the key draws."""
+    """A stereo crop at 44.1 kHz; its position is a function of the key."""
     start_in_s = random.Random(f"{key}{track.path.name}").random() * (track.duration_in_s - duration_in_s - 0.2)
     waveform, rate = read_audio(track.path, start_in_s, duration_in_s + 0.1)
     return to_stereo(resample(waveform, rate, RATE))[:, : round(duration_in_s * RATE)]
 
 
 def same(audio: torch.Tensor) -> torch.Tensor:
-    """The audio as it is."""
+    """Returns the audio unchanged."""
     return audio
 
 
 def features_of(
     tracks: Sequence[Track], embedders: Sequence, change: Callable[[torch.Tensor], torch.Tensor], seed: int
 ) -> dict:
-    """Features of one crop of each track, changed and then normalised."""
+    """Features of one crop of each track, degraded and then normalised."""
     found = {}
     for number, track in enumerate(tracks):
         crop = Audio(change(read_crop(track, CROP_IN_S, f"{seed}-{number}-")), RATE)
@@ -132,7 +132,7 @@ def features_of(
 
 
 def print_row(name: str, found: dict, reference: dict, embedders: Sequence) -> None:
-    """One row of distances, with their spread over draws of half of the windows."""
+    """Prints one row of distances, with their spread over draws of half of the windows."""
     cells = []
     num_windows = WINDOWS_PER_CROP * len(found)
     for embedder in embedders:
@@ -143,7 +143,7 @@ def print_row(name: str, found: dict, reference: dict, embedders: Sequence) -> N
 
 
 def print_prompts(tracks: Sequence[Track], real: dict, reference: dict, embedders: Sequence) -> None:
-    """Tag-text scores with a track's own prompt and with other tracks': all its words, and a draw as in training."""
+    """Prints tag-text scores with a track's own and with other tracks' prompts, complete and drawn as in training."""
     text_embedder = MinilmEmbedder.from_cache()
     chosen = {
         str(number): track.metadata
@@ -176,7 +176,7 @@ def print_prompts(tracks: Sequence[Track], real: dict, reference: dict, embedder
 
 
 def print_pairs(tracks: Sequence[Track], real: dict, embedders: Sequence, arguments: argparse.Namespace) -> None:
-    """Tag divergences and CLAP scores of right and of wrong pairs."""
+    """Prints tag divergences and CLAP scores of right and wrong pairs."""
     again = features_of(tracks, embedders[:2], same, arguments.seed + 1)
     names = list(real)
     rows = []

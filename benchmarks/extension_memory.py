@@ -2,9 +2,9 @@
 
     python benchmarks/extension_memory.py --seconds 300 600 --window_in_s 12 --num_inference_steps 2
 
-Ten seconds of noise are extended with `output_type="stream"` and written to a file while they are decoded, as
-`stable-longform extend` does. Memory is the peak of the process above what it holds with the model loaded. Neither the
-steps nor the weights change it, so few steps do.
+Ten seconds of noise are extended with `output_type="stream"` and written to a file while they are decoded, like in
+`stable-longform extend`. The memory is the peak of the process, minus its memory with the loaded model. It depends
+neither on the steps nor on the weights, so few steps are sufficient.
 """
 
 import argparse
@@ -26,7 +26,7 @@ LENGTHS = Range(INPUT_IN_S, 3600, above=True)
 
 
 def main() -> None:
-    """Prints the table; each length is measured by a process of its own."""
+    """Prints the table; each length is measured in a new process."""
     parser = ScriptParser(__doc__)
     parser.add_number("--seconds", LENGTHS, kind=float, nargs="+", default=[300.0, 600.0], help="lengths to extend to")
     parser.add_number("--window_in_s", SECONDS, kind=float, default=12.0, help="seconds that are sampled at once")

@@ -1,16 +1,15 @@
-"""A distilled student in 8, 4, 2 and 1 steps against its teacher with guidance: quality, diversity, time.
+"""Compares a distilled student in 8, 4, 2 and 1 steps with its teacher with guidance: quality, diversity, time.
 
     python benchmarks/few_steps.py --student runs/steps8/checkpoint --plot few_steps.png
     python benchmarks/few_steps.py --lora runs/steps8/lora
-    python benchmarks/few_steps.py                # the teacher itself in few steps, what distillation has to beat
+    python benchmarks/few_steps.py                # the teacher itself in few steps, the baseline for distillation
 
-Teacher and student make the same prompts with the same seeds. Fréchet distance and KAD compare the mel44 embeddings,
-which see the spectrum and the stereo image, of a row's music with those of the teacher's; the teacher's own row
-compares the seeds of even with those of odd numbers, which is what chance leaves. Diversity is the mean distance
-between the embeddings of one prompt's music with different seeds, relative to the teacher's: distillation lowers it.
-End error is the distance of a row's latents from the teacher's of the same seed. Sampling is processor time for one
-piece. `stable-longform evaluate control` and `analyze structure` judge folders that `evaluate generate --steps`
-makes. Needs the extra `eval`.
+Teacher and student use the same prompts and seeds. Fréchet distance and KAD compare the mel44 embeddings (spectrum and
+stereo image) of a row's music with those of the teacher's. The teacher's own row compares even with odd seeds, which
+gives the chance level. Diversity is the mean distance between the embeddings of one prompt's music with different
+seeds, relative to the teacher's; distillation reduces it. End error is the distance of a row's latents from the
+teacher's latents with the same seed. Sampling is the processor time for one piece. Use `stable-longform evaluate
+control` and `analyze structure` for folders from `evaluate generate --steps`. Needs the extra `eval`.
 """
 
 import argparse
@@ -36,21 +35,23 @@ HEADER = ("model", "Fréchet distance", "KAD", "diversity", "end error", "sampli
 
 
 def main() -> None:
-    """Prints the table, and draws it if asked to."""
+    """Prints the table, and draws it if requested."""
     parser = ScriptParser(__doc__)
-    parser.add_argument("--teacher", default=TINY_CHECKPOINT, help="folder or Hub id of a checkpoint")
-    parser.add_argument("--student", help="folder of a distilled checkpoint; otherwise the teacher in few steps")
+    parser.add_argument("--teacher", default=TINY_CHECKPOINT, help="folder or Hub id of the teacher")
+    parser.add_argument("--student", help="folder of a distilled checkpoint; by default the teacher itself")
     parser.add_argument("--lora", help="folder of the student's adapter instead")
-    parser.add_number("--steps", STEPS, nargs="+", default=[8, 4, 2, 1], help="of the student, one row each")
-    parser.add_number("--teacher_steps", STEPS, default=50, help="of the teacher")
-    parser.add_number("--guidance_scale", Range(-100, 100), kind=float, default=4.0, help="of the teacher")
-    parser.add_number("--num_prompts", Range(1, len(PROMPTS)), default=len(PROMPTS), help="of the built-in ones")
-    parser.add_number("--num_seeds", Range(2, 10**4), default=4, help="pieces of each prompt")
+    parser.add_number("--steps", STEPS, nargs="+", default=[8, 4, 2, 1], help="steps of the student, one row each")
+    parser.add_number("--teacher_steps", STEPS, default=50, help="sampling steps of the teacher")
+    parser.add_number(
+        "--guidance_scale", Range(-100, 100), kind=float, default=4.0, help="guidance scale of the teacher"
+    )
+    parser.add_number("--num_prompts", Range(1, len(PROMPTS)), default=len(PROMPTS), help="number of built-in prompts")
+    parser.add_number("--num_seeds", Range(2, 10**4), default=4, help="number of pieces for each prompt")
     parser.add_number("--duration", Range(3, 1e5), kind=float, default=11.5, help="seconds of each piece")
     parser.add_number(
-        "--window", Range(0, 1e5, above=True), kind=float, help="seconds sampled for each; by default as in training"
+        "--window", Range(0, 1e5, above=True), kind=float, help="window in seconds; by default as in training"
     )
-    parser.add_argument("--plot", type=Path, help="file for a picture")
+    parser.add_argument("--plot", type=Path, help="picture to write")
     arguments = parser.parse_args()
     print(f"pieces of {arguments.duration:g} s; {machine('cpu')}\n")
     teacher = open_pipeline(arguments.teacher)

@@ -1,4 +1,4 @@
-"""A whole generation with the embedded checkpoint: where the time goes, peak memory, and diffusers' classes beside it.
+"""A whole generation with the embedded checkpoint: time of each part, peak memory, and diffusers for comparison.
 
     python benchmarks/generate.py --num_inference_steps 25
     python benchmarks/generate.py --num_inference_steps 25 --tile_latent_lengths 16 100 512
@@ -6,9 +6,10 @@
 
 With `--tile_latent_lengths` the same latents are decoded again in chunks of these lengths, and compared.
 
-diffusers has no patches, so its transformer of the same width and depth sees every latent as a token; its weights are
-random, which changes no time. It runs `--peer_steps` steps, scaled to all, and its decoder, with the same weights as
-ours, the whole window, as diffusers' pipeline does. It is only measured with `--peer`, for which it takes minutes.
+diffusers has no patches, so its transformer of the same width and depth has a token for every latent. Its weights are
+random, which does not affect the time. It runs `--peer_steps` steps, from which the time of all is extrapolated. Its
+decoder has the same weights as ours and decodes the whole window, as in diffusers' pipeline. This comparison takes
+minutes and only runs with `--peer`.
 """
 
 import argparse
@@ -33,10 +34,12 @@ def main() -> None:
     parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
     parser.add_number("--num_inference_steps", STEPS, nargs="+", default=[25], help="sampling steps")
     parser.add_number("--duration", SECONDS, kind=float, default=285.0, help="seconds of music")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the transformer and the text encoder")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="precision of the transformer and the text encoder"
+    )
     parser.add_device()
     parser.add_number(
-        "--tile_latent_lengths", Range(1, 10**6), nargs="+", default=[], help="chunks to compare, in frames"
+        "--tile_latent_lengths", Range(1, 10**6), nargs="+", default=[], help="chunk lengths to compare, in frames"
     )
     parser.add_argument("--peer", action="store_true", help="measure diffusers' pipeline too")
     parser.add_number("--peer_steps", STEPS, default=1, help="sampling steps of the peer")
@@ -65,7 +68,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def run(pipe, num_inference_steps: int, arguments: argparse.Namespace) -> tuple[tuple, torch.Tensor]:
-    """One generation, as the command makes it: latents, then audio chunk by chunk. A short one goes before.
+    """One generation like that of the command: latents, then audio chunk by chunk, after a short warm-up.
 
     Returns the row of the table and the latents.
     """
@@ -99,7 +102,7 @@ def run(pipe, num_inference_steps: int, arguments: argparse.Namespace) -> tuple[
 
 
 def compare_chunks(pipe, latents: torch.Tensor, arguments: argparse.Namespace) -> list[tuple]:
-    """A row for each length of a chunk: the distance of its audio from that of the default length."""
+    """A row for each chunk length: the difference between its audio and that of the default length."""
     expected, rows = pipe.decode_latents(latents, arguments.duration), []
     for length in arguments.tile_latent_lengths:
         pipe.vae.enable_tiling(length)

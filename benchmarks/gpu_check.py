@@ -1,15 +1,16 @@
-"""What there is to know about a GPU in ten minutes: whole generations at the paper's size against diffusers' classes.
+"""Measures a GPU in ten minutes: whole generations at the paper's size, compared with diffusers' classes.
 
     make gpu-check
     python benchmarks/gpu_check.py --device cuda --report gpu_check.md
     python benchmarks/gpu_check.py --device cpu --size tiny --window 64 --steps 2 --few_steps 1
 
-Weights are random, which changes no time, and the same in both. Guided rows evaluate the transformer with and without
-the prompt; the last row is a distilled model's, ping-pong without guidance. diffusers' transformer runs three steps,
-scaled to all, and its decoder the whole window, as its pipeline does. The autoencoders compute in float32. The latent
-error is the distance from the same sampling in float32; the share is that of the arithmetic that guidance needs in
-what a matrix product of the same run reaches. `--compile` adds torch.compile, and says how many graphs windows of
-three lengths took. `--profile FILE` writes a trace of the last row for chrome://tracing.
+Weights are random, which does not affect the time, and the same in both. Guided rows evaluate the transformer with and
+without the prompt; the last row is for a distilled model: ping-pong without guidance. diffusers' transformer runs
+three steps, from which the time of all is extrapolated, and its decoder decodes the whole window, as in its pipeline.
+The autoencoders compute in float32. The latent error is the distance from the same sampling in float32. The share is
+the arithmetic rate, with only the operations that guidance needs, relative to that of a matrix product in the same
+run. `--compile` adds torch.compile, and reports how many graphs are compiled for windows of three lengths. `--profile
+FILE` writes a trace of the last row for chrome://tracing.
 """
 
 import argparse
@@ -34,16 +35,16 @@ HEADER = ("steps", "model", "sampling, s", "decoding, s", "whole, s", "ratio", "
 
 
 def main() -> None:
-    """Prints the report, and writes it if asked to."""
+    """Prints the report, and writes it if requested."""
     parser = ScriptParser(__doc__)
-    parser.add_argument("--size", choices=TRANSFORMERS, default="paper", help="of the models")
-    parser.add_number("--window", Range(8, 6144), default=6144, help="sampled and decoded, in latent frames")
+    parser.add_argument("--size", choices=TRANSFORMERS, default="paper", help="size of the models")
+    parser.add_number("--window", Range(8, 6144), default=6144, help="window to sample and decode, in latent frames")
     parser.add_number("--steps", STEPS, nargs="+", default=[100, 50, 25], help="sampling steps with guidance")
     parser.add_number("--few_steps", STEPS, default=8, help="ping-pong steps without guidance")
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of the transformer")
-    parser.add_argument("--compile", action="store_true", help="with torch.compile as well")
-    parser.add_argument("--profile", type=Path, help="file for a trace")
-    parser.add_argument("--report", type=Path, help="Markdown file for what is printed")
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="precision of the transformer")
+    parser.add_argument("--compile", action="store_true", help="also measure with torch.compile")
+    parser.add_argument("--profile", type=Path, help="trace file to write")
+    parser.add_argument("--report", type=Path, help="Markdown file for the report")
     parser.add_device()
     arguments = parser.parse_args()
     printed = io.StringIO()
@@ -88,7 +89,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def build_pipeline(transformer, vae) -> LongFormMusicPipeline:
-    """A pipeline that is given the embeddings of its prompts."""
+    """A pipeline without a text encoder, whose prompts are embeddings."""
     timing_conditioner = TimingConditioner(transformer.config.cross_attention_input_dim).to(transformer.device)
     parts = {"vae": vae, "transformer": transformer, "timing_conditioner": timing_conditioner}
     pipe = LongFormMusicPipeline(**parts, text_encoder=None, tokenizer=None, scheduler=make_scheduler())
@@ -158,7 +159,7 @@ def row(steps: int, is_guided: bool, model: str, result: tuple, baseline: tuple,
 
 
 def print_graphs(pipe, arguments: argparse.Namespace) -> None:
-    """How many graphs torch.compile makes for windows of other lengths."""
+    """Prints how many graphs torch.compile makes for windows of other lengths."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     for window in (arguments.window, arguments.window * 3 // 4, arguments.window // 2):
@@ -168,7 +169,7 @@ def print_graphs(pipe, arguments: argparse.Namespace) -> None:
 
 
 def print_errors(pipe, latents: dict[tuple, torch.Tensor], arguments: argparse.Namespace) -> None:
-    """The distance of the fewest guided steps and of the unguided ones from the same in float32."""
+    """Prints the errors of the fewest guided steps and of the unguided ones, relative to float32."""
     pipe.transformer.float()
     chosen = [(min(arguments.steps), True), (arguments.few_steps, False)]
     rows = [
@@ -187,7 +188,7 @@ def reset_peak() -> None:
 
 
 def peak_bytes() -> int:
-    """The most memory since then: of the GPU, or of the process."""
+    """Peak memory since the reset, of the GPU or of the process."""
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_resident_bytes()
 
 

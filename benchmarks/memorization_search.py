@@ -1,11 +1,11 @@
-"""How long the exact searches of `stable-longform analyze memorization` take, and how much memory.
+"""Time and memory of the exact searches in `stable-longform analyze memorization`.
 
     python benchmarks/memorization_search.py --num_items 800000 --folder search
 
-Items are random directions in 512 dimensions whose variance falls as 1/n, as that of embeddings does; a hundred of
-them are there twice, slightly changed, and must be found. One process searches all pairs. Then every other block of
-its result is taken away, as a stop would, and two processes do what is missing; the result must be the same. `--share`
-searches only some of the rows, and the time of all is computed from it.
+Items are random directions in 512 dimensions whose variance falls as 1/n, like that of embeddings. A hundred of them
+have slightly changed copies, which must be found. One process searches all pairs. Then every other block of its result
+is deleted, as after an interruption, and two processes compute the missing blocks; the result must be the same. With
+`--share`, only some of the rows are searched, and the total time is extrapolated.
 """
 
 import math
@@ -38,9 +38,11 @@ HEADER = ("search", "processor time", "clock", "peak memory of a process")
 def main() -> None:
     """Prints the table."""
     parser = ScriptParser(__doc__)
-    parser.add_number("--num_items", Range(2 * NUM_TWICE, 10**8), default=200000, help="embeddings to search")
-    parser.add_number("--share", Range(0, 1, above=True), kind=float, default=1.0, help="of the rows, for pairs")
-    parser.add_argument("--folder", type=Path, required=True, help="for the file of items, 2 KB each")
+    parser.add_number("--num_items", Range(2 * NUM_TWICE, 10**8), default=200000, help="number of embeddings")
+    parser.add_number(
+        "--share", Range(0, 1, above=True), kind=float, default=1.0, help="share of the rows in the search for pairs"
+    )
+    parser.add_argument("--folder", type=Path, required=True, help="folder for the file of embeddings, 2 KB each")
     arguments = parser.parse_args()
     folder, count = arguments.folder, arguments.num_items
     for name in ("one", "two"):
@@ -53,7 +55,7 @@ def main() -> None:
     rows = []
 
     def measure(name: str, function, calls: list[tuple], scale: float = 1.0) -> list:
-        """Calls a function in processes of its own, all at the same time."""
+        """Calls a function in new processes, all at the same time."""
         start = time.perf_counter()
         with ProcessPoolExecutor(len(calls), multiprocessing.get_context("spawn")) as pool:
             futures = [pool.submit(costs, function, *call) for call in calls]
@@ -89,13 +91,13 @@ def costs(function, *arguments) -> tuple:
 
 
 def search_pairs(items: Path, num_rows: int, folder: Path, process: int, num_processes: int) -> None:
-    """One process's share of the pairs of the first rows, kept in a folder."""
+    """Searches one process's share of the pairs of the first rows and stores them in a folder."""
     search = SimilarPairs(np.load(items, mmap_mode="r"), THRESHOLD)
     in_blocks(num_rows, search.of_rows, folder, QUERY_BLOCK, process, num_processes)
 
 
 def search_nearest(items: Path) -> np.ndarray:
-    """The items that are nearest to those that are there twice, other than themselves."""
+    """The nearest other items of those that have copies."""
     mapped = np.load(items, mmap_mode="r")
     return nearest_items(np.array(mapped[:NUM_QUERIES]), mapped, 2)[0][:NUM_TWICE, 1]
 

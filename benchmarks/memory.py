@@ -1,10 +1,10 @@
-"""Peak memory of decoding and of encoding, above the weights: ours against diffusers' class, each in a new process.
+"""Peak memory of decoding and encoding above the weights: ours against diffusers' class, each in a new process.
 
     python benchmarks/memory.py --size paper --cases ours:30 tiled:30 whole:8
     python benchmarks/memory.py --size embedded --cases ours:30 ours:285 tiled:285 stream:285 encode:3600
 
-"ours" decodes to one waveform, whose own size is part of it; "stream" decodes chunk by chunk, "encode" encodes a
-recording that comes block by block: both in constant memory. "tiled" and "whole" are diffusers'. Linux, or a GPU.
+"ours" decodes to one waveform, whose size is included; "stream" decodes chunk by chunk, and "encode" encodes a
+recording block by block, both in constant memory. "tiled" and "whole" are diffusers'. Needs Linux or a GPU.
 """
 
 import argparse
@@ -23,13 +23,13 @@ MODES = ("ours", "stream", "encode", "tiled", "whole")
 
 
 def main() -> None:
-    """Prints the table; each case is measured by a process of its own."""
+    """Prints the table; each case is measured in a new process."""
     parser = ScriptParser(__doc__)
-    parser.add_argument("--size", choices=DECODERS, default="paper", help="of the model")
+    parser.add_argument("--size", choices=DECODERS, default="paper", help="size of the model")
     parser.add_argument(
         "--cases", nargs="+", default=["ours:30", "tiled:30"], help="mode:seconds; " + ", ".join(MODES)
     )
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the computation")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of the computation")
     parser.add_device()
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -53,7 +53,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def measure(case: str, arguments: argparse.Namespace) -> dict:
-    """Bytes above the weights, and seconds. A quarter of a second of audio goes before."""
+    """Bytes above the weights, and seconds, after a warm-up with a quarter of a second of audio."""
     mode, _, seconds = case.partition(":")
     dtype, device = getattr(torch, arguments.dtype), arguments.device
     if mode == "encode" and arguments.size == "embedded":
@@ -82,7 +82,7 @@ def measure(case: str, arguments: argparse.Namespace) -> dict:
 
 
 def run(model, mode: str, seconds: float, dtype: torch.dtype, device: str) -> int:
-    """Decodes, or encodes, that much; returns how many values came out."""
+    """Decodes or encodes these seconds; returns the number of values in the result."""
     if mode == "encode":
         blocks = (torch.randn(1, 2, SAMPLING_RATE, dtype=dtype) * 0.1 for _ in range(max(int(seconds), 1)))
         return sum(posterior.mean.numel() for posterior in model.encode_stream(blocks))

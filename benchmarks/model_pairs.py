@@ -21,7 +21,7 @@ LATENT_CHANNELS = 64
 
 
 def autoencoders(size: str, dtype: torch.dtype, device: str) -> tuple[AutoencoderOobleck, DiffusersAutoencoder]:
-    """Ours and diffusers', whose decoders are equal; the encoders do not count and are the smallest."""
+    """Our and diffusers' autoencoder with equal decoders; the encoders are not used and as small as possible."""
     channels, multiples = DECODERS[size]
     torch.manual_seed(0)
     config = {"downsampling_ratios": list(STRIDES), "channel_multiples": list(multiples), "decoder_channels": channels}
@@ -37,7 +37,7 @@ def autoencoders(size: str, dtype: torch.dtype, device: str) -> tuple[Autoencode
 def transformers(
     size: str, num_layers: int | None, dtype: torch.dtype, device: str
 ) -> tuple[DiTTransformer1D, StableAudioDiTModel]:
-    """Ours and diffusers', equal; `num_layers` other than the size's if given."""
+    """Our and diffusers' transformer with equal weights; `num_layers` overrides that of the size."""
     layers, heads, key_value_heads = TRANSFORMERS[size]
     torch.manual_seed(0)
     config = {

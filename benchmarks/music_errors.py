@@ -1,4 +1,4 @@
-"""What an approximation does to music: levels of mel bands, loudness and brightness against the exact result."""
+"""The effect of an approximation on music: levels of mel bands, loudness and brightness against the exact result."""
 
 from typing import NamedTuple
 
@@ -7,16 +7,16 @@ import torch
 from stable_longform.metrics.embedders.features import mel_filters
 
 FFT_SIZE, HOP_LENGTH, NUM_BANDS = 2048, 512, 128
-DYNAMIC_RANGE = 1e-8  # of power: bands more than 80 dB below the loudest count as that
+DYNAMIC_RANGE = 1e-8  # of power: levels more than 80 dB below the loudest band are raised to this floor
 
 
 class MusicErrors(NamedTuple):
     """An approximation of a waveform against the exact one.
 
     Args:
-        log_mel_l1: mean difference of the levels of 128 mel bands, in dB, floored 80 dB below the exact one's loudest.
-        rms_ratio: of the whole.
-        centroid_ratio: of the centres of gravity of the power spectra, in Hz.
+        log_mel_l1: mean difference of the levels of 128 mel bands in dB, with a floor 80 dB below the loudest band.
+        rms_ratio: ratio of the root mean squares.
+        centroid_ratio: ratio of the centroids of the power spectra.
     """
 
     log_mel_l1: float

@@ -1,4 +1,4 @@
-"""The configuration of a training script, as the script itself resolves it."""
+"""Resolves the configuration of a training script by calling the script."""
 
 import argparse
 import subprocess
@@ -16,10 +16,10 @@ def script_of(stage: str) -> Path:
 
 
 def resolve(stage: str, *arguments: str) -> argparse.Namespace:
-    """The configuration that a script makes of its arguments.
+    """The configuration that a script resolves from its arguments.
 
     Raises:
-        ValueError: what the script says against them.
+        ValueError: the script rejects them; with its message.
     """
     command = [sys.executable, script_of(stage), *arguments, "--print_config"]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,12 +1,13 @@
-"""Listeners whose preferences are known take a listening test: does the score recover what they prefer?
+"""Simulates listeners with known preferences in a listening test: does the score recover these preferences?
 
     stable-longform listening-test build real=real ours=generated --prompts prompts.jsonl -o test
     python benchmarks/simulated_listeners.py --test test --means real=4.5 ours=3.0 --output_dir simulated
 
-Every listener of the test answers all of its trials: ratings lie about the system's mean, with a deviation of half a
-step and a bias of the listener, repeated ones at most a step from the first; pairs are chosen after the systems'
-strengths, which are the means less their average. `--num_careless` of the listeners answer at random. The answers lie
-in `results/` as the page saves them; the table is that of `stable-longform listening-test score`. No human took part.
+Every listener answers all trials. Ratings are distributed around the system's mean, with a standard deviation of half
+a step and a bias of the listener; repeated ratings differ from the first by at most one step. The choice in pairs
+depends on the systems' strengths, which are the means minus their average. `--num_careless` of the listeners answer at
+random. The answers are written to `results/` in the format of the page; the table is that of `stable-longform
+listening-test score`. No human took part.
 """
 
 import csv
@@ -39,9 +40,16 @@ def main() -> None:
     """Writes the answers and prints the table."""
     parser = ScriptParser(__doc__)
     parser.add_argument("--test", type=Path, required=True, help="folder of the test")
-    parser.add_argument("--means", nargs="+", required=True, metavar="SYSTEM=RATING", help="of each system, 1 to 5")
-    parser.add_number("--num_careless", Range(0, 10**4), default=2, help="listeners who answer at random, the last")
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the answers and the report")
+    parser.add_argument(
+        "--means", nargs="+", required=True, metavar="SYSTEM=RATING", help="mean rating of each system, 1 to 5"
+    )
+    parser.add_number(
+        "--num_careless",
+        Range(0, 10**4),
+        default=2,
+        help="number of listeners who answer at random; they are the last ones",
+    )
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the answers and the report")
     arguments = parser.parse_args()
     key = json.loads((arguments.test / "key.json").read_text(encoding="utf-8"))
     stimuli = {
@@ -66,7 +74,7 @@ def read_means(specs: Sequence[str], systems: set[str]) -> dict[str, float]:
     """Ratings by system, from `SYSTEM=RATING`.
 
     Raises:
-        ValueError: a rating outside 1 to 5, or other systems than the test's.
+        ValueError: a rating is outside 1 to 5, or the systems are not those of the test.
     """
     means = {}
     for spec in specs:
@@ -132,7 +140,7 @@ def answer_trials(
 
 
 def write_answers(path: Path, test_id: str, answers: Sequence[Answer]) -> None:
-    """Answers as the page saves them."""
+    """Writes answers in the format of the page."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(PAGE_COLUMNS)

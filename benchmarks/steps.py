@@ -1,10 +1,10 @@
-"""How far fewer steps, and the fast options, are from a thousand steps, with the embedded checkpoint.
+"""How much fewer steps, and the fast options, differ from a thousand steps, with the embedded checkpoint.
 
     python benchmarks/steps.py --window 1024 --plot docs/images/steps.png
 
 All start from the same noise. Latent error: norm of the difference over the norm. Spectral error: mean difference of
-the log magnitudes in dB. Fréchet distance: of the mel44 embeddings of all prompts together, which see the spectrum
-and the stereo image. A window shorter than the checkpoint's own, in latents, is quicker. Needs the extra `eval`.
+the log magnitudes in dB. Fréchet distance: of the mel44 embeddings (spectrum and stereo image) of all prompts
+together. A window shorter than the checkpoint's longest one takes less time. Needs the extra `eval`.
 """
 
 import argparse
@@ -32,19 +32,21 @@ PROMPTS = (
 
 
 def main() -> None:
-    """Prints the table, and draws it if asked to."""
+    """Prints the table, and draws it if requested."""
     parser = ScriptParser(__doc__)
     parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
-    parser.add_number("--window", Range(1, 2**20), default=1024, help="latents")
+    parser.add_number("--window", Range(1, 2**20), default=1024, help="window in latent frames")
     parser.add_number(
         "--steps", Range(1, 10**6), nargs="+", default=[10, 25, 50, 100], help="sampling steps, one row each"
     )
     parser.add_number("--reference_steps", Range(1, 10**4), default=1000, help="sampling steps of the reference")
     parser.add_number(
-        "--num_prompts", Range(1, len(PROMPTS)), default=len(PROMPTS), help="prompts that are averaged over"
+        "--num_prompts", Range(1, len(PROMPTS)), default=len(PROMPTS), help="number of prompts to average over"
     )
-    parser.add_number("--guidance_scale", Range(-100, 100), kind=float, default=4.0, help="classifier-free guidance")
-    parser.add_argument("--plot", type=Path, help="file for a picture")
+    parser.add_number(
+        "--guidance_scale", Range(-100, 100), kind=float, default=4.0, help="scale of classifier-free guidance"
+    )
+    parser.add_argument("--plot", type=Path, help="picture to write")
     arguments = parser.parse_args()
     print(f"window of {arguments.window} latents; {machine('cpu')}\n")
     pipe = LongFormMusicPipeline.from_pretrained(arguments.checkpoint)
@@ -87,7 +89,7 @@ def sample(pipe, arguments: argparse.Namespace, num_inference_steps: int, **opti
 
 
 def spectral_error(audios: list[torch.Tensor], reference: list[torch.Tensor]) -> float:
-    """Mean difference of log magnitudes in dB, floored 80 dB below the reference's largest."""
+    """Mean difference of log magnitudes in dB, with a floor 80 dB below the reference's maximum."""
     errors = []
     for audio, expected in zip(audios, reference, strict=True):
         window = torch.hann_window(2048)
@@ -106,7 +108,7 @@ def embed(audios: list[torch.Tensor]) -> GaussianStatistics:
 
 
 def plot(path: Path, steps: list[int], rows: list[tuple]) -> None:
-    """Latent error over the number of steps, with a line that falls four times a doubling."""
+    """Draws the latent error over the number of steps, with a line that falls by a factor of four per doubling."""
     matplotlib.use("svg" if path.suffix == ".svg" else "agg")
     figure = matplotlib.figure.Figure(figsize=(5, 3.2), layout="constrained")
     axes = figure.subplots()

@@ -1,12 +1,12 @@
-"""Does the analysis of structure tell what it should? Composed pieces, whose sections are known, and what spoils them.
+"""Validates the analysis of structure on composed pieces with known sections, and on manipulated versions of them.
 
     python training/compose_music.py --output_dir composed --num_pieces 400
     python benchmarks/structure_validity.py --manifest composed/manifest.jsonl --skip 100 --num_pieces 24
 
-Each piece is analyzed as it is, with its blocks of 1, 2 and 4 s shuffled, and replaced by one of its passages of 2 and
-8 s again and again. AUC is the share of pairs, of a whole piece and a spoilt one, that a number puts in the right
-order. Boundaries are compared with the manifest's. Time and memory are those of a piece of 285 s and of an hour, made
-by repeating the last piece. Needs the extra `eval`.
+Each piece is analyzed unchanged, with shuffled blocks of 1, 2 and 4 s, and as a loop of one of its passages of 2 and 8
+s. AUC is the share of pairs of an unchanged and a manipulated piece that a number puts in the right order. Boundaries
+are compared with those in the manifest. Time and memory are for a piece of 285 s and of one hour, made by repeating
+the last piece. Needs the extra `eval`.
 """
 
 import resource
@@ -30,20 +30,20 @@ from stable_longform.utils.scripts import SEEDS, ScriptParser, run_main
 
 SHUFFLED_IN_S, LOOPED_IN_S = (1.0, 2.0, 4.0), (2.0, 8.0)
 MIN_SECTIONS = 4
-# How each number should compare with a whole piece's: spoilt is less, spoilt is more.
+# Expected direction of each number for manipulated pieces: lower or higher than for unchanged ones.
 LESS, MORE = ("late_return", "longest_repetition_in_s"), ("longest_loop_in_s", "loop_share")
 
 
 def main() -> None:
     """Prints the tables."""
     parser = ScriptParser(__doc__)
-    parser.add_argument("--manifest", type=Path, required=True, help="of composed pieces")
+    parser.add_argument("--manifest", type=Path, required=True, help="manifest of composed pieces")
     parser.add_number(
-        "--skip", Range(0, 10**6), default=0, help="pieces that come before, such as those used for tuning"
+        "--skip", Range(0, 10**6), default=0, help="number of pieces to skip, such as those used for tuning"
     )
-    parser.add_number("--num_pieces", Range(1, 10**6), default=24, help="pieces to measure")
-    parser.add_argument("--output", type=Path, help="JSON file of all numbers")
-    parser.add_number("--seed", SEEDS, default=0, help="of everything random")
+    parser.add_number("--num_pieces", Range(1, 10**6), default=24, help="number of pieces to measure")
+    parser.add_argument("--output", type=Path, help="JSON file for all numbers")
+    parser.add_number("--seed", SEEDS, default=0, help="random seed")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rng = np.random.default_rng(arguments.seed)
@@ -66,14 +66,14 @@ def main() -> None:
 
 
 def versions(waveform: torch.Tensor, rng: np.random.Generator) -> Iterator[tuple[str, torch.Tensor]]:
-    """A piece `(channels, num_samples)` and what spoils its structure."""
+    """A piece `(channels, num_samples)` and its manipulated versions."""
     yield "whole", waveform
     for seconds in SHUFFLED_IN_S:
         blocks = waveform.split(round(seconds * SAMPLING_RATE), dim=1)
         order = rng.permutation(len(blocks))
         yield f"blocks of {seconds:g} s shuffled", torch.cat([blocks[index] for index in order], dim=1)
     for seconds in LOOPED_IN_S:
-        size = round((seconds + 0.037) * SAMPLING_RATE)  # no whole number of frames
+        size = round((seconds + 0.037) * SAMPLING_RATE)  # not a whole number of frames
         start = int(rng.integers(waveform.shape[1] - size))
         passage = waveform[:, start : start + size]
         yield f"one loop of {seconds:g} s", passage.tile(1, -(-waveform.shape[1] // size))[:, : waveform.shape[1]]
@@ -97,7 +97,7 @@ def means_table(rows: dict[str, dict[str, dict]]) -> str:
 
 
 def auc_table(rows: dict[str, dict[str, dict]]) -> str:
-    """How well each number tells whole pieces from spoilt ones."""
+    """How well each number separates unchanged from manipulated pieces."""
     cells = []
     for name in (name for name in rows if name != "whole"):
         aucs = []
@@ -110,7 +110,7 @@ def auc_table(rows: dict[str, dict[str, dict]]) -> str:
 
 
 def cost_table(waveform: torch.Tensor) -> str:
-    """Processor time and largest memory of the process, of 285 s and of an hour."""
+    """Processor time and peak memory of the process, for 285 s and for one hour."""
     cells = []
     for seconds in (285, 3600):
         waveform = waveform.tile(1, -(-seconds * SAMPLING_RATE // waveform.shape[1]))[:, : seconds * SAMPLING_RATE]

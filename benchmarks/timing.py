@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved timing, the machine's peak, memory of a process, Markdown tables."""
+"""Shared code of the benchmarks: interleaved timing, the machine's peak, memory of a process, Markdown tables."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import torch
 
 @dataclass
 class Timing:
-    """Seconds of a function, run by run: of the clock, and of the processor (all threads together)."""
+    """Seconds of a function for each run: wall time, and processor time of all threads together."""
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
@@ -24,12 +24,12 @@ class Timing:
 
     @property
     def seconds(self) -> float:
-        """Median of the clock."""
+        """Median of the wall time."""
         return statistics.median(self.wall)
 
     @property
     def cpu_seconds(self) -> float:
-        """Median of the processor time, which other processes disturb less."""
+        """Median of the processor time, which other processes affect less."""
         return statistics.median(self.cpu)
 
 
@@ -56,7 +56,7 @@ def synchronize() -> None:
 
 
 def matmul_peak(dtype: torch.dtype, device: str, size: int = 2048) -> float:
-    """Operations a second of the best of a few square matrix products, through oneDNN as well on a CPU."""
+    """Operations per second in the fastest of a few square matrix products; on a CPU also with oneDNN."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     functions = {"matmul": lambda: a @ b}
     if device == "cpu" and torch.backends.mkldnn.is_available():
@@ -67,12 +67,12 @@ def matmul_peak(dtype: torch.dtype, device: str, size: int = 2048) -> float:
 
 
 def resident_bytes() -> int:
-    """Memory of this process now. Linux only."""
+    """Current memory of this process. Linux only."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def peak_resident_bytes(reset: bool = False) -> int:
-    """Largest memory of this process since the last reset. Linux only."""
+    """Peak memory of this process since the last reset. Linux only."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
@@ -95,7 +95,7 @@ def machine(device: str) -> str:
 
 
 def run_child(script: str, *arguments: object) -> dict:
-    """What a benchmark measures in a new process: the JSON in the last line that it prints with `--child`."""
+    """Runs a benchmark with `--child` in a new process; returns the JSON in the last line that it prints."""
     command = [sys.executable, script, "--child", *map(str, arguments)]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(output.splitlines()[-1])
@@ -111,5 +111,5 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence]) -> None:
 
 
 def relative_error(output: torch.Tensor, expected: torch.Tensor) -> float:
-    """Norm of the difference over the norm of what is expected."""
+    """Norm of the difference over the norm of the expected result."""
     return float((output.double() - expected.double()).norm() / expected.double().norm())

@@ -1,12 +1,12 @@
-"""What fits: GPU memory of the three trainings at the paper's size, computed without a GPU.
+"""GPU memory of the three trainings at the paper's size, and the batches that fit, computed without a GPU.
 
     python benchmarks/training_memory.py
 
-The real networks run, on short windows or on tensors that have shapes but no contents; what autograd keeps for the
-backward pass is counted byte by byte. To that come the states: weights, gradients, two moments of the optimiser and
-the moving average in float32, autocast's copy of the weights in bf16, the text encoder. The margin is the gradients of
-one block, 1 GiB for CUDA and 5 % for what the allocator cannot use. These are computed numbers: no GPU has confirmed
-them.
+The real networks run on short windows, or on tensors without data, and the bytes that autograd keeps for the backward
+pass are counted. Added to these are the states: weights, gradients, two moments of the optimiser and the moving
+average in float32, autocast's copy of the weights in bf16, and the text encoder. The margin consists of the gradients
+of one block, 1 GiB for CUDA, and 5 % for memory that the allocator cannot use. The numbers are computed: they have not
+been confirmed on a GPU.
 """
 
 import functools
@@ -36,7 +36,7 @@ TEXT_LENGTH = 77
 def main() -> None:
     """Prints the tables."""
     parser = ScriptParser(__doc__)
-    parser.add_number("--shards", Range(1, 65536), default=8, help="GPUs that FSDP2 shares the states among")
+    parser.add_number("--shards", Range(1, 65536), default=8, help="number of GPUs that share the states with FSDP2")
     shards = parser.parse_args().shards
     print("Largest `batch_size` of a GPU in bf16 (0: does not fit), and GiB at that size\n")
     print("| training | parameters | " + " | ".join(f"{card} GB" for card in CARDS_IN_GIB) + " |")
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def print_row(name: str, parameters: int, fixed: float, item: float, sizes=tuple(range(64, 0, -1))) -> None:
-    """A row: for each card the largest batch that fits and its memory, or what one item would need."""
+    """Prints a row: for each card the largest batch that fits and its memory, or the memory that one item needs."""
     cells = []
     for card in CARDS_IN_GIB:
         usable = card * GIB * USABLE_SHARE - CUDA_BYTES
@@ -69,7 +69,7 @@ def print_row(name: str, parameters: int, fixed: float, item: float, sizes=tuple
 
 
 def saved_bytes(forward: Callable[[], object], parameters: set[int]) -> int:
-    """Bytes of the storages that autograd keeps of a forward pass, without those of the parameters."""
+    """Bytes of the storages that autograd keeps after a forward pass, without those of the parameters."""
     storages = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -102,7 +102,7 @@ def transformer_bytes(
 
     Args:
         length: latent frames.
-        is_checkpointed: whether blocks are computed again in the backward pass.
+        is_checkpointed: whether blocks are recomputed in the backward pass.
         weights: bytes of a parameter's weight on one GPU.
         other: bytes of its gradient, moments and average.
     """
@@ -118,7 +118,7 @@ def transformer_bytes(
 
 @functools.cache
 def transformer_saved_bytes(length: int, num_layers: int) -> float:
-    """Bytes that autograd keeps of one item, which grow linearly with the length: from two short ones."""
+    """Bytes that autograd keeps for one item, extrapolated linearly from two short lengths."""
     lengths, totals = (32, 64), []
     transformer = DiTTransformer1D(num_layers=num_layers)
     config = transformer.config
@@ -137,7 +137,7 @@ def transformer_saved_bytes(length: int, num_layers: int) -> float:
 
 
 def autoencoder_bytes(is_frozen: bool) -> tuple[int, float, float]:
-    """The same of the autoencoder's step, with the discriminator's states and activations."""
+    """Like `transformer_bytes`, for the autoencoder's step with the discriminator's states and activations."""
     config = resolve("autoencoder", "--manifest=none", "--output_dir=none")
     with FakeTensorMode(allow_non_fake_inputs=True), torch.autocast("cpu", torch.bfloat16):
         model, discriminator = AutoencoderOobleck(), MultiScaleSTFTDiscriminator()
@@ -156,7 +156,7 @@ def autoencoder_bytes(is_frozen: bool) -> tuple[int, float, float]:
 
 
 def clap_bytes() -> tuple[int, float, float]:
-    """The same of CLAP's step, without the fusion's part (0.1 % of the parameters)."""
+    """Like `transformer_bytes`, for CLAP's step without the fusion (0.1 % of the parameters)."""
     config = resolve("clap", "--manifest=none", "--output_dir=none")
     audio = config.audio_config | {"enable_fusion": False, "hidden_size": 1024}
     model = ClapModel(ClapConfig(audio_config=audio, text_config=config.text_config)).train()

@@ -1,9 +1,9 @@
-"""The training steps of stable-audio-tools for `training.py`: its networks, losses and averages, without Lightning.
+"""The training steps of stable-audio-tools for `training_speed.py`: networks, losses and averages without Lightning.
 
-Each step does what the `training_step` of its wrapper does (`training/autoencoders.py`, `training/diffusion.py`), logs
-apart. In the autoencoder's, both turns compute the adversarial losses of both networks, and gradients go to both. It
-recomputes activations in the backward pass, always. Nothing of it is in this repository: `load` imports it from a
-checkout whose requirements are installed.
+Each step does the same as the `training_step` of its wrapper (`training/autoencoders.py`, `training/diffusion.py`),
+except for logging. For the autoencoder, both turns compute the adversarial losses of both networks, and both get
+gradients. Activations are always recomputed in the backward pass. None of its code is in this repository: `load`
+imports it from a checkout whose requirements are installed.
 """
 
 import importlib.util
@@ -40,7 +40,7 @@ def load(checkout: Path) -> types.SimpleNamespace:
 
 
 def why_not(stage: str, config) -> str | None:
-    """What in a configuration stable-audio-tools cannot build, if anything."""
+    """The reason why stable-audio-tools cannot build a configuration, or None."""
     if stage == "clap":
         return "it trains no CLAP"
     if stage == "dit":
@@ -53,16 +53,16 @@ def why_not(stage: str, config) -> str | None:
 
 
 def configuration(model_class: type, arguments: dict):
-    """The whole configuration of a model of ours, of which no memory is taken."""
+    """The whole configuration of one of our models, without allocating its memory."""
     with torch.device("meta"):
         return model_class(**arguments).config
 
 
 class AutoencoderLosses:
-    """The two networks and their losses, weighted; `generator` and `discriminator` are what is minimised in turn.
+    """The two networks and their weighted losses; `generator` and `discriminator` are minimised in turn.
 
     Args:
-        theirs: what `load` returned.
+        theirs: the result of `load`.
         config: of the script.
         device: of the networks.
     """
@@ -83,7 +83,7 @@ class AutoencoderLosses:
         self.left_right = theirs.auraloss.MultiResolutionSTFTLoss(**stft).to(device)
 
     def make_model(self) -> nn.Module:
-        """An `AudioAutoencoder` of the shapes of ours."""
+        """An `AudioAutoencoder` with the shapes of ours."""
         ours, module = configuration(AutoencoderOobleck, self.config.model), self.theirs.autoencoders
         shape = list(ours.channel_multiples), list(ours.downsampling_ratios)
         latents = ours.decoder_input_channels
@@ -94,7 +94,7 @@ class AutoencoderLosses:
         return module.AudioAutoencoder(encoder, decoder, latents, ratio, ours.sampling_rate, 2, bottleneck)
 
     def __call__(self, waveform: torch.Tensor) -> dict[str, Callable[[], torch.Tensor]]:
-        """Runs the networks on `(B, 2, N)`; gives the sums for both turns, which are computed when called.
+        """Runs the networks on `(B, 2, N)`; returns functions that compute the sums for both turns.
 
         The discriminator's losses are sums over scales, as at the time of the paper; its own are means today.
         """
@@ -118,7 +118,7 @@ class AutoencoderLosses:
 def autoencoder_step(
     theirs: types.SimpleNamespace, config, batch_size: int, device: torch.device, autocast: Callable
 ) -> Callable[[int], None]:
-    """A step of `AutoencoderTrainingWrapper`: the generator in even ones, the discriminator in odd ones."""
+    """A step of `AutoencoderTrainingWrapper`: the generator in even steps, the discriminator in odd ones."""
     losses = AutoencoderLosses(theirs, config, device)
     average = _average(theirs, losses.model, losses.make_model().to(device))
     optimizers = [
@@ -147,10 +147,10 @@ def dit_step(
     """A step of `DiffusionCondTrainingWrapper` on latents.
 
     Args:
-        theirs: what `load` returned.
+        theirs: the result of `load`.
         config: of the script.
         batch: of `collate_windows`.
-        encode: texts to features `(B, S, D)`; ours, so that both train beside the same text encoder.
+        encode: maps texts to features `(B, S, D)`; ours, so that both use the same text encoder.
         device: of the networks.
         autocast: a context.
     """
@@ -192,11 +192,11 @@ def dit_step(
 
 
 def _windows(sizes_name: str, hops_name: str, config) -> dict[str, list[int]]:
-    """FFT sizes, a quarter of each as hop, the whole as window, under the names that are asked for."""
+    """FFT sizes, which are also the windows, and hops of a quarter, under the given names."""
     sizes = list(config.fft_sizes)
     return {sizes_name: sizes, hops_name: [size // 4 for size in sizes], "win_lengths": sizes}
 
 
 def _average(theirs: types.SimpleNamespace, model: nn.Module, copy: nn.Module) -> nn.Module:
-    """Its moving average with its settings; `copy` is where it is kept."""
+    """Its moving average with its settings, stored in `copy`."""
     return theirs.EMA(model, ema_model=copy, beta=0.9999, power=0.75, update_every=1, update_after_step=1)

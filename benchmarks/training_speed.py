@@ -1,17 +1,17 @@
-"""Items per second and memory of each training script, beside a plain loop and stable-audio-tools' own step.
+"""Items per second and memory of each training script, compared with a plain loop and stable-audio-tools' step.
 
     python benchmarks/training_speed.py --stable_audio_tools ../stable-audio-tools  # small networks
     python benchmarks/training_speed.py --preset paper_285s --steps 20 --batch_size 8 --mixed_precision=bf16  # GPU
 
-The script is the real one, with its loader, checks, distribution, average and records, on synthetic music. The plain
-loop has the batch in memory and does nothing but forward, backward, optimiser and average. A ratio near 1 says that a
-script costs nothing beyond its networks. With --stable_audio_tools PATH, a checkout whose requirements are installed,
-its training step is a third loop: same shapes, same losses, the batch in memory, without Lightning. It always
-recomputes activations; so do ours with --gradient_checkpointing=true. Other arguments are those of the scripts.
+The script is the real one, with its loader, checks, distribution, average and logs, on synthetic music. The plain
+loop has the batch in memory and only does forward, backward, optimiser and average. A ratio near 1 means that a script
+has no overhead beyond its networks. With --stable_audio_tools PATH, a checkout whose requirements are installed, its
+training step is a third loop: same shapes, same losses, the batch in memory, without Lightning. It always recomputes
+activations; ours do so with --gradient_checkpointing=true. Other arguments are passed to the scripts.
 
-Each loop runs in a process of its own, in turn, `--rounds` times; its memory is what the process takes beyond its
-imports (Linux), or the GPU's. A step of the autoencoder is half a pair of turns. The processor time is that of the
-process, all threads, without loader workers.
+Each loop runs in its own process, in turn, `--rounds` times; its memory is that of the process beyond its imports
+(Linux), or that of the GPU. A step of the autoencoder is half of a pair of turns. The processor time is that of the
+process with all threads, without loader workers.
 """
 
 import argparse
@@ -130,14 +130,19 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[
     """The benchmark's own arguments, and those for the scripts."""
     parser = ScriptParser(__doc__, allow_abbrev=False)
     parser.add_argument(
-        "--preset", default="small networks", help="the end of names in training/configs: tiny_48s ..."
+        "--preset", default="small networks", help="suffix of presets in training/configs, such as paper_285s"
     )
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="which trainings")
-    parser.add_number("--steps", Range(2, 10**6, multiple_of=2), default=20, help="to measure")
-    parser.add_number("--rounds", Range(1, 1000), default=1, help="more even out what else the machine does")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="trainings to measure")
+    parser.add_number("--steps", Range(2, 10**6, multiple_of=2), default=20, help="steps to measure")
+    parser.add_number(
+        "--rounds",
+        Range(1, 1000),
+        default=1,
+        help="number of rounds; more rounds reduce the effect of other processes",
+    )
     parser.add_number("--batch_size", Range(1, 65536), default=4, help="items in a batch")
     parser.add_number("--latent_length", Range(1, 2**20), help="window of the transformer, instead of the preset's")
-    parser.add_argument("--stable_audio_tools", type=Path, help="checkout to compare with")
+    parser.add_argument("--stable_audio_tools", type=Path, help="a checkout to compare with")
     return parser.parse_known_args(arguments)
 
 
@@ -154,7 +159,7 @@ def print_rows(stage: str, runs: dict[str, list[tuple[np.ndarray, int]]], batch_
 
 
 def in_a_process(loop: Callable, *arguments) -> tuple[np.ndarray, int]:
-    """What `measure` returns, from a process of its own."""
+    """Calls `measure` in a new process."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(sender, loop, *arguments))
@@ -174,7 +179,7 @@ def _send(sender, *arguments) -> None:
 
 
 def measure(loop: Callable, stage: str, config, options: argparse.Namespace) -> tuple[np.ndarray, int]:
-    """Seconds by the clock and the processor of each step, `(steps, 2)`, and peak bytes above those at the start."""
+    """Wall and processor seconds of each step, `(steps, 2)`, and the peak memory above that at the start in bytes."""
     if loop is run_stable_audio_tools:
         training_peer.load(options.stable_audio_tools)
     before = resident_bytes()
@@ -184,7 +189,7 @@ def measure(loop: Callable, stage: str, config, options: argparse.Namespace) -> 
     memory = peak_resident_bytes() - before
     if torch.cuda.is_available():
         memory = torch.cuda.max_memory_allocated()
-    if stage == "autoencoder":  # whose turns differ
+    if stage == "autoencoder":  # its turns differ
         seconds = seconds.reshape(-1, 2, 2).mean(axis=1)
     return seconds, memory
 
@@ -201,7 +206,7 @@ def make_music(folder: Path) -> None:
 
 
 def make_config(stage: str, options: argparse.Namespace, overrides: Sequence[str], folder: Path):
-    """The script's configuration for the preset, with `overrides` from the command line, and the data it names."""
+    """The script's configuration for the preset, with `overrides` from the command line, and its data."""
     settings = SMALL[stage]
     if options.preset != "small networks":
         file = ROOT / "training" / "configs" / f"{stage}_{options.preset}.yaml"
@@ -285,13 +290,13 @@ def run_script(stage: str, config, options: argparse.Namespace) -> list[tuple[fl
 
 
 def run_plain(stage: str, config, options: argparse.Namespace) -> list[tuple[float, float]]:
-    """Clock and processor time at the end of each step of a loop with nothing around it."""
+    """Clock and processor time at the end of each step of a plain loop."""
     step = {"autoencoder": plain_autoencoder, "clap": plain_clap, "dit": plain_dit}[stage](config, options)
     return _run(step, config.max_steps)
 
 
 def run_stable_audio_tools(stage: str, config, options: argparse.Namespace) -> list[tuple[float, float]]:
-    """The same of the step of stable-audio-tools."""
+    """Clock and processor time at the end of each step of stable-audio-tools."""
     theirs, device, autocast = training_peer.load(options.stable_audio_tools), _device(), _autocast(config)
     if stage == "autoencoder":
         step = training_peer.autoencoder_step(theirs, config, options.batch_size, device, autocast)
@@ -312,7 +317,7 @@ def _run(step: Callable[[int], None], num_steps: int) -> list[tuple[float, float
 
 
 def dit_batch(config, length: int, batch_size: int) -> tuple[dict, Callable[[list[str]], torch.Tensor]]:
-    """A batch of windows, and what encodes its prompts."""
+    """A batch of windows, and the function that encodes its prompts."""
     text_encoder, tokenizer = load_text_encoder(config.clap)
     text_encoder.requires_grad_(False).eval().to(_device())
     windows = LatentWindows(config.latents, "train", length)
@@ -346,7 +351,7 @@ def plain_dit(config, options: argparse.Namespace) -> Callable[[int], None]:
 
 
 def plain_autoencoder(config, options: argparse.Namespace) -> Callable[[int], None]:
-    """The two networks in turn."""
+    """The alternating steps of the two networks."""
     device, autocast = _device(), _autocast(config)
     model = AutoencoderOobleck(**config.model).to(device)
     if config.gradient_checkpointing:
@@ -422,7 +427,7 @@ def _autocast(config) -> Callable:
 
 
 def _now() -> tuple[float, float]:
-    """Clock and processor time of this process in seconds, once the GPU has done its work."""
+    """Clock and processor time of this process in seconds, after the GPU has finished."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter(), time.process_time()

@@ -1,14 +1,14 @@
-"""One sampling step's transformer with guidance, and the scheduler's share: ours against diffusers, same weights.
+"""The transformer in one sampling step with guidance, and the schedulers: ours against diffusers, same weights.
 
     python benchmarks/transformer_step.py --num_layers 2 --lengths 1024
     python benchmarks/transformer_step.py --num_layers 1 --lengths 6144 --dtype bfloat16
     python benchmarks/transformer_step.py --schedulers --lengths 6144
 
-diffusers is called as its pipeline does it: both branches in a batch, zeros as the unconditional text, positions on
-the CPU. `--stable_audio_tools PATH`, a checkout whose requirements are installed, adds its transformer with the same
-weights, which is given both branches in a batch too. Runs are interleaved. The share of the peak is that of the
-arithmetic that guidance needs, null cross-attention left out, in what a matrix product of the same run reaches. The
-error is the distance from ours in float32.
+diffusers is called as in its pipeline: both branches in a batch, zeros as the unconditional text, positions on the
+CPU. `--stable_audio_tools PATH`, a checkout whose requirements are installed, adds its transformer with the same
+weights, also with both branches in a batch. Runs are interleaved. The share of the peak is the arithmetic rate of the
+step, with only the operations that guidance needs, relative to that of a matrix product in the same run. The error is
+the distance from ours in float32.
 """
 
 import argparse
@@ -32,15 +32,15 @@ NUM_TEXT_TOKENS = 77
 def main() -> None:
     """Prints the table."""
     parser = ScriptParser(__doc__)
-    parser.add_argument("--size", choices=TRANSFORMERS, default="paper", help="of the model")
-    parser.add_number("--num_layers", Range(1, 1024), help="of the transformer, instead of all")
+    parser.add_argument("--size", choices=TRANSFORMERS, default="paper", help="size of the model")
+    parser.add_number("--num_layers", Range(1, 1024), help="layers of the transformer; by default all")
     parser.add_number(
-        "--lengths", Range(1, 2**20), nargs="+", default=[1024], help="of the windows in latent frames, one row each"
+        "--lengths", Range(1, 2**20), nargs="+", default=[1024], help="window lengths in latent frames, one row each"
     )
     parser.add_argument("--schedulers", action="store_true", help="measure the stochastic schedulers instead")
-    parser.add_argument("--stable_audio_tools", type=Path, help="a checkout to compare with as well")
-    parser.add_number("--repeats", Range(1, 1000), default=3, help="of which the median is taken")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the computation")
+    parser.add_argument("--stable_audio_tools", type=Path, help="a checkout to compare with too")
+    parser.add_number("--repeats", Range(1, 1000), default=3, help="number of runs; the table shows medians")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of the computation")
     parser.add_device()
     arguments = parser.parse_args()
     print(f"{machine(arguments.device)}\n")
@@ -108,7 +108,7 @@ def operations(config, length: int) -> float:
 
 
 def print_schedulers(arguments: argparse.Namespace) -> None:
-    """The stochastic step of both schedulers: time and number of operations."""
+    """Prints the time and the number of operations of both schedulers' stochastic steps."""
     rows = []
     for length in arguments.lengths:
         shape = (1, LATENT_CHANNELS, length)

@@ -1,8 +1,8 @@
-"""What the smallest window that holds a duration saves: seconds of a sampling step for each window.
+"""Duration of a sampling step for each window: how much time the smallest sufficient window saves.
 
     python benchmarks/windows.py --windows 31 47.5 95 285.3
 
-Windows take turns, so that a machine that slows down slows all of them. The table goes to stdout.
+Windows are measured in turn, so that a slowdown of the machine affects all of them. The table goes to stdout.
 """
 
 import statistics
@@ -21,9 +21,11 @@ def main() -> None:
     """Times each window and prints the table."""
     parser = ScriptParser(__doc__)
     parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
-    parser.add_number("--windows", SECONDS, kind=float, nargs="+", default=[31.0, 47.5, 95.0, 285.3], help="seconds")
+    parser.add_number(
+        "--windows", SECONDS, kind=float, nargs="+", default=[31.0, 47.5, 95.0, 285.3], help="windows in seconds"
+    )
     parser.add_number("--num_inference_steps", STEPS, default=2, help="sampling steps")
-    parser.add_number("--repeats", Range(1, 1000), default=3, help="of which the median is taken")
+    parser.add_number("--repeats", Range(1, 1000), default=3, help="number of runs; the table shows medians")
     parser.add_device()
     arguments = parser.parse_args()
     try:
@@ -43,7 +45,7 @@ def main() -> None:
 
 
 def time_step(pipe: LongFormMusicPipeline, window_in_s: float, num_inference_steps: int) -> float:
-    """Seconds of a step with guidance; on a CPU of its processor, which other programs do not slow down."""
+    """Seconds of a step with guidance; on a CPU in processor time, which other programs affect less."""
     is_cpu = pipe.device.type == "cpu"
     clock = time.process_time if is_cpu else time.perf_counter
     start = clock()

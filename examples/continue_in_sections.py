@@ -2,7 +2,7 @@
 
     python examples/continue_in_sections.py --input a.flac --prompts "piano" "piano, strings" "full band" --seconds 20
 
-The first prompt says what the recording is; each of the others is a section of `--seconds`.
+The first prompt describes the recording; each of the others is for a new section of `--seconds`.
 """
 
 from pathlib import Path
@@ -17,10 +17,12 @@ from stable_longform.utils.scripts import SECONDS, SEEDS, STEPS, ScriptParser, r
 def main() -> None:
     """Writes the result while it is decoded."""
     parser = ScriptParser(__doc__)
-    parser.add_argument("--input", required=True, type=Path, help="audio file of any rate")
-    parser.add_argument("--prompts", required=True, nargs="+", help="of the recording, then of each new section")
-    parser.add_number("--seconds", SECONDS, kind=float, default=20.0, help="of each new section")
-    parser.add_number("--seed", SEEDS, default=0, help="of the noise")
+    parser.add_argument("--input", required=True, type=Path, help="audio file with any sampling rate")
+    parser.add_argument(
+        "--prompts", required=True, nargs="+", help="prompt for the recording, then for each new section"
+    )
+    parser.add_number("--seconds", SECONDS, kind=float, default=20.0, help="seconds of each new section")
+    parser.add_number("--seed", SEEDS, default=0, help="seed of the noise")
     parser.add_number("--num_inference_steps", STEPS, default=100, help="sampling steps")
     parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
     parser.add_argument("--output", type=Path, default=Path("continued.wav"), help="file to write")

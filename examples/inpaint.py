@@ -1,8 +1,8 @@
-"""A part of a recording made anew, and a picture of the recording before and after.
+"""Replaces a part of a recording, and draws a picture of the recording before and after.
 
     python examples/inpaint.py --input a.flac --prompt "piano" --start 10 --stop 12.5
 
-The rest stays as it is, sample by sample.
+All other samples stay exactly the same.
 """
 
 from pathlib import Path
@@ -19,12 +19,12 @@ from stable_longform.utils.scripts import SECONDS, SEEDS, STEPS, ScriptParser, r
 def main() -> None:
     """Writes the result, and the pictures beside it."""
     parser = ScriptParser(__doc__)
-    parser.add_argument("--input", required=True, type=Path, help="audio file of any rate")
+    parser.add_argument("--input", required=True, type=Path, help="audio file with any sampling rate")
     parser.add_argument("--prompt", required=True, help="what the new part should be like")
-    parser.add_number("--start", Range(0, 3600), kind=float, required=True, help="seconds at which it begins")
-    parser.add_number("--stop", SECONDS, kind=float, required=True, help="seconds at which it ends")
+    parser.add_number("--start", Range(0, 3600), kind=float, required=True, help="start of the new part in seconds")
+    parser.add_number("--stop", SECONDS, kind=float, required=True, help="end of the new part in seconds")
     parser.add_number("--window_in_s", SECONDS, kind=float, help="seconds that are sampled at once")
-    parser.add_number("--seed", SEEDS, default=0, help="of the noise")
+    parser.add_number("--seed", SEEDS, default=0, help="seed of the noise")
     parser.add_number("--num_inference_steps", STEPS, default=100, help="sampling steps")
     parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
     parser.add_argument("--output", type=Path, default=Path("inpainted.wav"), help="file to write")

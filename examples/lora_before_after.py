@@ -1,4 +1,4 @@
-"""What an adapter changes: the same prompt and the same seed, without it and with it.
+"""The effect of an adapter: the same prompt and the same seed, without it and with it.
 
     python examples/lora_before_after.py --lora runs/lora/lora --prompt "Genre: Ambient|Instruments: Piano"
 
@@ -20,15 +20,15 @@ def main() -> None:
     """Generates twice and compares."""
     parser = ScriptParser(__doc__)
     parser.add_argument("--lora", required=True, help="folder with pytorch_lora_weights.safetensors")
-    parser.add_argument("--checkpoint", default=str(TINY_CHECKPOINT), help="folder or Hub id that the adapter is for")
+    parser.add_argument("--checkpoint", default=str(TINY_CHECKPOINT), help="folder or Hub id of the adapter's model")
     parser.add_argument(
-        "--prompt", default="Genre: Ambient|Instruments: Piano, Strings", help="what the music is to be"
+        "--prompt", default="Genre: Ambient|Instruments: Piano, Strings", help="description of the music"
     )
-    parser.add_number("--duration", SECONDS, kind=float, default=20.0, help="seconds")
-    parser.add_number("--scale", Range(-10, 10), kind=float, default=1.0, help="how much of the adapter")
-    parser.add_number("--seed", SEEDS, default=0, help="of everything random")
+    parser.add_number("--duration", SECONDS, kind=float, default=20.0, help="seconds of music")
+    parser.add_number("--scale", Range(-10, 10), kind=float, default=1.0, help="strength of the adapter")
+    parser.add_number("--seed", SEEDS, default=0, help="random seed")
     parser.add_number("--num_inference_steps", STEPS, default=50, help="sampling steps")
-    parser.add_argument("--output_dir", type=Path, default=Path("."), help="folder of the results")
+    parser.add_argument("--output_dir", type=Path, default=Path("."), help="folder for the results")
     arguments = parser.parse_args()
 
     pipe = LongFormMusicPipeline.from_pretrained(arguments.checkpoint)

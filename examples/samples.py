@@ -1,9 +1,9 @@
-"""The clips and pictures of docs/samples.md, and the page itself, all made anew with one command.
+"""Makes the clips and pictures of docs/samples.md, and the page itself.
 
     python examples/samples.py                     # with the embedded checkpoint, into docs/samples
 
-Each clip is 20 seconds from one prompt and one seed, with the checkpoint's own number of steps and guidance scale. No
-clip is chosen from several.
+Each clip is 20 seconds from one prompt and one seed, with the checkpoint's own number of steps and guidance scale. The
+clips are not selected from several.
 """
 
 from pathlib import Path
@@ -60,7 +60,7 @@ def main() -> None:
     """Writes a clip and a picture for each prompt, then the page that shows them."""
     parser = ScriptParser(__doc__)
     parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
-    parser.add_argument("--output_dir", type=Path, default=Path("docs/samples"), help="folder of clips and pictures")
+    parser.add_argument("--output_dir", type=Path, default=Path("docs/samples"), help="folder for clips and pictures")
     parser.add_number("--duration", SECONDS, kind=float, default=DURATION_IN_S, help="seconds of each clip")
     parser.add_number("--num_inference_steps", STEPS, help="sampling steps; by default the checkpoint's")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Another version of a recording: a variation, or an edit from one prompt to another.
+"""Makes another version of a recording: a variation, or an edit from one prompt to another.
 
     python examples/transform.py --input a.flac --prompt "violin" --source_prompt "piano" --strength 0.9
 
@@ -18,11 +18,13 @@ from stable_longform.utils.scripts import SEEDS, STEPS, ScriptParser, run_main
 def main() -> None:
     """Writes the result to a file."""
     parser = ScriptParser(__doc__)
-    parser.add_argument("--input", required=True, type=Path, help="audio file of any rate")
-    parser.add_argument("--prompt", required=True, help="what the result should be like")
-    parser.add_argument("--source_prompt", help="what the recording is like")
-    parser.add_number("--strength", Range(0, 1, above=True), kind=float, default=0.8, help="how much changes")
-    parser.add_number("--seed", SEEDS, default=0, help="of the noise")
+    parser.add_argument("--input", required=True, type=Path, help="audio file with any sampling rate")
+    parser.add_argument("--prompt", required=True, help="description of the result")
+    parser.add_argument("--source_prompt", help="description of the recording")
+    parser.add_number(
+        "--strength", Range(0, 1, above=True), kind=float, default=0.8, help="how much the music changes"
+    )
+    parser.add_number("--seed", SEEDS, default=0, help="seed of the noise")
     parser.add_number("--num_inference_steps", STEPS, default=100, help="steps from noise to music")
     parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
     parser.add_argument("--output", type=Path, default=Path("transformed.wav"), help="file to write")

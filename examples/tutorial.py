@@ -2,8 +2,8 @@
 
     python examples/tutorial.py --output_dir tutorial --music my_music
 
-Without `--music`, the adapter is trained on ten pieces that the checkpoint makes itself. `--quick` takes every step
-with tiny settings: it shows that the steps run, and the results are noise.
+Without `--music`, the adapter is trained on ten pieces that the checkpoint generates. `--quick` runs every step with
+tiny settings, as a test of the steps; the results are noise.
 """
 
 import subprocess
@@ -25,11 +25,11 @@ ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
-    """Takes one step after the other and prints what each has written."""
+    """Runs the steps one after the other and prints what each has written."""
     parser = ScriptParser(__doc__)
-    parser.add_argument("--output_dir", type=Path, default=Path("tutorial"), help="folder of all results")
+    parser.add_argument("--output_dir", type=Path, default=Path("tutorial"), help="folder for all results")
     parser.add_argument("--music", type=Path, help="folder of music for the adapter, with a .txt beside each file")
-    parser.add_argument("--quick", action="store_true", help="tiny settings, to see that every step runs")
+    parser.add_argument("--quick", action="store_true", help="use tiny settings, to check that every step runs")
     arguments = parser.parse_args()
     folder, music, quick = arguments.output_dir.resolve(), arguments.music, arguments.quick
     steps, duration, num_pieces, training_steps = (1, 4.0, 2, 2) if quick else (50, 10.0, 10, 50)
@@ -120,7 +120,7 @@ def inpaint(pipe: LongFormMusicPipeline, folder: Path, steps: int) -> None:
 
 
 def make_music(pipe: LongFormMusicPipeline, folder: Path, steps: int, duration: float, num_pieces: int) -> Path:
-    """A folder of files with a description each, for those who have no music at hand."""
+    """A folder of files with descriptions, for users without their own music."""
     music = folder / "music"
     music.mkdir(exist_ok=True)
     for seed in range(num_pieces):
@@ -157,7 +157,7 @@ def use_adapter(pipe: LongFormMusicPipeline, folder: Path, steps: int, duration:
 
 
 def evaluate(folder: Path, music: Path) -> None:
-    """How far the generated music is from the music of the adapter, in a report."""
+    """Writes a report of how much the generated music differs from the music of the adapter."""
     python("-m", "stable_longform", "evaluate", "score", folder / "generated", music,
            "--embedder", "mel44", "--output", folder / "report")  # fmt: skip
 

@@ -1,18 +1,18 @@
-"""Composes music by rule, renders it and writes the manifest that the trainers read.
+"""Composes music by rules, renders it and writes the manifest for the training scripts.
 
 Usage: `python training/compose_music.py --output_dir DIR [--num_pieces 400] [--first_seed 0]`
 
-Genre, moods, instruments, tempo, key and sections of every piece are known exactly, because the piece was made from
-them. The same seed and soundfont give the same piece. Needs a General MIDI soundfont, such as that of Debian's package
-fluid-soundfont-gm (148 MB, MIT licence) or the small one of timgm6mb-soundfont (6 MB, GPL-2). Writes, each only when
-complete:
+Genre, moods, instruments, tempo, key and sections of every piece are known exactly, because the piece was composed
+from them. The same seed and soundfont give the same piece. Needs a General MIDI soundfont, such as that of Debian's
+package fluid-soundfont-gm (148 MB, MIT licence) or the small one of timgm6mb-soundfont (6 MB, GPL-2). It writes, each
+only when complete:
 
 - `DIR/audio/piece-SEED.flac`, 44.1 kHz stereo, and likewise stems (one instrument alone) and one-shots (one sound);
-- `DIR/parts/piece-SEED/ROLE.flac`, with `--parts`: what each part of a piece plays; together they are the piece;
+- `DIR/parts/piece-SEED/ROLE.flac`, with `--parts`: each part of a piece; their sum is the piece;
 - `DIR/manifest.jsonl`, the format of `stable_longform.data.manifest`, rewritten after every few pieces.
 
-Of 20 seeds in a row the last two are held out: one is "valid", one "test". Run the same command again after an
-interruption, or with more pieces: what is there is kept. Exit status: 0; 2 when an argument is wrong or there is no
+Of 20 consecutive seeds, two are held out: one is "valid", one "test". Run the same command again after an
+interruption, or with more pieces: existing files are kept. Exit status: 0; 2 if an argument is wrong or there is no
 soundfont.
 """
 
@@ -46,7 +46,7 @@ PIECES_PER_WRITE = 10
 
 @dataclass(frozen=True)
 class Job:
-    """One piece to make: what, from which seed, and how it is written."""
+    """One piece to make: its kind, its seed, and how it is written."""
 
     kind: str
     seed: int
@@ -61,7 +61,7 @@ class Job:
         return f"{self.kind}-{self.seed}"
 
     def write(self, name: str, waveform: torch.Tensor) -> str:
-        """Writes a waveform; gives its path from the output folder."""
+        """Writes a waveform; returns its path relative to the output folder."""
         path = self.output_dir / f"{name}.{self.audio_format}"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_audio(path, waveform, SAMPLING_RATE, SAMPLE_FORMATS[self.audio_format])
@@ -69,7 +69,7 @@ class Job:
 
 
 def run_job(job: Job) -> dict:
-    """Composes, renders and writes a piece; gives its row of the manifest."""
+    """Composes, renders and writes a piece; returns its row of the manifest."""
     piece, duration_in_s = compose(job.kind, job.seed, job.piece_duration_in_s)
     extra = {}
     if job.has_parts and job.kind == "piece":
@@ -82,7 +82,7 @@ def run_job(job: Job) -> dict:
 
 
 def read_rows(manifest: Path) -> dict[str, dict]:
-    """The rows that a manifest has already, by path; those whose file is gone are left out."""
+    """The existing rows of a manifest, by path; rows with missing files are left out."""
     if not manifest.is_file():
         return {}
     rows = (row for _, row in read_json_lines(manifest))
@@ -90,13 +90,13 @@ def read_rows(manifest: Path) -> dict[str, dict]:
 
 
 def write_rows(manifest: Path, rows: dict[str, dict]) -> None:
-    """Writes the manifest in one step, kind by kind in the order of the seeds."""
+    """Writes the manifest atomically, kind by kind in the order of the seeds."""
     ordered = sorted(rows.values(), key=lambda row: (row["kind"], row["seed"]))
     write_text(manifest, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ordered))
 
 
 def make_corpus(options: argparse.Namespace, soundfont: Path) -> dict[str, dict]:
-    """Makes what is missing, in several processes; gives all rows of the manifest."""
+    """Makes the missing pieces in several processes; returns all rows of the manifest."""
     manifest = options.output_dir / "manifest.jsonl"
     options.output_dir.mkdir(parents=True, exist_ok=True)
     rows = read_rows(manifest)
@@ -131,14 +131,18 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_number("--num_stems", counts, default=0, help="number of single instruments, 10 to 60 s")
     parser.add_number("--num_one_shots", counts, default=0, help="number of single sounds")
     parser.add_number("--first_seed", Range(0, 2**31 - 1), default=0, help="first seed")
-    parser.add_number("--min_duration_in_s", lengths, kind=float, default=60.0, help="of pieces")
-    parser.add_number("--max_duration_in_s", lengths, kind=float, default=lengths.high, help="of pieces")
+    parser.add_number("--min_duration_in_s", lengths, kind=float, default=60.0, help="shortest piece in seconds")
+    parser.add_number(
+        "--max_duration_in_s", lengths, kind=float, default=lengths.high, help="longest piece in seconds"
+    )
     parser.add_number("--max_minutes", Range(0, 1e6, above=True), kind=float, help="time limit in minutes")
     parser.add_number("--min_recordings", counts, default=0, help="recordings to make regardless of the time limit")
     parser.add_argument("--parts", action="store_true", help="also write each part of a piece")
     parser.add_argument("--format", choices=SAMPLE_FORMATS, default="flac", help="format of the audio files")
     parser.add_argument("--soundfont", type=Path, default=None, help="a General MIDI .sf2 file (default: Debian's)")
-    parser.add_number("--num_processes", Range(1, 1024), default=os.cpu_count(), help="pieces rendered at a time")
+    parser.add_number(
+        "--num_processes", Range(1, 1024), default=os.cpu_count(), help="pieces rendered at the same time"
+    )
     options = parser.parse_args(arguments)
     if options.min_duration_in_s > options.max_duration_in_s:
         parser.error(
@@ -149,7 +153,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the script; gives the exit status."""
+    """Runs the script; returns the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
         options = parse_arguments(arguments)

@@ -2,12 +2,12 @@
 
     accelerate launch training/distill_dit.py --checkpoint checkpoint --prompts prompts.jsonl --output_dir runs/steps8
 
-The teacher, the checkpoint itself, samples trajectories with guidance, which are kept and used again. The student
-starts from the teacher's weights; from a random point of a trajectory it predicts where it ends. That needs prompts
-and durations, but no audio. To resume, run the same command again.
+The teacher, which is the checkpoint itself, samples trajectories with guidance, which are stored and reused. The
+student starts from the teacher's weights and learns to predict the end of a trajectory from a random point of it. This
+needs prompts and durations, but no audio. To resume, run the same command again.
 
-The result is `output_dir/checkpoint`, which by default samples with ping-pong in `num_inference_steps` steps;
-or with `--rank 16` an adapter, `output_dir/lora`, for the teacher's checkpoint:
+The result is `output_dir/checkpoint`, which by default samples with ping-pong in `num_inference_steps` steps. With
+`--rank 16` it is an adapter, `output_dir/lora`, for the teacher's checkpoint:
 `stable-longform generate --lora runs/steps8/lora --scheduler ping-pong --steps 8 --guidance-scale 1`.
 """
 
@@ -52,7 +52,7 @@ from stable_longform.training_utils.trajectories import (
 from stable_longform.utils.files import atomic_folder, weights_sha256
 from stable_longform.utils.ranges import Range
 
-VALIDATION_PLACES = (0.0, 0.25, 0.5, 0.75)  # of points in a held-out trajectory
+VALIDATION_PLACES = (0.0, 0.25, 0.5, 0.75)  # positions of the points in a held-out trajectory
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def main(config: Config) -> int:
 def sample_trajectories(
     config: Config, pipe: LongFormMusicPipeline, rows: Sequence[PromptRow], folder: Path, accelerator: Accelerator
 ) -> None:
-    """Makes the trajectories that are missing in the folder; all processes share the work."""
+    """Samples the trajectories that are missing in the folder; all processes share the work."""
     window = pipe.max_duration_in_s if config.window_in_s is None else config.window_in_s
     requests = choose_requests(rows, config.durations_in_s or (window,), config.num_trajectories, config.seed)
     call = {
@@ -218,7 +218,7 @@ def sample_trajectories(
         "dtype": config.trajectory_dtype,
     }
     dtype, share = float_dtype(config.trajectory_dtype), (accelerator.process_index, accelerator.num_processes)
-    with accelerator.main_process_first():  # one of them writes what they depend on, the others compare
+    with accelerator.main_process_first():  # the first process writes the settings, the others compare them
         make_trajectories(pipe, [], folder, settings, config.seed)
     make_trajectories(pipe, requests, folder, settings, config.seed, dtype, *share, **call)
     accelerator.wait_for_everyone()
@@ -234,7 +234,7 @@ def choose_requests(
 
 
 def export(config: Config, pipe: LongFormMusicPipeline, output_dir: Path, step: int) -> None:
-    """Writes the student: an adapter, or a checkpoint that says how it is sampled."""
+    """Writes the student: an adapter, or a checkpoint with its sampling settings."""
     if config.rank:
         save_adapter(pipe.transformer, output_dir / "lora")
         return

@@ -3,8 +3,8 @@
     accelerate launch training/encode_latents.py --manifest corpus/manifest.jsonl --autoencoder runs/ae/autoencoder \
         --output_dir latents
 
-Each process encodes its share of the tracks; tracks already encoded are kept, so run the same command again after a
-stop, with any number of processes. `stable_longform.data.latents` describes what is written.
+Each process encodes its share of the tracks. Tracks that are already encoded are kept, so after an interruption run
+the same command again, with any number of processes. `stable_longform.data.latents` describes the files.
 """
 
 import datetime
@@ -33,7 +33,7 @@ from stable_longform.training_utils.pretrained import float_dtype
 from stable_longform.utils.files import atomic_path, weights_sha256, write_json, write_text
 from stable_longform.utils.ranges import Range
 
-LONGEST_WAIT = datetime.timedelta(days=7)  # of the processes for the one that is done last
+LONGEST_WAIT = datetime.timedelta(days=7)  # how long processes wait for the last one
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def main(config: Config) -> int:
     source = open_source(config.manifest, max_bad_fraction=config.max_bad_fraction)
     parts = [source.of_split(split) for split in config.splits]
     done = read_shards(output_dir)
-    state.wait_for_everyone()  # all have the same list before the first adds to the folder
+    state.wait_for_everyone()  # all processes read the list before the first one writes to the folder
     place = state.process_index, state.num_processes, config.max_tracks
     shares = [part.share(*place, lambda track: track_key(track) not in done) for part in parts]
     total = None if source.tracks is None else sum(map(len, shares))
@@ -99,7 +99,7 @@ def main(config: Config) -> int:
 
 
 def _index_rows(done: dict[str, dict], parts: Sequence[Source]) -> list[dict]:
-    """The rows of the index: of lists, their tracks with what they say now; of a stream, all that is encoded."""
+    """The rows of the index: tracks of listed sources with current metadata; all encoded tracks of a stream."""
     if parts[0].tracks is None:
         return list(done.values())
     tracks = [track for part in parts for track in part.tracks]
@@ -107,7 +107,7 @@ def _index_rows(done: dict[str, dict], parts: Sequence[Source]) -> list[dict]:
 
 
 def _check_autoencoder(vae: AutoencoderOobleck, file: Path, state: PartialState) -> None:
-    """Writes which autoencoder makes the latents, or checks that it is the one that made those already there."""
+    """Records which autoencoder encodes the latents, or checks that existing ones are from the same autoencoder."""
     info = {"latent_rate": vae.latent_rate, "hop_length": vae.hop_length}
     info |= {"encoder_sha256": weights_sha256(vae.encoder)}
     if file.exists() and json.loads(file.read_text(encoding="utf-8")) != info:

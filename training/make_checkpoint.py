@@ -1,10 +1,10 @@
-"""Puts a pipeline together from the three trainings.
+"""Assembles a pipeline from the results of the three trainings.
 
     python training/make_checkpoint.py --autoencoder runs/ae/autoencoder --clap runs/clap/clap \
         --dit runs/dit_285s/dit --output_dir checkpoint --dtype float16
 
-The result opens with `LongFormMusicPipeline.from_pretrained(output_dir)`. A model card is written from what the runs
-recorded, unless there is one already; say what they cannot know with `--description`, `--data` and `--license`.
+The result opens with `LongFormMusicPipeline.from_pretrained(output_dir)`. A model card is written from the records of
+the runs, unless there is one already; add what they don't contain with `--description`, `--data` and `--license`.
 """
 
 import json
@@ -31,9 +31,9 @@ from stable_longform.utils.text_files import read_json_lines
 
 @dataclass(frozen=True)
 class Config:
-    """Folders of the trained parts, what sampling uses by default, and words for the card.
+    """Folders of the trained parts, defaults for sampling, and texts for the card.
 
-    `clap` may also be the folder of a whole checkpoint, whose text encoder is taken.
+    `clap` may also be the folder of a whole checkpoint; then its text encoder is used.
     """
 
     autoencoder: Annotated[str, "Folder or Hub id of the autoencoder."]
@@ -106,7 +106,7 @@ def main(config: Config) -> None:
 
 
 def check_history(stage: Path, vae: AutoencoderOobleck) -> None:
-    """Raises a ValueError unless the transformer's `stage.json` is there and names no other encoder of its latents."""
+    """Raises a ValueError if the transformer's `stage.json` is missing or names another encoder of its latents."""
     if not stage.is_file():
         raise ValueError(f"{stage.parent} was not exported by a training script: it has no {STAGE_FILE}.")
     latents = json.loads(stage.read_text(encoding="utf-8"))["sources"].get("latents", {}).get("latents", {})
@@ -115,7 +115,7 @@ def check_history(stage: Path, vae: AutoencoderOobleck) -> None:
 
 
 def read_run(folder: Path) -> tuple[dict, dict]:
-    """What a run folder recorded: its settings for the card and its last metrics of the valid split; empty if none."""
+    """Reads a run's settings for the card and its last metrics of the valid split; empty if there are none."""
     config, log = folder / "config.yaml", folder / "metrics.jsonl"
     if not config.is_file() or not log.is_file():
         return {}, {}

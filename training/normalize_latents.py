@@ -3,9 +3,10 @@
     python training/normalize_latents.py --autoencoder runs/ae/autoencoder --manifest corpus/manifest.jsonl \
         --output_dir runs/ae/normalized
 
-The diffusion process expects latents about as loud as its noise. A long training gets there by its KL loss, and a
-short one if that has enough weight; else the scale is arbitrary. The factors go into the last layer of the encoder and
-the first of the decoder, so the checkpoint format stays as it is. Not in the paper.
+The diffusion process expects latents with about the power of its noise. The KL loss of a long training achieves this,
+and that of a short one if its weight is large enough; otherwise the scale is arbitrary. The factors are absorbed by
+the last layer of the encoder and the first layer of the decoder, so the checkpoint format does not change. Not in the
+paper.
 """
 
 import logging
@@ -59,10 +60,10 @@ def main(config: Config) -> None:
 def divide_latents(vae: AutoencoderOobleck, factors: torch.Tensor) -> None:
     """Divides the posterior's means by factors `(latent_channels,)` and multiplies the decoder's input by them.
 
-    The posterior's standard deviation stays as it is.
+    The posterior's standard deviation does not change.
 
     Raises:
-        ValueError: factors of another shape, or not positive.
+        ValueError: the factors have another shape or are not positive.
     """
     channels = vae.config.decoder_input_channels
     if factors.shape != (channels,) or not (factors > 0).all():

@@ -1,17 +1,18 @@
-"""Gets real music: downloads game soundtracks packaged by Debian and writes the manifest that the trainers read.
+"""Downloads real music (game soundtracks packaged by Debian) and writes the manifest for the training scripts.
 
 Usage: `python training/prepare_music.py --output_dir DIR [--preset ci|core|full | --packages NAME ...]`
 
-Needs `apt-get` and `dpkg` (Debian bookworm's archive; no root, nothing is installed) and no other network. For each
-package of the table `training/corpus/free_game_music.jsonl`: download, unpack to `DIR/<package>`, take the tracks out
-of `.pk3` archives, check every file's md5, sum songs that come as two files. Then writes, each only when complete:
+Needs `apt-get` and `dpkg` (Debian bookworm's archive; no root rights, nothing is installed) and no other network. For
+each package of the table `training/corpus/free_game_music.jsonl`, it downloads the package, unpacks it to
+`DIR/<package>`, extracts the tracks from `.pk3` archives, checks the md5 of every file, and mixes songs that consist
+of two files. Then it writes, each only when complete:
 
 - `DIR/manifest.jsonl`, the format of `stable_longform.data.manifest`, of the chosen packages;
-- `DIR/ATTRIBUTION.md`, which names title, artist, album, package and licence of every track in that manifest.
+- `DIR/ATTRIBUTION.md`, with title, artist, album, package and licence of every track in that manifest.
 
-Run the same command again after an interruption: what is there and right is kept. Files that are missing or differ
-are named and left out. Exit status: 0; 2 when a tool or a package name is wrong, or when more than 10 % of the tracks
-had to be left out (nothing is written then).
+Run the same command again after an interruption: correct files are kept. Files that are missing or differ are named
+and left out. Exit status: 0; 2 if a tool is missing, a package name is wrong, or more than 10 % of the tracks had to
+be left out (then nothing is written).
 """
 
 import argparse
@@ -72,7 +73,7 @@ def read_table(path: Path, packages: list[str] | None) -> list[dict]:
 
 
 def unpack_package(package: str, output_dir: Path, download_dir: Path) -> None:
-    """Brings `output_dir/<package>` into being, unless it is there: downloads the .deb if need be and unpacks it.
+    """Creates `output_dir/<package>` if it does not exist: downloads the .deb if necessary and unpacks it.
 
     Raises:
         ValueError: a tool is missing, or it fails.
@@ -103,14 +104,14 @@ def _download(package: str, download_dir: Path) -> Path:
 
 
 def _empty_folder(folder: Path) -> Path:
-    """Creates an empty `folder`, in place of an existing one."""
+    """Creates an empty `folder`, replacing an existing one."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
 
 
 def _run_tool(command: list[str], folder: Path) -> None:
-    """Runs a command in a folder; its last line of errors becomes the `ValueError`'s text."""
+    """Runs a command in a folder; if it fails, its last line of errors becomes the text of a `ValueError`."""
     try:
         subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
     except subprocess.CalledProcessError as error:
@@ -119,10 +120,10 @@ def _run_tool(command: list[str], folder: Path) -> None:
 
 
 def check_tools(packages: list[str], output_dir: Path, download_dir: Path) -> None:
-    """Checks that the tools which the missing packages need are there.
+    """Checks that the tools for the missing packages are installed.
 
     Raises:
-        ValueError: dpkg or apt-get is needed and missing.
+        ValueError: dpkg or apt-get is needed but missing.
     """
     missing = [package for package in packages if not (output_dir / package).is_dir()]
     needed = {"dpkg"} if missing else set()
@@ -134,7 +135,7 @@ def check_tools(packages: list[str], output_dir: Path, download_dir: Path) -> No
 
 
 def find_file(folder: Path, path: str, md5: str) -> Path | None:
-    """Gives a package's file if it is there with the right md5, taking it out of a .pk3 archive if need be."""
+    """Returns a package's file if it has the right md5; extracts it from a .pk3 archive if necessary."""
     file = folder / path
     if "/unpacked/" in path and not file.is_file():
         _extract_from_pk3(file)
@@ -163,9 +164,9 @@ def _extract_from_pk3(file: Path) -> None:
 
 
 def mix_files(first: Path, second: Path) -> Path:
-    """Sums two recordings of one song to `mix.flac` beside them, unless it is there; gives its path.
+    """Mixes two recordings of one song to `mix.flac` beside them, unless it exists; returns its path.
 
-    The shorter is padded with silence, and the sum is scaled down where it would clip.
+    The shorter one is padded with silence, and the sum is scaled down if it would clip.
     """
     mix = first.with_name("mix.flac")
     if mix.is_file():
@@ -179,7 +180,7 @@ def mix_files(first: Path, second: Path) -> Path:
 
 
 def prepare_track(row: dict, output_dir: Path) -> dict | None:
-    """Checks one track of the table and gives its row of the manifest; None when a file is missing or differs."""
+    """Checks one track of the table and returns its row of the manifest; None if a file is missing or differs."""
     folder, duration_in_s = output_dir / row["package"], row["duration_in_s"]
     file = find_file(folder, row["path"], row["md5"])
     if file is None:
@@ -195,7 +196,7 @@ def prepare_track(row: dict, output_dir: Path) -> dict | None:
 
 
 def attribution(entries: list[dict]) -> str:
-    """Composes the attribution of the manifest's tracks, in Markdown, one section a game."""
+    """The attribution of the manifest's tracks in Markdown, with a section for each game."""
     lines = [
         "# Attribution",
         "",
@@ -210,7 +211,7 @@ def attribution(entries: list[dict]) -> str:
 
 
 def _attribution_line(track: dict) -> str:
-    """A track's line; without a title its file's name, without an artist a pointer to the package's authors."""
+    """A track's line; a missing title is replaced by the file's name, a missing artist by the package's authors."""
     title = track.get("title") or f"`{Path(track['path']).name}`"
     artist = " / ".join(track[key] for key in ("artist", "composer") if key in track) or "see copyright"
     cells = (title, artist, track.get("album", ""), track["licence"])
@@ -218,7 +219,7 @@ def _attribution_line(track: dict) -> str:
 
 
 def write_if_changed(path: Path, text: str) -> None:
-    """Writes a text file in one step, unless it already holds this text."""
+    """Writes a text file atomically, unless it already has this content."""
     if not (path.is_file() and path.read_text(encoding="utf-8") == text):
         write_text(path, text)
 
@@ -266,7 +267,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the script; gives the exit status."""
+    """Runs the script; returns the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
         options = parse_arguments(arguments)

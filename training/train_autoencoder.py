@@ -3,11 +3,12 @@
     accelerate launch training/train_autoencoder.py --manifest corpus/manifest.jsonl --output_dir runs/autoencoder
     python training/train_autoencoder.py --config training/configs/autoencoder_tiny.yaml ...
 
-The defaults are the paper's. Not in the paper, and off by default: the losses `l1` and `complex_stft`, spectra without
-A-weighting, clipping, and a learning rate that falls at the end; with `training/train_linear_start.py` they make a
-short training keep the notes. To resume, run the same command again. The result is `output_dir/autoencoder`, the
-exponential moving average of the weights, for `AutoencoderOobleck.from_pretrained`. `output_dir/discriminator` is for
-another stage, as `--init_discriminator_from`.
+The defaults are the paper's. Some options are not in the paper and off by default: the losses `l1` and `complex_stft`,
+spectra without A-weighting, clipping, and a learning rate that falls at the end. Together with
+`training/train_linear_start.py`, they allow a short training to preserve the notes. To resume, run the same command
+again. The result is `output_dir/autoencoder`, the exponential moving average of the weights, for
+`AutoencoderOobleck.from_pretrained`. `output_dir/discriminator` is for a further stage with
+`--init_discriminator_from`.
 """
 
 import functools
@@ -227,10 +228,10 @@ def main(config: Config) -> int:
 
 
 def check_config(config: Config, model: AutoencoderOobleck) -> None:
-    """Checks what would otherwise fail after the run has started.
+    """Checks settings that would otherwise fail after the run has started.
 
     Raises:
-        ValueError: naming the value.
+        ValueError: a value is not possible; the message names it.
     """
     least = max((*config.fft_sizes, *(config.complex_fft_sizes if config.loss_weights["complex_stft"] else ())))
     if config.crop_num_samples % model.hop_length or config.crop_num_samples < least:
@@ -241,14 +242,14 @@ def check_config(config: Config, model: AutoencoderOobleck) -> None:
 
 
 def learning_rate(config: Config, turn: Turn, step: int) -> float:
-    """The rate of the network whose turn a step is: the paper's law of its own steps, falling at the end if asked."""
+    """The learning rate of the trained network: the paper's schedule over its own steps, falling at the end if set."""
     rate = config.discriminator_learning_rate if turn.is_discriminators else config.learning_rate
     law = inverse_lr(turn.own_step, config.inv_gamma, warmup=config.warmup)
     return rate * law * falling_rate(step, config.max_steps, config.decay_start, config.final_rate)
 
 
 def make_spectral_losses(config: Config, sampling_rate: int) -> Callable:
-    """A function of a waveform and its reconstruction: the spectral losses that the configuration asks for."""
+    """Returns a function that computes the configured spectral losses of a waveform and its reconstruction."""
     return functools.partial(
         stereo_stft_loss,
         sampling_rate=sampling_rate,
@@ -270,7 +271,7 @@ def validate(
 
 
 def export(name: str, model: AutoencoderOobleck | MultiScaleSTFTDiscriminator, output_dir: Path, step: int) -> None:
-    """Saves a model with a note of where it comes from."""
+    """Saves a model with a record of its origin."""
     with atomic_folder(output_dir / name) as folder:
         model.save_pretrained(folder)
         write_stage(folder, output_dir, name, step)

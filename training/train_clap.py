@@ -52,11 +52,11 @@ from stable_longform.training_utils.train_step import finish_step, keep_buffers
 from stable_longform.utils.files import atomic_folder
 from stable_longform.utils.ranges import Range
 
-NUM_PROMPTS_PER_TRACK = 100  # from which the tokenizer is made
+NUM_PROMPTS_PER_TRACK = 100  # for training the tokenizer
 
 
 def _htsat_base() -> dict:
-    """HTSAT-base as in LAION's code; `hidden_size` follows from the others."""
+    """HTSAT-base as in LAION's code; `hidden_size` is derived from the others."""
     return {
         "spec_size": 256,
         "num_mel_bins": 64,
@@ -76,7 +76,7 @@ def _htsat_base() -> dict:
 
 
 def _roberta_base() -> dict:
-    """RoBERTa base. `vocab_size` is that of a tokenizer made here; a ready one brings its own."""
+    """RoBERTa base. `vocab_size` is for a tokenizer that is trained here; an existing one has its own."""
     return {
         "vocab_size": 50265,
         "hidden_size": 768,
@@ -252,10 +252,10 @@ def main(config: Config) -> int:
 
 
 def check_config(config: Config) -> None:
-    """Checks what would otherwise fail, or train something else, after the run has started.
+    """Checks settings that would otherwise fail, or train something else, after the run has started.
 
     Raises:
-        ValueError: naming the value.
+        ValueError: a value is not possible; the message names it.
     """
     if config.init_from is not None:
         defaults = Config(config.manifest, config.output_dir)
@@ -273,9 +273,9 @@ def check_config(config: Config) -> None:
 
 
 def load_networks(config: Config, vocab_size: int, accelerator: Accelerator) -> ClapModel:
-    """The two encoders, fresh or those of `init_from`, and one trained temperature, that of `logit_scale_a`.
+    """The two encoders, new or from `init_from`, with one trained temperature, `logit_scale_a`.
 
-    With several processes their batch norms see the items of all of them, as in LAION's code.
+    With several processes, the batch norms use the items of all processes, as in LAION's code.
     """
     if config.init_from is not None:
         model = ClapModel.from_pretrained(config.init_from)
@@ -295,7 +295,7 @@ def load_networks(config: Config, vocab_size: int, accelerator: Accelerator) -> 
 
 
 def export(model: ClapModel, processor: ClapProcessor, output_dir: Path, step: int) -> None:
-    """Saves the model with its tokenizer and feature extractor, and a note of where it comes from."""
+    """Saves the model with its tokenizer and feature extractor, and a record of its origin."""
     with atomic_folder(output_dir / "clap") as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
@@ -303,10 +303,10 @@ def export(model: ClapModel, processor: ClapProcessor, output_dir: Path, step: i
 
 
 def load_tokenizer(config: Config, output_dir: Path, tracks: Sequence[Track] | None):
-    """The tokenizer of `init_from` or `tokenizer`, or one made from the prompts and kept in `output_dir/tokenizer`.
+    """The tokenizer of `init_from` or `tokenizer`, or one trained on the prompts and saved in `output_dir/tokenizer`.
 
     Raises:
-        ValueError: another pad token, or no tracks to make one from.
+        ValueError: the pad token is another one, or there are no tracks to train it on.
     """
     source = config.init_from or config.tokenizer
     if source is not None:

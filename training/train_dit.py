@@ -6,9 +6,9 @@
         --init_from runs/dit_190s/dit
 
 Instead of `--latents`, `--manifest corpus/manifest.jsonl --autoencoder runs/autoencoder/autoencoder` encodes the music
-while it trains. The defaults are the paper's second stage (4m45s); the first (3m10s) differs in `model.sample_size`
-only. To resume, run the same command again. The result is `output_dir/dit`: the moving average of the transformer,
-and the timing conditioner; `training/make_checkpoint.py` puts a pipeline together.
+during the training. The defaults are the paper's second stage (4m45s); the first one (3m10s) differs only in
+`model.sample_size`. To resume, run the same command again. The result is `output_dir/dit`: the moving average of the
+transformer, and the timing conditioner. `training/make_checkpoint.py` then assembles a pipeline.
 """
 
 import itertools
@@ -101,7 +101,7 @@ class Config(RunOptions):
         Range(0, 1),
         "Share of items for which a part of the track is treated as the whole.",
     ] = 0.0
-    timestep_shift: shared.TimestepShift = 1.0  # above 1 more items are near t = 1, see `shift_times`; the paper: none
+    timestep_shift: shared.TimestepShift = 1.0  # above 1, more items are near t = 1; not in the paper
     mask_text_padding: Annotated[
         bool,
         "Hide padding tokens of the prompts from the transformer; the paper: false.",
@@ -174,7 +174,7 @@ def main(config: Config) -> int:
     output_dir = start_run(config.output_dir, config, accelerator, sources)
     check_scale(windows.inspected, accelerator)
 
-    # What is trained
+    # Optimiser and average
     prepare_models(config, velocity_loss, is_new=latest_checkpoint(output_dir) is None)
     optimizer = make_optimizer(config, velocity_loss, accelerator.device)
     velocity_loss, optimizer = accelerator.prepare(velocity_loss, optimizer)
@@ -247,10 +247,10 @@ def main(config: Config) -> int:
 
 
 def check_config(config: Config) -> None:
-    """Checks which settings go together, before any work.
+    """Checks combinations of settings before any work is done.
 
     Raises:
-        ValueError: naming the value.
+        ValueError: settings do not fit together; the message names them.
     """
     if (config.latents is None) == (config.manifest is None):
         raise ValueError("Give either --latents, or --manifest with --autoencoder, to train on.")
@@ -272,10 +272,10 @@ def open_windows(
     velocity_loss: VelocityLoss,
     accelerator: Accelerator,
 ) -> WindowSource:
-    """The windows of the configuration's `latents`, or of its `manifest` through the autoencoder.
+    """Opens the windows of the configuration's `latents`, or of its `manifest` encoded by the autoencoder.
 
     Raises:
-        ValueError: the latents are not this autoencoder's, or what is named cannot be used.
+        ValueError: the latents are from another autoencoder, or the data cannot be used.
     """
     shape = velocity_loss.transformer.config.sample_size, velocity_loss.timing_conditioner.config.max_value
     options = {"seed": config.seed, "max_bad_fraction": config.max_bad_fraction}
@@ -291,7 +291,7 @@ def prepare_models(config: Config, velocity_loss: VelocityLoss, is_new: bool) ->
     """Loads the weights of `init_from` if the run is new, and applies the options that save memory and time.
 
     Raises:
-        ValueError: `init_from` has other weights than the model.
+        ValueError: the weights of `init_from` do not fit the model.
     """
     transformer = velocity_loss.transformer
     if config.init_from is not None and is_new:
@@ -316,7 +316,7 @@ def make_optimizer(config: Config, velocity_loss: VelocityLoss, device: torch.de
 
 
 def learning_rate(config: Config, step: int) -> float:
-    """The rate of a step: the paper's law, with a fall at the end where the configuration asks for one."""
+    """The learning rate of a step: the paper's schedule, with a fall at the end if configured."""
     law = inverse_lr(step, config.inv_gamma, warmup=config.warmup)
     return config.learning_rate * law * falling_rate(step, config.max_steps, config.decay_start, config.final_rate)
 
@@ -336,7 +336,7 @@ def average_models(
 
 
 def export(transformer, timing_conditioner, output_dir: Path, step: int) -> None:
-    """Saves both models for `--init_from` and `make_checkpoint.py`, with a note of where they come from."""
+    """Saves both models for `--init_from` and `make_checkpoint.py`, with a record of their origin."""
     with atomic_folder(output_dir / "dit") as folder:
         transformer.save_pretrained(folder / "transformer")
         timing_conditioner.save_pretrained(folder / "timing_conditioner")
@@ -366,7 +366,7 @@ def assemble_pipeline(
 def write_demos(
     config: Config, pipe: LongFormMusicPipeline, windows: WindowSource, folder: Path, accelerator: Accelerator
 ) -> dict[str, float]:
-    """Writes audio files of the pipeline for the first held-out prompts; returns what was measured on them."""
+    """Writes audio files of the pipeline for the first held-out prompts; returns measurements of them."""
     return make_demos(
         pipe,
         windows.valid,

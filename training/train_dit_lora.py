@@ -4,8 +4,8 @@
     accelerate launch training/train_dit_lora.py --checkpoint checkpoint --latents mine_latents --output_dir runs/lora
 
 To resume, run the same command again. The result is `output_dir/lora/pytorch_lora_weights.safetensors` for
-`LongFormMusicPipeline.load_lora_weights`; `examples/lora_before_after.py` lets you hear what it changes. Not in the
-paper. Hu et al., "LoRA", arXiv 2106.09685.
+`LongFormMusicPipeline.load_lora_weights`; use `examples/lora_before_after.py` to hear its effect. Not in the paper. Hu
+et al., "LoRA", arXiv 2106.09685.
 """
 
 import itertools

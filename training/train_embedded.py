@@ -273,8 +273,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Reads the command line."""
     parser = ScriptParser(__doc__)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for all runs and the checkpoint")
-    parser.add_number("--minutes", Range(5, 1e6), kind=float, required=True, help="time for all stages together")
-    parser.add_argument("--device", choices=DEVICES, default="cpu", help="where the networks are trained")
+    parser.add_number("--minutes", Range(5, 1e6), kind=float, required=True, help="minutes for all stages together")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="device for the training")
     return parser.parse_args(arguments)
 
 

@@ -5,10 +5,10 @@
     python training/train_autoencoder.py --init_from runs/linear_start/autoencoder ...
 
 Spectral losses hardly constrain the phase, so a short training of the whole network from random weights preserves
-loudness and timbre but not the notes. A linear network that is trained on the squared error alone
-learns in minutes what 64 numbers a frame can hold of the waveform: the tune, the bass and the chords. Here each
-residual unit begins as the identity and each Snake nearly so. Both are bypassed and not trained, which also makes a
-step about five times as cheap. `train_autoencoder.py` continues from there with the whole network.
+loudness and timbre but not the notes. A linear network that is trained only on the squared error learns within minutes
+what 64 numbers per frame can represent of the waveform: melody, bass and chords. Here each residual unit starts as the
+identity and each Snake almost as the identity. Both are bypassed and not trained, which also makes a step about five
+times cheaper. `train_autoencoder.py` continues from there with the whole network.
 
 To resume, run the same command again. The result is `output_dir/autoencoder`.
 """
@@ -154,10 +154,10 @@ def main(config: Config) -> int:
 
 
 def check_config(config: Config, vae: AutoencoderOobleck) -> None:
-    """Checks what would otherwise fail after the run has started.
+    """Checks settings that would otherwise fail after the run has started.
 
     Raises:
-        ValueError: naming the value.
+        ValueError: a value is not possible; the message names it.
     """
     if config.crop_num_samples % vae.hop_length:
         raise ValueError(f"crop_num_samples must be a multiple of {vae.hop_length}, got {config.crop_num_samples}.")
@@ -184,7 +184,7 @@ def validate(
 
 
 def export(vae: AutoencoderOobleck, output_dir: Path, step: int) -> None:
-    """Saves the autoencoder with a note of where it comes from."""
+    """Saves the autoencoder with a record of its origin."""
     with atomic_folder(output_dir / "autoencoder") as folder:
         vae.save_pretrained(folder)
         write_stage(folder, output_dir, "linear start", step)

@@ -1,4 +1,4 @@
-"""Figure 1 of the paper: how long tracks are, with the windows of 90 s, 190 s and 285 s marked.
+"""Figure 1 of the paper: the lengths of tracks, with the windows of 90 s, 190 s and 285 s marked.
 
     python examples/paper/figure_1.py --table corpus/manifest.jsonl --output figure_1.png
     python examples/paper/figure_1.py --table tracks.csv --column duration_ms --unit ms --output figure_1.png
@@ -22,10 +22,10 @@ UNITS_IN_S = {"s": 1.0, "ms": 0.001, "min": 60.0}
 def main() -> None:
     """Reads the lengths, draws the figure and prints the share of tracks not longer than each window."""
     parser = ScriptParser(__doc__)
-    parser.add_argument("--table", type=Path, required=True, help=".jsonl or .csv")
-    parser.add_argument("--column", default="duration_in_s", help="of the lengths")
-    parser.add_argument("--unit", choices=UNITS_IN_S, default="s", help="of the lengths")
-    parser.add_argument("--output", type=Path, required=True, help=".png, .svg or .pdf")
+    parser.add_argument("--table", type=Path, required=True, help="table of tracks, .jsonl or .csv")
+    parser.add_argument("--column", default="duration_in_s", help="column with the lengths")
+    parser.add_argument("--unit", choices=UNITS_IN_S, default="s", help="unit of the lengths")
+    parser.add_argument("--output", type=Path, required=True, help="picture to write: .png, .svg or .pdf")
     arguments = parser.parse_args()
     lengths, num_left_out = [], 0
     for row in read_rows(arguments.table):
@@ -46,10 +46,10 @@ def main() -> None:
 
 
 def read_rows(path: Path) -> Iterator[dict]:
-    """Rows of a CSV or JSONL file; a line that is no JSON object is an empty row.
+    """Rows of a CSV or JSONL file; a line that is not a JSON object is an empty row.
 
     Raises:
-        ValueError: another extension, or a text that is not UTF-8.
+        ValueError: the extension is unknown, or the text is not UTF-8.
     """
     if path.suffix.lower() not in (".csv", ".jsonl"):
         raise ValueError(f"{path}: the extension must be .csv or .jsonl.")

@@ -3,7 +3,7 @@
     python examples/paper/figure_4.py --rows real=real ours=generated baseline=musicgen --output_dir figure_4
 
 Each folder has a subfolder for each genre (the paper: rock, pop, jazz, hip-hop, classical); the first file of each is
-drawn. Folders without such subfolders are drawn file by file. Running it again continues it.
+drawn. Folders without subfolders are drawn file by file. An interrupted run can be continued with the same command.
 """
 
 from pathlib import Path
@@ -16,8 +16,10 @@ from stable_longform.utils.scripts import ScriptParser, run_main
 def main() -> None:
     """Analyzes the folders, draws the figure and prints the table."""
     parser = ScriptParser(__doc__)
-    parser.add_argument("--rows", nargs="+", required=True, metavar="NAME=FOLDER", help="from top to bottom")
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the results")
+    parser.add_argument(
+        "--rows", nargs="+", required=True, metavar="NAME=FOLDER", help="folders of the rows, from top to bottom"
+    )
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the results")
     arguments = parser.parse_args()
     analyze_folders(name_folders(arguments.rows), arguments.output_dir, has_pictures=False)
     print((arguments.output_dir / "table.md").read_text(encoding="utf-8"), end="")

@@ -1,10 +1,11 @@
 """Tables 2 and 3 of the paper: Fréchet distance, KL and CLAP score of generated music, and inference time.
 
-    stable-longform evaluate prepare      # once: gets the default evaluator's weights
+    stable-longform evaluate prepare      # once: downloads the default evaluator's weights
     python examples/paper/table_2_3.py --manifest corpus/manifest.jsonl --output_dir table_2_3
 
-The prompts are made from the metadata of a few held-out tracks, which are the reference. With the paper's evaluators,
-if you have their weights: --embedders openl3=FILE.h5 passt=FILE.pt laion_clap. Running it again continues it.
+The prompts are made from the metadata of a few held-out tracks, which are the reference. To use the paper's
+evaluators, if you have their weights: --embedders openl3=FILE.h5 passt=FILE.pt laion_clap. An interrupted run can be
+continued with the same command.
 """
 
 import argparse
@@ -43,15 +44,19 @@ PAPER = (  # FD on OpenL3, KL on PaSST, LAION-CLAP; on one A100
 def main() -> None:
     """Generates, scores and prints the table."""
     parser = ScriptParser(__doc__)
-    parser.add_argument("--manifest", required=True, help="its test split is the held-out music")
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--manifest", required=True, help="source of music; its test split is the held-out music")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the results")
     parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
-    parser.add_number("--durations", SECONDS, kind=float, nargs="+", default=[120.0, 190.0, 285.0], help="seconds")
-    parser.add_number("--num_tracks", Range(1, 10**4), default=2, help="recordings to take")
-    parser.add_number("--num_inference_steps", STEPS, default=12, help="the paper's 100")
-    parser.add_number("--guidance_scale", Range(-100, 100), kind=float, default=7.0, help="classifier-free guidance")
-    parser.add_argument("--embedders", nargs="+", default=["musicnn_msd", "mel44"], help="of the scores")
-    parser.add_number("--seed", SEEDS, default=0, help="of everything random")
+    parser.add_number(
+        "--durations", SECONDS, kind=float, nargs="+", default=[120.0, 190.0, 285.0], help="durations in seconds"
+    )
+    parser.add_number("--num_tracks", Range(1, 10**4), default=2, help="number of recordings")
+    parser.add_number("--num_inference_steps", STEPS, default=12, help="sampling steps; the paper uses 100")
+    parser.add_number(
+        "--guidance_scale", Range(-100, 100), kind=float, default=7.0, help="scale of classifier-free guidance"
+    )
+    parser.add_argument("--embedders", nargs="+", default=["musicnn_msd", "mel44"], help="embedders for the scores")
+    parser.add_number("--seed", SEEDS, default=0, help="random seed")
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipe = LongFormMusicPipeline.from_pretrained(arguments.checkpoint).to(device)
@@ -105,7 +110,7 @@ def link_tracks(tracks: list[Track], folder: Path) -> Path:
 def generate(
     pipe, rows: list[PromptRow], folder: Path, duration: float, arguments: argparse.Namespace
 ) -> float | None:
-    """Generates what is missing; gives the shortest time of one generation in s, None if all were there."""
+    """Generates the missing files; returns the shortest time of one generation in s, None if all files existed."""
     seconds = []
 
     def synthesize(prompt: str, duration: float, seed: int) -> tuple[torch.Tensor, int]:
@@ -131,7 +136,7 @@ def generate(
 
 
 def print_tables(results: list[tuple[float, dict[str, float], float | None]], arguments: argparse.Namespace) -> None:
-    """The paper's layout with our rows for the paper's evaluators, then every number that we have."""
+    """Prints the paper's table with our rows for its evaluators, then all our numbers."""
     ours = []
     for duration, values, seconds in results:
         cells = [values.get(name) for name in ("fd_openl3", "kl_passt", "clap_score_laion_clap")]

@@ -1,10 +1,10 @@
-"""Table 4 of the paper: what listeners say of audio quality, text alignment, structure, musicality and stereo.
+"""Table 4 of the paper: listeners' ratings of audio quality, text alignment, structure, musicality and stereo.
 
     stable-longform listening-test build ours=generated real=real --prompts prompts.jsonl -o test
     stable-longform listening-test serve test
     python examples/paper/table_4.py --test test --results test/results --output_dir table_4
 
-The results are those of the page, of webMUSHRA or of pymushra, files or folders of them.
+The results are files, or folders of files, from the page, webMUSHRA or pymushra.
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("--test", type=Path, required=True, help="folder of the test")
     parser.add_argument("--results", type=Path, nargs="+", required=True, help="result files and folders")
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the results")
     arguments = parser.parse_args()
     score_test(arguments.test / "key.json", arguments.results, arguments.output_dir)
     print(markdown_table(HEADER, PAPER))

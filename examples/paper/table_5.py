@@ -2,9 +2,9 @@
 
     python examples/paper/table_5.py --manifest corpus/manifest.jsonl --output_dir table_5
 
-The paper's recordings are the 706 of Song Describer; here they are a few held-out tracks, or the audio files of a
-folder (--folder). Codecs of transformers, from a folder or the Hub: --codecs facebook/encodec_32khz. Running it again
-continues it. --visqol adds the listening quality that ViSQOL predicts.
+The paper uses the 706 recordings of Song Describer; here they are a few held-out tracks, or the audio files of a
+folder (--folder). Codecs of transformers, from a folder or the Hub: --codecs facebook/encodec_32khz. An interrupted
+run can be continued with the same command. --visqol adds the listening quality that ViSQOL predicts.
 """
 
 from pathlib import Path
@@ -41,14 +41,16 @@ def main() -> None:
     """Reconstructs, measures and prints the table."""
     parser = ScriptParser(__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--manifest", help="its test split gives the recordings")
-    source.add_argument("--folder", type=Path, help="a folder of recordings, instead")
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the results")
+    source.add_argument("--manifest", help="source of music; its test split has the recordings")
+    source.add_argument("--folder", type=Path, help="a folder of recordings instead")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the results")
     parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id of a pipeline")
-    parser.add_argument("--codecs", nargs="*", default=[], help="codecs of transformers")
-    parser.add_number("--num_tracks", Range(1, 10**4), default=6, help="recordings to take")
-    parser.add_argument("--visqol", action="store_true", help="a column that the paper does not have; extra visqol")
-    parser.add_number("--trim", SECONDS, kind=float, default=30.0, help="seconds of each recording")
+    parser.add_argument("--codecs", nargs="*", default=[], help="codecs of transformers to compare with")
+    parser.add_number("--num_tracks", Range(1, 10**4), default=6, help="number of recordings")
+    parser.add_argument(
+        "--visqol", action="store_true", help="add ViSQOL, which is not in the paper; needs the extra visqol"
+    )
+    parser.add_number("--trim", SECONDS, kind=float, default=30.0, help="seconds to use of each recording")
     arguments = parser.parse_args()
     columns = (*METRICS, *(("visqol",) if arguments.visqol else ()))
     if arguments.visqol:

@@ -1,13 +1,13 @@
-"""Estimates the tempo of every track of a manifest; the table's `bpm` column was made with it.
+"""Estimates the tempo of every track of a manifest; the `bpm` column of the table was made with it.
 
-Usage: `python training/corpus/estimate_tempo.py MANIFEST OUTPUT`, which writes one JSON object a line with `path` and
-`bpm` (a whole number, or null where no steady beat is found). Needs librosa. About 0.6 s a track on one core.
+Usage: `python training/corpus/estimate_tempo.py MANIFEST OUTPUT`, which writes one JSON object per line with `path`
+and `bpm` (a whole number, or null if no steady beat is found). Needs librosa. About 0.6 s per track on one core.
 
 Method: up to 60 s from the middle of the track, mono at 22.05 kHz; librosa's onset strength and beat tracker (Ellis,
 2007); the tempo is the slope of a least-squares line through the beat times. The same is done for each half of the
-excerpt, and the tempo is kept only when both halves agree with the whole within 4 %: where they don't, the music has
-no steady beat (or the tracker finds none), and a wrong number is worse than none. Nothing here can tell a tempo from
-its half or double.
+excerpt, and the tempo is kept only if both halves agree with the whole within 4 %. If they don't, the music has no
+steady beat (or the tracker finds none), and a wrong number is worse than none. The method cannot distinguish a tempo
+from its half or double.
 """
 
 import argparse
