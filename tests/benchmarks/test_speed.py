@@ -108,6 +108,20 @@ def test_steps(run, tmp_path):
     assert (tmp_path / "steps.svg").read_text().startswith("<?xml")
 
 
+def test_caches(run, tmp_path):
+    """Each cache computes fewer blocks and changes the music; text that is kept changes nothing."""
+    pipe = tiny_pipeline(downsampling_ratios=(2, 4, 4, 8, 8), sampling_rate=44100)
+    pipe.save_pretrained(tmp_path / "checkpoint")
+    arguments = ("--checkpoint", str(tmp_path / "checkpoint"), "--duration", "1", "--num_prompts", "1")
+    rows = {name: cells for name, *cells in run("caches", *arguments, "--steps", "12")[2:]}
+    assert rows.pop("no cache")[0] == "1" and rows["6 steps"][0] == "0.5" and rows["9 steps"][0] == "0.75"
+    again = rows.pop("text anew in each step")
+    assert again[0] == "1" and float(again[2]) < 1e-3
+    assert len(rows) == 10
+    for blocks, _, log_mel, *_ in rows.values():
+        assert 0 < float(blocks) < 1 and float(log_mel) > 0.01
+
+
 def test_few_steps(run, tmp_path):
     """The teacher as its own student; its own row is as far from itself as chance leaves it."""
     pytest.importorskip("matplotlib")
