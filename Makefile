@@ -20,7 +20,7 @@ DEVICE ?= cpu
 OUT ?= runs/embedded
 
 # Of `make gpu-check`; on a machine without a GPU: GPU_CHECK="--size tiny --window 64 --steps 2".
-GPU_CHECK ?= --device cuda
+GPU_CHECK ?= --device cuda --fp8
 
 .PHONY: help music test test-browser test-docs test-slow lint format train-tiny train-embedded benchmarks gpu-check docs
 
@@ -74,6 +74,7 @@ benchmarks: $(INSTALLED)  ## measure everything in docs/benchmarks.md (40 minute
 
 # Everything that needs a GPU, in ten minutes: the tests, then times, memory and errors at the paper's size.
 gpu-check: $(INSTALLED)  ## test and measure on a GPU (ten minutes)
+	$(PYTHON) -m pip install --quiet torchao -c constraints.txt
 	$(PYTHON) -m pytest tests/test_cuda.py tests/models/acceleration/test_fused_snake.py
 	$(PYTHON) benchmarks/gpu_check.py $(GPU_CHECK) --compile --report gpu_check.md --profile gpu_check_trace.json
 

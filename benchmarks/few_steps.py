@@ -8,30 +8,57 @@ Teacher and student use the same prompts and seeds. Fréchet distance and KAD co
 stereo image) of a row's music with those of the teacher's. The teacher's own row compares even with odd seeds, which
 gives the chance level. Diversity is the mean distance between the embeddings of one prompt's music with different
 seeds, relative to the teacher's; distillation reduces it. End error is the distance of a row's latents from the
-teacher's latents with the same seed. Sampling is the processor time for one piece. Use `stable-longform evaluate
-control` and `analyze structure` for folders from `evaluate generate --steps`. Needs the extra `eval`.
+teacher's latents with the same seed. Sampling is the processor time for one piece. The second table has what
+`stable-longform evaluate control` and `analyze structure` report: the power in partials and in four notes (medians), how
+often tempo and key are those of the prompt, and, for pieces of at least 10 and 20 s, late returns and derivation
+(means). Needs the extra `eval`.
 """
 
 import argparse
 import itertools
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
 import matplotlib.figure
 import numpy as np
 import torch
-from steps import PROMPTS
 from timing import machine, print_table, relative_error
 
 from stable_longform import TINY_CHECKPOINT, LongFormMusicPipeline
+from stable_longform.analysis.features import extract_features
+from stable_longform.analysis.structure import MIN_DURATION_IN_S, analyze_structure
+from stable_longform.evaluation.control import Heard, asked_by_prompt, tempo_and_key_shares
 from stable_longform.metrics.embedders.mel44 import Mel44Embedder
 from stable_longform.metrics.frechet import GaussianStatistics, frechet_distance
 from stable_longform.metrics.kernel_distance import KernelSums, kernel_distance
+from stable_longform.metrics.key import estimate_key
+from stable_longform.metrics.tempo import SAMPLING_RATE, estimate_tempo
+from stable_longform.metrics.tonality import note_share, partial_share
+from stable_longform.utils.audio import resample
 from stable_longform.utils.ranges import Range
 from stable_longform.utils.scripts import STEPS, ScriptParser, run_main
 
 HEADER = ("model", "Fréchet distance", "KAD", "diversity", "end error", "sampling, s")
+MUSIC_HEADER = ("model", "partials", "four notes", "tempo right", "key right", "late return", "derivation")
+PROMPTS = (
+    "Genre: Ambient|Instruments: Synth Pad, Piano|Moods: Calm|BPM: 70|Key: C major",
+    "Genre: Rock|Instruments: Electric Guitar, Bass, Drums|Moods: Energetic|BPM: 130|Key: E minor",
+    "Genre: Classical|Instruments: Strings, Flute|BPM: 96|Key: G major",
+    "Genre: Techno|Instruments: Synth, Drums|BPM: 140|Key: A minor",
+)
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What a model makes: all latents, mel44 embeddings by prompt and seed, seconds of sampling for one, its music."""
+
+    latents: torch.Tensor
+    embeddings: list[list[np.ndarray]]
+    seconds: float
+    heard: dict[tuple[int, int], Heard]
+    structures: list[dict[str, float]]
 
 
 def main() -> None:
@@ -58,16 +85,20 @@ def main() -> None:
     guided = {"num_inference_steps": arguments.teacher_steps, "guidance_scale": arguments.guidance_scale}
     reference = make(teacher, arguments, **guided)
     name = f"teacher, {arguments.teacher_steps} guided steps"
-    halves = [[row[half::2] for row in reference[1]] for half in (0, 1)]
-    rows = [(name, *distances(*halves), 1.0, 0.0, reference[2])]
+    halves = [[row[half::2] for row in reference.embeddings] for half in (0, 1)]
+    rows = [(name, *distances(*halves), 1.0, 0.0, reference.seconds)]
+    musical = [(name, *describe(reference))]
     student = open_pipeline(arguments.student or arguments.teacher, arguments.lora)
     student.use_scheduler("ping-pong")
     for steps in arguments.steps:
-        latents, embeddings, seconds = make(student, arguments, num_inference_steps=steps, guidance_scale=1.0)
-        spread = diversity(embeddings) / diversity(reference[1])
-        error = relative_error(latents, reference[0])
-        rows.append((f"student, {steps} steps", *distances(embeddings, reference[1]), spread, error, seconds))
+        pieces = make(student, arguments, num_inference_steps=steps, guidance_scale=1.0)
+        spread = diversity(pieces.embeddings) / diversity(reference.embeddings)
+        error = relative_error(pieces.latents, reference.latents)
+        name = f"student, {steps} steps"
+        rows.append((name, *distances(pieces.embeddings, reference.embeddings), spread, error, pieces.seconds))
+        musical.append((name, *describe(pieces)))
     print_table(HEADER, rows)
+    print_table(MUSIC_HEADER, musical)
     if arguments.plot is not None:
         plot(arguments.plot, arguments.steps, rows)
 
@@ -82,9 +113,9 @@ def open_pipeline(checkpoint: str, lora: str | None = None) -> LongFormMusicPipe
 
 
 @torch.inference_mode()
-def make(pipe: LongFormMusicPipeline, arguments: argparse.Namespace, **settings) -> tuple:
-    """Latents of all pieces, mel44 embeddings by prompt and seed, and seconds of sampling for one piece."""
-    embedder, latents, embeddings, seconds = Mel44Embedder(), [], [], 0.0
+def make(pipe: LongFormMusicPipeline, arguments: argparse.Namespace, **settings) -> Pieces:
+    """Pieces of all prompts and seeds."""
+    embedder, latents, embeddings, heard, structures, seconds = Mel44Embedder(), [], [], {}, [], 0.0
     for number, prompt in enumerate(PROMPTS[: arguments.num_prompts]):
         embeddings.append([])
         for seed in range(arguments.num_seeds):
@@ -95,7 +126,31 @@ def make(pipe: LongFormMusicPipeline, arguments: argparse.Namespace, **settings)
             seconds += time.process_time() - start
             audio = pipe.decode_latents(latents[-1], arguments.duration)
             embeddings[-1].append(np.asarray(embedder(audio).embeddings))
-    return torch.stack(latents), embeddings, seconds / len(latents)
+            heard[number, seed] = listen(audio, pipe.vae.config.sampling_rate)
+            if arguments.duration >= MIN_DURATION_IN_S:
+                half_rate = resample(audio, pipe.vae.config.sampling_rate, SAMPLING_RATE)
+                structures.append(analyze_structure(extract_features([half_rate])).values)
+    return Pieces(torch.stack(latents), embeddings, seconds / len(latents), heard, structures)
+
+
+def listen(audio: torch.Tensor, rate: int) -> Heard:
+    """What `stable-longform evaluate control` estimates of a piece."""
+    mono = resample(audio.mean(dim=0, keepdim=True), rate, SAMPLING_RATE)[0].numpy()
+    notes = partial_share(audio, rate), note_share(audio, rate)
+    return Heard(estimate_tempo(mono), estimate_key(mono), *notes, audio.shape[1] / rate, None)
+
+
+def describe(pieces: Pieces) -> tuple:
+    """A row of `MUSIC_HEADER` without the name; empty where the pieces are too short."""
+    asked = {key: asked_by_prompt(PROMPTS[key[0]], {}) for key in pieces.heard}
+    shares = tempo_and_key_shares(asked, pieces.heard)
+    notes = np.median([(heard.partial_share, heard.note_share) for heard in pieces.heard.values()], axis=0)
+    right = [shares[name].value for name in ("tempo within 4 %", "key, or its relative")]
+    means = []
+    for metric in ("late_return", "derivation"):
+        values = [structure[metric] for structure in pieces.structures if metric in structure]
+        means.append(float(np.mean(values)) if values else "")
+    return (*map(float, notes), *map(float, right), *means)
 
 
 def distances(pieces: list[list[np.ndarray]], others: list[list[np.ndarray]]) -> tuple[float, float]:

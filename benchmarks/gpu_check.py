@@ -4,6 +4,7 @@
     python benchmarks/gpu_check.py --device cuda --report gpu_check.md
     python benchmarks/gpu_check.py --device cpu --size tiny --window 64 --steps 2 --few_steps 1
 
+<<<<<<< HEAD
 Weights are random, which does not affect the time, and the same in both. Guided rows evaluate the transformer with and
 without the prompt; the last row is for a distilled model: ping-pong without guidance. diffusers' transformer runs
 three steps, from which the time of all is extrapolated, and its decoder decodes the whole window, as in its pipeline.
@@ -11,13 +12,26 @@ The autoencoders compute in float32. The latent error is the distance from the s
 the arithmetic rate, with only the operations that guidance needs, relative to that of a matrix product in the same
 run. `--compile` adds torch.compile, and reports how many graphs are compiled for windows of three lengths. `--profile
 FILE` writes a trace of the last row for chrome://tracing.
+=======
+Weights are random, which changes no time, and the same in both. Guided rows evaluate the transformer with and without
+the prompt; the last row is a distilled model's, ping-pong without guidance. diffusers' transformer runs three steps,
+scaled to all, and its decoder the whole window, as its pipeline does. The autoencoders compute in float32. The latent
+error is the distance from the same sampling in float32; the share is that of the arithmetic that guidance needs in
+what a matrix product of the same run reaches. The decoder runs with the engine (folded weights, Snake in Triton),
+without it, as a stream and in bfloat16. `--compile` adds torch.compile, and says how many graphs three durations and
+windows of three lengths took. `--fp8` adds 8-bit floats in the blocks through torchao: of weights and activations
+where the GPU multiplies them (compute capability 8.9), elsewhere of weights. `--profile FILE` writes a trace of the
+last row for chrome://tracing.
+>>>>>>> 00613c7 (make gpu-check: 8-bit floats, ways to decode, compiled graphs over durations; few_steps.py: control and structure)
 """
 
 import argparse
 import contextlib
 import io
+import os
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
@@ -26,8 +40,10 @@ from timing import interleave, machine, matmul_peak, peak_resident_bytes, print_
 from transformer_step import NUM_TEXT_TOKENS, operations
 
 from stable_longform import LongFormMusicPipeline, TimingConditioner
+from stable_longform.models.acceleration.engine import SWITCH
 from stable_longform.schedulers.scheduling import make_scheduler
 from stable_longform.utils.files import write_text
+from stable_longform.utils.optional import require
 from stable_longform.utils.ranges import Range
 from stable_longform.utils.scripts import DTYPES, STEPS, ScriptParser, run_main
 
@@ -41,10 +57,18 @@ def main() -> None:
     parser.add_number("--window", Range(8, 6144), default=6144, help="window to sample and decode, in latent frames")
     parser.add_number("--steps", STEPS, nargs="+", default=[100, 50, 25], help="sampling steps with guidance")
     parser.add_number("--few_steps", STEPS, default=8, help="ping-pong steps without guidance")
+<<<<<<< HEAD
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="precision of the transformer")
     parser.add_argument("--compile", action="store_true", help="also measure with torch.compile")
     parser.add_argument("--profile", type=Path, help="trace file to write")
     parser.add_argument("--report", type=Path, help="Markdown file for the report")
+=======
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of the transformer")
+    parser.add_argument("--compile", action="store_true", help="with torch.compile as well")
+    parser.add_argument("--fp8", action="store_true", help="with 8-bit floats as well; needs the extra `quantization`")
+    parser.add_argument("--profile", type=Path, help="file for a trace")
+    parser.add_argument("--report", type=Path, help="Markdown file for what is printed")
+>>>>>>> 00613c7 (make gpu-check: 8-bit floats, ways to decode, compiled graphs over durations; few_steps.py: control and structure)
     parser.add_device()
     arguments = parser.parse_args()
     printed = io.StringIO()
@@ -65,27 +89,43 @@ def check(arguments: argparse.Namespace) -> None:
     pipe = build_pipeline(ours, vae)
     cases = [(steps, True) for steps in arguments.steps] + [(arguments.few_steps, False)]
     peak, rows, expected = matmul_peak(dtype, device), [], {}
-    for steps, is_guided in cases:
-        baseline = run_diffusers(theirs, their_vae, steps, is_guided, arguments)
-        rows.append(row(steps, is_guided, "diffusers", baseline, baseline, None))
-        result = run_ours(pipe, steps, is_guided, arguments)
-        expected[steps, is_guided] = result[0]
-        share = operations(ours.config, arguments.window) * steps / result[1] / peak if is_guided else None
-        rows.append(row(steps, is_guided, "ours", result[1:], baseline, share))
+    for case in cases:
+        baseline = run_diffusers(theirs, their_vae, *case, arguments)
+        rows.append(row(*case, "diffusers", baseline, baseline, None))
+        result = run_ours(pipe, *case, arguments)
+        expected[case] = result[0]
+        share = operations(ours.config, arguments.window) * case[0] / result[1] / peak if case[1] else None
+        rows.append(row(*case, "ours", result[1:], baseline, share))
+    chosen = [(min(arguments.steps), True), (arguments.few_steps, False)]
+    pipe.transformer.float()
+    exact = {case: call(pipe, *case, arguments.window).cpu() for case in chosen}
+    pipe.transformer.to(dtype)
     if arguments.compile:
         pipe.transformer.compile_repeated_blocks(fullgraph=True)
-        for steps, is_guided in cases:
-            _, *result = run_ours(pipe, steps, is_guided, arguments)
-            baseline = next(entry for entry in rows if entry[:2] == (label(steps, is_guided), "diffusers"))
-            rows.append(row(steps, is_guided, "ours, compiled", result, baseline[2:4] + baseline[6:7], None))
+        rows += [variant(pipe, case, "ours, compiled", rows, arguments)[1] for case in cases]
+    results = {arguments.dtype: expected}
+    if arguments.fp8:
+        use_float8(pipe.transformer)
+        results["fp8"] = {}
+        for case in chosen:
+            results["fp8"][case], cells = variant(pipe, case, "ours, fp8", rows, arguments)
+            rows.append(cells)
     print_table(HEADER, rows)
+    print_decoding(vae, arguments)
     if arguments.compile:
         print_graphs(pipe, arguments)
     if arguments.profile is not None:
         with torch.profiler.profile() as profile:
             run_ours(pipe, arguments.few_steps, False, arguments)
         profile.export_chrome_trace(str(arguments.profile))
-    print_errors(pipe, expected, arguments)
+    print_table(
+        ("steps", "precision", "latent error"),
+        [
+            (label(*case), name, f"{relative_error(latents[case], exact[case]):.1e}")
+            for case in chosen
+            for name, latents in results.items()
+        ],
+    )
 
 
 def build_pipeline(transformer, vae) -> LongFormMusicPipeline:
@@ -97,8 +137,8 @@ def build_pipeline(transformer, vae) -> LongFormMusicPipeline:
     return pipe
 
 
-def call(pipe, steps: int, is_guided: bool, window: int) -> torch.Tensor:
-    """Latents `(1, C, window)` of one generation."""
+def call(pipe, steps: int, is_guided: bool, window: int, share: float = 1.0) -> torch.Tensor:
+    """Latents `(1, C, window)` of one generation, of which music is to fill a share."""
     pipe.use_scheduler("dpmsolver++" if is_guided else "ping-pong")
     generator = torch.Generator().manual_seed(0)
     return pipe(
@@ -106,7 +146,7 @@ def call(pipe, steps: int, is_guided: bool, window: int) -> torch.Tensor:
             1, NUM_TEXT_TOKENS, pipe.transformer.config.cross_attention_input_dim, generator=generator
         ),
         latents=torch.randn(1, LATENT_CHANNELS, window, generator=generator),
-        duration=window / pipe.vae.latent_rate,
+        duration=share * window / pipe.vae.latent_rate,
         num_inference_steps=steps,
         guidance_scale=7.0 if is_guided else 1.0,
         generator=generator,
@@ -158,7 +198,47 @@ def row(steps: int, is_guided: bool, model: str, result: tuple, baseline: tuple,
     return (label(steps, is_guided), model, *map(float, cells), "" if share is None else float(share))
 
 
+def variant(pipe, case: tuple, model: str, rows: list[tuple], arguments: argparse.Namespace) -> tuple:
+    """Latents of a case and its row, beside the row of diffusers."""
+    latents, *result = run_ours(pipe, *case, arguments)
+    baseline = next(entry for entry in rows if entry[:2] == (label(*case), "diffusers"))
+    return latents, row(*case, model, result, baseline[2:4] + baseline[6:7], None)
+
+
+def use_float8(transformer) -> None:
+    """Rounds the linear layers of the blocks to 8 bits; where the device multiplies those, their inputs as well."""
+    torchao = require("torchao.quantization", "quantization")
+    has_products = transformer.device.type == "cuda" and torch.cuda.get_device_capability(transformer.device) >= (8, 9)
+    name = "Float8DynamicActivationFloat8WeightConfig" if has_products else "Float8WeightOnlyConfig"
+    torchao.quantize_(transformer.transformer_blocks, getattr(torchao, name)())
+
+
+@torch.inference_mode()
+def print_decoding(vae, arguments: argparse.Namespace) -> None:
+    """Seconds, peak memory and error of the ways to decode a window."""
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, LATENT_CHANNELS, arguments.window, generator=generator).to(vae.device)
+    rows, expected = [], None
+    for name in ("with the engine", "without the engine", "as a stream", "bfloat16"):
+        vae = vae.bfloat16() if name == "bfloat16" else vae
+        inputs = latents.to(vae.dtype)
+        with patch.dict(os.environ, {SWITCH: "0" if name == "without the engine" else "1"}):
+            vae.decode(inputs[..., :16])  # warms up
+            reset_peak()
+            start = time.perf_counter()
+            if name == "as a stream":
+                waveform = torch.cat([part.cpu() for part in vae.decode_stream(inputs)], dim=-1)
+            else:
+                waveform = vae.decode(inputs).sample.cpu()
+            seconds, peak = time.perf_counter() - start, peak_bytes()
+        expected = waveform if expected is None else expected
+        rows.append((name, seconds, peak / 1e9, f"{relative_error(waveform, expected):.1e}"))
+    vae.float()
+    print_table(("decoding", "seconds", "peak memory, GB", "relative error"), rows)
+
+
 def print_graphs(pipe, arguments: argparse.Namespace) -> None:
+<<<<<<< HEAD
     """Prints how many graphs torch.compile makes for windows of other lengths."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
@@ -177,6 +257,17 @@ def print_errors(pipe, latents: dict[tuple, torch.Tensor], arguments: argparse.N
         for case in chosen
     ]
     print_table(("steps", "latent error from float32"), rows)
+=======
+    """How many graphs torch.compile makes of a block for other durations, and for windows of other lengths."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    counts, window = [], arguments.window
+    for cases in ([(window, 1), (window, 0.5), (window, 0.1)], [(window * 3 // 4, 1), (window // 2, 1)]):
+        for length, share in cases:
+            call(pipe, 1, False, length, share)
+        counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    print(f"Graphs of a block for three durations in one window: {counts[0]}; for two more windows: {counts[1]}.\n")
+>>>>>>> 00613c7 (make gpu-check: 8-bit floats, ways to decode, compiled graphs over durations; few_steps.py: control and structure)
 
 
 def reset_peak() -> None:

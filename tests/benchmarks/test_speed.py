@@ -128,11 +128,14 @@ def test_few_steps(run, tmp_path):
     pipe = tiny_pipeline(downsampling_ratios=(2, 4, 4, 8, 8), sampling_rate=44100, sample_size=96)
     pipe.save_pretrained(tmp_path / "checkpoint")
     arguments = ("--teacher", str(tmp_path / "checkpoint"), "--duration", "4", "--num_prompts", "2")
-    arguments += ("--num_seeds", "2", "--teacher_steps", "3", "--steps", "2", "1", "--plot", str(tmp_path / "a.svg"))
-    rows = run("few_steps", *arguments)[2:]
-    assert [row[0] for row in rows] == ["teacher, 3 guided steps", "student, 2 steps", "student, 1 steps"]
+    arguments += ("--num_seeds", "2", "--teacher_steps", "3", "--steps", "1", "--plot", str(tmp_path / "a.svg"))
+    rows = run("few_steps", *arguments)
+    musical, rows = rows[6:], rows[2:4]
+    assert [row[0] for row in rows] == [row[0] for row in musical] == ["teacher, 3 guided steps", "student, 1 steps"]
     assert float(rows[0][3]) == 1 and float(rows[0][4]) == 0
-    assert all(float(row[1]) > 0 and float(row[3]) > 0 and float(row[4]) > 0.01 for row in rows[1:])
+    assert float(rows[1][1]) > 0 and float(rows[1][3]) > 0 and float(rows[1][4]) > 0.01
+    assert all(0 <= float(cell) <= 1 for row in musical for cell in row[1:5])
+    assert all(row[5:] == ["", ""] for row in musical)  # 4 s have no structure
     assert (tmp_path / "a.svg").read_text().startswith("<?xml")
 
 
@@ -154,5 +157,8 @@ def test_gpu_check(run, tmp_path):
     for row in rows[2:8]:
         sampling, decoding, whole, ratio, memory = map(float, row[2:7])
         assert whole == pytest.approx(sampling + decoding, rel=0.02) and ratio > 0 and memory > 0
-    assert [row for row in rows[10:]] == [["2, guided", "0.0e+00"], ["1, ping-pong", "0.0e+00"]]
+    decoding = rows[10:14]
+    assert [row[0] for row in decoding] == ["with the engine", "without the engine", "as a stream", "bfloat16"]
+    assert all(float(row[3]) < 1e-5 for row in decoding[:3]) and 1e-4 < float(decoding[3][3]) < 0.1
+    assert rows[16:] == [["2, guided", "float32", "0.0e+00"], ["1, ping-pong", "float32", "0.0e+00"]]
     assert "2, guided" in report.read_text() and trace.stat().st_size > 1000
