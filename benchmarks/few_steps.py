@@ -9,8 +9,8 @@ stereo image) of a row's music with those of the teacher's. The teacher's own ro
 gives the chance level. Diversity is the mean distance between the embeddings of one prompt's music with different
 seeds, relative to the teacher's; distillation reduces it. End error is the distance of a row's latents from the
 teacher's latents with the same seed. Sampling is the processor time for one piece. The second table has what
-`stable-longform evaluate control` and `analyze structure` report: the power in partials and in four notes (medians), how
-often tempo and key are those of the prompt, and, for pieces of at least 10 and 20 s, late returns and derivation
+`stable-longform evaluate control` and `analyze structure` report: the power in partials and in four notes (medians),
+how often tempo and key are those of the prompt, and, for pieces of at least 10 and 20 s, late returns and derivation
 (means). Needs the extra `eval`.
 """
 

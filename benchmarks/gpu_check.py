@@ -4,25 +4,15 @@
     python benchmarks/gpu_check.py --device cuda --report gpu_check.md
     python benchmarks/gpu_check.py --device cpu --size tiny --window 64 --steps 2 --few_steps 1
 
-<<<<<<< HEAD
 Weights are random, which does not affect the time, and the same in both. Guided rows evaluate the transformer with and
 without the prompt; the last row is for a distilled model: ping-pong without guidance. diffusers' transformer runs
 three steps, from which the time of all is extrapolated, and its decoder decodes the whole window, as in its pipeline.
 The autoencoders compute in float32. The latent error is the distance from the same sampling in float32. The share is
 the arithmetic rate, with only the operations that guidance needs, relative to that of a matrix product in the same
-run. `--compile` adds torch.compile, and reports how many graphs are compiled for windows of three lengths. `--profile
-FILE` writes a trace of the last row for chrome://tracing.
-=======
-Weights are random, which changes no time, and the same in both. Guided rows evaluate the transformer with and without
-the prompt; the last row is a distilled model's, ping-pong without guidance. diffusers' transformer runs three steps,
-scaled to all, and its decoder the whole window, as its pipeline does. The autoencoders compute in float32. The latent
-error is the distance from the same sampling in float32; the share is that of the arithmetic that guidance needs in
-what a matrix product of the same run reaches. The decoder runs with the engine (folded weights, Snake in Triton),
-without it, as a stream and in bfloat16. `--compile` adds torch.compile, and says how many graphs three durations and
-windows of three lengths took. `--fp8` adds 8-bit floats in the blocks through torchao: of weights and activations
-where the GPU multiplies them (compute capability 8.9), elsewhere of weights. `--profile FILE` writes a trace of the
-last row for chrome://tracing.
->>>>>>> 00613c7 (make gpu-check: 8-bit floats, ways to decode, compiled graphs over durations; few_steps.py: control and structure)
+run. The decoder runs with the engine (folded weights, Snake in Triton), without it, as a stream and in bfloat16.
+`--compile` adds torch.compile, and reports how many graphs are compiled for three durations and for windows of three
+lengths. `--fp8` adds 8-bit floats in the blocks through torchao: weights and activations where the GPU multiplies them
+(compute capability 8.9), otherwise weights only. `--profile FILE` writes a trace of the last row for chrome://tracing.
 """
 
 import argparse
@@ -57,18 +47,11 @@ def main() -> None:
     parser.add_number("--window", Range(8, 6144), default=6144, help="window to sample and decode, in latent frames")
     parser.add_number("--steps", STEPS, nargs="+", default=[100, 50, 25], help="sampling steps with guidance")
     parser.add_number("--few_steps", STEPS, default=8, help="ping-pong steps without guidance")
-<<<<<<< HEAD
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="precision of the transformer")
     parser.add_argument("--compile", action="store_true", help="also measure with torch.compile")
+    parser.add_argument("--fp8", action="store_true", help="also measure 8-bit floats; needs the extra `quantization`")
     parser.add_argument("--profile", type=Path, help="trace file to write")
     parser.add_argument("--report", type=Path, help="Markdown file for the report")
-=======
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of the transformer")
-    parser.add_argument("--compile", action="store_true", help="with torch.compile as well")
-    parser.add_argument("--fp8", action="store_true", help="with 8-bit floats as well; needs the extra `quantization`")
-    parser.add_argument("--profile", type=Path, help="file for a trace")
-    parser.add_argument("--report", type=Path, help="Markdown file for what is printed")
->>>>>>> 00613c7 (make gpu-check: 8-bit floats, ways to decode, compiled graphs over durations; few_steps.py: control and structure)
     parser.add_device()
     arguments = parser.parse_args()
     printed = io.StringIO()
@@ -238,27 +221,7 @@ def print_decoding(vae, arguments: argparse.Namespace) -> None:
 
 
 def print_graphs(pipe, arguments: argparse.Namespace) -> None:
-<<<<<<< HEAD
-    """Prints how many graphs torch.compile makes for windows of other lengths."""
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    for window in (arguments.window, arguments.window * 3 // 4, arguments.window // 2):
-        call(pipe, 1, False, window)
-    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    print(f"Compiled graphs of one block for windows of three lengths: {graphs}.\n")
-
-
-def print_errors(pipe, latents: dict[tuple, torch.Tensor], arguments: argparse.Namespace) -> None:
-    """Prints the errors of the fewest guided steps and of the unguided ones, relative to float32."""
-    pipe.transformer.float()
-    chosen = [(min(arguments.steps), True), (arguments.few_steps, False)]
-    rows = [
-        (label(*case), f"{relative_error(latents[case], call(pipe, *case, arguments.window).cpu()):.1e}")
-        for case in chosen
-    ]
-    print_table(("steps", "latent error from float32"), rows)
-=======
-    """How many graphs torch.compile makes of a block for other durations, and for windows of other lengths."""
+    """Prints how many graphs torch.compile makes of a block for other durations, and for windows of other lengths."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     counts, window = [], arguments.window
@@ -267,7 +230,6 @@ def print_errors(pipe, latents: dict[tuple, torch.Tensor], arguments: argparse.N
             call(pipe, 1, False, length, share)
         counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     print(f"Graphs of a block for three durations in one window: {counts[0]}; for two more windows: {counts[1]}.\n")
->>>>>>> 00613c7 (make gpu-check: 8-bit floats, ways to decode, compiled graphs over durations; few_steps.py: control and structure)
 
 
 def reset_peak() -> None:
