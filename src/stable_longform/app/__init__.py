@@ -1,1 +1,1 @@
-"""The app in the browser, and the same model for programs over HTTP. Needs the extra `app`."""
+"""The app in the browser, and an HTTP interface for programs. Needs the extra `app`."""

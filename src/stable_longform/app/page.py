@@ -1,7 +1,6 @@
-"""The page: what a musician sees, and how each of its tabs calls the package.
+"""The page in the browser, and how each of its tabs calls the package.
 
-The functions `text_to_music`, `transform`, `inpaint` and `extend` at the top are a tour of the pipelines. What follows
-is the page around them, in Gradio: controls, progress, results.
+The functions at the top call the pipelines. The rest is the page around them, in Gradio: controls, progress, results.
 """
 
 import functools
@@ -30,7 +29,7 @@ MAX_UPLOAD = "500mb"
 MAX_UPLOAD_IN_S = 900.0
 MAX_RESULT_IN_S = 900.0
 MAX_SEED = 2**32 - 1
-MAX_HISTORY = 30  # pieces of one visitor that are kept
+MAX_HISTORY = 30  # pieces kept for each visitor
 PLACES = Range(0, MAX_RESULT_IN_S)
 PRESETS = {
     "Ambient piano": ("Genre: Ambient|Instruments: Piano, Strings|Moods: Calm", 60),
@@ -73,21 +72,21 @@ LOAD_JS = """() => {
 
 
 def text_to_music(open_pipeline, prompt, duration: float, **settings) -> Iterator[torch.Tensor]:
-    """Music from a prompt, or from sections `[(start in seconds, prompt), ...]`."""
+    """Generates music from a prompt, or from sections `[(start in seconds, prompt), ...]`."""
     pipe = open_pipeline(LongFormMusicPipeline)
     latents = pipe(prompt, duration, output_type="latent", **settings).audios[0]
     yield from pipe.stream_latents(latents, duration)
 
 
 def transform(open_pipeline, prompt: str, audio: str, duration: float, **settings) -> Iterator[torch.Tensor]:
-    """Other music of a recording."""
+    """Transforms a recording."""
     pipe = open_pipeline(LongFormMusicAudioToAudioPipeline)
     latents = pipe(prompt, audio, duration=duration, output_type="latent", **settings).audios[0]
     yield from pipe.stream_latents(latents, duration)
 
 
 def inpaint(open_pipeline, prompt: str, audio: str, **settings) -> Iterator[torch.Tensor]:
-    """Regions of a recording made anew, or, with `extend_to` and `prepend_in_s`, music around it."""
+    """Replaces regions of a recording, or, with `extend_to` and `prepend_in_s`, adds music around it."""
     pipe = open_pipeline(LongFormMusicInpaintPipeline)
     yield from pipe(prompt, audio, output_type="stream", **settings).audios[0]
 
@@ -96,14 +95,14 @@ def inpaint(open_pipeline, prompt: str, audio: str, **settings) -> Iterator[torc
 
 
 def check_upload(path: str) -> AudioInfo:
-    """What an uploaded file is, or a ValueError."""
+    """Reads the properties of an uploaded file; raises a ValueError if it cannot be used."""
     if not path:
         raise ValueError("Upload an audio file first.")
     return check_file(path, MAX_UPLOAD_IN_S)
 
 
 def read_waveform(path: str | None) -> dict | None:
-    """What the waveform with regions shows of a file; nothing of one that cannot be used."""
+    """The value of the waveform with regions for a file; None if it cannot be used."""
     if path is None:
         return None
     duration = check_upload(path).duration_in_s
@@ -114,7 +113,7 @@ def read_waveform(path: str | None) -> dict | None:
 
 
 def parse_regions(text: str) -> list[tuple[float, float]]:
-    """`0:10-0:15, 0:20-0:21` as seconds."""
+    """Parses regions such as `0:10-0:15, 0:20-0:21` to seconds."""
     return [parse_region(part.strip(), PLACES) for part in text.split(",") if part.strip()]
 
 
@@ -124,7 +123,7 @@ def format_regions(regions: list) -> str:
 
 
 def parse_duration(name: str, text: str) -> float:
-    """`1:30` as seconds."""
+    """Parses a duration such as `1:30` to seconds."""
     try:
         return parse_seconds(text, Range(SECONDS.low, MAX_RESULT_IN_S))
     except ValueError as error:
@@ -132,7 +131,7 @@ def parse_duration(name: str, text: str) -> float:
 
 
 def parse_seed(text: str) -> int:
-    """A seed; a random one of an empty text."""
+    """Parses a seed; an empty text gives a random one."""
     if not text.strip():
         return secrets.randbelow(MAX_SEED + 1)
     if not text.strip().isdecimal() or int(text) > MAX_SEED:
@@ -144,7 +143,7 @@ def parse_seed(text: str) -> int:
 
 
 def show_status(progress: Progress) -> str:
-    """A line and a bar."""
+    """The progress as a line of text and a bar."""
     share, text = 0.0, STAGES.get(progress.stage, "")
     if progress.stage == "sampling":
         text = f"Sampling, step {progress.done} of {progress.total}"
@@ -158,7 +157,7 @@ def show_status(progress: Progress) -> str:
 
 
 def show_error(error: Exception, upload: str | None = None) -> str:
-    """A sentence, which calls an upload as its owner does."""
+    """An error as a sentence, with the user's own name of an upload."""
     text = " ".join(str(error).split())
     if upload:
         text = text.replace(str(upload), Path(upload).name)
@@ -172,7 +171,7 @@ class Page:
 
     Args:
         studio: makes the music.
-        folder: where the results of visitors are kept, each in a folder of its own, until they leave.
+        folder: for the results, with a subfolder for each visitor until they leave.
     """
 
     def __init__(self, studio: Studio, folder: Path):
@@ -183,7 +182,7 @@ class Page:
         self.default_steps, self.default_guidance = config.num_inference_steps, config.guidance_scale
 
     def build(self) -> gr.Blocks:
-        """The whole page."""
+        """Builds the whole page."""
         with gr.Blocks(title="stable-longform", analytics_enabled=False, delete_cache=(600, 7200)) as blocks:
             with gr.Row():
                 gr.Markdown(
@@ -204,7 +203,7 @@ class Page:
         return blocks
 
     def _build_controls(self) -> dict[str, gr.Button]:
-        """Tabs, and the settings that they share; returns the button of each tab."""
+        """Builds the tabs and their shared settings; returns the button of each tab."""
         buttons = {}
         with gr.Tabs():
             with gr.Tab("Text"):
@@ -273,7 +272,7 @@ class Page:
         return buttons
 
     def _build_results(self) -> None:
-        """Progress, the music, and what was made before."""
+        """Builds the progress, the result and the history."""
         self.status = gr.HTML("<p>Nothing made yet.</p>", elem_id="status")
         self.cancel = gr.Button("Cancel", variant="stop", size="sm", visible=False)
         self.player = gr.Audio(label="Music", interactive=False, elem_id="player", buttons=[])
@@ -290,7 +289,7 @@ class Page:
         ]  # fmt: skip
 
     def _connect(self, buttons: dict[str, gr.Button]) -> None:
-        """What happens when."""
+        """Connects the controls with their actions."""
         self.preset.input(
             lambda name: PRESETS.get(name, (gr.skip(),))[0], self.preset, self.tabs["generate"]["prompt"]
         )
@@ -339,7 +338,7 @@ class Page:
     # --- making music
 
     def _runner(self, command: str):
-        """`_run` of a tab, in the form that Gradio finds its argument `request` in."""
+        """`_run` for a tab, as a function with the argument `request` that Gradio looks for."""
 
         def run(request: gr.Request, *values):
             yield from self._run(command, request.session_hash, *values)
@@ -347,7 +346,7 @@ class Page:
         return run
 
     def _run(self, command: str, session: str, *values):
-        """Makes music as the controls say; yields what changes on the page."""
+        """Generates music with the controls' settings; yields the changes of the page."""
         *values, history = values
         names = [*self.tabs[command], *self.shared]
         texts = ["" if value is None else value for value in values]  # an empty field is None
@@ -437,7 +436,7 @@ class Page:
         return make, made | {"duration_in_s": duration}, title, regions, duration
 
     def _read_extension(self, controls: dict, duration: float) -> dict:
-        """Where music is added."""
+        """Reads where music is added."""
         before = parse_seconds(controls["prepend_in_s"].strip() or 0, PLACES)
         if not controls["extend_to"].strip():
             if before == 0:
@@ -451,7 +450,7 @@ class Page:
         return {"extend_to": extend_to, "prepend_in_s": before}
 
     def _show_result(self, path: Path, made: dict, title: str, regions: list, duration: float, history: list) -> dict:
-        """What changes on the page when music is there."""
+        """The changes of the page when the music is finished."""
         picture = path.with_suffix(".png")
         draw_music(read_audio(path)[0], self.studio.pipe.sampling_rate, picture, regions)
         number = history[-1]["number"] + 1 if history else 1
@@ -479,12 +478,12 @@ class Page:
     # --- the rest
 
     def _show(self, history: list, number: int | None) -> tuple:
-        """Something that was made before."""
+        """Shows an entry of the history."""
         entry = history[number or 0]
         return entry["path"], entry["picture"], entry["path"], entry["values"]
 
     def _look_at(self, path: str | None) -> str:
-        """Checks an upload at once."""
+        """Checks an upload immediately."""
         if path is None:
             return gr.skip()
         try:
@@ -495,13 +494,13 @@ class Page:
         return f'<p role="status">{format_seconds(info.duration_in_s)}, {info.sampling_rate} Hz, {channels}.</p>'
 
     def _every_control(self) -> dict[tuple[str, str], gr.components.Component]:
-        """All that settings can fill in."""
+        """All controls that can be filled in with the settings of a piece."""
         own = {(tab, name): control for tab, controls in self.tabs.items() for name, control in controls.items()}
         shared = {("", name): control for name, control in self.shared.items()}
         return {key: control for key, control in (own | shared).items() if key[1] not in ("audio", "format")}
 
     def _fill_in(self, made: dict) -> dict:
-        """The controls, as a piece was made."""
+        """Fills in the controls with the settings of a piece."""
         tab = made.get("command", "sections" if made.get("sections") else "generate")
         changes = {}
         for (owner, name), control in self._every_control().items():
@@ -510,7 +509,7 @@ class Page:
         return changes
 
     def _forget(self, request: gr.Request) -> None:
-        """Removes the music of a visitor who has gone."""
+        """Removes the music of a visitor who has left."""
         shutil.rmtree(self.folder / request.session_hash, ignore_errors=True)
 
 
@@ -527,7 +526,7 @@ def _dtype(pipe) -> str:
 
 
 def _as_text(name: str, value):
-    """A value as its control shows it."""
+    """A value as text for its control."""
     if name == "regions":
         return format_regions(value)
     if name == "sections":
@@ -538,17 +537,17 @@ def _as_text(name: str, value):
 
 
 def _show_waveform(path: str | None) -> tuple:
-    """A waveform without regions."""
+    """Shows a waveform without regions."""
     try:
         return read_waveform(path), ""
     except ValueError:
-        return None, ""  # what is wrong with it is said beside
+        return None, ""  # the error is shown beside it
 
 
 def _mark(text: str, music: dict | None):
-    """The waveform with the regions that were typed."""
+    """Marks the typed regions on the waveform."""
     try:
         regions = parse_regions(text)
     except ValueError:
-        return gr.skip()  # said when the music is asked for
+        return gr.skip()  # the error is shown when music is requested
     return gr.skip() if music is None else music | {"regions": [list(region) for region in regions]}

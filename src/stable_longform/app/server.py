@@ -24,7 +24,7 @@ FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "mon
 
 
 class GenerationRequest(pydantic.BaseModel, extra="forbid"):
-    """What a program may ask for; None is the checkpoint's own."""
+    """The fields of a request; None means the checkpoint's default."""
 
     prompt: str = pydantic.Field("", max_length=2000)
     duration: float = pydantic.Field(30.0, ge=SECONDS.low, description="Seconds, up to the model's window.")
@@ -59,7 +59,7 @@ def make_app(studio: Studio, folder: Path) -> fastapi.FastAPI:
 
     @app.post("/v1/audio/generations")
     async def generate(body: GenerationRequest, request: fastapi.Request) -> StreamingResponse:
-        """Music as a file of 16 bits a sample, sent while it is decoded; samples beyond full scale are clipped."""
+        """Generates music as a 16-bit file, sent while it is decoded; samples beyond full scale are clipped."""
         settings = body.model_dump(exclude={"seed", "response_format"})
         generator = torch.Generator().manual_seed(body.seed)
         events = studio.run(
@@ -89,7 +89,7 @@ def make_app(studio: Studio, folder: Path) -> fastapi.FastAPI:
 
 
 async def _next_chunk(events, request: fastapi.Request) -> torch.Tensor:
-    """The first chunk; whatever is wrong is known by then. A client that has gone stops the generation."""
+    """Waits for the first chunk, before which all errors occur. If the client disconnects, the generation stops."""
     try:
         while True:
             event = await run_in_threadpool(next, events)
@@ -104,16 +104,16 @@ async def _next_chunk(events, request: fastapi.Request) -> torch.Tensor:
 
 @contextlib.contextmanager
 def open_server(pipe, checkpoint: str, host: str, port: int):
-    """A server that is listening, as `uvicorn.Server`, and its socket; temporary files go when it is closed.
+    """Opens a listening `uvicorn.Server` and its socket; temporary files are deleted when it is closed.
 
     Args:
-        pipe: text to music; the other pipelines are made from it.
+        pipe: the text-to-music pipeline, from which the others are made.
         checkpoint: its name.
         host: address to listen on.
-        port: 0 takes any that is free.
+        port: 0 means any free port.
 
     Raises:
-        ValueError: the address cannot be listened on.
+        ValueError: the server cannot listen on the address.
     """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""Audio files that are sent while the music is still decoded: WAV and FLAC whose headers say their length at once."""
+"""Audio files that are sent while the music is still being decoded: WAV and FLAC with their final length."""
 
 import io
 import struct
@@ -13,7 +13,7 @@ STREAMINFO_SAMPLES = 21  # byte of a FLAC file that ends with the first four of 
 
 
 class _Sent(io.RawIOBase):
-    """A file for libsndfile, of which parts that were taken are gone; what it writes there later is dropped."""
+    """A file for libsndfile. Parts that were taken are removed, and later writes to them are ignored."""
 
     def __init__(self):
         self.data, self.taken, self.position = bytearray(), 0, 0
@@ -25,11 +25,11 @@ class _Sent(io.RawIOBase):
         return self.position
 
     def tell(self) -> int:
-        """Where it is."""
+        """The position."""
         return self.position
 
     def write(self, data) -> int:
-        """Writes, except into what was taken."""
+        """Writes, except to parts that were taken."""
         data, start = bytes(data), self.position - self.taken
         if start >= 0:
             self.data[start : start + len(data)] = data
@@ -37,7 +37,7 @@ class _Sent(io.RawIOBase):
         return len(data)
 
     def take(self) -> bytes:
-        """What has been written since."""
+        """Removes and returns what has been written since the last call."""
         data = bytes(self.data)
         self.taken += len(data)
         self.data.clear()
@@ -47,12 +47,12 @@ class _Sent(io.RawIOBase):
 def stream_audio(
     chunks: Iterable[torch.Tensor], sampling_rate: int, channels: int, num_samples: int, format: str
 ) -> Iterator[bytes]:
-    """The bytes of a file with 16 bits a sample. Samples beyond full scale are clipped: the peak isn't known yet.
+    """Yields the bytes of a 16-bit file. Samples beyond full scale are clipped, because the peak isn't known yet.
 
     Args:
-        chunks: consecutive ones, `(channels, n)`.
+        chunks: consecutive chunks `(channels, n)`.
         sampling_rate: Hz.
-        channels: how many.
+        channels: number of channels.
         num_samples: of all chunks together.
         format: "wav" or "flac".
     """

@@ -1,7 +1,7 @@
-"""One model for several people: one generation at a time, which tells how far it is and can be stopped.
+"""Shares one model between several users: one generation at a time, which reports its progress and can be stopped.
 
-The pipelines run in a thread of the studio's own. Whoever asked for music reads a generator that never waits long, so
-that a page can show the progress, and closing it stops the generation: after a cancel, or when a browser has gone.
+The pipelines run in their own thread. The caller reads a generator that never blocks for long, so that a page can show
+the progress. Closing the generator stops the generation, after a cancel or when the browser has disconnected.
 """
 
 import queue
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 
 POLL_IN_S = 0.2
-MAX_CHUNKS = 4  # decoded and not read yet; a slow reader holds the decoder up
+MAX_CHUNKS = 4  # decoded but not read yet; a slow reader slows down the decoder
 MAX_WAITING = 20  # generations
 
-# Given a function that opens a pipeline class, yields decoded chunks `(audio_channels, n)`.
+# Called with a function that opens a pipeline class; yields decoded chunks `(audio_channels, n)`.
 Make = Callable[[Callable[[type], object]], Iterator[torch.Tensor]]
 
 
@@ -26,18 +26,18 @@ class Cancelled(Exception):
 
 
 class Busy(ValueError):
-    """Too many generations wait already."""
+    """Too many generations are waiting."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a generation is.
+    """The progress of a generation.
 
     Args:
         stage: "waiting", "preparing", "sampling" or "decoding".
-        done: steps, or seconds of audio when decoding.
-        total: likewise.
-        remaining_in_s: time that the rest of the stage will take; None: not known yet.
+        done: completed steps, or seconds of audio when decoding.
+        total: total number of steps or seconds.
+        remaining_in_s: estimated time for the rest of the stage; None: unknown.
     """
 
     stage: str
@@ -50,7 +50,7 @@ class Studio:
     """A pipeline, and the generations that take turns with it.
 
     Args:
-        pipe: with the components that every generation shares.
+        pipe: with the components that all generations share.
         checkpoint: its name, for tags.
     """
 
@@ -60,16 +60,16 @@ class Studio:
         self._generations: set[_Generation] = set()
 
     def run(self, make: Make, duration_in_s: float) -> Iterator[Progress | torch.Tensor]:
-        """Makes music; yields its progress several times a second, and its chunks as they are decoded.
+        """Generates music; yields its progress several times a second, and its chunks as they are decoded.
 
         Args:
             make: calls the pipelines.
-            duration_in_s: seconds that the chunks will last.
+            duration_in_s: total duration of the chunks in seconds.
 
         Raises:
-            Busy: at once, if too many wait.
+            Busy: immediately, if too many generations are waiting.
             Cancelled: the studio was closed.
-            ValueError: what the pipelines refuse.
+            ValueError: the pipelines reject the settings.
         """
         if self.num_generations > MAX_WAITING:
             raise Busy(f"{MAX_WAITING} generations are waiting already: try again later.")
@@ -89,18 +89,18 @@ class Studio:
 
     @property
     def num_generations(self) -> int:
-        """That run or wait."""
+        """Number of running and waiting generations."""
         return len(self._generations)
 
     def close(self) -> None:
-        """Stops every generation, and takes no more."""
+        """Stops all generations and accepts no more."""
         for generation in list(self._generations):
             generation.is_cancelled.set()
         self._thread.shutdown()
 
 
 class _Generation:
-    """What runs in the studio's thread. Its `progress` and `chunks` are read by others, `is_cancelled` set by them."""
+    """A generation in the studio's thread. Other threads read `progress` and `chunks`, and set `is_cancelled`."""
 
     def __init__(self, pipe, make: Make, duration_in_s: float):
         self.pipe, self.make, self.duration_in_s = pipe, make, duration_in_s
@@ -110,7 +110,7 @@ class _Generation:
         self._started_at, self._total_steps, self._steps = 0.0, 0, 0
 
     def run(self) -> None:
-        """Makes all chunks."""
+        """Generates all chunks."""
         self.check()
         self.progress = Progress("preparing")
         num_samples, start = 0, None
@@ -118,22 +118,22 @@ class _Generation:
             self.check()
             num_samples += chunk.shape[-1]
             self._put(chunk.detach().float().cpu())
-            start = start or time.monotonic()  # the first chunk's own time is not known
+            start = start or time.monotonic()  # the time of the first chunk is unknown
             self._tell("decoding", num_samples / self.pipe.sampling_rate, self.duration_in_s, start)
 
     def open(self, pipeline_class: type):
-        """A pipeline of this class whose steps are told."""
+        """Opens a pipeline of this class that reports its steps."""
         pipe = pipeline_class.from_pipe(self.pipe)
         pipe.progress_bar = self._progress_bar
         return pipe
 
     def check(self) -> None:
-        """Raises `Cancelled` if somebody asked for it."""
+        """Raises `Cancelled` if the generation should stop."""
         if self.is_cancelled.is_set():
             raise Cancelled
 
     def _put(self, chunk: torch.Tensor) -> None:
-        """Waits until somebody has read earlier chunks."""
+        """Adds a chunk, and waits if too many have not been read yet."""
         while True:
             self.check()
             try:
@@ -142,7 +142,7 @@ class _Generation:
                 continue
 
     def _tell(self, stage: str, done: float, total: float, start: float) -> None:
-        """Says how far a stage is that began at `start`."""
+        """Reports the progress of a stage that began at `start`."""
         taken = time.monotonic() - start
         remaining = taken / done * max(total - done, 0) if done and taken else None
         self.progress = Progress(stage, min(done, total), total, remaining)
@@ -162,7 +162,7 @@ class _Generation:
             self.progress = Progress("decoding", 0, self.duration_in_s)
 
     def update(self) -> None:
-        """After a step."""
+        """Called after each step."""
         self.check()
         self._steps += 1
         self._tell("sampling", self._steps, self._total_steps, self._started_at)

@@ -1,4 +1,4 @@
-"""The command line: a file for each command or group of commands, put together in `main`."""
+"""The command line: a file for each command or group of commands, assembled in `main`."""
 
 from stable_longform.cli.main import main
 

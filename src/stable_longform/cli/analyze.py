@@ -1,4 +1,4 @@
-"""The commands `stable-longform analyze ...`: what music is like beyond its scores."""
+"""The commands `stable-longform analyze ...`: musical structure and memorization."""
 
 from pathlib import Path
 from typing import Annotated
@@ -161,10 +161,10 @@ def memorization(
 
 
 def name_folders(specs: list[str]) -> dict[str, Path]:
-    """Folders by name, from `NAME=FOLDER`, or `FOLDER`, which is named after its last part.
+    """Folders by name, from `NAME=FOLDER`, or `FOLDER`, whose name is its last part.
 
     Raises:
-        ValueError: one is no folder, or two have one name.
+        ValueError: one is not a folder, or two have the same name.
     """
     folders = {}
     for spec in specs:

@@ -1,4 +1,4 @@
-"""What commands share: opening checkpoints and checking outputs, with errors of one line, and progress."""
+"""Shared code of the commands: opening checkpoints, checking outputs, progress."""
 
 import json
 import math
@@ -20,13 +20,13 @@ from stable_longform.music_files import write_music
 from stable_longform.utils.audio import check_output_path
 from stable_longform.utils.optional import require
 
-# Checkpoints that are known by name, and that tags name without the machine's paths.
+# Checkpoints with short names; tags contain these names instead of local paths.
 NAMED_CHECKPOINTS = {"tiny": stable_longform.TINY_CHECKPOINT}
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def resolve_checkpoint(checkpoint: str) -> str:
-    """The folder or Hub id that `checkpoint` means; raises a ValueError if it can be neither."""
+    """The folder or Hub id of `checkpoint`; raises a ValueError if it can be neither."""
     resolved = NAMED_CHECKPOINTS.get(checkpoint, checkpoint)
     folder = Path(resolved)
     if folder.is_dir():
@@ -39,7 +39,7 @@ def resolve_checkpoint(checkpoint: str) -> str:
 
 
 def check_adapter(lora: str | None) -> None:
-    """Raises a ValueError unless a LoRA adapter can be there; None: no adapter is asked for."""
+    """Raises a ValueError if there cannot be a LoRA adapter at this place; None: no adapter."""
     if lora is None:
         return
     require("peft", "train")
@@ -50,7 +50,7 @@ def check_adapter(lora: str | None) -> None:
 
 
 def _check_index(path: Path) -> None:
-    """Raises a ValueError unless the file is there and is a pipeline's index."""
+    """Raises a ValueError unless the file exists and is the index of a pipeline."""
     if not path.is_file():
         raise ValueError(f"{path.parent} is not a checkpoint: it has no {path.name}.")
     try:
@@ -63,7 +63,7 @@ def _check_index(path: Path) -> None:
 
 def quiet_libraries() -> None:
     """Keeps the libraries' warnings and progress bars for loading weights off stderr."""
-    # Imported here because `--help` and most errors do without.
+    # Imported here because `--help` and most errors don't need it.
     import diffusers.utils.logging
     import transformers.utils.logging
 
@@ -100,7 +100,7 @@ def load_pipeline(checkpoint: str, device: torch.device, dtype: torch.dtype):
 
 
 def open_pipeline(checkpoint: str, settings: Settings, device: torch.device, quiet: bool):
-    """The text-to-music pipeline, with the scheduler and the adapter that the settings ask for."""
+    """The text-to-music pipeline, with the scheduler and the adapter of the settings."""
     pipe = load_pipeline(checkpoint, device, DTYPES[settings.dtype])
     pipe.set_progress_bar_config(desc="sampling", disable=quiet)
     if settings.scheduler is not None:
@@ -112,7 +112,7 @@ def open_pipeline(checkpoint: str, settings: Settings, device: torch.device, qui
 
 
 def fill_in(settings: Settings, pipe) -> Settings:
-    """The settings with the checkpoint's own steps and scale of guidance where none were given."""
+    """Replaces missing steps and a missing guidance scale by the checkpoint's defaults."""
     own = {name: pipe.config[name] for name in ("num_inference_steps", "guidance_scale")}
     return replace(settings, **{name: own[name] for name in own if getattr(settings, name) is None})
 
@@ -127,7 +127,7 @@ def write_with_progress(
     sample_format: str | None,
     quiet: bool,
 ) -> dict:
-    """`write_music`, with a progress bar, and a remark where the music was turned down."""
+    """`write_music` with a progress bar, and a note if the music was turned down."""
     chunks = show_progress(chunks, duration_in_s, pipe.sampling_rate, quiet)
     values = values | {"device": pipe.transformer.device.type}
     values = write_music(path, chunks, pipe.sampling_rate, title, values, sample_format)
@@ -138,19 +138,19 @@ def write_with_progress(
 
 
 def report(path: Path, values: dict, is_json: bool) -> None:
-    """Names a file that was written, on stdout."""
+    """Prints the path of a written file to stdout."""
     typer.echo(json.dumps({"path": str(path)} | values, ensure_ascii=False) if is_json else path)
 
 
 def load_autoencoder(checkpoint: str, device: torch.device, subfolder: str | None = "vae"):
-    """The `AutoencoderOobleck` of a checkpoint, in float32; without `subfolder` it is in the folder itself."""
+    """The `AutoencoderOobleck` of a checkpoint in float32; with `subfolder=None` it is in the folder itself."""
     return _load("AutoencoderOobleck", checkpoint, subfolder=subfolder).to(device)
 
 
 def read_limits(checkpoint: str) -> tuple[float, float] | None:
-    """The model's longest window and the largest time that it knows, in seconds, from the files in its folder.
+    """The model's longest window and the largest time that it knows in seconds, from the files in its folder.
 
-    None for a checkpoint of the Hub, or a folder without them: then the pipeline tells when it is loaded.
+    None for a checkpoint on the Hub or a folder without these files: then the pipeline checks the limits itself.
     """
     try:
         transformer, vae = (_read_config(checkpoint, name) for name in ("transformer", "vae"))
@@ -167,7 +167,7 @@ def _read_config(checkpoint: str, component: str) -> dict:
 
 
 def check_outputs(paths: Sequence[Path], sample_format: str | None, overwrite: bool) -> None:
-    """Raises a ValueError unless the files can be written and are new, or may be overwritten."""
+    """Raises a ValueError unless the files can be written and either are new or may be overwritten."""
     check_output_path(paths[0], sample_format)
     existing = [path for path in paths if path.exists()]
     if existing and not overwrite:
@@ -175,7 +175,7 @@ def check_outputs(paths: Sequence[Path], sample_format: str | None, overwrite: b
 
 
 def note(text: str, quiet: bool) -> None:
-    """A remark for the person at the terminal."""
+    """Prints a note to the terminal, unless `quiet`."""
     if not quiet:
         typer.echo(text, err=True)
 

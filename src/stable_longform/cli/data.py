@@ -1,4 +1,4 @@
-"""The commands `stable-longform data ...`: what a source holds, what prompts it gives, and mixtures of manifests."""
+"""The commands `stable-longform data ...`: statistics of a source, its prompts, and mixtures of manifests."""
 
 import contextlib
 import itertools
@@ -62,7 +62,7 @@ def inspect(
     """Shows counts, hours, lengths, rates, loudness, tags and unusable files of a source."""
     _check_output(figure, PICTURES)
     _check_output(manifest, (".jsonl",))
-    with _silent_log():  # the report names what is left out
+    with _silent_log():  # the report lists the unusable files
         examined, errors = _examine(source, split, limit, measure)
     if not examined and (not errors or split is not None):
         raise ValueError(f"{source} has no track" + (f" in split {split!r}." if split else "."))
@@ -138,7 +138,7 @@ def _examine(
 
 @contextlib.contextmanager
 def _silent_log() -> Iterator[None]:
-    """Inside the block the readers of data log errors only."""
+    """A context in which the readers of data log only errors."""
     logger = logging.getLogger("stable_longform.data")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -154,7 +154,7 @@ def _show_progress(results: Iterable, total: int | None = None) -> Iterable:
 
 
 def _check_output(path: Path | None, extensions: tuple[str, ...]) -> None:
-    """Raises a ValueError, before any work, unless a file of that name can be written."""
+    """Raises a ValueError before any work is done unless a file with this name can be written."""
     if path is None:
         return
     if path.suffix not in extensions:

@@ -1,4 +1,4 @@
-"""The command `stable-longform doctor`: what is installed, and what it can use."""
+"""The command `stable-longform doctor`: what is installed and available."""
 
 import importlib.metadata
 import json
@@ -46,7 +46,7 @@ def doctor(is_json: Json = False) -> None:
 
 
 def _devices() -> dict[str, str]:
-    """Names of `--device`, and what they are."""
+    """Values of `--device` with their descriptions."""
     devices = {"cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"}
     if torch.accelerator.is_available():
         kind = torch.accelerator.current_accelerator().type
@@ -56,7 +56,7 @@ def _devices() -> dict[str, str]:
 
 
 def _describe_accelerator(kind: str, number: int) -> str:
-    """Its name and memory, where torch knows them."""
+    """The name and memory of a device, if torch knows them."""
     if kind != "cuda":
         return kind
     properties = torch.cuda.get_device_properties(number)
@@ -64,7 +64,7 @@ def _describe_accelerator(kind: str, number: int) -> str:
 
 
 def _extras() -> dict[str, str]:
-    """Extras of this package, and which of their requirements are missing here."""
+    """Extras of this package, and which of their requirements are missing."""
     try:
         texts = importlib.metadata.requires(PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""What the commands `transform`, `inpaint` and `extend` do with their input, and the checks of it."""
+"""Settings of the commands `transform`, `inpaint` and `extend`, and their checks."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class TransformSettings:
     source_prompt: str | None = None
 
     def check(self, info: AudioInfo) -> None:
-        """Raises a ValueError for values outside what is accepted; `info` is of the input."""
+        """Raises a ValueError for values outside their ranges; `info` is of the input."""
         check_range("--strength", self.strength, 0, 1)
         if self.strength == 0:
             raise ValueError("--strength must be greater than 0: `stable-longform reconstruct` is what 0 would be.")
@@ -45,7 +45,7 @@ class InpaintSettings:
     num_repeats: int = 3
 
     def check(self, info: AudioInfo) -> None:
-        """Raises a ValueError for values outside what is accepted; `info` is of the input."""
+        """Raises a ValueError for values outside their ranges; `info` is of the input."""
         if self.context_in_s is not None:
             check_seconds("--context", self.context_in_s)
         check_range("--crossfade", self.crossfade_in_s, 0, MAX_CROSSFADE_IN_S)
@@ -69,5 +69,5 @@ class InpaintSettings:
         join_regions(regions, num_samples, before, after, self.loop)
 
     def duration_in_s(self, info: AudioInfo) -> float:
-        """Seconds of the result."""
+        """Duration of the result in seconds."""
         return self.extend_to or info.duration_in_s + self.prepend_in_s

@@ -1,7 +1,7 @@
-"""The command `stable-longform`: its commands, and how they end.
+"""The command `stable-longform`: its commands and exit codes.
 
 Progress goes to stderr, the path of the written file to stdout. Bad input ends with exit code 2 and one line,
-`error: ...`, on stderr, before the model is loaded wherever it can be told without it.
+`error: ...`, on stderr; if possible, before the model is loaded.
 """
 
 import importlib
@@ -23,7 +23,7 @@ from stable_longform.cli.reconstruct import reconstruct
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
-# What typer raises for unknown options, missing values and the like: click's class or typer's copy of it.
+# The error of typer for unknown options, missing values etc.: click's class or typer's copy of it.
 UsageError = typer.BadParameter.__base__
 
 # Groups of commands -> the module that defines them as `app`, imported when one of its commands is called.
@@ -37,7 +37,7 @@ GROUPS = {
 
 
 class CommandGroup(typer.core.TyperGroup):
-    """The program, whose groups of commands are imported only when they are called, because that takes seconds."""
+    """The program. Its groups of commands are imported only when they are called, because imports take seconds."""
 
     def resolve_command(self, ctx, args):
         """Finds the command that the arguments name."""
@@ -54,7 +54,7 @@ class CommandGroup(typer.core.TyperGroup):
 
 
 def _check_numbers(command) -> None:
-    """Lets all options of a command that are numbers refuse what is not finite."""
+    """Makes all numeric options of a command reject values that are not finite."""
     for parameter in command.params:
         if parameter.callback is None:
             parameter.callback = require_finite
@@ -83,7 +83,7 @@ app.command("app")(serve_app)
 def stable_longform_command(
     context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False
 ) -> None:
-    # The help of the program is the app's; a docstring here would replace it.
+    # A docstring here would replace the help of the program.
     if version:
         typer.echo(f"stable_longform {stable_longform.__version__}")
     elif context.invoked_subcommand is None:
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def describe(error: UsageError) -> str:
-    """What is wrong with an option, its value and what is accepted, which versions of typer leave out."""
+    """Describes the error of an option, with its value and the accepted values, which some versions of typer omit."""
     message, cause, parameter = error.format_message(), error.__cause__, getattr(error, "param", None)
     if not hasattr(cause, "errors"):
         return message

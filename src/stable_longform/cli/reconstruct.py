@@ -32,7 +32,7 @@ def reconstruct(
     samples beyond full scale are clipped unless --sample-format is float.
     """
     device = check_device(device)
-    if os.path.realpath(output) == os.path.realpath(input):  # which a loop of links does not stop
+    if os.path.realpath(output) == os.path.realpath(input):  # unlike Path.resolve, works with a loop of links
         raise ValueError(f"{output} is the input: choose another output.")
     check_outputs([output], sample_format, overwrite)
     next(read_blocks(input), None)  # an input that is not audio is reported before the model is loaded

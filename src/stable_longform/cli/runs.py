@@ -1,4 +1,4 @@
-"""The commands `stable-longform runs ...`: how a training is doing."""
+"""The commands `stable-longform runs ...`: the progress of trainings."""
 
 from pathlib import Path
 from typing import Annotated

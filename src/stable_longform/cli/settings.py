@@ -1,4 +1,4 @@
-"""What makes a piece of music, and the tags of its file that hold it, so that it can be made again."""
+"""The settings of a piece of music, stored in the tags of its file so that it can be made again."""
 
 import secrets
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ from stable_longform.utils.timecodes import parse_sections
 
 MAX_RANDOM_SEED = 2**32 - 1
 
-# Left out of the tags where they are as here; what is always there is the rest.
+# Omitted from the tags if they have these values; all other settings are always included.
 OPTIONAL = (
     "sections",
     "guidance_interval",
@@ -41,9 +41,9 @@ OPTIONAL = (
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides how a generation sounds; the names are those in the file's tags.
+    """Everything that determines a generation; the names are those in the file's tags.
 
-    Steps and scale of guidance that are None are the checkpoint's own. In the tags they are always numbers.
+    If steps and guidance scale are None, the checkpoint's defaults apply. In the tags they are always numbers.
     """
 
     prompt: str = ""
@@ -65,7 +65,7 @@ class Settings:
     dtype: str = "float32"
 
     def check(self) -> None:
-        """Raises a ValueError for values outside what is accepted, whichever model they are for."""
+        """Raises a ValueError for values that no model accepts."""
         check_text("PROMPT", self.prompt)
         if self.sections is not None:
             _check_sections(self.sections)
@@ -96,28 +96,28 @@ class Settings:
 
     @property
     def title(self) -> str:
-        """The prompt, or those of the sections, in one line."""
+        """The prompt, or the prompts of the sections, in one line."""
         return self.prompt or " / ".join(text for _, text in self.sections or ())
 
     def to_dict(self) -> dict:
-        """For tags and JSON, without what is not used."""
+        """For tags and JSON, without unused settings."""
         defaults = asdict(Settings())
         return {name: value for name, value in asdict(self).items() if name not in OPTIONAL or value != defaults[name]}
 
     @classmethod
     def from_dict(cls, values: Mapping) -> "Settings":
-        """From tags, whose other entries say what came of it."""
+        """From tags; their other entries, which describe the result, are ignored."""
         names = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in names})
 
 
 def draw_seed() -> int:
-    """A seed for those who give none, short enough to type."""
+    """A random seed, short enough to type."""
     return secrets.randbelow(MAX_RANDOM_SEED + 1)
 
 
 def _check_sections(sections: list[list]) -> None:
-    """Raises a ValueError unless these are pairs of rising seconds, the first 0, and text."""
+    """Raises a ValueError unless these are pairs of seconds, rising from 0, and text."""
     if not isinstance(sections, list) or not sections:
         raise ValueError(f"--sections must hold at least one section, got {sections!r}.")
     previous = None
@@ -133,7 +133,7 @@ def read_sections(path: Path) -> list[list]:
     """Sections from a text file, `[start in seconds, prompt]` each; a line is `0:30 chorus, full band`.
 
     Raises:
-        ValueError: a line that is none, or the file is not text.
+        ValueError: a line is not a section, or the file is not text.
     """
     sections = parse_sections(read_text(path), str(path))
     _check_sections(sections)
@@ -141,7 +141,7 @@ def read_sections(path: Path) -> list[list]:
 
 
 def read_stored(path: Path, command: str) -> dict:
-    """What the tags of a file say that this command made.
+    """Reads the tags of a file that this command made.
 
     Raises:
         ValueError: the file cannot be read, or was not made by the command.
@@ -156,7 +156,7 @@ def read_stored(path: Path, command: str) -> dict:
 
 
 def settings_from_tags(values: Mapping, path: Path) -> Settings:
-    """The settings among what `read_stored` returned; a ValueError names the path if they are not accepted."""
+    """The settings in the result of `read_stored`; a ValueError names the path if they are not valid."""
     settings = Settings.from_dict(values)
     if isinstance(settings.guidance_interval, list):
         settings = replace(settings, guidance_interval=tuple(settings.guidance_interval))
@@ -168,7 +168,7 @@ def settings_from_tags(values: Mapping, path: Path) -> Settings:
 
 
 def given_settings(context: typer.Context, is_new: bool) -> dict:
-    """Settings that the command line gives; for new music also those of the environment."""
+    """The settings on the command line; for new music also those of the environment."""
     sources = ("COMMANDLINE", "ENVIRONMENT") if is_new else ("COMMANDLINE",)
     names = {field.name for field in fields(Settings)} & context.params.keys()
     return {name: context.params[name] for name in names if context.get_parameter_source(name).name in sources}
