@@ -1,12 +1,13 @@
-"""What diffusers' caches of the transformer do to music, against the same sampling without a cache.
+"""The effect of diffusers' transformer caches on music, compared with the same sampling without a cache.
 
     python benchmarks/caches.py
     python benchmarks/caches.py --duration 47 --num_prompts 2
 
 All rows start from the same noise. "Blocks" is the share of the last block's evaluations that were computed. Errors
 are those of `music_errors.py`: the mean difference of the levels of 128 mel bands, and the ratios of loudness and of
-spectral centroid, from the least to the largest of all prompts. Rows of fewer steps say what the same time buys
-without a cache. Keys and values of the text are always kept over the steps, which is exact; a row computes them anew.
+spectral centroid, from the smallest to the largest of all prompts. Rows with fewer steps show the result for the same
+time without a cache. Keys and values of the text are always kept over the steps, which is exact; one row recomputes
+them.
 """
 
 import argparse
@@ -51,7 +52,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
     parser.add_number("--steps", STEPS, default=40, help="sampling steps")
     parser.add_number("--duration", SECONDS, kind=float, default=11.5, help="seconds of each piece")
-    parser.add_number("--num_prompts", Range(1, len(PROMPTS)), default=len(PROMPTS), help="of the built-in ones")
+    parser.add_number("--num_prompts", Range(1, len(PROMPTS)), default=len(PROMPTS), help="number of built-in prompts")
     arguments = parser.parse_args()
     print(f"pieces of {arguments.duration:g} s, {arguments.steps} steps; {machine('cpu')}\n")
     pipe = LongFormMusicPipeline.from_pretrained(arguments.checkpoint)
