@@ -367,11 +367,19 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
             if first >= last:
                 continue
             yield from piece.read_blocks(position, first)
-            fades = fade if low > 0 else 0, fade if high < piece.num_samples else 0
+            fades = [
+                min(fade, (high - low) // 2) if at_border else 0 for at_border in (low > 0, high < piece.num_samples)
+            ]
+            faded = ((low, low + fades[0]), (high - fades[1], high))
             for chunk in self._decode_part(latents, first, last):
                 position = first + chunk.shape[1]
-                weight = crossfade(torch.arange(first - low, position - low), high - low, *fades)
-                yield torch.lerp(piece.read(first, position), chunk, weight)
+                for begin, end in faded:
+                    begin, end = max(begin, first), min(end, position)
+                    if begin < end:
+                        new = chunk[:, begin - first : end - first]
+                        weight = crossfade(torch.arange(begin - low, end - low), high - low, *fades)
+                        new.copy_(torch.lerp(piece.read(begin, end), new, weight))
+                yield chunk
                 first = position
         yield from piece.read_blocks(position, stop)
 

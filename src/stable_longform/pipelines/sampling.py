@@ -74,6 +74,10 @@ class GuidedVelocity:
     def change(self, **tensors: torch.Tensor) -> None:
         """Replaces tensors of the conditioning by others of the same shapes."""
         self.conditioning = replace(self.conditioning, **tensors)
+        self.forget()
+
+    def forget(self) -> None:
+        """Frees what was put together for the steps; the next step puts it together again."""
         self._conditions.clear()
 
     def __call__(self, latents: torch.Tensor, t: torch.Tensor, time: float) -> torch.Tensor:
@@ -141,6 +145,7 @@ class WindowedVelocity:
             frames = slice(start, start + self.window_length)
             weight = (self.weight / self.total[frames]).to(mean.device)
             mean[..., frames] += weight * velocity(latents[..., frames], t, time)
+            velocity.forget()  # projected prompts of every window would need more memory than all latents
         return mean
 
 
