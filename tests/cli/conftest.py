@@ -1,5 +1,6 @@
 """What tests of the command line share: a tiny random checkpoint, and commands that must fail in one line."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,10 @@ def hollow(tmp_path) -> str:
     (tmp_path / "hollow").mkdir()
     (tmp_path / "hollow/model_index.json").write_text('{"_class_name": "LongFormMusicPipeline"}')
     return str(tmp_path / "hollow")
+
+
+@pytest.fixture
+def weightless(checkpoint, tmp_path) -> str:
+    """A checkpoint with its configurations and without weights, for errors that come before these are read."""
+    ignored = shutil.ignore_patterns("*.safetensors")
+    return str(shutil.copytree(checkpoint, tmp_path / "weightless", ignore=ignored))

@@ -170,13 +170,16 @@ def test_a_file_is_made_again_by_the_command_that_made_it(run, music, fails, tmp
         (["transform", "EIGHT"], "must have 1 or 2 channels, got 8"),
         (["extend", "MUSIC", "--prepend", "-1"], "--prepend"),
         (["extend", "MUSIC", "--to", "1", "--sections", "SECTIONS"], "Sections must start at 0 s and rise, got 1, 0"),
+        (["extend", "MUSIC", "--to", "1", "--sections", "LATE"], "must start before the end at 1 s, got 5 s"),
         (["extend", "MUSIC", "--to", "1", "--sections", "TEXT"], "line 1: 'no' is neither"),
     ],
 )
 def test_bad_input_is_one_line_before_the_model_is_loaded(fails, hollow, music, tmp_path, arguments, message):
     (tmp_path / "text.wav").write_text("no audio")
     (tmp_path / "sections.txt").write_text("1 a\n0 b\n")
-    files = {"MUSIC": music, "TEXT": tmp_path / "text.wav", "SECTIONS": tmp_path / "sections.txt"}
+    (tmp_path / "late.txt").write_text("0 a\n5 b\n")
+    files = {"MUSIC": music, "TEXT": tmp_path / "text.wav"}
+    files |= {"SECTIONS": tmp_path / "sections.txt", "LATE": tmp_path / "late.txt"}
     bad = {"SILENT": ((1600, 2), 0.0), "NAN": ((9, 2), math.nan), "EMPTY": ((0, 2), 0.0), "EIGHT": ((9, 8), 0.1)}
     for name, (shape, value) in bad.items():
         files[name] = tmp_path / f"{name}.wav"
@@ -185,3 +188,10 @@ def test_bad_input_is_one_line_before_the_model_is_loaded(fails, hollow, music, 
     if "-o" not in arguments:
         arguments += ["-o", str(tmp_path / "out.wav")]
     assert message in fails(*arguments, "--checkpoint", hollow)
+
+
+def test_music_that_is_longer_than_the_window_is_not_transformed(fails, weightless, tmp_path, make_audio):
+    soundfile.write(tmp_path / "long.wav", make_audio(8000, sampling_rate=RATE).numpy().T, RATE)
+    options = ["-o", str(tmp_path / "out.wav"), "--checkpoint", weightless]
+    message = fails("transform", str(tmp_path / "long.wav"), *options)
+    assert "The result would last 1 s: give a --duration in (0, 0.512] seconds" in message

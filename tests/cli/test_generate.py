@@ -365,13 +365,6 @@ def test_unwritable_path(fails, hollow, tmp_path, name, message):
     assert message in fails("reconstruct", str(source), *options)
 
 
-@pytest.fixture
-def weightless(checkpoint, tmp_path) -> str:
-    """A checkpoint with its configurations and without weights, for errors that come before these are read."""
-    ignored = shutil.ignore_patterns("*.safetensors")
-    return str(shutil.copytree(checkpoint, tmp_path / "weightless", ignore=ignored))
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -387,6 +380,13 @@ def weightless(checkpoint, tmp_path) -> str:
 def test_times_that_the_model_does_not_know(fails, weightless, tmp_path, arguments, message):
     options = ["-o", str(tmp_path / "a.flac"), "--checkpoint", weightless]
     assert message in fails("generate", "piano", *arguments, *options)
+
+
+def test_a_section_that_starts_after_the_end(fails, weightless, tmp_path):
+    (tmp_path / "sections.txt").write_text("0 a\n2 b\n")
+    options = ["-o", str(tmp_path / "a.flac"), "--checkpoint", weightless]
+    message = fails("generate", "--sections", str(tmp_path / "sections.txt"), *options)
+    assert "must start before the end at 0.512 s, got 2 s" in message
 
 
 def test_an_adapter_that_is_none(fails, checkpoint, tmp_path):

@@ -25,12 +25,12 @@ def noise():
     return torch.randn(1, LATENT_CHANNELS, 64, generator=seed(0))
 
 
-def guided_velocity(pipe, prompt: str, scale: float = 3.0) -> GuidedVelocity:
+def guided_velocity(pipe, prompt: str, scale: float = 3.0, **arguments) -> GuidedVelocity:
     """The velocity that the pipeline follows for a prompt and the whole window."""
     prompts = check_prompts(prompt, None, None, None, None, None, dim=16)
     timing = check_timing(None, 0.0, None, 1, pipe.max_duration_in_s, 512)
     with torch.no_grad():
-        return GuidedVelocity(pipe.transformer, pipe._make_conditioning(prompts, timing), Guidance(scale))
+        return GuidedVelocity(pipe.transformer, pipe._make_conditioning(prompts, timing), Guidance(scale), **arguments)
 
 
 def prepared(solver_order: int = 2):
@@ -47,6 +47,18 @@ def run_sampling(velocity, latents, solver_order: int = 2, **arguments):
 def test_it_is_what_the_pipeline_samples(pipe, noise):
     expected = generate(pipe, num_inference_steps=STEPS, guidance_scale=3.0, latents=noise, output_type="latent")
     assert torch.equal(run_sampling(guided_velocity(pipe, SHORT), noise), expected)
+
+
+def test_projected_prompts_that_are_not_kept_are_the_same_in_every_step(pipe, noise, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        pipe.transformer, "project_context", lambda *a, own=pipe.transformer.project_context: made.append(1) or own(*a)
+    )
+    kept, forgotten = (guided_velocity(pipe, SHORT, keeps_conditions=keeps) for keeps in (True, False))
+    expected = run_sampling(kept, noise)
+    assert len(made) == 1
+    assert torch.equal(run_sampling(forgotten, noise), expected)
+    assert len(made) == 1 + STEPS
 
 
 def test_a_sampling_in_two_parts_is_one_sampling(pipe, noise):

@@ -36,6 +36,7 @@ from stable_longform.cli.settings import (
     read_stored,
     settings_from_tags,
 )
+from stable_longform.pipelines.sections import check_durations
 from stable_longform.utils.audio import AudioInfo
 from stable_longform.utils.files import file_sha256
 from stable_longform.utils.ranges import Range
@@ -219,6 +220,8 @@ def _check(context: typer.Context, cls: type) -> Edit:
         duration = info.duration_in_s  # of other audio than the stored duration is of
     else:
         duration = settings.duration_in_s or info.duration_in_s
+    if settings.sections is not None:
+        check_durations([settings.sections], [duration])
     return Edit(input, info, sha256, replace(settings, duration_in_s=duration), own, folder, device)
 
 

@@ -27,6 +27,7 @@ from stable_longform.cli.settings import (
     read_stored,
     settings_from_tags,
 )
+from stable_longform.pipelines.sections import check_durations
 from stable_longform.utils.ranges import Range
 from stable_longform.utils.text_files import read_lines
 from stable_longform.utils.timecodes import SECONDS
@@ -175,6 +176,8 @@ def _check_limits(settings: Settings, limits: tuple[float, float] | None) -> Non
     duration = longest if settings.duration_in_s is None else settings.duration_in_s
     if duration > longest:
         raise ValueError(f"--duration must be in [{SECONDS.low}, {longest:.3f}] seconds, got {duration}.")
+    if settings.sections is not None:
+        check_durations([settings.sections], [duration])
     total = settings.seconds_total or settings.seconds_start + duration
     if total > latest:
         raise ValueError(f"--start plus --duration, or --total, must be at most {latest} seconds, got {total}.")

@@ -333,7 +333,11 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
             if sections is not None:
                 sections = sections[:, start : start + frames]
             timed = replace(conditioning, timing_tokens=tokens, global_states=global_states, sections=sections)
-            velocities.append(GuidedVelocity(self.transformer, timed, guidance, f"velocity {start}"))
+            velocities.append(
+                GuidedVelocity(
+                    self.transformer, timed, guidance, f"velocity {start}", keeps_conditions=len(starts) == 1
+                )
+            )
         return velocities[0] if len(starts) == 1 else WindowedVelocity(velocities, starts, window)
 
     def _window_starts(self, length: int, window: int) -> list[int]:

@@ -55,6 +55,8 @@ class GuidedVelocity:
         conditioning: of B items.
         guidance: read again in each step.
         name: distinguishes it from other velocities of the same loop, for diffusers' caches.
+        keeps_conditions: from step to step. Without, they are put together again in each step, because the projected
+            prompts of many windows would need more memory than the latents.
     """
 
     def __init__(
@@ -63,9 +65,11 @@ class GuidedVelocity:
         conditioning: Conditioning,
         guidance: Guidance,
         name: str = "velocity",
+        keeps_conditions: bool = True,
     ):
         self.transformer = transformer
         self.name = name
+        self.keeps_conditions = keeps_conditions
         self.guidance = guidance
         self.conditioning = conditioning
         self._conditions: dict[bool, list[Condition]] = {}  # with and without guidance
@@ -74,10 +78,6 @@ class GuidedVelocity:
     def change(self, **tensors: torch.Tensor) -> None:
         """Replaces tensors of the conditioning by others of the same shapes."""
         self.conditioning = replace(self.conditioning, **tensors)
-        self.forget()
-
-    def forget(self) -> None:
-        """Frees what was put together for the steps; the next step puts it together again."""
         self._conditions.clear()
 
     def __call__(self, latents: torch.Tensor, t: torch.Tensor, time: float) -> torch.Tensor:
@@ -92,18 +92,19 @@ class GuidedVelocity:
         if is_guided != self._was_guided:
             self.transformer._reset_stateful_cache()  # of enable_cache: the batch has another size now
             self._was_guided = is_guided
-        if is_guided not in self._conditions:
-            self._conditions[is_guided] = make_conditions(
-                self.transformer,
-                self.conditioning.prompt_embeds,
-                self.conditioning.negative_prompt_embeds if is_guided else None,
-                self.conditioning.timing_tokens,
-                self.conditioning.global_states,
-                self.conditioning.attention_mask,
-                branches_in_turn(self.transformer, latents),
-                self.conditioning.sections,
-            )
-        v = predict_velocity(self.transformer, latents, t, self._conditions[is_guided], self.name)
+        conditions = self._conditions.get(is_guided) or make_conditions(
+            self.transformer,
+            self.conditioning.prompt_embeds,
+            self.conditioning.negative_prompt_embeds if is_guided else None,
+            self.conditioning.timing_tokens,
+            self.conditioning.global_states,
+            self.conditioning.attention_mask,
+            branches_in_turn(self.transformer, latents),
+            self.conditioning.sections,
+        )
+        if self.keeps_conditions:
+            self._conditions[is_guided] = conditions
+        v = predict_velocity(self.transformer, latents, t, conditions, self.name)
         return guide(*v.chunk(2), self.guidance.scale, self.guidance.rescale) if is_guided else v
 
 
@@ -145,7 +146,6 @@ class WindowedVelocity:
             frames = slice(start, start + self.window_length)
             weight = (self.weight / self.total[frames]).to(mean.device)
             mean[..., frames] += weight * velocity(latents[..., frames], t, time)
-            velocity.forget()  # projected prompts of every window would need more memory than all latents
         return mean
 
 
