@@ -9,8 +9,13 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
+from test_layering import LAYERS
 
+from stable_longform import AutoencoderOobleck, DiTTransformer1D
 from stable_longform.cli.main import GROUPS, app
+from stable_longform.models import chunks
+from stable_longform.models.acceleration import oobleck_engine
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "stable_longform"
@@ -204,6 +209,55 @@ def test_architecture_names_every_file():
     expected = [path for path in expected if path == "__init__.py" or not path.endswith("/__init__.py")]
     expected += [script.relative_to(ROOT).as_posix() for script in SCRIPTS]
     assert [path for path in expected if f"| `{path}` |" not in text] == []
+
+
+def test_architecture_lists_the_layers():
+    """The table's numbers are those that `test_layering.py` enforces."""
+    section = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").split("## Layers")[1].split("##")[0]
+    rows = re.findall(r"^\| (\d) \| (.*?) \|", section, re.MULTILINE)
+    listed = {
+        name.replace("__init__", ""): int(number) for number, names in rows for name in re.findall("`(.*?)`", names)
+    }
+    assert listed == LAYERS
+
+
+def test_architecture_counts_lines():
+    """The line counts of the models and their engine, on the right side of the picture, are up to date within 10 %."""
+    picture = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").split("before   ")[1].split("```")[0]
+    counts = {name: int(count) for name, count in re.findall(r"(\w+) +\[(\d+)\](?!.*\[)", picture)}
+    for name in ("tiles", "onednn", "hooks"):  # only on the left side
+        counts.pop(name, None)
+    assert len(counts) == 7
+    for name, count in counts.items():
+        files = sorted((PACKAGE / "models" / name).rglob("*.py")) or [PACKAGE / "models" / f"{name}.py"]
+        actual = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
+        assert abs(count - actual) <= actual / 10, f"{name} has {actual} lines"
+
+
+def test_architecture_quotes_the_constants_of_the_code():
+    text = " ".join((ROOT / "docs/architecture.md").read_text(encoding="utf-8").split())
+    with torch.device("meta"):
+        vae = AutoencoderOobleck()
+    length = inspect.signature(DiTTransformer1D).parameters["sample_size"].default
+    num_samples = 285 * vae.config.sampling_rate
+    for sentence in (
+        f"decoder, in chunks of up to {chunks.MAX_LENGTH} frames with {vae.decoder_context} more on each side",
+        f"{vae.encoder_context} frames for the encoder, {vae.decoder_context} for the decoder",
+        f"on tiles of {oobleck_engine.CACHE_IN_BYTES // 2**20} MiB",
+        f"noise, float32 | (B, {vae.config.decoder_input_channels}, {length})",
+        f"(2, {vae.hop_length} · F)",
+        f"285 s = {num_samples:,} samples, F = {-(-num_samples // vae.hop_length)}",
+    ):
+        assert sentence in text
+
+
+def test_readme_quotes_the_tables():
+    """Seconds and MB in the README's table of hardware are in the tables that it links to."""
+    table = (ROOT / "README.md").read_text(encoding="utf-8").split("## Hardware")[1].split("##")[0]
+    tables = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"([\d.]+) (?:s|MB)\b", " ".join(re.findall(r"^\| the .*?\| (.*?) \|", table, re.MULTILINE)))
+    assert len(quoted) >= 4
+    assert [number for number in quoted if number != "30" and f"| {number} |" not in tables] == []
 
 
 @sources
