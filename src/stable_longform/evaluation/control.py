@@ -1,14 +1,15 @@
-"""What was asked for against what is heard, on a folder of generations with their prompts.
+"""Compares requested with estimated properties, for a folder of generations with their prompts.
 
-What is asked for is read from the prompts (`data/prompt_parser.py`): tempo, key, genre, instruments. What is heard is
-estimated: tempo and key from the audio (`metrics/tempo.py`, `metrics/key.py`), genre and instruments by a forced
-choice between the own prompt and that of another generation, by two listeners: a probe fitted on music whose truth is
-known (`metrics/probe.py`), and MusiCNN's tags as texts (`metrics/tag_text.py`). Estimators err: the same ones on the
-music whose truth is known give the ceiling. Chance is what they would say of another generation's request. Beside that
-stand what no prompt asks for in words: that there are notes (`metrics/tonality.py`), and that the music ends in time
-(`metrics/endings.py`).
+The requests are parsed from the prompts (`data/prompt_parser.py`): tempo, key, genre, instruments. Tempo and key are
+estimated from the audio (`metrics/tempo.py`, `metrics/key.py`). Genre and instruments are evaluated by a forced choice
+between the own prompt and that of another generation, by two listeners: a probe fitted on music with known metadata
+(`metrics/probe.py`), and MusiCNN's tags as texts (`metrics/tag_text.py`). Estimators make errors: their results on
+music with known metadata are the ceiling. Chance is their result for the requests of other generations. In addition,
+two properties are measured that prompts don't mention: that there are notes (`metrics/tonality.py`), and that the
+music ends in time (`metrics/endings.py`).
 
-Whatever is not asked for, or can't be estimated, is not in a share; the counts stand beside each. Not in the paper.
+Properties that are not requested, or cannot be estimated, are not in a share; every share has its number of files. Not
+in the paper.
 """
 
 import json
@@ -44,16 +45,16 @@ from stable_longform.utils.files import write_json
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2  # of what is kept for each file
-MIN_DURATION_IN_S = 5.0  # below which nothing is estimated
-MIN_RATE = 8000  # Hz, below which there is too little of the band of notes
+VERSION = 2  # of the cached estimates
+MIN_DURATION_IN_S = 5.0  # shorter files are not estimated
+MIN_RATE = 8000  # Hz; below it, too little of the band of notes is left
 TAGGER = "musicnn_msd"
 WORD_FIELDS = ("genre", "instruments")
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a prompt, or the truth, says; what it says nothing of is None or empty. Tempo in BPM, key (tonic, mode)."""
+    """The content of a prompt or of metadata: tempo in BPM, key (tonic, mode), ...; None or empty if not specified."""
 
     tempo: float | None = None
     key: tuple[int, str] | None = None
@@ -63,15 +64,15 @@ class Asked:
 
 @dataclass(frozen=True)
 class Heard:
-    """What is estimated from a file; None where it can't be.
+    """The estimates for a file; None if there is no estimate.
 
     Args:
         tempo: BPM.
         key: (tonic, mode).
-        partial_share: how much of the power lies in partials, see `metrics/tonality.py`.
-        note_share: how much of it lies in the four strongest pitch classes, see there.
-        duration_in_s: of what was listened to.
-        level_behind_in_db: of what follows the end that was asked for, see `metrics/endings.py`.
+        partial_share: share of the power in partials, see `metrics/tonality.py`.
+        note_share: share of the power in the four strongest pitch classes, see `metrics/tonality.py`.
+        duration_in_s: of the evaluated audio.
+        level_behind_in_db: level after the requested end, see `metrics/endings.py`.
     """
 
     tempo: float | None
@@ -84,13 +85,13 @@ class Heard:
 
 @dataclass(frozen=True)
 class Share:
-    """How often what is heard is what was asked for, in a set of files.
+    """How often the estimates agree with the requests, in a set of files.
 
     Args:
         value: mean over files, in [0, 1].
-        error: standard error over files; NaN for one.
-        num_files: files that are judged.
-        by_chance: the same for the requests of the other files; 0.5 for a choice between two.
+        error: standard error over files; NaN for a single file.
+        num_files: number of evaluated files.
+        by_chance: the value for the requests of the other files; 0.5 for a choice between two.
     """
 
     value: float
@@ -100,12 +101,12 @@ class Share:
 
 
 def asked_by_prompt(prompt: str, vocabulary: Mapping[str, Sequence[str]]) -> Asked:
-    """What a prompt asks for; `vocabulary` as of `parse_prompt`."""
+    """The requests in a prompt; `vocabulary` as in `parse_prompt`."""
     return _make_asked(parse_prompt(prompt, vocabulary))
 
 
 def asked_by_truth(metadata: Mapping) -> Asked:
-    """What the metadata of a composed piece says, which a prompt made of all of it would ask for."""
+    """The properties in the metadata of a composed piece, like those in a prompt made of all fields."""
     return _make_asked(prompt_fields(metadata))
 
 
@@ -120,7 +121,7 @@ def _make_asked(fields: Mapping[str, Sequence[str]]) -> Asked:
 
 
 def vocabulary_of(tracks: Sequence[Track]) -> dict[str, list[str]]:
-    """The words of each field in the truth, for reading untyped prompts."""
+    """The values of each field in the truth, for parsing untyped prompts."""
     return {
         field: sorted({word for track in tracks for word in values_of(track.metadata, field)})
         for field in (*WORD_FIELDS, "moods")
@@ -134,17 +135,17 @@ def listen(
     cache: Path,
     title: str,
 ) -> tuple[dict[str, Heard], dict[str, str]]:
-    """Estimates everything that needs no network, once for each file.
+    """Computes all estimates that need no network, once for each file.
 
     Args:
         files: by name.
-        ends_in_s: where each file's music shall end, None or missing: at the end of the file.
-        excerpt_in_s: what tempo and key are estimated from: the first seconds; None: all.
-        cache: folder that keeps the estimates.
+        ends_in_s: the requested end of each file's music; None or missing: the end of the file.
+        excerpt_in_s: number of first seconds for the estimation of tempo and key; None: all.
+        cache: folder for the estimates.
         title: of the progress bar.
 
     Returns:
-        What is heard, by name, and reasons for the files that can't be used.
+        The estimates by name, and the reasons for unusable files.
     """
     cache.mkdir(parents=True, exist_ok=True)
     heard, skipped = {}, {}
@@ -178,9 +179,9 @@ def _listen_to_file(path: Path, end_in_s: float | None, excerpt_in_s: float | No
 
 
 def tempo_and_key_shares(asked: Mapping[str, Asked], heard: Mapping[str, Heard]) -> dict[str, Share | None]:
-    """Shares of files whose tempo and key are the ones asked for; None where nothing is asked for.
+    """Shares of files with the requested tempo and key; None if nothing is requested.
 
-    A file that is not in both, asked and heard, is left out.
+    Only files that are in both, requests and estimates, are included.
     """
     names = [name for name in asked if name in heard]
     tempos = [(asked[name].tempo, heard[name].tempo) for name in names if asked[name].tempo is not None]
@@ -195,7 +196,7 @@ def tempo_and_key_shares(asked: Mapping[str, Asked], heard: Mapping[str, Heard])
 
 
 def _relation_share(pairs: Sequence[tuple], relation: Callable, accepted: set[str]) -> Share | None:
-    """Share of pairs of asked and heard in an accepted relation, and of what is heard with all others' requests."""
+    """Share of pairs of request and estimate in an accepted relation; by chance, with the requests of all others."""
     if not pairs:
         return None
     is_right = np.array(
@@ -208,11 +209,11 @@ def _relation_share(pairs: Sequence[tuple], relation: Callable, accepted: set[st
 
 
 class WordListeners:
-    """The two listeners for genre and instruments, of which the truth must say something, and what they say of it.
+    """The two listeners for genre and instruments, and their results on the truth, which must have these fields.
 
     Args:
         truth: features of composed pieces by name, then by embedder.
-        asked: what is known of them.
+        asked: the properties of these pieces.
         tags: names of the tagger's classes.
         text_embedder: has `embed_text(texts) -> (num_texts, dim)`.
         seed: of the folds.
@@ -261,7 +262,7 @@ class WordListeners:
         return shares
 
     def _tag_scores(self, features: Mapping[str, Mapping[str, AudioFeatures]], words: Sequence) -> np.ndarray:
-        """Cosines of the tags heard in each file with the words of each prompt, `(num_items, num_items)`."""
+        """Cosines of the tags of each file with the words of each prompt, `(num_items, num_items)`."""
         texts = self.text_embedder.embed_text([", ".join(sorted(found)) for found in words])
         return tag_text_matrix(tag_weights(self._heard_tags(features), self.usual_tags), self.tag_embeddings, texts)
 
@@ -280,7 +281,7 @@ def probe_features(features: Mapping[str, Mapping[str, AudioFeatures]]) -> np.nd
 
 
 def _win_share(scores: np.ndarray, words: Sequence[frozenset[str]]) -> Share | None:
-    """Mean share of other prompts that the own one beats."""
+    """Mean share of other prompts that fit worse than the own one."""
     shares = win_shares(scores, words)
     found = mean_and_error(shares)
     return found and Share(*found, int((~np.isnan(shares)).sum()), 0.5)

@@ -1,7 +1,7 @@
-"""The report of `stable-longform evaluate control`: one table and one picture, and everything as JSON.
+"""The report of `stable-longform evaluate control`: a table, a picture, and everything as JSON.
 
-The table's columns: the share of files in which what is heard is what was asked for, by chance, on the truth (the
-ceiling of the estimators), and the first as part of the last.
+The table's columns: the share of files in which the estimate agrees with the request, the same by chance, the same for
+the truth (the ceiling of the estimators), and the first relative to the last.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ RELATIONS = ("exact", "relative", "fifth", "other")
 
 @dataclass
 class Evidence:
-    """What is asked for and what is heard in a set of files, by name; `skipped` holds reasons."""
+    """The requests and the estimates for a set of files, by name; `skipped` has the reasons for skipped ones."""
 
     asked: dict[str, Asked] = field(default_factory=dict)
     heard: dict[str, Heard] = field(default_factory=dict)
@@ -64,19 +64,19 @@ def evaluate_control(
     seed: int = 0,
     protocol: Mapping | None = None,
 ) -> dict:
-    """Compares what was asked for with what is heard, and writes the report.
+    """Compares requests with estimates, and writes the report.
 
     Args:
-        folder: the generations; with `rows` those that are named after their ids.
-        output: folder of the report; made if it is not there.
-        rows: the prompts; None takes them from the titles in the files' tags, where `evaluate generate` puts them.
+        folder: the generations; with `rows`, only those named after their ids.
+        output: folder of the report; created if necessary.
+        rows: the prompts; None: from the titles in the files' tags, which `evaluate generate` writes.
         truth: composed pieces with metadata, for the ceiling and for the listeners of genre and instruments.
-        embedders: what the probe listens through, MusiCNN's "musicnn_msd" among them; none without truth.
+        embedders: for the probe's features, including MusiCNN's "musicnn_msd"; empty without truth.
         text_embedder: for the tags as texts.
-        excerpt_in_s: how much of each file is listened to, from its start; None: the median length of the generations.
-        cache: folder that keeps features and estimates; None: `features` in the output folder.
-        seed: of the folds in which the probe is checked.
-        protocol: what else to note in the report.
+        excerpt_in_s: number of first seconds of each file to evaluate; None: the median length of the generations.
+        cache: folder for features and estimates; None: `features` in the output folder.
+        seed: of the folds for the cross-validation of the probe.
+        protocol: additional notes for the report.
 
     Returns:
         What `control.json` holds.
@@ -135,7 +135,7 @@ def evaluate_control(
 def _find_files(
     folder: Path, rows: Sequence[PromptRow] | None
 ) -> tuple[dict[str, Path], list[PromptRow], dict[str, str]]:
-    """The files, their prompts, and reasons for those that have none of either."""
+    """The files, their prompts, and the reasons for files without prompts and prompts without files."""
     files, skipped = list_audio(folder), {}
     if rows is None:
         rows = []
@@ -160,22 +160,22 @@ def _find_files(
 
 
 def _read_protocol(folder: Path) -> dict | None:
-    """How `evaluate generate` made the folder; None if it didn't."""
+    """The protocol of `evaluate generate` in the folder; None if there is none."""
     path = folder / PROTOCOL_FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _ends(folder: Path, rows: Sequence[PromptRow]) -> dict[str, float | None]:
-    """Seconds that each file was asked to have, where that is known."""
+    """The requested duration of each file in seconds, if it is known."""
     default = (_read_protocol(folder) or {}).get("duration_in_s")
     return {row.id: row.duration or default for row in rows}
 
 
 def _median_length(files: Mapping[str, Path], ends_in_s: Mapping[str, float | None]) -> float | None:
-    """Median of the lengths asked for, or of the files where that is not known, in s; None if none can be read."""
+    """Median of the requested lengths, or else of the files' lengths, in s; None if no file can be read."""
     lengths = []
     for name, path in files.items():
-        with contextlib.suppress(ValueError):  # named when it is listened to
+        with contextlib.suppress(ValueError):  # reported when the file is evaluated
             lengths.append(ends_in_s[name] or read_info(path).duration_in_s)
     return round(float(np.median(lengths)), 3) if lengths else None
 
@@ -190,7 +190,7 @@ def _truth_files(truth: Sequence[Track]) -> dict[str, Path]:
 def _hear_truth(
     pieces: Mapping[str, Path], truth: Sequence[Track], excerpt_in_s: float | None, cache: Path
 ) -> Evidence:
-    """What is known of composed pieces, and what is heard in them."""
+    """The known properties of composed pieces, and the estimates for them."""
     known = Evidence({str(track.path): asked_by_truth(track.metadata) for track in truth})
     known.heard, known.skipped = listen(pieces, {}, excerpt_in_s, cache / "control", "truth")
     if not known.heard:
@@ -202,7 +202,7 @@ def _hear_truth(
 def _find_features(
     evidence: Evidence, files: Mapping[str, Path], embedders: Sequence, excerpt_in_s: float | None, cache: Path
 ) -> dict[str, dict[str, AudioFeatures]]:
-    """Features of the files that can be listened to; the others are noted as skipped."""
+    """Features of the usable files; the others are noted as skipped."""
     usable = {name: files[name] for name in evidence.heard}
     found = file_features(usable, embedders, ReadingSettings(trim_in_s=excerpt_in_s), cache, "features")
     evidence.skipped |= found.skipped
@@ -210,7 +210,7 @@ def _find_features(
 
 
 def _rows_of_shares(generated: Evidence, known: Evidence) -> list[dict]:
-    """A row for each thing that can be asked for."""
+    """A row for each property that can be requested."""
     rows = []
     for name, share in generated.shares.items():
         ceiling = known.shares.get(name)
@@ -220,13 +220,13 @@ def _rows_of_shares(generated: Evidence, known: Evidence) -> list[dict]:
 
 
 def _finite(share: Share | None) -> dict | None:
-    """A share for JSON, where NaN is null."""
+    """A share for JSON, with null instead of NaN."""
     values = share and asdict(share)
     return values and {key: None if value != value else value for key, value in values.items()}
 
 
 def _notes(generated: Evidence, known: Evidence) -> dict:
-    """Median over files, and what nine of ten files reach, of the two measures of notes, in both sets."""
+    """Median, and the value that nine of ten files reach, of the two measures of notes in both sets."""
     found = {}
     for measure in NOTE_MEASURES:
         for title, evidence in (("generated", generated), ("truth", known)):
@@ -242,7 +242,7 @@ def _notes(generated: Evidence, known: Evidence) -> dict:
 
 
 def _endings(heard: Sequence[Heard]) -> dict | None:
-    """How many files are silent behind the end that was asked for; None if no file reaches that far."""
+    """How many files are silent after the requested end; None if no file is long enough."""
     levels = [item.level_behind_in_db for item in heard if item.level_behind_in_db is not None]
     if not levels:
         return None
@@ -263,7 +263,7 @@ def _describe(evidence: Evidence) -> dict:
 
 
 def _table(report: Mapping) -> str:
-    """The table, and under it the endings and what is left out."""
+    """The table, and below it the endings and the files left out."""
     rows = []
     for row in report["shares"]:
         generated, truth = row["generated"], row["truth"]
@@ -298,7 +298,7 @@ def _percent(share: Mapping | None) -> str | None:
 
 
 def _draw(path: Path, generated: Evidence, known: Evidence, title: str) -> None:
-    """Draws tempos asked and heard, relations of keys, notes, and all shares beside their ceilings and chance."""
+    """Draws requested and estimated tempos, relations of keys, notes, and all shares with ceilings and chance."""
     figure = new_figure(17, 4.4)
     tempo_axis, key_axis, note_axis, share_axis = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.5))
     for evidence, color, label in ((known, "0.75", "truth"), (generated, "C0", "generated")):
@@ -317,7 +317,7 @@ def _draw(path: Path, generated: Evidence, known: Evidence, title: str) -> None:
 
 
 def _draw_notes(axis, generated: Evidence, known: Evidence) -> None:
-    """A point for each file: its share in partials and that of four notes."""
+    """A point for each file: its shares of the power in partials and in four notes."""
     for evidence, color in ((known, "0.75"), (generated, "C0")):
         items = [item for item in evidence.heard.values() if item.partial_share is not None]
         axis.plot([i.partial_share for i in items], [i.note_share for i in items], "o", color=color, markersize=4)
@@ -325,7 +325,7 @@ def _draw_notes(axis, generated: Evidence, known: Evidence) -> None:
 
 
 def _draw_keys(axis, generated: Evidence, known: Evidence) -> None:
-    """Bars of the relations of the keys heard to the keys asked for."""
+    """Bars of the relations between estimated and requested keys."""
     for offset, evidence, color, label in ((0.2, known, "0.75", "truth"), (-0.2, generated, "C0", "generated")):
         names = [name for name in evidence.heard if evidence.asked[name].key]
         relations = [key_relation(evidence.heard[name].key, evidence.asked[name].key) for name in names]

@@ -1,7 +1,8 @@
 """Builds listening tests from folders of audio and a list of prompts, and scores their results. Paper: §4.2, Table 4.
 
-Stimuli are trimmed to the length of their part, brought to one loudness (ITU-R BS.1770, pyloudnorm) without clipping,
-and given names that say nothing. `key.json`, which tells who made which, stays with the experimenter.
+Stimuli are trimmed to the length of their part, normalised to the same loudness (ITU-R BS.1770, pyloudnorm) without
+clipping, and given anonymous names. `key.json`, which tells which system made which stimulus, stays with the
+experimenter.
 """
 
 import json
@@ -56,18 +57,18 @@ MAX_PAGE_IN_BYTES = 300 * 10**6  # of audio inside the page, before base64
 
 @dataclass(frozen=True)
 class ListeningTestSettings:
-    """What a listening test is like.
+    """Settings of a listening test.
 
     Args:
         test_id: small letters, digits, - and _.
-        title: that listeners see.
-        parts_in_s: length of the music of each part; the paper's are 120 and 285.
-        num_listeners: for whom orders are made.
-        num_repeats: ratings of a part that are asked for again.
-        num_pairs: pairs that each listener compares in a part, on the page.
-        min_listened_in_s: of each piece, before it can be rated; shorter ones whole.
+        title: shown to listeners.
+        parts_in_s: length of the music in each part; the paper's are 120 and 285.
+        num_listeners: number of listeners.
+        num_repeats: number of ratings in a part that are repeated.
+        num_pairs: number of pairs that each listener compares in a part, on the page.
+        min_listened_in_s: how much of a piece must be heard before it can be rated; shorter ones completely.
         extension: flac, wav or ogg.
-        is_audio_inside: whether the page holds the audio, or a folder beside it.
+        is_audio_inside: whether the audio is inside the page, or in a folder beside it.
         seed: of the ids.
     """
 
@@ -102,7 +103,7 @@ class Material:
 
 
 def part_name(seconds: float) -> str:
-    """For instance 2m, 4m45s or 30s."""
+    """The name of a part, for example 2m, 4m45s or 30s."""
     minutes, rest = divmod(seconds, 60)
     return "".join([f"{minutes:.0f}m"] * (minutes > 0) + [f"{rest:g}s"] * (rest > 0))
 
@@ -114,15 +115,15 @@ def build_test(
 
     Args:
         systems: folder of each system, with a file for each prompt, named after the prompt's id.
-        prompts: what was asked for.
+        prompts: of the music.
         output: folder of the test.
         settings: of the test.
 
     Returns:
-        What `key.json` holds.
+        The content of `key.json`.
 
     Raises:
-        ValueError: no stimulus that can be used, or too much audio for a page.
+        ValueError: there is no usable stimulus, or too much audio for a page.
     """
     material = measure_material(systems, prompts, settings, output / "work")
     if not material.stimuli:
@@ -155,7 +156,7 @@ def build_test(
 def measure_material(
     systems: Mapping[str, Path], prompts: Sequence[PromptRow], settings: ListeningTestSettings, cache: Path
 ) -> Material:
-    """Finds the file of every system and prompt, and its gain to the loudness that all can have without clipping."""
+    """Finds the file of every system and prompt, and its gain to a loudness that all files reach without clipping."""
     cache.mkdir(parents=True, exist_ok=True)
     material, files = Material(), {name: list_audio(folder) for name, folder in systems.items()}
     wanted = [(part, row, name) for part in settings.parts_in_s for row in prompts for name in systems]
@@ -203,7 +204,7 @@ def _measure(path: Path, seconds: float, cache: Path) -> dict:
 
 
 def write_stimuli(material: Material, settings: ListeningTestSettings, folder: Path) -> dict[str, Path]:
-    """Writes the stimuli that are not there yet; returns the file of each."""
+    """Writes the missing stimuli; returns the file of each."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for name, details in tqdm(material.details.items(), desc="writing", unit="file"):
@@ -223,7 +224,7 @@ def write_stimuli(material: Material, settings: ListeningTestSettings, folder: P
 def make_trials(
     material: Material, texts: Mapping[str, str], settings: ListeningTestSettings, listener: int
 ) -> list[dict]:
-    """All trials of a listener: of each part the ratings, then the pairs."""
+    """All trials of a listener: for each part the ratings, then the pairs."""
     trials = []
     for part in dict.fromkeys(stimulus.part for stimulus in material.stimuli.values()):
         stimuli = [stimulus for stimulus in material.stimuli.values() if stimulus.part == part]
@@ -240,7 +241,7 @@ def make_trials(
 def _write_page(
     listeners: Mapping[str, list], files: Mapping[str, Path], settings: ListeningTestSettings, folder: Path
 ) -> None:
-    """The page, and its audio if that lies beside it."""
+    """Writes the page, and its audio if it is in a folder beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     plan = {name: getattr(settings, name) for name in ("test_id", "title", "extension", "min_listened_in_s")}
     inside = files if settings.is_audio_inside else {}
@@ -256,7 +257,7 @@ def _write_webmushra(
     settings: ListeningTestSettings,
     folder: Path,
 ) -> None:
-    """What is to be copied into a checkout of webMUSHRA."""
+    """Writes the files to copy into a checkout of webMUSHRA."""
     (folder / "configs").mkdir(parents=True, exist_ok=True)
     _copy(files, folder / "configs" / "resources" / settings.test_id)
     for number, trials in listeners.items():
@@ -282,14 +283,14 @@ def score_test(
         key_path: the `key.json` of the test.
         results: result files and folders of them.
         output: folder of the report.
-        max_difference: largest mean difference of repeated ratings of a listener that counts.
+        max_difference: listeners with a larger mean difference of repeated ratings are excluded.
         seed: of the draws of listeners.
 
     Returns:
-        What `scores.json` holds.
+        The content of `scores.json`.
 
     Raises:
-        ValueError: no key of a test, no result file, or no answer that can be used.
+        ValueError: the file is not a key of a test, there is no result file, or no valid answer.
     """
     try:
         key = json.loads(key_path.read_text(encoding="utf-8"))
@@ -324,7 +325,7 @@ def score_test(
 
 
 def make_table(report: Mapping) -> str:
-    """Table 4, the preferences, and who and what is in neither."""
+    """Table 4, the preferences, and the excluded listeners and answers."""
     rows = [
         [f"{system}, {part}", *(_cell(scores.get(name), name) for name in QUESTIONS), _listeners(scores)]
         for part, systems in report["ratings"].items()
@@ -349,7 +350,7 @@ def make_table(report: Mapping) -> str:
 
 
 def _cell(score: Mapping | None, question: str) -> str | None:
-    """Mean, deviation and interval; of stereo correctness a percentage."""
+    """Mean, deviation and interval; a percentage for stereo correctness."""
     if score is None:
         return None
     interval = "" if score["interval"] is None else " ({:.2f} … {:.2f})".format(*score["interval"])
@@ -361,5 +362,5 @@ def _cell(score: Mapping | None, question: str) -> str | None:
 
 
 def _listeners(scores: Mapping) -> int:
-    """Listeners of a row."""
+    """Number of listeners in a row."""
     return max(score["num_listeners"] for score in scores.values())

@@ -1,12 +1,12 @@
-"""Whether a model's music is copied from its training set, and what that set holds twice. Paper: §4.5.
+"""Detects music that a model copied from its training set, and duplicates in that set. Paper: §4.5.
 
-Steps, each of which can go on after a stop: embed the training set and held-out music; calibrate thresholds on planted
-copies and on held-out music, which is no copy; find duplicates; find what in the training set is nearest to each
-generation; splice training music into generations, to see how much of it would be found. `memorization_report.py` says
-the result in words, tables and pictures.
+The steps, each of which can be continued after an interruption: embed the training set and held-out music; calibrate
+thresholds on planted copies and on held-out music, which is not copied; find duplicates; find the nearest training
+music of each generation; splice training music into generations, to measure how much of it is detected.
+`memorization_report.py` presents the result as text, tables and pictures.
 
-A recording is compared with others as a whole, by the mean of its segments, to find duplicates. A generation is
-compared segment by segment, by the nearest of all, so that a copied passage shows.
+To find duplicates, whole recordings are compared, by the mean of their segments. A generation is compared segment by
+segment, by the nearest one, so that a copied passage is detected.
 """
 
 import dataclasses
@@ -43,24 +43,24 @@ from stable_longform.evaluation.prompt_lists import PromptRow
 from stable_longform.evaluation.segments import COPIES, SegmentEmbedder, make_copy, mean_row, splice
 from stable_longform.utils.files import atomic_path, file_sha256, write_json
 
-QUERY_HOPS = 4  # factor by which segments of generations overlap, so that one matches a copied passage
+QUERY_HOPS = 4  # overlapping segments of generations per segment length, so that one matches a copied passage
 SPLICED_SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
-MAX_SAMPLE = 10000  # recordings whose nearest other one is looked up, for the histogram
+MAX_SAMPLE = 10000  # recordings whose nearest other recording is searched, for the histogram
 COLLECT_BLOCK = 65536  # rows
 
 
 @dataclass(frozen=True)
 class MemorizationSettings:
-    """What the analysis is like.
+    """Settings of the analysis.
 
     Args:
-        segment_in_s: length of the passages that are compared; at least as long as the embedder's windows.
-        excerpt_in_s: of held-out music and of splices: about as long as the generations.
-        num_copies: recordings of which copies of each kind are planted.
-        num_splices: pairs of a generation and a recording that are spliced.
-        max_false_positives: share of held-out recordings that a threshold may take for copies.
+        segment_in_s: length of the compared passages; at least as long as the embedder's windows.
+        excerpt_in_s: length of the excerpts of held-out music and of splices, similar to the generations.
+        num_copies: number of recordings of which copies of each kind are planted.
+        num_splices: number of pairs of a generation and a recording that are spliced.
+        max_false_positives: share of held-out recordings that may exceed a threshold.
         max_duration_in_s: longer files are left out.
-        seed: of everything drawn.
+        seed: of all random choices.
     """
 
     segment_in_s: float = 10.0
@@ -77,11 +77,11 @@ class EmbeddedSet:
     """The segments of a set of recordings.
 
     Args:
-        names: of the recordings that can be used.
+        names: of the usable recordings.
         owners: `(num_segments,)`, the recording of each segment.
-        places: `(num_segments,)`, which segment of its recording it is.
-        segments: `(num_segments, dim)`, unit rows; a file that is mapped into memory.
-        recordings: `(num_recordings, dim)`, the unit mean of each one's segments; likewise.
+        places: `(num_segments,)`, the number of each segment within its recording.
+        segments: `(num_segments, dim)`, unit rows; a memory-mapped file.
+        recordings: `(num_recordings, dim)`, the normalised mean of each recording's segments; a memory-mapped file.
         skipped: reason for each recording that is left out.
     """
 
@@ -95,7 +95,7 @@ class EmbeddedSet:
 
 @dataclass(frozen=True)
 class Neighbor:
-    """The training segment nearest to a recording: cosine, the recording's and the training set's segment."""
+    """The training segment nearest to a recording: the cosine, and the numbers of both segments."""
 
     cosine: float
     place: int
@@ -109,10 +109,10 @@ class MemorizationAnalysis:
         training: files of the training set by name.
         held_out: files of music that the model has not seen.
         embedder: of metrics.embedders.
-        output: folder that keeps everything; made if it is not there.
+        output: folder for all results; created if necessary.
         settings: of the analysis.
-        process_index: this process, in [0, num_processes).
-        num_processes: how many share the work.
+        process_index: number of this process, in [0, num_processes).
+        num_processes: number of processes that share the work.
         wait: returns when all processes have called it.
     """
 
@@ -139,7 +139,7 @@ class MemorizationAnalysis:
     # --- embed
 
     def embed(self) -> None:
-        """Embeds this process's share of the training set and of held-out music, then puts all together."""
+        """Embeds this process's share of the training set and of held-out music, then joins all shares."""
         for files in (self.training_files, self.held_out_files):
             share = dict(list(files.items())[self.process :: self.num_processes])
             for _ in each_file_features(share, [self.embedder], self.reading, self.cache, "embedding"):
@@ -164,10 +164,10 @@ class MemorizationAnalysis:
         name: str,
         standardizer: Standardizer | None = None,
     ) -> None:
-        """Writes the embeddings of all files into one, standardized by the training set's; see `open`.
+        """Joins the embeddings of all files, standardized like the training set's; see `open`.
 
         Raises:
-            ValueError: no file can be used.
+            ValueError: no file is usable.
         """
         folder, names, skipped, counts, dim = self.work / name, [], {}, [], 0
         folder.mkdir(exist_ok=True)
@@ -199,7 +199,7 @@ class MemorizationAnalysis:
         write_json(folder / "index.json", {"names": names, "counts": counts, "skipped": skipped})
 
     def open(self, name: str) -> EmbeddedSet:
-        """A set that was embedded: "training", "held_out", "excerpts" or the name of generations."""
+        """Opens an embedded set: "training", "held_out", "excerpts" or the name of generations."""
         folder = self.work / name
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         counts = np.array(index["counts"], dtype=np.int64)
@@ -210,31 +210,31 @@ class MemorizationAnalysis:
 
     @cached_property
     def training(self) -> EmbeddedSet:
-        """The training set, once it is embedded."""
+        """The training set, after it was embedded."""
         return self.open("training")
 
     @property
     def standardizer(self) -> Standardizer:
-        """That of the training set's segments."""
+        """The standardizer of the training set's segments."""
         values = json.loads((self.work / "standardizer.json").read_text(encoding="utf-8"))
         return Standardizer(np.array(values["mean"]), np.array(values["deviation"]))
 
     @cached_property
     def key(self) -> str:
-        """Names what is kept and depends on the embeddings of the training set and of held-out music."""
+        """A name for results that depend on the embeddings of the training set and of held-out music."""
         sets = [file_sha256(self.work / name / "segments.npy") for name in ("training", "held_out", "excerpts")]
         depends_on = [self.embedder.protocol, dataclasses.asdict(self.settings), sets]
         return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:16]
 
     def keep(self, name: str, compute: Callable[[], dict]) -> dict:
-        """A result that is computed once."""
+        """Computes a result once and stores it."""
         path = self.work / f"{name}-{self.key}.json"
         if not path.is_file():
             write_json(path, compute())
         return json.loads(path.read_text(encoding="utf-8"))
 
     def _on_first(self, name: str, compute: Callable[[], dict]) -> dict:
-        """The same in several processes: the first computes, the others read."""
+        """Like `keep`, with several processes: the first one computes, the others read."""
         if self.process == 0:
             self.keep(name, compute)
         self.wait()
@@ -243,11 +243,11 @@ class MemorizationAnalysis:
     # --- thresholds
 
     def calibrate(self) -> dict:
-        """Thresholds, and how many planted copies they find."""
+        """The thresholds, and how many planted copies they detect."""
         return self._on_first("calibration", self._calibrate)
 
     def _calibrate(self) -> dict:
-        """The threshold for whole recordings and the one for generations, and what they rest on."""
+        """The thresholds for whole recordings and for generations, with the data that they are based on."""
         training, share = self.training, self.settings.max_false_positives
         held_out = nearest_items(self.open("held_out").recordings, training.recordings)[1][:, 0].tolist()
         excerpts = [neighbor.cosine for neighbor in self.nearest_passages(self.open("excerpts")).values()]
@@ -258,7 +258,7 @@ class MemorizationAnalysis:
             for kind, found in copies.items():
                 try:
                     row = mean_row(self._embed(self.embedder, self._to_channels(make_copy(audio, kind))))[None]
-                except ValueError:  # cut, it is too short for the embedder
+                except ValueError:  # the cut copy is too short for the embedder
                     continue
                 nearest = int(nearest_items(row, training.recordings)[0][0, 0])
                 found["cosines"].append(float(pair_cosines(row, training.recordings[number : number + 1])[0]))
@@ -280,7 +280,7 @@ class MemorizationAnalysis:
         return sorted(random.Random(self.settings.seed).sample(range(count), min(size, count)))
 
     def _to_channels(self, audio):
-        """A waveform as the embedder takes it."""
+        """Converts a waveform to the embedder's rate and channels."""
         return to_channels(audio, self.embedder.num_channels, self.embedder.sampling_rate)
 
     def _embed(self, embedder: SegmentEmbedder, waveform) -> np.ndarray:
@@ -290,7 +290,7 @@ class MemorizationAnalysis:
     # --- duplicates
 
     def find_duplicates(self, threshold: float) -> dict:
-        """Groups of training recordings that are alike, and each one's nearest other one (of a sample, if many)."""
+        """Groups of similar training recordings, and the nearest other recording of each (or of a sample)."""
         recordings, folder = self.training.recordings, self.work / f"pairs-{self.key}"
         search = SimilarPairs(recordings, threshold)
         in_blocks(len(recordings), search.of_rows, folder, QUERY_BLOCK, self.process, self.num_processes)
@@ -298,7 +298,7 @@ class MemorizationAnalysis:
         return self._on_first("duplicates", lambda: self._group_duplicates(threshold, folder))
 
     def _group_duplicates(self, threshold: float, folder: Path) -> dict:
-        """What `find_duplicates` returns, from the pairs that all processes have found."""
+        """The result of `find_duplicates`, from the pairs that all processes have found."""
         recordings = self.training.recordings
         pairs = join_blocks(folder)
         names = self.training.names
@@ -326,7 +326,7 @@ class MemorizationAnalysis:
     # --- generations
 
     def nearest_passages(self, queries: EmbeddedSet) -> dict[str, Neighbor]:
-        """The nearest training segment of each recording, by name; recordings without sound are left out."""
+        """The nearest training segment of each recording, by name; silent recordings are left out."""
         items, cosines = nearest_items(queries.segments, self.training.segments)
         found = {}
         for owner, name in enumerate(queries.names):
@@ -337,13 +337,13 @@ class MemorizationAnalysis:
         return found
 
     def splice_curve(self, threshold: float, hosts: Mapping[str, Path]) -> dict:
-        """How often training music is found that takes a share of a host's place: generations, or held-out music."""
+        """How often training music is detected that replaces a share of a host (a generation or held-out music)."""
         contents = {name: file_sha256(path) for name, path in sorted(hosts.items())}
         hosts_key = hashlib.sha256(json.dumps([threshold, contents]).encode()).hexdigest()[:8]
         return self.keep(f"splices-{hosts_key}", lambda: self._splice(threshold, hosts))
 
     def _splice(self, threshold: float, hosts: Mapping[str, Path]) -> dict:
-        """Scores of splices of each share, and the rate at which they are found."""
+        """Scores of splices for each share, and the rate at which they are detected."""
         rng = random.Random(self.settings.seed + 1)
         names, training = sorted(hosts), self.training
         curve = {share: {"cosines": [], "num_of_source": 0} for share in SPLICED_SHARES}
@@ -373,7 +373,7 @@ class MemorizationAnalysis:
 
 
 def _write_rows(path: Path, count: int, dim: int, blocks: Iterator[np.ndarray]) -> None:
-    """Writes blocks of rows as one `.npy` file, without holding them all."""
+    """Writes blocks of rows to one `.npy` file, with only one block in memory."""
     with atomic_path(path) as temporary:
         array, start = np.lib.format.open_memmap(temporary, "w+", np.float32, (count, dim)), 0
         for block in blocks:
@@ -386,7 +386,7 @@ def open_tracks(source: str, splits: Sequence[str], limit: int | None = None) ->
     """Tracks of some splits of a source that consists of audio files, by name.
 
     Raises:
-        ValueError: see `open_source`; also a source that holds its audio in tars or tables, or has no such track.
+        ValueError: see `open_source`; or the source holds its audio in tars or tables, or has no such track.
     """
     tracks = getattr(open_source(source), "tracks", None)
     if tracks is None or any(track.storage is not None for track in tracks):
@@ -400,17 +400,17 @@ def open_tracks(source: str, splits: Sequence[str], limit: int | None = None) ->
 def choose_prompts(
     tracks: Mapping[str, Track], groups: Sequence[Sequence[str]], count: int, prefix: str, seed: int = 0
 ) -> list[PromptRow]:
-    """Prompts of recordings, those that are there more than once first.
+    """Prompts of recordings, with repeated ones first.
 
-    First come recordings that are in a group of duplicates, then those whose metadata another recording has as well,
-    then the rest; each kind in random order. Recordings without metadata have no prompt.
+    Recordings in a group of duplicates come first, then those that share their metadata with another recording, then
+    the rest; each kind in random order. Recordings without metadata have no prompt.
 
     Args:
         tracks: by name.
         groups: names of duplicates.
         count: largest number of prompts.
         prefix: of the ids.
-        seed: of the order and of what is drawn from the metadata.
+        seed: of the order and of the prompts.
     """
     fields = {name: json.dumps(prompt_fields(track.metadata)) for name, track in tracks.items()}
     num_alike = Counter(fields.values())

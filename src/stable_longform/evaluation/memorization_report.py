@@ -1,4 +1,4 @@
-"""What the analysis of memorization found: a verdict in JSON and in words, tables, pictures, a page to listen to."""
+"""The report on memorization: a verdict as JSON and as text, tables, pictures, and a page to listen to."""
 
 import base64
 import html
@@ -34,15 +34,15 @@ figure { margin: 0; } figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 
 @dataclass(frozen=True)
 class Closest:
-    """A generation and what is nearest to it in the training set.
+    """A generation and its nearest passage in the training set.
 
     Args:
         group: name of the set of generations.
         name: of the generation.
         path: of its file.
-        prompt: that it was generated from, if known.
+        prompt: of the generation, if known.
         start_in_s: of the passage in the generation.
-        cosine: of the passage and the training set's.
+        cosine: between the passage and that of the training set.
         source: name of the training recording.
         source_path: of its file.
         source_start_in_s: of the passage in it.
@@ -72,7 +72,7 @@ def report_generations(
     the page `closest.html`.
 
     Raises:
-        ValueError: a folder has no generation that can be used.
+        ValueError: a folder has no usable generation.
     """
     groups, closest, skipped, hosts = {}, [], {}, {}
     training, threshold = analysis.training, calibration["passage_threshold"]
@@ -127,14 +127,14 @@ def report_generations(
 def make_verdict(
     calibration: Mapping, duplicates: Mapping, splices: Mapping, groups: Mapping[str, Sequence[float]]
 ) -> dict:
-    """The answer in few numbers, for the model's card.
+    """The result in few numbers, for the model card.
 
     Args:
-        calibration: of `MemorizationAnalysis.calibrate`.
-        duplicates: of `find_duplicates`.
-        splices: of `splice_curve`.
-        groups: nearest cosines of the generations, by the name of their set; of two sets the first is compared with
-            the second, as generations from the training set's prompts with those from held-out ones.
+        calibration: from `MemorizationAnalysis.calibrate`.
+        duplicates: from `find_duplicates`.
+        splices: from `splice_curve`.
+        groups: nearest cosines of the generations, by the name of their set. The first set is compared with the
+            second, for example generations from training prompts with those from held-out prompts.
     """
     threshold = calibration["passage_threshold"]
     found = {
@@ -191,7 +191,7 @@ def _answer(verdict: Mapping) -> str:
 
 
 def make_tables(verdict: Mapping, calibration: Mapping, duplicates: Mapping, skipped: Mapping[str, Mapping]) -> str:
-    """The verdict, its numbers, and everything that is in none of them, as Markdown."""
+    """The verdict, its numbers, and the files left out, as Markdown."""
     text = f"{verdict['answer']}\n\n"
     rows = [
         [name, f["num_generations"], f["num_flagged"], _rate(f["rate"]), f["median"], f["highest"]]
@@ -295,13 +295,13 @@ def draw_splices(splices: Mapping, path: Path) -> None:
 
 
 def write_page(closest: Sequence[Closest], threshold: float, segment_in_s: float, answer: str, path: Path) -> None:
-    """A page that needs nothing else: the closest generations beside what is nearest to them, to hear and to see.
+    """Writes a self-contained page with the closest generations and their nearest passages, as players and pictures.
 
     Args:
         closest: generations, the nearest first; the first 50 are shown.
         threshold: cosine above which a passage counts as a copy.
         segment_in_s: length of the passages.
-        answer: the verdict, in words.
+        answer: the verdict as text.
         path: of the page.
     """
     articles = []
@@ -346,5 +346,5 @@ def _figure(title: str, path: Path, start_in_s: float, duration_in_s: float) -> 
 
 
 def _at_least_a_frame(waveform: torch.Tensor) -> torch.Tensor:
-    """Padded with silence to what a spectrogram needs."""
+    """Pads with silence to the length that a spectrogram needs."""
     return torch.nn.functional.pad(waveform, (0, max(4096 - waveform.shape[1], 0)))
