@@ -1,12 +1,12 @@
-"""Whether music is a copy of other music, from embeddings: exact search, groups of copies, thresholds. Paper: §4.5.
+"""Detects copies of music from embeddings: exact search, groups of copies, thresholds. Paper: §4.5.
 
-Conventions: embeddings are rows of unit length, so products are cosines; a row of zeros (silence) is like nothing. An
-owner is the recording that an embedding belongs to, as a number. Searches go block by block, so items may be a file
-that is mapped into memory; the returned cosines are recomputed in float64, pair by pair, and so depend
-neither on the blocks nor on who computes them.
+Conventions: embeddings are rows of unit length, so products are cosines; a row of zeros (silence) is similar to no
+other row. An owner is the number of the recording that an embedding belongs to. Searches work block by block, so items
+may be a memory-mapped file. The returned cosines are recomputed in float64, pair by pair, so they depend neither on
+the blocks nor on the process.
 
-Contents: `Standardizer`, `nearest_items`, `SimilarPairs`, `in_blocks` for searches that are shared and can go on after
-a stop, `group_pairs`, `choose_threshold`, `detection_rate`, `area_under_curve`.
+Contents: `Standardizer`, `nearest_items`, `SimilarPairs`, `in_blocks` for searches that several processes share and
+that can be continued after an interruption, `group_pairs`, `choose_threshold`, `detection_rate`, `area_under_curve`.
 
 References: Carlini et al., "Extracting training data from diffusion models" (2023) for copies as neighbours nearer
 than other music's; Wilson, "Probable inference, the law of succession, and statistical inference" (1927) for intervals
@@ -25,18 +25,18 @@ from safetensors.numpy import load_file, save_file
 from stable_longform.utils.files import atomic_path
 
 QUERY_BLOCK, ITEM_BLOCK = 2048, 16384  # rows; 128 MB of cosines at a time
-NUM_SPARE = 8  # candidates beyond those asked for, among which float32 may have mistaken the order
-NUM_BOUND_DIMS = 64  # of the vectors whose products bound the cosines from above
-MAX_BASIS_ROWS = 8192  # from which these vectors' basis is computed
-ROUNDING = 1e-5  # by which a product in float32 may be off
-MAX_FALSE_POSITIVES = 0.01  # share of music known to be no copy that a threshold may take for one
+NUM_SPARE = 8  # additional candidates, because rounding in float32 may change the order
+NUM_BOUND_DIMS = 64  # of the vectors whose products are upper bounds of the cosines
+MAX_BASIS_ROWS = 8192  # rows from which the basis of these vectors is computed
+ROUNDING = 1e-5  # largest error of a product in float32
+MAX_FALSE_POSITIVES = 0.01  # share of music known not to be copied that may exceed a threshold
 Z_95 = 1.959964
 
 
 @dataclass(frozen=True)
 class Standardizer:
-    """Brings embeddings to unit length after taking off their mean and dividing by their deviation, dimension by
-    dimension. Without it, what all music has in common makes all cosines large.
+    """Subtracts the mean of embeddings, divides by their standard deviation, dimension by dimension, and normalises to
+    unit length. Otherwise, common properties of all music would make all cosines large.
 
     Args:
         mean: `(dim,)` of a set of embeddings.
@@ -48,10 +48,10 @@ class Standardizer:
 
     @classmethod
     def of(cls, blocks: Iterable[np.ndarray]) -> "Standardizer":
-        """That of all rows of some `(n, dim)`; rows of zeros don't count.
+        """The standardizer of all rows of some `(n, dim)`, except rows of zeros.
 
         Raises:
-            ValueError: no row.
+            ValueError: there is no row.
         """
         count, total, squares = 0, 0.0, 0.0
         for block in blocks:
@@ -63,14 +63,14 @@ class Standardizer:
         return cls(mean, np.sqrt(np.maximum(squares / count - np.square(mean), 0)))
 
     def __call__(self, embeddings: np.ndarray) -> np.ndarray:
-        """Unit rows `(n, dim)` in float32; rows of zeros stay zero, dimensions that never change count as zero."""
+        """Unit rows `(n, dim)` in float32; rows of zeros and constant dimensions become zero."""
         usable = self.deviation > 1e-9
         rows = (embeddings - self.mean) * np.where(usable, 1 / np.where(usable, self.deviation, 1), 0)
         return unit_rows(np.where(embeddings.any(axis=1, keepdims=True), rows, 0))
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:
-    """Rows `(n, dim)` divided by their lengths, in float32; rows of zeros stay zero."""
+    """Divides rows `(n, dim)` by their norms, in float32; rows of zeros stay zero."""
     lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
     return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
@@ -89,20 +89,20 @@ def nearest_items(
     item_block: int = ITEM_BLOCK,
     device: str | torch.device = "cpu",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest items of each query, exactly.
+    """Finds the exact nearest items of each query.
 
     Args:
         queries: unit rows `(Q, dim)`.
-        items: unit rows `(N, dim)`; may be a mapped file.
-        num_neighbors: how many.
-        query_owners: `(Q,)`; a query's own items are not its neighbours. None: all count.
+        items: unit rows `(N, dim)`; may be a memory-mapped file.
+        num_neighbors: number of items for each query.
+        query_owners: `(Q,)`; items with the same owner as the query are excluded. None: all items count.
         item_owners: `(N,)`.
         item_block: items at a time.
-        device: where products are computed.
+        device: for the products.
 
     Returns:
-        `(indices, cosines)`, each `(Q, num_neighbors)`, nearest first, the lower index first among equals. Where there
-        are fewer items, the index is -1 and the cosine -inf.
+        `(indices, cosines)`, each `(Q, num_neighbors)`, nearest first, and the lower index first for equal cosines. If
+        there are fewer items, the index is -1 and the cosine -inf.
     """
     found = [
         _nearest_of_block(
@@ -131,7 +131,7 @@ def _nearest_of_block(
     item_block: int,
     device: str | torch.device,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`nearest_items` of some queries, all at a time."""
+    """`nearest_items` for one block of queries."""
     wanted = num_neighbors + NUM_SPARE
     rows = torch.from_numpy(np.array(queries)).to(device)
     best = torch.full((len(queries), 0), -math.inf, device=device)
@@ -154,7 +154,7 @@ def _nearest_of_block(
 def _sort_exactly(
     queries: np.ndarray, items: np.ndarray, index: np.ndarray, is_found: np.ndarray, num_neighbors: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The best of some candidates `(Q, n)` of each query, by their cosines in float64."""
+    """The best candidates `(Q, n)` of each query, by their cosines in float64."""
     cosines = np.full(index.shape, -np.inf)
     for column in range(index.shape[1]):
         cosines[:, column] = pair_cosines(queries, np.asarray(items[index[:, column]]))
@@ -167,17 +167,17 @@ def _sort_exactly(
 
 
 class SimilarPairs:
-    """All pairs of items whose cosine is at least a threshold, exactly.
+    """Finds all pairs of items whose cosine is at least a threshold, exactly.
 
-    Most pairs are ruled out by shorter vectors. Of each item these hold its coordinates in the directions in which
-    items differ most, and the length of the rest. Their product is no less than the cosine (Cauchy and Schwarz), so
-    no pair is lost.
+    Most pairs are excluded by means of shorter vectors, which consist of an item's coordinates in the directions in
+    which items differ most, and the norm of the rest. Their product is at least the cosine (Cauchy and Schwarz), so no
+    pair is missed.
 
     Args:
-        items: unit rows `(N, dim)`; may be a mapped file.
-        threshold: a cosine.
+        items: unit rows `(N, dim)`; may be a memory-mapped file.
+        threshold: the smallest cosine.
         item_block: items at a time.
-        device: where products are computed.
+        device: for the products.
     """
 
     def __init__(
@@ -237,15 +237,15 @@ def in_blocks(
     process_index: int = 0,
     num_processes: int = 1,
 ) -> None:
-    """Computes this process's share of a search, block by block, and keeps each; what is kept is not computed again.
+    """Computes this process's share of a search block by block and stores the blocks; existing ones are skipped.
 
     Args:
         num_rows: of the whole search.
-        compute: called with the first row of a block and the one after its last; gives arrays by name.
-        folder: of this search alone; made if it is not there.
-        block_size: rows of a block.
-        process_index: this process, in [0, num_processes).
-        num_processes: how many share the work.
+        compute: called with the first row of a block and the row after its last; returns arrays by name.
+        folder: for the results of this search only; created if necessary.
+        block_size: rows in a block.
+        process_index: number of this process, in [0, num_processes).
+        num_processes: number of processes that share the work.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for start in range(0, num_rows, block_size)[process_index::num_processes]:
@@ -257,13 +257,13 @@ def in_blocks(
 
 
 def join_blocks(folder: Path) -> dict[str, np.ndarray]:
-    """The whole result of a search of which all blocks are kept."""
+    """Joins the stored blocks of a complete search."""
     blocks = [load_file(path) for path in sorted(folder.glob("[0-9]*.safetensors"))]
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def group_pairs(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Groups of items that pairs join, directly or through others; each ascending, in the order of their first."""
+    """Groups of items that are connected by pairs; each ascending, in the order of their first items."""
     parent: dict[int, int] = {}
 
     def root(item: int) -> int:
@@ -281,10 +281,10 @@ def group_pairs(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
 
 
 def choose_threshold(others: Sequence[float], max_false_positives: float = MAX_FALSE_POSITIVES) -> float:
-    """The lowest cosine that at most a share of music known to be no copy reaches.
+    """The lowest cosine that at most a given share of music reaches which is known not to be copied.
 
     Args:
-        others: nearest cosines of that music.
+        others: nearest cosines of this music.
         max_false_positives: the share, in [0, 1).
 
     Raises:
@@ -309,6 +309,6 @@ def detection_rate(scores: Sequence[float], threshold: float) -> dict[str, float
 
 
 def area_under_curve(higher: Sequence[float], lower: Sequence[float]) -> float:
-    """Share of pairs of one of each in which the first is higher; equals count half."""
+    """Share of pairs with one value of each in which the first is higher; ties count half."""
     higher, lower = np.asarray(higher, dtype=np.float64)[:, None], np.asarray(lower, dtype=np.float64)[None, :]
     return float(np.mean((higher > lower) + 0.5 * (higher == lower)))

@@ -1,4 +1,4 @@
-"""The command `stable-longform app`: the app in the browser, and the same over HTTP."""
+"""The command `stable-longform app`: the app in the browser, and its HTTP interface."""
 
 import importlib
 from typing import Annotated
@@ -19,14 +19,15 @@ def app(
 ) -> None:
     """Serves an app for musicians in the browser, and POST /v1/audio/generations for programs.
 
-    Nothing is sent anywhere else. Music and uploads are temporary files, which go when a visitor or the app goes.
+    Nothing is sent anywhere else. Music and uploads are temporary files, deleted when a visitor leaves or the app
+    ends.
     """
     check_choice("--dtype", dtype, DTYPES)
     chosen = check_device(device)
     folder = resolve_checkpoint(checkpoint)
     for name in ("gradio", "matplotlib"):
         require(name, "app")
-    # Imported here because the other commands do without Gradio.
+    # Imported here because the other commands don't need Gradio.
     server_module = importlib.import_module("stable_longform.app.server")
     pipe = load_pipeline(folder, chosen, DTYPES[dtype])
     pipe.set_progress_bar_config(disable=True)

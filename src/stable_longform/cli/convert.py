@@ -1,4 +1,4 @@
-"""The commands `stable-longform convert` and `export`: checkpoints of other tools, and for them."""
+"""The commands `stable-longform convert` and `export`: from checkpoints of other tools, and to them."""
 
 from pathlib import Path
 from typing import Annotated

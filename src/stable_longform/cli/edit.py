@@ -1,4 +1,4 @@
-"""The commands `stable-longform transform`, `inpaint` and `extend`: music from music."""
+"""The commands `stable-longform transform`, `inpaint` and `extend`: music from other music."""
 
 import os
 from collections.abc import Iterator
@@ -86,16 +86,16 @@ Loop = Annotated[
 
 @dataclass(frozen=True)
 class Edit:
-    """What is to be made of what; everything in it has been checked.
+    """A checked edit of an audio file.
 
     Args:
         input: the audio file.
-        info: what its header says.
+        info: from its header.
         sha256: of the file.
-        settings: that the commands have in common.
-        own: those of the command.
+        settings: common to all commands.
+        own: the settings of this command.
         checkpoint: folder or Hub id.
-        device: that was chosen.
+        device: the selected device.
     """
 
     input: Path
@@ -199,7 +199,7 @@ def extend(
 
 
 def _check(context: typer.Context, cls: type) -> Edit:
-    """Everything that the command line and `--from` say, checked; `cls` is that of the command's own settings."""
+    """Checks everything from the command line and `--from`; `cls` is the class of the command's own settings."""
     options, path = context.params, context.params["from_file"]
     stored = None if path is None else read_stored(path, context.info_name)
     settings = _settings(context, stored)
@@ -226,7 +226,7 @@ def _check(context: typer.Context, cls: type) -> Edit:
 
 
 def _settings(context: typer.Context, stored: dict | None) -> Settings:
-    """The settings that the commands have in common, from the options and from another file's tags."""
+    """The common settings of the commands, from the options and from another file's tags."""
     options, given = context.params, given_settings(context, is_new=stored is None)
     settings = Settings() if stored is None else settings_from_tags(stored, options["from_file"])
     settings = replace(settings, **given)
@@ -243,7 +243,7 @@ def _settings(context: typer.Context, stored: dict | None) -> Settings:
 
 
 def _own_settings(context: typer.Context, cls: type, stored: dict | None, info: AudioInfo):
-    """The command's own settings: those of the options, or for options that aren't given those of the tags."""
+    """The command's own settings, from the options, or from the tags for options that are not given."""
     options = {field.name: context.params[field.name] for field in fields(cls) if field.name in context.params}
     if options.get("regions"):
         options["regions"] = [_parse_region(region) for region in options["regions"]]
@@ -256,7 +256,7 @@ def _own_settings(context: typer.Context, cls: type, stored: dict | None, info: 
 
 
 def _find_input(path: Path | None, stored: dict | None) -> Path:
-    """The file that another file was made from: beside that one, or in the current folder."""
+    """The file from which another file was made: beside it, or in the current folder."""
     if path is None:
         raise ValueError("Give INPUT, or --from FILE.")
     name = Path(str(stored.get("input"))).name
@@ -273,7 +273,7 @@ def _find_input(path: Path | None, stored: dict | None) -> Path:
 
 
 def _parse_region(text: str) -> tuple[float, float]:
-    """`0:10-0:15` as seconds."""
+    """Parses a region such as `0:10-0:15` to seconds."""
     try:
         return parse_region(text, PLACES)
     except ValueError as error:
@@ -284,7 +284,7 @@ def _parse_region(text: str) -> tuple[float, float]:
 
 
 def _open(name: str, context: typer.Context, edit: Edit):
-    """The pipeline of a public class, and the settings with the checkpoint's own filled in."""
+    """The pipeline of a public class, and the settings completed with the checkpoint's defaults."""
     quiet = context.params["quiet"]
     pipe = getattr(stable_longform, name).from_pipe(open_pipeline(edit.checkpoint, edit.settings, edit.device, quiet))
     pipe.set_progress_bar_config(desc="sampling", disable=quiet)
@@ -312,7 +312,7 @@ def _inpaint(context: typer.Context, edit: Edit) -> None:
 
 
 def _write(context: typer.Context, pipe, chunks: Iterator[torch.Tensor], edit: Edit, settings: Settings) -> None:
-    """Writes decoded chunks; the tags say the command, its input and every setting."""
+    """Writes decoded chunks; the tags contain the command, its input and all settings."""
     options = context.params
     values = {"command": context.info_name, "input": edit.input.name, "input_sha256": edit.sha256}
     values |= settings.to_dict()

@@ -1,4 +1,4 @@
-"""The commands `stable-longform evaluate ...`: the paper's Tables 1, 2, 3 and 5, on any model and folder of audio."""
+"""The commands `stable-longform evaluate ...`: the paper's Tables 1, 2, 3 and 5, for any model and folder of audio."""
 
 import math
 import random
@@ -328,7 +328,7 @@ def load_model(
     guidance_rescale: float,
     tail_in_s: float = 0.0,
 ):
-    """A function of prompt, seconds and seed that gives a waveform and its rate, and what it depends on."""
+    """A function from prompt, seconds and seed to a waveform and its rate, and everything that it depends on."""
     if musicgen is not None:
         if tail_in_s:
             raise ValueError("--tail needs a model with a duration condition, which MusicGen does not have.")
@@ -366,7 +366,7 @@ def load_model(
 
 
 def _reading_settings(trim: float | None, max_duration: float, **settings) -> ReadingSettings:
-    """How files are read, of options that were checked."""
+    """The settings for reading files, from checked options."""
     return ReadingSettings(trim, max_duration, **settings)
 
 

@@ -98,10 +98,10 @@ def generate(
         ),
     ] = 1,
 ) -> None:
-    """Makes music from PROMPT and writes it to a file.
+    """Generates music from PROMPT and writes it to a file.
 
     Prompt, seed, settings and checkpoint are stored in the file's tags (`stable-longform info FILE` shows them), and
-    `--from FILE` makes the same music again. Where the audio goes beyond full scale it is turned down as a whole, not
+    `--from FILE` makes the same music again. If the audio exceeds full scale, the whole is turned down instead of
     clipped.
     """
     options = context.params
@@ -186,7 +186,7 @@ def _check_limits(settings: Settings, limits: tuple[float, float] | None) -> Non
 
 
 def _make(pipe, settings: Settings, path: Path, sample_format: str | None, quiet: bool) -> dict:
-    """Writes one file; returns what its tags say."""
+    """Writes one file; returns the values in its tags."""
     settings = fill_in(settings, pipe)
     duration = settings.duration_in_s or settings.window_in_s or pipe.max_duration_in_s
     arguments = asdict(settings)

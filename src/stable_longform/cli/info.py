@@ -1,4 +1,4 @@
-"""The command `stable-longform info`: what an audio file says about itself."""
+"""The command `stable-longform info`: the properties and tags of an audio file."""
 
 import json
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""Options that commands share, and checks of their values with one line that names the value and what is accepted."""
+"""Shared options of the commands, and checks of their values; errors name the value and what is accepted."""
 
 import functools
 import inspect
@@ -24,7 +24,7 @@ CHECKPOINT_VARIABLE, DEVICE_VARIABLE = "STABLE_LONGFORM_CHECKPOINT", "STABLE_LON
 
 
 def _parse_option(text: str | float, accepted: Range) -> float:
-    """`parse_seconds`, with the error that typer knows."""
+    """`parse_seconds`, with typer's error."""
     try:
         return parse_seconds(text, accepted)
     except ValueError as error:
@@ -39,19 +39,19 @@ def seconds_option(name: str, help: str, accepted: Range = SECONDS) -> typer.mod
 
 
 def _check_folder(folder: Path | None) -> Path | None:
-    """A callback of options that name a folder to write to."""
+    """A callback for options with an output folder."""
     if folder is not None:
         check_output_folder(folder)
     return folder
 
 
 def folder_option(help: str) -> typer.models.OptionInfo:
-    """The option `-o` of a command that writes into a folder, which is checked before any work."""
+    """The option `-o` of a command that writes to a folder, which is checked before any work is done."""
     return typer.Option("-o", "--output", callback=_check_folder, help=help)
 
 
 def require_finite(context: typer.Context, parameter, value):
-    """A callback of options that are numbers: typer's ranges let NaN and, where one end is open, infinity through."""
+    """A callback for numeric options: typer's ranges accept NaN and, with an open end, infinity."""
     for number in value if isinstance(value, (list, tuple)) else [value]:
         if isinstance(number, float) and not math.isfinite(number):
             raise typer.BadParameter(f"must be finite, got {number}.", ctx=context, param=parameter)
@@ -137,7 +137,7 @@ MUSIC_OPTIONS = {
 
 
 def with_music_options(command: Callable) -> Callable:
-    """Gives a command the `MUSIC_OPTIONS` after its own; it finds their values in `context.params`."""
+    """Adds the `MUSIC_OPTIONS` to a command after its own; their values are in `context.params`."""
     own = inspect.signature(command).parameters
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
@@ -154,7 +154,7 @@ def with_music_options(command: Callable) -> Callable:
 
 
 def check_device(name: str | None) -> torch.device:
-    """The device of that name, or the best one for None; raises a ValueError if the machine hasn't got it."""
+    """The device with this name, or the best one for None; raises a ValueError if the machine does not have it."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if name is None:
         return accelerator or torch.device("cpu")

@@ -14,7 +14,7 @@ from stable_longform.utils.audio import AUDIO_EXTENSIONS
 
 
 def search_folder(folder: Path) -> Iterator[Recording | BadTrackError]:
-    """The recordings below a folder, in the order of their names, and what is left out."""
+    """The recordings in a folder and its subfolders, in the order of their names, and errors for unusable ones."""
     names = []
     for found in _walk(folder):
         if isinstance(found, BadTrackError):
@@ -38,10 +38,10 @@ def _read_row(files: Mapping[str, Path], given: Mapping) -> dict:
 
 
 def _walk(folder: Path) -> Iterator[Path | BadTrackError]:
-    """The files below a folder. A folder that several links lead to is read once."""
+    """The files in a folder and its subfolders. A folder with several links to it is read once."""
     waiting, links, seen = [folder], [], set()
     while waiting or links:
-        place = waiting.pop() if waiting else links.pop(0)  # linked folders come last: their own name goes first
+        place = waiting.pop() if waiting else links.pop(0)  # links come last: a folder's own name has priority
         status = os.stat(place)
         if (status.st_dev, status.st_ino) in seen:
             yield BadTrackError(place, "linked", "a link to a folder that is read already")

@@ -1,8 +1,8 @@
 """Endless sequences of items to train on, each a pure function of `(seed, number)`.
 
-A run resumed at any step therefore sees exactly the data that an undisturbed one would have seen, on any number of
-processes and workers, and nothing needs to be saved. Contents: `NumberedItems`, of which `WeightedItems` draws tracks
-at random and `EpochItems` takes each track once in an epoch.
+Therefore a run that is resumed at any step, with any number of processes and workers, sees exactly the same data as an
+uninterrupted one, and nothing has to be saved. Contents: `NumberedItems` and its subclasses `WeightedItems`, which
+draws tracks at random, and `EpochItems`, which uses each track once in an epoch.
 """
 
 import functools
@@ -15,32 +15,32 @@ import torch
 from stable_longform.data.bad_tracks import MAX_DRAWS, BadTracks
 from stable_longform.data.tracks import Track
 
-# Given a track and a generator for all that is random, makes an item or raises a BadTrackError.
+# Called with a track and a generator for all random numbers; returns an item or raises a BadTrackError.
 MakeItem = Callable[[Track, np.random.Generator], dict]
 
 
 class NumberedItems(torch.utils.data.Dataset):
-    """Items by number. A subclass says which candidates an item may be made of, in turn, and makes it of one.
+    """Items by number. A subclass provides the candidates for an item, and makes the item from one of them.
 
-    Candidates that cannot be used are left out and counted; the next one takes their place.
+    Unusable candidates are skipped and counted; the next candidate is used instead.
 
     Args:
         seed: of the whole sequence.
-        bad_tracks: counts those that cannot be used.
+        bad_tracks: counts the unusable ones.
     """
 
     def __init__(self, seed: int, bad_tracks: BadTracks):
         self.seed, self.bad_tracks = seed, bad_tracks
 
     def candidates(self, number: int, rng: np.random.Generator) -> Iterator:
-        """What item `number` may be made of, the first choice first."""
+        """The candidates for item `number`, the first choice first."""
         raise NotImplementedError
 
     def make(self, candidate, rng: np.random.Generator) -> dict:
-        """Makes the item of one candidate.
+        """Makes an item from a candidate.
 
         Raises:
-            BadTrackError: it cannot be used.
+            BadTrackError: the candidate is unusable.
         """
         raise NotImplementedError
 
@@ -48,10 +48,10 @@ class NumberedItems(torch.utils.data.Dataset):
         return 2**31  # an endless sequence; the sampler chooses the range
 
     def __getitem__(self, number: int) -> dict:
-        """Gives item `number`.
+        """Item `number`.
 
         Raises:
-            TooManyBadTracks: more tracks than the limit turned out to be unusable, or every candidate is.
+            TooManyBadTracks: more tracks than the limit are unusable, or all candidates are.
         """
         rng = np.random.default_rng([self.seed, number])
         return self.bad_tracks.first_usable(self.candidates(number, rng), lambda candidate: self.make(candidate, rng))
@@ -67,7 +67,7 @@ class NumberedItems(torch.utils.data.Dataset):
         num_workers: int,
         collate_fn: Callable[[list[dict]], dict] | None = None,
     ) -> torch.utils.data.DataLoader:
-        """A loader of batches; `batches` gives the `batch_size` numbers of each."""
+        """A loader of batches; `batches` yields the `batch_size` numbers of each batch."""
         return torch.utils.data.DataLoader(
             self,
             batch_sampler=batches,
@@ -79,13 +79,13 @@ class NumberedItems(torch.utils.data.Dataset):
 
 
 class WeightedItems(NumberedItems):
-    """Items of tracks drawn at random, in proportion to their weights. They tell the number of their `track`.
+    """Items of tracks drawn at random, in proportion to their weights. They contain the number of their `track`.
 
     Args:
         tracks: at least one.
-        make_item: makes an item of a track.
+        make_item: makes an item from a track.
         seed: of the whole sequence.
-        bad_tracks: counts the tracks that cannot be used.
+        bad_tracks: counts the unusable tracks.
         weights: one for each track, > 0.
     """
 
@@ -102,7 +102,7 @@ class WeightedItems(NumberedItems):
         self.cumulative_weights = np.cumsum(weights)
 
     def candidates(self, number: int, rng: np.random.Generator) -> Iterator[int]:
-        """Numbers of tracks, each drawn anew."""
+        """Numbers of tracks, drawn independently."""
         return (draw_index(self.cumulative_weights, rng) for _ in range(MAX_DRAWS))
 
     def make(self, candidate: int, rng: np.random.Generator) -> dict:
@@ -111,22 +111,21 @@ class WeightedItems(NumberedItems):
 
 
 class EpochItems(NumberedItems):
-    """Items of which each epoch takes every track at most once, in a new random order.
+    """Items with every track at most once in each epoch, in a new random order.
 
-    An epoch is a whole number of batches: the few tracks that would not fill another one are left to other epochs.
-    Tracks that are not in the same batch take the places of those that cannot be used. Items tell the number of their
-    `track`.
+    An epoch is a whole number of batches: the few tracks that don't fill another batch are skipped in this epoch.
+    Unusable tracks are replaced by tracks that are not in the same batch. Items contain the number of their `track`.
 
     Args:
         tracks: at least `batch_size`.
-        make_item: makes an item of a track.
+        make_item: makes an item from a track.
         seed: of the whole sequence.
-        bad_tracks: counts the tracks that cannot be used.
-        batch_size: items among which every track differs: numbers k·batch_size to (k + 1)·batch_size - 1, for any k.
-            In training that is the batch of all processes together.
+        bad_tracks: counts the unusable tracks.
+        batch_size: the items k·batch_size to (k + 1)·batch_size - 1, for any k, have different tracks. In training,
+            this is the batch of all processes together.
 
     Raises:
-        ValueError: fewer tracks than `batch_size`.
+        ValueError: there are fewer tracks than `batch_size`.
     """
 
     def __init__(
@@ -142,7 +141,7 @@ class EpochItems(NumberedItems):
         self.batch_size, self.epoch_length = batch_size, len(tracks) // batch_size * batch_size
 
     def candidates(self, number: int, rng: np.random.Generator) -> Iterator[int]:
-        """The item's track, then those that take its place in turn: of no other place's in the batch, nor its own."""
+        """The item's track, then its replacements in turn, which are not used elsewhere in the batch."""
         epoch, position = divmod(number, self.epoch_length)
         order = _permutation(self.seed, epoch, len(self.tracks))
         yield int(order[position])
@@ -156,7 +155,7 @@ class EpochItems(NumberedItems):
 
 
 def leave_signals_to_main(worker: int) -> None:
-    """Lets a loader's worker go on when its whole process group is told to stop: the main process ends it in time."""
+    """Makes a loader's worker ignore signals to the whole process group; the main process ends the worker later."""
     for name in ("SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -170,5 +169,5 @@ def draw_index(cumulative_weights: np.ndarray, rng: np.random.Generator) -> int:
 
 @functools.lru_cache(maxsize=2)
 def _permutation(seed: int, epoch: int, length: int) -> np.ndarray:
-    """The order of an epoch; kept, because every item of the epoch needs it."""
+    """The order of an epoch; cached, because every item of the epoch needs it."""
     return np.random.default_rng([seed, epoch, 1]).permutation(length)

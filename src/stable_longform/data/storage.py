@@ -1,8 +1,8 @@
-"""Where the bytes of a recording are, when it is not a file of its own.
+"""Where the bytes of a recording are, if it is not a separate file.
 
 A `Track` has one of these as its `storage`: `TarMember` (a part of a local tar), `TableRow` (a row of a Hugging Face
-dataset) or `InMemory` (bytes that a stream brought). Each opens as a binary file that can seek, so that libsndfile
-reads the part that it needs and nothing else.
+dataset) or `InMemory` (bytes from a stream). Each opens as a seekable binary file, so that libsndfile only reads the
+part that it needs.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ NO_AUDIO = "the row has no audio"
 
 @dataclass(frozen=True)
 class TarMember:
-    """A file inside an uncompressed tar: the tar, and first byte and number of bytes of the file's content."""
+    """A file inside an uncompressed tar: the tar, and the offset and size of the file's content in bytes."""
 
     tar: Path
     offset: int
@@ -35,7 +35,7 @@ class TarMember:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of a local Hugging Face dataset whose column `column` holds encoded audio, as an `Audio` feature does."""
+    """A row of a local Hugging Face dataset; its column `column` holds encoded audio, like an `Audio` feature."""
 
     dataset: "Dataset"
     column: str
@@ -69,5 +69,5 @@ Storage = TarMember | TableRow | InMemory
 
 
 def open_audio(path: Path, storage: Storage | None) -> contextlib.AbstractContextManager[Path | BinaryIO]:
-    """What `read_audio` reads: the path, or a binary file that is closed at the end of a `with` block."""
+    """The input of `read_audio`: the path, or a binary file that is closed at the end of a `with` block."""
     return contextlib.nullcontext(path) if storage is None else storage.open()

@@ -223,11 +223,11 @@ class StreamItems(torch.utils.data.IterableDataset):
         return list(itertools.islice(copy.copy(self), count))
 
     def state_dict(self) -> dict:
-        """The place behind the last item: epoch, shard and track with which its block begins, item of the block."""
+        """The position after the last item: epoch, shard and track at which its block begins, item of the block."""
         return {**self._state, "num_consumers": self._consumers()[1]}
 
     def load_state_dict(self, state: dict) -> None:
-        """Goes on from the place that `state_dict` told.
+        """Continues at the position in `state_dict`.
 
         Raises:
             ValueError: another number of processes or workers reads the stream now.
@@ -247,7 +247,7 @@ class StreamItems(torch.utils.data.IterableDataset):
         num_workers: int,
         collate_fn: Callable[[list[dict]], dict] | None = None,
     ) -> Iterator:
-        """This process's batches, `len(batches)` of them, from the place on that a checkpoint brought, if one did.
+        """This process's `len(batches)` batches, from the position in a loaded checkpoint, if there is one.
 
         Raises:
             ValueError: the checkpoint is of another number of workers.
@@ -271,17 +271,17 @@ class StreamItems(torch.utils.data.IterableDataset):
         return itertools.islice(self._loader, len(batches))
 
     def loader_state(self) -> dict | None:
-        """The place of this process's loader, None before there is one."""
+        """The position of this process's loader; None if there is no loader yet."""
         if self._loader is None:
             return None
         return {"num_workers": self._loader.num_workers, "loader": self._loader.state_dict()}
 
     def resume_from(self, loader_state: dict | None) -> None:
-        """Has the next loader go on from what `loader_state` told."""
+        """Makes the next loader continue at the position of `loader_state`."""
         self._loader_state = loader_state
 
     def __getstate__(self) -> dict:
-        """What goes to a worker: all but the loader that started it."""
+        """The state for a worker: everything except the loader that started it."""
         return self.__dict__ | {"_loader": None, "_loader_state": None}
 
     def __iter__(self) -> Iterator[dict]:
@@ -291,7 +291,7 @@ class StreamItems(torch.utils.data.IterableDataset):
             self._state = {"epoch": self._state["epoch"] + 1, "shard": 0, "track": 0, "item": 0}
 
     def _epoch(self) -> Iterator[dict]:
-        """The items of the current epoch, from the current place on."""
+        """The items of the current epoch, from the current position on."""
         epoch, first_item = self._state["epoch"], self._state["item"]
         self._num_empty_epochs += 1
         tracks = self._places(epoch, self._state["shard"], self._state["track"])
@@ -315,7 +315,7 @@ class StreamItems(torch.utils.data.IterableDataset):
             raise DataError(f"The stream has no track{split} for one of its workers: use fewer workers or processes.")
 
     def _places(self, epoch: int, first: int, first_track: int) -> Iterator[tuple[int, int, int, Found]]:
-        """This worker's tracks of an epoch from a place on.
+        """This worker's tracks of an epoch from a position on.
 
         Each with the position of its shard in this worker's list, its own in the shard, and the shard's number.
         """
@@ -341,7 +341,7 @@ class StreamItems(torch.utils.data.IterableDataset):
         return self.make_item(found, np.random.default_rng(seeds))
 
     def _consumers(self) -> tuple[int, int]:
-        """Number of this worker among those of all processes, and how many they are."""
+        """The number of this worker among those of all processes, and the number of all workers."""
         worker = torch.utils.data.get_worker_info()
         index, count = (0, 1) if worker is None else (worker.id, worker.num_workers)
         return self.process_index * count + index, self.num_processes * count

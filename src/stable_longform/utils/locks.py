@@ -21,13 +21,13 @@ _held: dict[Path, IO] = {}  # the open files of this process's locks: closing on
 
 
 def hold_lock(path: str | os.PathLike) -> None:
-    """Takes the lock of a file for the life of this process; the file then names its process, host and job.
+    """Locks a file until this process ends; the file then contains the process, the host and the job.
 
-    Child processes do not inherit it. Asking again for a lock that is held already does nothing. Where the file system
-    has no locks, a warning says so.
+    Child processes do not inherit the lock. Locking a file again has no effect. If the file system does not support
+    locks, a warning is logged.
 
     Raises:
-        ValueError: another process holds it, whose name, host, job and start are told.
+        ValueError: another process holds the lock; the message has its process, host, job and start.
     """
     path = Path(path).resolve()
     if path in _held:
@@ -52,16 +52,16 @@ def hold_lock(path: str | os.PathLike) -> None:
 
 
 def _lock(file: IO) -> None:
-    """Locks a file or raises an OSError at once."""
+    """Locks a file, or immediately raises an OSError."""
     if fcntl is not None:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     else:
-        file.seek(2**30)  # a byte that nobody reads: Windows lets nobody read a locked one
+        file.seek(2**30)  # a byte that is never read: on Windows, a locked byte cannot be read
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
 
 
 def _describe_holder(file: IO) -> str:
-    """Who holds a lock, as far as its file says."""
+    """Describes the holder of a lock, from the content of the file."""
     try:
         file.seek(0)
         holder = json.loads(file.read())

@@ -10,11 +10,11 @@ class Range:
     """Numbers from `low` to `high`, both included; `Range(0, 10, above=True)` is (0, 10], `below` likewise.
 
     Args:
-        low: the least.
-        high: the greatest, finite or not; infinity itself is in no range.
-        above: whether `low` itself is left out.
-        below: whether `high` itself is left out.
-        multiple_of: what whole numbers must be a multiple of.
+        low: the lower bound.
+        high: the upper bound, finite or not; infinity itself is never accepted.
+        above: whether `low` itself is excluded.
+        below: whether `high` itself is excluded.
+        multiple_of: whole numbers must be a multiple of it.
     """
 
     low: float
@@ -41,7 +41,7 @@ class Range:
 
 
 def _text(number: float) -> str:
-    """A bound as people write it: powers of ten and of two of many digits, other numbers as they are."""
+    """A bound as text: large powers of ten and two are written as powers."""
     if abs(number) < 10**5:
         return f"{number:g}"
     sign, size = "-" if number < 0 else "", abs(number)

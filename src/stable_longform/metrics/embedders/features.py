@@ -1,4 +1,4 @@
-"""What embedders return, and helpers that several of them use."""
+"""The output of embedders, and helpers that several of them use."""
 
 import functools
 import os
@@ -17,7 +17,7 @@ class AudioFeatures:
     """Features of one recording.
 
     Args:
-        embeddings: `(num_windows, dim)`, float32; None if the network has none to compare.
+        embeddings: `(num_windows, dim)`, float32; None if the network has no embeddings.
         logits: `(num_windows, num_classes)`, float32; None if the network does not classify.
     """
 
@@ -26,7 +26,7 @@ class AudioFeatures:
 
 
 def cache_dir() -> Path:
-    """Where converted weights are kept: `$STABLE_LONGFORM_CACHE`, else `~/.cache/stable_longform`."""
+    """The folder for converted weights: `$STABLE_LONGFORM_CACHE`, or `~/.cache/stable_longform`."""
     return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "stable_longform")
 
 
