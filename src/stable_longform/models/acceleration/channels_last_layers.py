@@ -87,10 +87,14 @@ def two_taps(weight: torch.Tensor, stride: int) -> torch.Tensor:
         stride: of the transposed convolution.
 
     Returns:
-        The weight `(stride * out_channels, in_channels, 2)`; the earlier input comes first.
+        The weight `(stride * out_channels, in_channels, 2)` in channels-last format; the earlier input comes first.
     """
-    later, earlier = weight.split(stride, dim=-1)
-    return torch.stack([earlier, later], dim=-1).permute(2, 1, 0, 3).flatten(0, 1)
+    in_channels, out_channels, _ = weight.shape
+    rows = weight.flatten(1).t().contiguous()  # a plain transposition first, because torch has a fast kernel for it
+    later, earlier = rows.view(out_channels, 2, stride, in_channels).transpose(0, 2).unbind(1)
+    taps = weight.new_empty(stride, out_channels, 2, in_channels)
+    taps[:, :, 0], taps[:, :, 1] = earlier, later
+    return taps.flatten(0, 1).transpose(1, 2)
 
 
 def _row_by_row(function, row: torch.Tensor, *inputs: torch.Tensor, out: torch.Tensor) -> None:
