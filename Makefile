@@ -19,10 +19,17 @@ MINUTES ?= 600
 DEVICE ?= cpu
 OUT ?= runs/embedded
 
+# Of `make distill-embedded`: further options of training/distill_dit.py, and the seconds of its window and of the pieces
+# that are compared.
+DISTILLED ?= runs/steps8
+DISTILL ?=
+DISTILL_WINDOW ?= 47.55
+DISTILL_PIECE ?= 45
+
 # Of `make gpu-check`; on a machine without a GPU: GPU_CHECK="--size tiny --window 64 --steps 2".
 GPU_CHECK ?= --device cuda --fp8
 
-.PHONY: help music test test-browser test-docs test-slow lint format train-tiny train-embedded benchmarks gpu-check docs
+.PHONY: help music test test-browser test-docs test-slow lint format train-tiny train-embedded distill-embedded benchmarks gpu-check docs
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -106,6 +113,14 @@ train-tiny: $(INSTALLED)  ## take every training for a few steps (minutes, CPU)
 # From nothing to a checkpoint like the embedded one, in MINUTES; run it again to go on after a stop. Needs a soundfont.
 train-embedded: $(INSTALLED)  ## train a checkpoint like the included one in MINUTES
 	$(TRAIN) training/train_embedded.py --minutes $(MINUTES) --device $(DEVICE) --output_dir $(OUT)
+
+# A student of the included checkpoint, then a table of 8, 4, 2 and 1 steps beside the teacher's 50 with guidance.
+distill-embedded: $(INSTALLED)  ## distil the included checkpoint to 8 steps, and measure the result
+	$(TRAIN) training/distill_dit.py --config training/configs/distill_tiny.yaml --window_in_s $(DISTILL_WINDOW) \
+		--checkpoint src/stable_longform/checkpoints/tiny --prompts training/configs/distill_tiny_prompts.txt \
+		--output_dir $(DISTILLED) $(DISTILL)
+	$(PYTHON) benchmarks/few_steps.py --window $(DISTILL_WINDOW) --duration $(DISTILL_PIECE) --plot $(DISTILLED)/few_steps.png \
+		$(if $(findstring --rank,$(DISTILL)),--lora $(DISTILLED)/lora,--student $(DISTILLED)/checkpoint)
 
 $(INSTALLED): setup.py constraints.txt
 	python3 -m venv $(VENV)

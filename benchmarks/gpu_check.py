@@ -229,7 +229,8 @@ def print_graphs(pipe, arguments: argparse.Namespace) -> None:
         for length, share in cases:
             call(pipe, 1, False, length, share)
         counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
-    print(f"Graphs of a block for three durations in one window: {counts[0]}; for two more windows: {counts[1]}.\n")
+    more = counts[1] - counts[0]
+    print(f"Graphs of a block for three durations in one window: {counts[0]}; for two more windows {more} more.\n")
 
 
 def reset_peak() -> None:
