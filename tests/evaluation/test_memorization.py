@@ -188,6 +188,7 @@ def test_prompts_of_duplicates_come_first_then_those_that_are_shared(tmp_path):
         (["{manifest}", "-o", "{out}", "--generated", "a=nowhere"], "nowhere is not a folder"),
         (["{manifest}", "-o", "{out}", "--embedder", "ears"], "must be one of"),
         (["{train_only}", "-o", "{out}"], "no track in the splits valid, test"),
+        (["{one}", "-o", "{out}", "--segment", "9"], "passages that differ, got 1 of one kind"),
         (
             ["{manifest}", "-o", "{out}", "--max-duration", "2", "--segment", "3"],
             "No file of the set 'training' can be used: ",
@@ -195,8 +196,11 @@ def test_prompts_of_duplicates_come_first_then_those_that_are_shared(tmp_path):
     ),
 )
 def test_bad_input_ends_in_one_line(corpus, tmp_path, capsys, options, message):
-    (tmp_path / "train.jsonl").write_text("\n".join((corpus / "manifest.jsonl").read_text().split("\n")[:8]))
-    places = {"manifest": corpus / "manifest.jsonl", "train_only": tmp_path / "train.jsonl", "out": tmp_path / "out"}
+    lines = (corpus / "manifest.jsonl").read_text().split("\n")
+    (corpus / "train.jsonl").write_text("\n".join(lines[:8]))
+    (corpus / "one.jsonl").write_text("\n".join([lines[0], lines[8]]))
+    places = {"manifest": corpus / "manifest.jsonl", "train_only": corpus / "train.jsonl"}
+    places |= {"one": corpus / "one.jsonl", "out": tmp_path / "out"}
     assert cli.main(["analyze", "memorization", *(option.format(**places) for option in options)]) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("error: ") and message in line

@@ -30,6 +30,7 @@ NUM_BOUND_DIMS = 64  # of the vectors whose products are upper bounds of the cos
 MAX_BASIS_ROWS = 8192  # rows from which the basis of these vectors is computed
 ROUNDING = 1e-5  # largest error of a product in float32
 MAX_FALSE_POSITIVES = 0.01  # share of music known not to be copied that may exceed a threshold
+MIN_DEVIATION = 1e-9  # smallest standard deviation of a dimension that counts
 Z_95 = 1.959964
 
 
@@ -51,20 +52,21 @@ class Standardizer:
         """The standardizer of all rows of some `(n, dim)`, except rows of zeros.
 
         Raises:
-            ValueError: there is no row.
+            ValueError: no two rows that differ.
         """
         count, total, squares = 0, 0.0, 0.0
         for block in blocks:
             rows = block[block.any(axis=1)].astype(np.float64)
             count, total, squares = count + len(rows), total + rows.sum(axis=0), squares + np.square(rows).sum(axis=0)
-        if count == 0:
-            raise ValueError("There is no embedding.")
-        mean = total / count
-        return cls(mean, np.sqrt(np.maximum(squares / count - np.square(mean), 0)))
+        mean = total / max(count, 1)
+        deviation = np.sqrt(np.maximum(squares / max(count, 1) - np.square(mean), 0))
+        if not np.any(deviation > MIN_DEVIATION):
+            raise ValueError(f"The training set must have passages that differ, got {count} of one kind.")
+        return cls(mean, deviation)
 
     def __call__(self, embeddings: np.ndarray) -> np.ndarray:
-        """Unit rows `(n, dim)` in float32; rows of zeros and constant dimensions become zero."""
-        usable = self.deviation > 1e-9
+        """Unit rows `(n, dim)` in float32; rows of zeros stay zero, dimensions that never change count as zero."""
+        usable = self.deviation > MIN_DEVIATION
         rows = (embeddings - self.mean) * np.where(usable, 1 / np.where(usable, self.deviation, 1), 0)
         return unit_rows(np.where(embeddings.any(axis=1, keepdims=True), rows, 0))
 
