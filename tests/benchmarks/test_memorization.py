@@ -8,6 +8,7 @@ from tiny_pipeline import tiny_pipeline
 def test_two_processes_find_the_pairs_of_one(run, tmp_path):
     rows = run("memorization_search", "--num_items", "5000", "--folder", str(tmp_path))[2:]
     assert [row[0].split(",")[0] for row in rows] == [
+        "shorter vectors of all items",
         "all pairs above 0.97",
         "what half of its blocks held",
         "nearest items of 1000 queries",
