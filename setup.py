@@ -76,7 +76,7 @@ setup(
         "diffusers>=0.41",
         "transformers>=5.20",
         "accelerate>=1.0",
-        "safetensors>=0.4.5",
+        "safetensors>=0.8.0",
         "numpy>=2.0",
         "soundfile>=0.13",
         "soxr>=0.5",

@@ -6,9 +6,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["NUMBA_NUM_THREADS"] = "1"  # numba sets torch's number of threads to it, as they share one OpenMP
-os.environ.setdefault("NUMBA_OPT", "0")  # compiling librosa's functions takes longer than calling them
-# Two processes that compile librosa's functions at once can leave a cache that crashes every later process.
-os.environ["NUMBA_CACHE_DIR"] = os.path.abspath(f".pytest_cache/numba-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}")
+os.environ["NUMBA_DISABLE_JIT"] = "1"  # compiling librosa's functions takes longer than calling them
 
 import numpy as np
 import pytest
@@ -50,6 +48,12 @@ def one_thread():
     """No test leaves more threads to the next: they would wait for each other, and round otherwise."""
     yield
     assert torch.get_num_threads() == 1
+
+
+@pytest.fixture
+def visqol_in_numpy(monkeypatch):
+    """ViSQOL without numba, which it would wait for; its scores are the same bit for bit."""
+    monkeypatch.setattr(pytest.importorskip("visqol.numba_accel"), "_HAS_NUMBA", False)
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,13 @@ TRAINING_UTILS = [
     f"stable_longform.training_utils.{file.stem}"
     for file in (ROOT / "src" / "stable_longform" / "training_utils").glob("[a-z]*.py")
 ]
-PRELOADED = ("pytest", "stable_longform.pipelines.pipeline_longform_music", "transformers.models.clap", "peft")
+PRELOADED = (
+    "pytest",
+    "stable_longform.pipelines.pipeline_longform_music",
+    "transformers.models.clap",
+    "peft",
+    "preloaded",
+)
 
 os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT / "src", ROOT / "tests")))
 _context = multiprocessing.get_context("forkserver")

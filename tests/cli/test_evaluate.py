@@ -74,7 +74,6 @@ def test_generate_then_score(capsys, tmp_path, checkpoint, prompts, real):
     assert len(report["protocol"]["prompts_sha256"]) == 64
 
 
-@pytest.mark.xdist_group("librosa")
 def test_a_tail_is_written_and_judged(capsys, tmp_path, checkpoint):
     """Files are longer than what the model is asked for, and `control` knows by how much."""
     prompts = tmp_path / "prompts.txt"
@@ -156,9 +155,7 @@ def test_reconstruct_score_of_a_split_by_an_autoencoder_alone(capsys, tmp_path, 
     assert code == 2
 
 
-@pytest.mark.xdist_group("librosa")  # ViSQOL is compiled by numba as well
-def test_visqol_is_a_column_more(capsys, tmp_path, checkpoint, real):
-    pytest.importorskip("visqol")
+def test_visqol_is_a_column_more(capsys, tmp_path, checkpoint, real, visqol_in_numpy):
     arguments = "reconstruct-score", real, "-o", tmp_path / "report", "--checkpoint", checkpoint, "--trim", 1.2
     code, out = run(capsys, *arguments, "--visqol")
     lines = out.splitlines()

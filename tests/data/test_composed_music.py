@@ -31,9 +31,9 @@ def test_wrong_names(name):
 @needs_soundfont
 def test_the_source_gives_the_pieces_with_their_metadata(monkeypatch):
     monkeypatch.setattr(rendering, "SOUNDFONTS", {"smallest": SOUNDFONT})
-    assert is_stream("composed:17..18")
-    (track,) = open_source("composed:17..18", "valid").share()
-    waveform, metadata = render_piece("piece", 18, SOUNDFONT)
+    assert is_stream("composed:97..98")
+    (track,) = open_source("composed:97..98", "valid").share()
+    waveform, metadata = render_piece("piece", 98, SOUNDFONT)
     with track.open() as file:
         read, rate = read_audio(file)
     assert rate == 44100 and track.split == "valid" and track.metadata["key"] == metadata["key"]
