@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from refusals import refused
 
 from stable_longform.data.manifest import read_manifest, write_manifest
+from stable_longform.data.prompts import full_prompt
 from stable_longform.data.sources import open_source
 from stable_longform.data.tracks import SPLITS, Track
 
@@ -59,6 +60,7 @@ BAD_LINES = {
     "duration is a list": row(duration_in_s=[2]),
     "duration is 0": row(duration_in_s=0),
     "duration is negative": row(duration_in_s=-2.5),
+    "duration is below a sample": row(duration_in_s=1e-9),
     "duration is NaN": row(duration_in_s=math.nan),
     "duration is infinite": row(duration_in_s=math.inf),
     "duration is 1e999": row(duration_in_s=...)[:-1] + b', "duration_in_s": 1e999}',
@@ -104,7 +106,12 @@ GOOD_FILES = {
     "unknown fields": row(whatever={"deep": [1, 2, {"x": None}]}),
     "metadata that is nothing": row(genre=None, bpm=math.nan, moods=[], title=""),
     "whole number as duration": row(duration_in_s=2),
-    "tiny duration": row(duration_in_s=1e-9),
+    "a short duration": row(duration_in_s=0.001),
+    "a tempo of text": row(bpm="fast"),
+    "a tempo beyond any music": row(bpm=1e300),
+    "a tempo of 400 digits": row(bpm=10**400),
+    "metadata of NaN and infinity": row(bpm=math.nan, key=math.inf),
+    "metadata that hold a zero": row(title="a\0b"),
     "a path above the folder": row(path="../a.wav"),
     "a path with spaces and umlauts": row(path="über den/a b.wav"),
 }
@@ -116,6 +123,7 @@ def test_manifests_of_other_tools_are_understood(tmp_path, data):
     path.write_bytes(data)
     (track,) = read_manifest(path)
     assert track.split == "train" and track.duration_in_s > 0 and track.path.name.endswith(".wav")
+    assert len(full_prompt(track.metadata)) < 100
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -151,6 +159,8 @@ BAD_TABLES = {
     "a huge cell": b"path,title\na.wav," + b"x" * 200_000 + b"\n",
     "binary": bytes(range(256)),
     "latin-1": "path,title\na.wav,é\n".encode("latin-1"),
+    "a zero in a cell": b"path,title\na.wav,x\0y\n",
+    "UTF-16 without a mark": "path,title\na.wav,x\n".encode("utf-16-le"),
     "an open quote": b'path,title\n"a.wav,x\n' + b"y" * 200_000,
 }
 

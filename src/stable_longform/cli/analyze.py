@@ -164,7 +164,7 @@ def name_folders(specs: list[str]) -> dict[str, Path]:
     """Folders by name, from `NAME=FOLDER`, or `FOLDER`, whose name is its last part.
 
     Raises:
-        ValueError: one is not a folder, or two have the same name.
+        ValueError: one is not a folder, its name is a path, or two have the same name.
     """
     folders = {}
     for spec in specs:
@@ -175,5 +175,7 @@ def name_folders(specs: list[str]) -> dict[str, Path]:
             raise ValueError(f"{folder} is not a folder.")
         if not name or name in folders:
             raise ValueError(f"Folders must have names that differ, got {name!r} for {folder}: write NAME={folder}.")
+        if Path(name).name != name:
+            raise ValueError(f"The name of a folder may not be a path, got {name!r} for {folder}.")
         folders[name] = folder
     return folders

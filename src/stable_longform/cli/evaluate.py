@@ -175,6 +175,8 @@ def score(
     """Computes Fréchet and kernel distances, tag divergences and prompt scores of a folder."""
     rows = None if prompts is None else read_prompt_list(prompts, no_singing)
     settings = _reading_settings(trim, max_duration)
+    if len(set(embedder)) < len(embedder):
+        raise ValueError(f"--embedder must be given once for each, got {', '.join(embedder)}.")
     embedders = [load_embedder(spec, check_device(device)) for spec in embedder]
     protocol = {"prompts_sha256": prompts and file_sha256(prompts), "is_singing_excluded": no_singing}
     text_embedder = minilm.MinilmEmbedder.from_cache(check_device(device)) if tag_text else None
@@ -261,12 +263,13 @@ def reconstruct_score(
     if visqol:
         require("visqol", "visqol")
     files = list_tracks(source, split, limit) if split else dict(list(list_audio(source).items())[:limit])
-    output.mkdir(parents=True, exist_ok=True)
     rows, report = [], {"environment": describe_environment(), "codecs": {}}
-    for name, is_ours in [(name, True) for name in checkpoint] + [(name, False) for name in codec]:
-        item = _load_codec(name, is_ours, chosen)
+    items = {name: _load_codec(name, name in checkpoint, chosen) for name in (*checkpoint, *codec)}
+    for name, item in items.items():
         key = f"{item.protocol['weights_sha256'][:16]}-{trim}"
         result = codecs.score_reconstructions(item, files, settings, output / "values" / key, visqol)
+        if not result["per_file"]:
+            raise ValueError(f"{source} has no usable file: {'; '.join(sorted(result['skipped'].values())[:3])}.")
         report["codecs"][name] = result | {"protocol": item.protocol}
         rows.append([name, *(result[metric] for metric in metrics), len(result["per_file"]), len(result["skipped"])])
     report["protocol"] = {"trim_in_s": trim, "max_duration_in_s": max_duration, "rate_in_hz": codecs.REPORT_RATE}
@@ -281,6 +284,7 @@ def reconstruct_score(
     for name, result in report["codecs"].items():
         table += "".join(f"\n{name} left out {file}: {why}\n" for file, why in sorted(result["skipped"].items()))
         table += "".join(f"\n{name}, {file}: {', '.join(found)}\n" for file, found in sorted(result["notes"].items()))
+    output.mkdir(parents=True, exist_ok=True)
     write_json(output / "reconstruction.json", report)
     write_text(output / "table.md", table)
     typer.echo(table, nl=False)

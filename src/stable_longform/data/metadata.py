@@ -23,6 +23,7 @@ FIELD_ALIASES = {
     "instrument": "instruments",
 }
 NOTHING = ("", "nan", "none", "null", "n/a", "<na>")  # in any case
+MAX_NUMBER, MAX_TEMPO = 1e15, 1000  # what is beyond is no property of music
 TEMPO = re.compile(r"(\d+(?:\.\d+)?)\s*(?:bpm)?", re.IGNORECASE)
 
 
@@ -93,10 +94,10 @@ def parse_sidecars(sidecars: Mapping[str, bytes]) -> dict:
 
 
 def _text_or_number(value: object) -> str | int | float | None:
-    """Text or a finite number; None for anything else."""
+    """Text or a number of at most `MAX_NUMBER`; None for anything else."""
     if is_text(value):
         return value
-    if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
+    if isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER:
         return int(value) if isinstance(value, numbers.Integral) else float(value)
     return None
 
@@ -107,7 +108,7 @@ def _tempo(value: object) -> int | float | None:
         match = TEMPO.fullmatch(value)
         value = float(match[1]) if match else None
     value = _text_or_number(value)
-    if value is None or value <= 0:
+    if value is None or not 0 < value <= MAX_TEMPO:
         return None
     return int(value) if value == int(value) else value
 

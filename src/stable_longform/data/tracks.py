@@ -13,6 +13,7 @@ from stable_longform.data.bad_tracks import BadTrackError, one_line
 from stable_longform.data.metadata import clean
 from stable_longform.data.storage import Storage, open_audio
 from stable_longform.utils.audio import AudioInfo, read_audio, read_info, to_stereo
+from stable_longform.utils.timecodes import SECONDS
 
 SPLITS = ("train", "valid", "test", "extra")
 RESERVED = ("path", "duration_in_s", "split", "weight", "member", "offset", "num_bytes")  # keys that are not metadata
@@ -47,9 +48,12 @@ def make_track(row: Mapping, path: Path, where: str, storage: Storage | None = N
     `path` and `storage` belong to the track; `where` names the row in errors.
 
     Raises:
-        ValueError: the split is unknown, or the duration or weight is not a number greater than 0.
+        ValueError: the split is unknown, the duration or weight is not a number greater than 0, or the duration is too
+            short for a sample.
     """
     duration_in_s = positive_number(row, "duration_in_s", where)
+    if duration_in_s < SECONDS.low:
+        raise ValueError(f"{where}: duration_in_s must be at least {SECONDS.low} s, got {duration_in_s}.")
     weight = positive_number(row, "weight", where) if "weight" in row else 1.0
     if row["split"] not in SPLITS:
         raise ValueError(f"{where}: split must be one of {', '.join(SPLITS)}, got {row['split']!r}.")
