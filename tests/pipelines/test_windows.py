@@ -47,7 +47,7 @@ def test_the_smallest_window_that_holds_a_duration():
     assert PAPER.smallest(3.0, windows) == PAPER.smallest(12.0, windows) == math.ceil(12 * 44100 / 2048)
     assert PAPER.smallest(12.1, windows) == PAPER.smallest(47.0, windows) == math.ceil(47 * 44100 / 2048 - 0.05)
     assert PAPER.smallest(95.3, windows) == 6144
-    assert PAPER.smallest(3.0, ()) == 6144
+    assert PAPER.smallest(3.0, ()) == PAPER.smallest(3.0, (1000.0,)) == 6144
     assert PAPER.smallest(PAPER.seconds(1024), [PAPER.seconds(1024)]) == 1024
 
 

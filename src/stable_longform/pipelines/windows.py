@@ -46,8 +46,12 @@ class WindowSizes:
         return max(math.ceil(frames / self.patch_size), 1) * self.patch_size
 
     def smallest(self, duration_in_s: float, windows_in_s: Sequence[float]) -> int:
-        """Frames of the smallest of these windows that holds a duration; the longest window's if none does."""
-        lengths = sorted(self.length(window_in_s) for window_in_s in windows_in_s)
+        """Frames of the smallest of these windows that holds a duration; the longest window's if none does.
+
+        Windows that are longer than the longest are left out: the model's size may have been changed after loading.
+        """
+        possible = [seconds for seconds in windows_in_s if seconds * self.latent_rate - SLACK <= self.max_length]
+        lengths = sorted(self.length(seconds) for seconds in possible)
         return next((length for length in lengths if duration_in_s <= self.seconds(length)), self.max_length)
 
 
