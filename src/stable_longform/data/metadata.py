@@ -5,7 +5,6 @@ useless in a prompt (nested lists, true and false). They must not become words o
 reports them.
 """
 
-import math
 import numbers
 import re
 from collections.abc import Mapping
@@ -36,7 +35,7 @@ def is_nothing(value: object) -> bool:
     """Whether a value is missing: it is empty, NaN, or a text such as "none"."""
     if isinstance(value, str):
         return value.strip().lower() in NOTHING
-    return math.isnan(value) if isinstance(value, numbers.Real) else is_empty(value)
+    return value != value if isinstance(value, numbers.Real) else is_empty(value)  # true of NaN alone
 
 
 def rename_fields(row: Mapping) -> dict:
