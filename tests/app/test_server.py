@@ -35,6 +35,9 @@ def test_generations_are_the_pipeline_s_own(server, pipe, format):
     [
         ({"duration": 99}, 400, "duration must be in [1/8000, 2.048] seconds, got 99.0."),
         ({"duration": 0}, 422, "greater than or equal to 0.001"),
+        ({"duration": 1e-9}, 422, "greater than or equal to 0.001"),
+        ({"prompt": "a" * 2001}, 422, "2000 characters"),
+        ({"guidance_scale": 1e30}, 422, "less than or equal to 100"),
         ({"duration": "nan"}, 422, "greater than or equal to 0.001"),
         ({"prompt": 3}, 422, "string"),
         ({"num_inference_steps": 0}, 422, "greater than or equal to 1"),
@@ -46,6 +49,29 @@ def test_generations_are_the_pipeline_s_own(server, pipe, format):
 def test_bad_requests_say_what_is_wrong(server, body, status, message):
     answer = post(server, **{"duration": 1} | body)
     assert answer.status_code == status and message in answer.text
+
+
+BAD_BODIES = {
+    "nothing": b"",
+    "cut off": b"{",
+    "a list": b"[]",
+    "null": b"null",
+    "text": b"calm piano",
+    "no UTF-8": b'{"prompt": "\xff"}',
+    "deep": b"[" * 100_000,
+    "a surrogate": b'{"prompt": "a\\ud800", "duration": 1}',
+    "NaN": b'{"duration": NaN}',
+    "an infinite duration": b'{"duration": 1e999}',
+    "a seed of 400 digits": b'{"seed": 1' + b"0" * 400 + b"}",
+    "a seed of 5000 digits": b'{"seed": 1' + b"0" * 5000 + b"}",
+    "steps of 400 digits": b'{"num_inference_steps": 1' + b"0" * 400 + b"}",
+}
+
+
+@pytest.mark.parametrize("content", BAD_BODIES.values(), ids=BAD_BODIES)
+def test_bad_bodies_say_what_is_wrong(server, content):
+    answer = httpx.post(f"{server.url}/v1/audio/generations", content=content, timeout=60)
+    assert answer.status_code in (400, 422) and answer.json()["detail"], answer.text
 
 
 def test_health(server):
