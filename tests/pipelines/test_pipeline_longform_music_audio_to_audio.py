@@ -197,7 +197,7 @@ def test_one_prompt_for_several_recordings(pipe, audio):
         ({"audio": np.ones((2, 2, 2, 2))}, "shape"),
         ({"audio": "missing.wav"}, "is not a file"),
         ({"sampling_rate": 0}, r"sampling_rate must be an integer in \[1"),
-        ({"audio": torch.ones(2, 5000)}, r"duration must be in \(0, 0.256\] seconds, got 0.625"),
+        ({"audio": torch.ones(2, 5000)}, r"duration must be in \[1/8000, 0.256\] seconds, got 0.625"),
         ({"audio": [torch.ones(2, 9)] * 3, "prompt": ["a", "b"]}, "audio must be one or 2"),
     ],
 )
