@@ -2,13 +2,14 @@
 
 import torch
 
+from stable_longform.metrics.embedders.chroma import ChromaEmbedder
 from stable_longform.metrics.embedders.clap import LAION_CLAP, ClapEmbedder
 from stable_longform.metrics.embedders.mel44 import Mel44Embedder
 from stable_longform.metrics.embedders.musicnn import MusicnnEmbedder
 from stable_longform.metrics.embedders.openl3 import OpenL3Embedder
 from stable_longform.metrics.embedders.passt import PasstEmbedder
 
-NAMES = ("musicnn_mtt", "musicnn_msd", "mel44", "openl3", "passt", "laion_clap", "clap")
+NAMES = ("musicnn_mtt", "musicnn_msd", "mel44", "chroma", "openl3", "passt", "laion_clap", "clap")
 NEEDS_SOURCE = ("openl3", "passt", "clap")
 
 
@@ -34,6 +35,8 @@ def load_embedder(spec: str, device: str | torch.device = "cpu"):
         return MusicnnEmbedder(name.removeprefix("musicnn_"), device)
     if name == "mel44":
         return Mel44Embedder()
+    if name == "chroma":
+        return ChromaEmbedder()
     if name == "openl3":
         return OpenL3Embedder.from_file(source, device)
     if name == "passt":

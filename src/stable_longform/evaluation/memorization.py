@@ -43,7 +43,7 @@ from stable_longform.evaluation.prompt_lists import PromptRow
 from stable_longform.evaluation.segments import COPIES, SegmentEmbedder, make_copy, mean_row, splice
 from stable_longform.utils.files import atomic_path, file_sha256, write_json
 
-QUERY_HOPS = 4  # overlapping segments of generations per segment length, so that one matches a copied passage
+QUERY_HOPS = 8  # overlapping segments of generations per segment length, so that one matches a copied passage
 SPLICED_SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 MAX_SAMPLE = 10000  # recordings whose nearest other recording is searched, for the histogram
 COLLECT_BLOCK = 65536  # rows

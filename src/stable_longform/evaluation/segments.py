@@ -4,6 +4,7 @@ Every segment is normalised to the same level, so scores don't depend on the gai
 on its own, so an embedder's treatment of longer audio, such as the random chunks of CLAP with fusion, has no effect.
 """
 
+import math
 import tempfile
 from pathlib import Path
 
@@ -45,9 +46,10 @@ class SegmentEmbedder:
         Raises:
             ValueError: it is too short for the embedder, or completely silent.
         """
-        size, hop = (round(seconds * self.sampling_rate) for seconds in (self.segment_in_s, self.hop_in_s))
+        size, hop = round(self.segment_in_s * self.sampling_rate), self.hop_in_s * self.sampling_rate
         rows: list[np.ndarray | None] = []
-        for start in range(0, max(waveform.shape[1] - size // 2, 1), hop):
+        num_starts = math.ceil(max(waveform.shape[1] - size // 2, 1) / hop)
+        for start in (round(number * hop) for number in range(num_starts)):
             try:
                 rows.append(self._row(waveform[:, start : start + size]))
             except ValueError:
