@@ -1,8 +1,8 @@
 """Which notes sound when, in windows of 5 s: tells music with the same sound from a copy. Not learned.
 
-An embedding has 120 numbers: for each half second of a window the shares of the twelve pitch classes, beginning with A,
-in the power between 100 and 2000 Hz. Level, most of the timbre and lossy coding leave it unchanged; other notes, another
-order or another key do not. So it finds copies among pieces that sound alike, for which `mel44` and taggers are blind.
+An embedding has 120 numbers: for each half second of a window the shares of the twelve pitch classes, beginning with
+A, in the power between 100 and 2000 Hz. Level, most of the timbre and lossy coding leave it unchanged; other notes,
+another order or another key do not. So it finds copies among pieces that sound alike, which `mel44` confuses.
 
 Conventions: mono at 44.1 kHz; windows without overlap, the rest at the end is left out.
 
