@@ -2,6 +2,7 @@
 
 import io
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import soundfile
@@ -58,7 +59,7 @@ BAD_BODIES = {
     "null": b"null",
     "text": b"calm piano",
     "no UTF-8": b'{"prompt": "\xff"}',
-    "deep": b"[" * 100_000,
+    "deep": b"[" * 60_000,
     "a surrogate": b'{"prompt": "a\\ud800", "duration": 1}',
     "NaN": b'{"duration": NaN}',
     "an infinite duration": b'{"duration": 1e999}',
@@ -72,6 +73,22 @@ BAD_BODIES = {
 def test_bad_bodies_say_what_is_wrong(server, content):
     answer = httpx.post(f"{server.url}/v1/audio/generations", content=content, timeout=60)
     assert answer.status_code in (400, 422) and answer.json()["detail"], answer.text
+
+
+def test_a_long_body_is_refused_whether_or_not_it_says_its_length(server):
+    long = b'{"prompt": "' + b"a" * 2**20 + b'"}'
+    for content in (long, (long[start : start + 2**14] for start in range(0, len(long), 2**14))):
+        answer = httpx.post(f"{server.url}/v1/audio/generations", content=content, timeout=60)
+        assert answer.status_code == 413 and "at most 65536 bytes" in answer.text
+
+
+def test_clients_at_the_same_time_get_their_own_music(server, pipe):
+    with ThreadPoolExecutor(3) as executor:
+        answers = list(executor.map(lambda number: post(server, prompt="piano", duration=1, seed=number), range(3)))
+    for number, answer in enumerate(answers):
+        samples, _ = soundfile.read(io.BytesIO(answer.content), dtype="float32")
+        expected = pipe("piano", 1.0, generator=seed(number)).audios[0]
+        assert torch.allclose(torch.from_numpy(samples).T, expected, atol=1e-4)
 
 
 def test_health(server):

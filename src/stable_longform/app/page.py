@@ -8,21 +8,23 @@ import html
 import secrets
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
 import torch
 
-from stable_longform.app.studio import Cancelled, Progress, Studio
+from stable_longform.app.studio import Cancelled, Make, Progress, Studio
 from stable_longform.music_files import write_music
-from stable_longform.pipelines.pieces import check_regions
+from stable_longform.pipelines.pieces import check_regions, join_regions
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
 from stable_longform.pipelines.pipeline_longform_music_audio_to_audio import LongFormMusicAudioToAudioPipeline
 from stable_longform.pipelines.pipeline_longform_music_inpaint import LongFormMusicInpaintPipeline
 from stable_longform.utils.audio import AudioInfo, read_audio, read_blocks
+from stable_longform.utils.files import file_sha256
 from stable_longform.utils.pictures import draw_music, envelope
 from stable_longform.utils.ranges import Range
-from stable_longform.utils.recordings import check_file
+from stable_longform.utils.recordings import check_content, check_file
 from stable_longform.utils.timecodes import SECONDS, format_seconds, parse_region, parse_seconds, parse_sections
 
 MAX_UPLOAD = "500mb"
@@ -45,7 +47,7 @@ footer { display: none !important; }
 .gradio-container { max-width: 1280px !important; margin: auto; }
 #status .bar { height: 6px; border-radius: 3px; background: var(--border-color-primary); overflow: hidden; }
 #status .bar div { height: 100%; background: var(--color-accent); }
-#status .error { color: var(--error-text-color, #b91c1c); font-weight: 600; }
+.error { color: var(--error-text-color, #b91c1c); font-weight: 600; }
 #picture img { width: 100%; }
 #picture .icon-button-wrapper { display: none; }
 @media (max-width: 640px) { .tab-container button { padding: 0 7px !important; font-size: 0.9em; } }
@@ -98,7 +100,9 @@ def check_upload(path: str) -> AudioInfo:
     """Reads the properties of an uploaded file; raises a ValueError if it cannot be used."""
     if not path:
         raise ValueError("Upload an audio file first.")
-    return check_file(path, MAX_UPLOAD_IN_S)
+    info = check_file(path, MAX_UPLOAD_IN_S)
+    check_content(path)
+    return info
 
 
 def read_waveform(path: str | None) -> dict | None:
@@ -166,6 +170,25 @@ def show_error(error: Exception, upload: str | None = None) -> str:
     return f'<p class="error" role="alert">{html.escape(text)}</p>'
 
 
+@dataclass(frozen=True)
+class Request:
+    """A request for music.
+
+    Args:
+        make: takes a function that opens a pipeline class, and yields decoded chunks.
+        made: the settings for the tags of the file.
+        title: of the music.
+        regions: new parts of the result, in seconds, to be marked.
+        duration_in_s: of the result.
+    """
+
+    make: Make
+    made: dict
+    title: str
+    regions: list[tuple[float, float]]
+    duration_in_s: float
+
+
 class Page:
     """The controls of the page and what they do.
 
@@ -177,6 +200,7 @@ class Page:
     def __init__(self, studio: Studio, folder: Path):
         self.studio, self.folder = studio, folder
         self.tabs: dict[str, dict] = {}  # command -> controls by the names of its arguments
+        self.notes: dict[str, gr.HTML] = {}  # command -> the line below its upload
         config = studio.pipe.config
         self.window_in_s = studio.pipe.max_duration_in_s
         self.default_steps, self.default_guidance = config.num_inference_steps, config.guidance_scale
@@ -217,7 +241,7 @@ class Page:
                 self.tabs["generate"] = {"prompt": prompt, "duration_in_s": duration}
                 buttons["generate"] = gr.Button("Generate", variant="primary")
             with gr.Tab("Transform"):
-                audio, prompt = _upload(), _prompt("What it should become")
+                audio, prompt = self._upload("transform"), _prompt("What it should become")
                 strength = gr.Slider(0.01, 1, 0.8, step=0.01, label="Strength", info="1 owes nothing to the music.")
                 method = gr.Radio(["noise", "invert", "edit"], value="noise", label="Method")
                 source = gr.Textbox(label="What it is like now", info="For invert and edit; may be left empty.")
@@ -226,7 +250,7 @@ class Page:
                 }  # fmt: skip
                 buttons["transform"] = gr.Button("Transform", variant="primary")
             with gr.Tab("Inpaint"):
-                audio = _upload()
+                audio = self._upload("inpaint")
                 self.waveform = gr.HTML(
                     html_template=REGIONS_HTML,
                     css_template=REGIONS_CSS,
@@ -241,7 +265,7 @@ class Page:
                 self.tabs["inpaint"] = {"audio": audio, "prompt": prompt, "regions": regions, "loop": loop}
                 buttons["inpaint"] = gr.Button("Inpaint", variant="primary")
             with gr.Tab("Extend"):
-                audio, prompt = _upload(), _prompt("How it should go on")
+                audio, prompt = self._upload("extend"), _prompt("How it should go on")
                 with gr.Row():
                     extend_to = gr.Textbox(label="Total duration", placeholder="1:30", info="After the music.")
                     prepend = gr.Textbox(label="Seconds before it", placeholder="0", info="New music in front.")
@@ -270,6 +294,12 @@ class Page:
             "format": format,
         }  # fmt: skip
         return buttons
+
+    def _upload(self, command: str) -> gr.Audio:
+        """Builds an upload field with a line for its properties or its error."""
+        audio = gr.Audio(type="filepath", sources=["upload"], label="Music", editable=False, buttons=[])
+        self.notes[command] = gr.HTML(elem_classes="note")
+        return audio
 
     def _build_results(self) -> None:
         """Builds the progress, the result and the history."""
@@ -314,11 +344,10 @@ class Page:
             queue=False, show_progress="hidden", api_visibility="private",
         )  # fmt: skip
         audio, regions = self.tabs["inpaint"]["audio"], self.tabs["inpaint"]["regions"]
-        for controls in self.tabs.values():
-            if "audio" in controls:
-                controls["audio"].change(
-                    self._look_at, controls["audio"], [self.status], show_progress="hidden", api_visibility="private"
-                )
+        for command, note in self.notes.items():
+            self.tabs[command]["audio"].change(
+                _look_at, self.tabs[command]["audio"], note, show_progress="hidden", api_visibility="private"
+            )
         audio.change(_show_waveform, audio, [self.waveform, regions], show_progress="hidden", api_visibility="private")
         self.waveform.input(
             lambda music: format_regions(music["regions"]), self.waveform, regions, show_progress="hidden",
@@ -352,12 +381,12 @@ class Page:
         texts = ["" if value is None else value for value in values]  # an empty field is None
         controls = dict(zip(names, texts, strict=True))
         try:
-            make, made, title, regions, duration = self._read(command, controls)
+            wanted = self._read(command, controls)
             yield {self.status: show_status(Progress("waiting")), self.cancel: gr.update(visible=True)}
             folder = self.folder / session
             folder.mkdir(exist_ok=True)
-            path = folder / f"{command}-{made['seed']}-{secrets.token_hex(3)}.{controls['format']}"
-            events, chunks, shown = self.studio.run(make, duration), [], None
+            path = folder / f"{command}-{wanted.made['seed']}-{secrets.token_hex(3)}.{controls['format']}"
+            events, chunks, shown = self.studio.run(wanted.make, wanted.duration_in_s), [], None
             try:
                 for event in events:
                     if isinstance(event, torch.Tensor):
@@ -367,95 +396,80 @@ class Page:
                         yield {self.status: show_status(event)}
             finally:
                 events.close()
-            made = write_music(path, chunks, self.studio.pipe.sampling_rate, title, made)
+            made = write_music(path, chunks, self.studio.pipe.sampling_rate, wanted.title, wanted.made)
         except Cancelled:
             yield {self.status: "<p>Cancelled.</p>", self.cancel: gr.update(visible=False)}
         except (ValueError, OSError, torch.OutOfMemoryError) as error:
             yield {self.status: show_error(error, controls.get("audio")), self.cancel: gr.update(visible=False)}
         else:
-            yield self._show_result(path, made, title, regions, duration, history)
+            yield self._show_result(path, made, wanted, history)
 
-    def _read(self, command: str, controls: dict):
-        """The call of the pipeline, the values of the tags, a title, the new regions and the seconds of the result."""
-        seed = parse_seed(controls["seed"])
+    def _read(self, command: str, controls: dict) -> Request:
+        """Reads the controls; raises a ValueError for what cannot be used."""
+        seed, prompt = parse_seed(controls["seed"]), controls.get("prompt", "").strip()
         settings = {
             "negative_prompt": controls["negative_prompt"].strip() or None,
             "num_inference_steps": int(controls["num_inference_steps"]),
             "guidance_scale": float(controls["guidance_scale"]),
         }
-        made = {"prompt": controls.get("prompt", "").strip()} | settings
-        made |= {"seed": seed, "checkpoint": self.studio.checkpoint, "dtype": _dtype(self.studio.pipe)}
-        settings["generator"] = torch.Generator().manual_seed(seed)
-        title, regions = made["prompt"], []
+        made = {
+            "prompt": prompt,
+            "seed": seed,
+            "checkpoint": self.studio.checkpoint,
+            "dtype": _dtype(self.studio.pipe),
+        }
+        info, audio = None, controls.get("audio")
         if "audio" in controls:
-            audio = controls["audio"]
             info = check_upload(audio)
-            made = {"command": command, "input": Path(audio).name} | made
+            made |= {"command": command, "input": Path(audio).name, "input_sha256": file_sha256(audio)}
             settings["audio"] = audio
-        if command in ("generate", "sections"):
-            duration = parse_duration("Duration", controls["duration_in_s"])
-            if duration > self.window_in_s:
-                raise ValueError(f"Duration must be at most {self.window_in_s:g} seconds, got {duration:g}.")
-            prompt = made["prompt"]
-            if command == "sections":
-                sections = parse_sections(controls["sections"], "Sections")
-                if not sections:
-                    raise ValueError("Sections: give at least one line, as 0:00 piano.")
-                prompt = [tuple(section) for section in sections]
-                made["sections"], title = sections, " / ".join(text for _, text in sections)
-            make = functools.partial(text_to_music, prompt=prompt, duration=duration, **settings)
-        elif command == "transform":
-            duration = info.duration_in_s
-            if duration > self.window_in_s:
-                raise ValueError(
-                    f"Music must last at most {self.window_in_s:g} s to be transformed, got {duration:g} s."
-                )
-            own = {"strength": float(controls["strength"]), "method": controls["method"]}
-            if own["method"] != "noise":
-                own["source_prompt"] = controls["source_prompt"].strip() or None
-            made |= own
-            make = functools.partial(transform, prompt=made["prompt"], duration=duration, **own, **settings)
-        else:
-            own = {"loop": bool(controls["loop"])}
-            duration = info.duration_in_s
-            if command == "inpaint":
-                regions = parse_regions(controls["regions"])
-                if not regions:
-                    raise ValueError("Mark a region on the waveform, or give its seconds, as 0:10-0:15.")
-                check_regions(regions, round(duration * info.sampling_rate), info.sampling_rate)
-                own["regions"] = regions
-            else:
-                own |= self._read_extension(controls, duration)
-                before = own["prepend_in_s"]
-                new = [(0.0, before)] if before else []
-                end = own["extend_to"] or before + duration
-                regions = new + ([(before + duration, end)] if own["extend_to"] else [])
-                duration = end
-            made |= own
-            make = functools.partial(inpaint, prompt=made["prompt"], **own, **settings)
-        return make, made | {"duration_in_s": duration}, title, regions, duration
+        make, read = {
+            "generate": (text_to_music, self._read_text),
+            "sections": (text_to_music, self._read_text),
+            "transform": (transform, self._read_transform),
+            "inpaint": (inpaint, _read_regions),
+            "extend": (inpaint, _read_extension),
+        }[command]
+        own, regions, duration = read(controls, info)
+        made |= {name: value for name, value in settings.items() if name != "audio"} | own
+        arguments = settings | own | {"generator": torch.Generator().manual_seed(seed)}
+        arguments["prompt"] = sections = arguments.pop("sections", None) or prompt
+        if make is not inpaint:
+            arguments["duration"] = duration
+        title = prompt or " / ".join(text for _, text in sections)
+        return Request(
+            functools.partial(make, **arguments), made | {"duration_in_s": duration}, title, regions, duration
+        )
 
-    def _read_extension(self, controls: dict, duration: float) -> dict:
-        """Reads where music is added."""
-        before = parse_seconds(controls["prepend_in_s"].strip() or 0, PLACES)
-        if not controls["extend_to"].strip():
-            if before == 0:
-                raise ValueError("Give a total duration, seconds before the music, or both.")
-            return {"extend_to": None, "prepend_in_s": before}
-        extend_to = parse_duration("Total duration", controls["extend_to"])
-        if extend_to <= duration + before:
-            raise ValueError(
-                f"Total duration must be more than the {duration + before:g} s there are, got {extend_to:g}."
-            )
-        return {"extend_to": extend_to, "prepend_in_s": before}
+    def _read_text(self, controls: dict, info: None) -> tuple[dict, list, float]:
+        """Returns the sections, if there are any, no regions, and the duration in seconds."""
+        duration = parse_duration("Duration", controls["duration_in_s"])
+        if duration > self.window_in_s:
+            raise ValueError(f"Duration must be at most {self.window_in_s:g} seconds, got {duration:g}.")
+        if "sections" not in controls:
+            return {}, [], duration
+        sections = parse_sections(controls["sections"], "Sections")
+        if not sections:
+            raise ValueError("Sections: give at least one line, as 0:00 piano.")
+        return {"sections": sections}, [], duration
 
-    def _show_result(self, path: Path, made: dict, title: str, regions: list, duration: float, history: list) -> dict:
-        """The changes of the page when the music is finished."""
+    def _read_transform(self, controls: dict, info: AudioInfo) -> tuple[dict, list, float]:
+        """Returns the method's arguments, no regions, and the duration in seconds."""
+        duration = info.duration_in_s
+        if duration > self.window_in_s:
+            raise ValueError(f"Music must last at most {self.window_in_s:g} s to be transformed, got {duration:g} s.")
+        own = {"strength": float(controls["strength"]), "method": controls["method"]}
+        if own["method"] != "noise":
+            own["source_prompt"] = controls["source_prompt"].strip() or None
+        return own, [], duration
+
+    def _show_result(self, path: Path, made: dict, wanted: Request, history: list) -> dict:
+        """The changes of the page when the music is finished; `made` is what its tags say."""
         picture = path.with_suffix(".png")
-        draw_music(read_audio(path)[0], self.studio.pipe.sampling_rate, picture, regions)
+        draw_music(read_audio(path)[0], self.studio.pipe.sampling_rate, picture, wanted.regions)
         number = history[-1]["number"] + 1 if history else 1
-        what = f"{made.get('command', 'generate')} · {title[:60] or 'no prompt'}"
-        label = f"{number}. {format_seconds(duration)} · {what} · seed {made['seed']}"
+        what = f"{made.get('command', 'generate')} · {wanted.title[:60] or 'no prompt'}"
+        label = f"{number}. {format_seconds(wanted.duration_in_s)} · {what} · seed {made['seed']}"
         entry = {"number": number, "label": label, "path": str(path), "picture": str(picture), "values": made}
         for old in history[: len(history) + 1 - MAX_HISTORY]:
             Path(old["path"]).unlink(missing_ok=True)
@@ -464,7 +478,7 @@ class Page:
         choices = [entry["label"] for entry in history]
         quieter = " It was turned down as a whole, not to be clipped." if made["gain"] < 1 else ""
         return {
-            self.status: f'<p role="status">Done: {format_seconds(duration)} of music.{quieter}</p>',
+            self.status: f'<p role="status">Done: {format_seconds(wanted.duration_in_s)} of music.{quieter}</p>',
             self.cancel: gr.update(visible=False),
             self.player: str(path),
             self.picture: gr.update(value=str(picture), visible=True),
@@ -481,17 +495,6 @@ class Page:
         """Shows an entry of the history."""
         entry = history[number or 0]
         return entry["path"], entry["picture"], entry["path"], entry["values"]
-
-    def _look_at(self, path: str | None) -> str:
-        """Checks an upload immediately."""
-        if path is None:
-            return gr.skip()
-        try:
-            info = check_upload(path)
-        except ValueError as error:
-            return show_error(error, path)
-        channels = "stereo" if info.channels == 2 else "mono"
-        return f'<p role="status">{format_seconds(info.duration_in_s)}, {info.sampling_rate} Hz, {channels}.</p>'
 
     def _every_control(self) -> dict[tuple[str, str], gr.components.Component]:
         """All controls that can be filled in with the settings of a piece."""
@@ -517,10 +520,6 @@ def _prompt(placeholder: str) -> gr.Textbox:
     return gr.Textbox(label="Prompt", placeholder=placeholder, lines=2, max_length=2000)
 
 
-def _upload() -> gr.Audio:
-    return gr.Audio(type="filepath", sources=["upload"], label="Music", editable=False, buttons=[])
-
-
 def _dtype(pipe) -> str:
     return str(pipe.transformer.dtype).removeprefix("torch.")
 
@@ -534,6 +533,44 @@ def _as_text(name: str, value):
     if name in ("seed", "duration_in_s", "extend_to", "prepend_in_s"):
         return "" if value is None else f"{value:.10g}"
     return "" if value is None else value
+
+
+def _read_regions(controls: dict, info: AudioInfo) -> tuple[dict, list, float]:
+    """Returns the arguments of the pipeline, the new regions, and the duration of the result in seconds."""
+    regions, loop = parse_regions(controls["regions"]), bool(controls["loop"])
+    if not regions:
+        raise ValueError("Mark a region on the waveform, or give its seconds, as 0:10-0:15.")
+    num_samples = round(info.duration_in_s * info.sampling_rate)
+    samples = check_regions(regions, num_samples, info.sampling_rate)
+    join_regions(samples, num_samples, 0, 0, loop)
+    return {"regions": regions, "loop": loop}, regions, info.duration_in_s
+
+
+def _read_extension(controls: dict, info: AudioInfo) -> tuple[dict, list, float]:
+    """Returns the arguments of the pipeline, the new regions, and the duration of the result in seconds."""
+    before = parse_seconds(controls["prepend_in_s"].strip() or 0, PLACES)
+    end, extend_to = before + info.duration_in_s, None
+    if controls["extend_to"].strip():
+        extend_to = parse_duration("Total duration", controls["extend_to"])
+        if extend_to <= end:
+            raise ValueError(f"Total duration must be more than the {end:g} s there are, got {extend_to:g}.")
+    elif before == 0:
+        raise ValueError("Give a total duration, seconds before the music, or both.")
+    own = {"extend_to": extend_to, "prepend_in_s": before, "loop": bool(controls["loop"])}
+    new = [(start, stop) for start, stop in ((0.0, before), (end, extend_to or end)) if start < stop]
+    return own, new, extend_to or end
+
+
+def _look_at(path: str | None) -> str:
+    """Describes an upload, or says why it cannot be used."""
+    if path is None:
+        return ""
+    try:
+        info = check_upload(path)
+    except ValueError as error:
+        return show_error(error, path)
+    channels = "stereo" if info.channels == 2 else "mono"
+    return f"<p>{format_seconds(info.duration_in_s)}, {info.sampling_rate} Hz, {channels}.</p>"
 
 
 def _show_waveform(path: str | None) -> tuple:

@@ -20,6 +20,7 @@ from stable_longform.app.streams import MEDIA_TYPES, stream_audio
 from stable_longform.app.studio import Busy, Studio
 from stable_longform.utils.timecodes import SECONDS
 
+MAX_BODY = 2**16  # bytes of a request to /v1/
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none from the network
 
 
@@ -35,6 +36,28 @@ class GenerationRequest(pydantic.BaseModel, extra="forbid"):
     response_format: Literal["wav", "flac"] = "wav"
 
 
+class BodyLimit:
+    """ASGI middleware: a request to `/v1/` with a longer body than `MAX_BODY` is answered with 413."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send) -> None:
+        """One request."""
+        num_bytes = 0
+
+        async def receive_limited() -> dict:
+            nonlocal num_bytes
+            message = await receive()
+            num_bytes += len(message.get("body", b""))
+            if num_bytes > MAX_BODY:
+                raise fastapi.HTTPException(413, f"The request must have at most {MAX_BODY} bytes.")
+            return message
+
+        is_limited = scope["type"] == "http" and scope["path"].startswith("/v1/")
+        await self.app(scope, receive_limited if is_limited else receive, send)
+
+
 def make_app(studio: Studio, folder: Path) -> fastapi.FastAPI:
     """The server's application.
 
@@ -43,6 +66,7 @@ def make_app(studio: Studio, folder: Path) -> fastapi.FastAPI:
         folder: for temporary files.
     """
     app = fastapi.FastAPI(title="stable-longform", docs_url="/v1/docs", openapi_url="/v1/openapi.json", redoc_url=None)
+    app.add_middleware(BodyLimit)
 
     @app.get("/v1/health")
     def health() -> dict:
