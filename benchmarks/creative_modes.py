@@ -16,10 +16,12 @@ next piece, so that nothing in the recording helps to fulfil it. For each mode, 
   better than that of another piece, and the standard error over pieces. Chance is 50 %;
 - time: processor time as a ratio to text to music of `--duration`, measured in the same run.
 
-`--output` gets the new parts as files, the table, and the numbers of each piece as JSON.
+`--output` gets the new parts as files, the table, and the numbers of each piece as JSON. Run the same command again
+after an interruption: pieces that are done are kept.
 """
 
 import argparse
+import json
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -59,9 +61,8 @@ EMBEDDERS = (TAGGER, "mel44")
 
 @dataclass
 class Result:
-    """What one mode made of one piece; None is what a mode has not."""
+    """What is measured of one mode and one piece; None is what a mode does not have."""
 
-    part: torch.Tensor
     seconds: float = 0.0
     kept_error: float | None = None
     distance: float | None = None
@@ -100,21 +101,38 @@ def main() -> None:
         )
     truth = read_manifest(arguments.manifest, "train")
     truth = random.Random(0).sample(truth, min(arguments.num_truth, len(truth)))
+    _check_settings(arguments)
     modes = Modes(arguments)
     results: dict[str, list[Result]] = {}
     for number, piece in enumerate(pieces):
         prompt, own_prompt = (full_prompt(pieces[n % len(pieces)].metadata) for n in (number + 1, number))
-        for name, result in modes.run(piece, prompt, own_prompt):
-            results.setdefault(name, []).append(result)
-            write_audio(_part_path(arguments.output, name, number), result.part, modes.music.sampling_rate, "float")
+        stored = arguments.output / "results" / f"{number}.json"
+        if not stored.is_file():
+            found = {}
+            for name, result, part in modes.run(piece, prompt, own_prompt):
+                found[name] = asdict(result)
+                write_audio(_part_path(arguments.output, name, number), part, modes.music.sampling_rate, "float")
+            write_json(stored, found)
+        for name, values in json.loads(stored.read_text(encoding="utf-8")).items():
+            results.setdefault(name, []).append(Result(**values))
     scores = score_parts(arguments, list(results), pieces, truth)
     rows = [[name, *_summarize(found, results["text to music"]), *scores[name]] for name, found in results.items()]
     header = ("mode", "kept error", "distance", "click ratio", "time", "FD mel44", "genre wins", "instruments win")
     table = markdown_table(header, rows) + f"\n{len(pieces)} pieces; {machine('cpu')}\n"
     write_text(arguments.output / "table.md", table)
-    every = {name: [asdict(result) | {"part": None} for result in found] for name, found in results.items()}
-    write_json(arguments.output / "modes.json", {"pieces": [str(piece.path) for piece in pieces], "results": every})
     print(table, end="")
+
+
+def _check_settings(arguments: argparse.Namespace) -> None:
+    """Keeps what the results depend on; raises a ValueError if the folder holds results of something else."""
+    path, settings = (
+        arguments.output / "settings.json",
+        {k: str(v) for k, v in vars(arguments).items() if k != "output"},
+    )
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != settings:
+        raise ValueError(f"{arguments.output} holds results of other settings: choose another --output.")
+    (arguments.output / "results").mkdir(parents=True, exist_ok=True)
+    write_json(path, settings)
 
 
 class Modes:
@@ -129,8 +147,8 @@ class Modes:
         self.duration, self.seed = arguments.duration, arguments.seed
         self.shared = {"window_in_s": arguments.window_in_s, "num_inference_steps": arguments.num_inference_steps}
 
-    def run(self, piece: Track, prompt: str, own_prompt: str) -> Iterator[tuple[str, Result]]:
-        """The name of each mode, and what it makes of a piece."""
+    def run(self, piece: Track, prompt: str, own_prompt: str) -> Iterator[tuple[str, Result, torch.Tensor]]:
+        """The name of each mode, what is measured of it, and its new part."""
         third, rate = self.duration / 3, self.music.sampling_rate
         audio = read_audios(piece.path, None, rate, self.music.vae.config.audio_channels)[0]
         audio = audio[:, : round(self.duration * rate)]
@@ -139,10 +157,10 @@ class Modes:
         def part(waveform: torch.Tensor, start_in_s: float = third) -> torch.Tensor:
             return waveform[:, round(start_in_s * rate) : round((start_in_s + third) * rate)]
 
-        yield "the recordings", Result(part(audio))
-        yield "their reconstructions", Result(part(reconstruction))
+        yield "the recordings", Result(), part(audio)
+        yield "their reconstructions", Result(), part(reconstruction)
         result, seconds = self._make(self.music, prompt, self.duration)
-        yield "text to music", Result(part(result), seconds)
+        yield "text to music", Result(seconds), part(result)
         edit = {"strength": 0.8, "method": "edit"}
         transforms = {
             "transform, `noise`, strength 0.8": {"strength": 0.8},
@@ -154,7 +172,7 @@ class Modes:
         for name, options in transforms.items():
             result, seconds = self._make(self.transform, prompt, audio, **options)
             distance = float((result - reconstruction).norm() / reconstruction.norm())
-            yield name, Result(part(result), seconds, distance=distance)
+            yield name, Result(seconds, distance=distance), part(result)
         new = {  # options, where the audio starts in the result, the new third, borders
             "inpaint, the middle third": ({"regions": [(third, 2 * third)]}, 0, third, (third, 2 * third)),
             "extend, a third after": ({"extend_to": 4 * third}, 0, 3 * third, (3 * third,)),
@@ -170,7 +188,7 @@ class Modes:
             error = float((kept - audio)[:, is_kept].abs().max())
             twice = torch.cat([result, result], dim=1)  # in which the end of a loop meets its start
             clicks = max(click_ratio(twice, round(at * rate), round(AROUND_IN_S * rate)) for at in borders)
-            yield name, Result(part(result, start), seconds, error, click_ratio=clicks)
+            yield name, Result(seconds, error, click_ratio=clicks), part(result, start)
 
     def _make(self, pipe: Callable, *inputs, **options) -> tuple[torch.Tensor, float]:
         """A result, and seconds of processor time."""

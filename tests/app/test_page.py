@@ -93,7 +93,7 @@ def status(page, text):
 def upload(panel, path, note="8000 Hz, stereo"):
     """Puts a file into the panel, and waits for what is said of it."""
     panel.locator("input[type=file]").set_input_files(path)
-    sync_api.expect(panel.locator(".note")).to_contain_text(note, timeout=TIMEOUT_IN_MS)
+    sync_api.expect(panel.locator(".prose.note")).to_contain_text(note, timeout=TIMEOUT_IN_MS)
 
 
 def duration(page):

@@ -82,6 +82,16 @@ def test_sections_from_a_file(run, music, checkpoint, tmp_path):
     assert "sections" not in settings and not torch.equal(other, read_audio(again)[0])
 
 
+def test_resampling_is_said(music, checkpoint, tmp_path, make_audio, capsys):
+    path = tmp_path / "other.wav"
+    soundfile.write(path, make_audio(2400, sampling_rate=12000).numpy().T, 12000)
+    options = ["--steps", "1", "--checkpoint", str(checkpoint), "-o"]
+    assert main(["transform", str(path), *options, str(tmp_path / "a.wav")]) == 0
+    assert "other.wav has 12000 Hz and is resampled to the model's 8000 Hz" in capsys.readouterr().err
+    assert main(["transform", str(music), *options, str(tmp_path / "b.wav")]) == 0
+    assert "resampled" not in capsys.readouterr().err
+
+
 EDITS = {
     "transform": ["--strength", "0.7", "--method", "edit", "--source-prompt", "rock", "--duration", "0.15"],
     "inpaint": ["--region", "0.05-0.1", "--region", "0.15-0.16", "--crossfade", "0.01"],

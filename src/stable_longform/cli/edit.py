@@ -288,6 +288,9 @@ def _open(name: str, context: typer.Context, edit: Edit):
     quiet = context.params["quiet"]
     pipe = getattr(stable_longform, name).from_pipe(open_pipeline(edit.checkpoint, edit.settings, edit.device, quiet))
     pipe.set_progress_bar_config(desc="sampling", disable=quiet)
+    rate = edit.info.sampling_rate
+    if rate != pipe.sampling_rate:
+        note(f"{edit.input} has {rate} Hz and is resampled to the model's {pipe.sampling_rate} Hz", quiet)
     if context.params["seed"] is None and context.params["from_file"] is None:
         note(f"seed: {edit.settings.seed}", quiet)
     return pipe, fill_in(edit.settings, pipe)
