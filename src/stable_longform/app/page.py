@@ -386,14 +386,13 @@ class Page:
             folder = self.folder / session
             folder.mkdir(exist_ok=True)
             path = folder / f"{command}-{wanted.made['seed']}-{secrets.token_hex(3)}.{controls['format']}"
-            events, chunks, shown = self.studio.run(wanted.make, wanted.duration_in_s), [], None
+            events, chunks = self.studio.run(wanted.make, wanted.duration_in_s), []
             try:
                 for event in events:
                     if isinstance(event, torch.Tensor):
                         chunks.append(event)
-                    elif event != shown:
-                        shown = event
-                        yield {self.status: show_status(event)}
+                    else:
+                        yield {self.status: show_status(event)}  # also if it says the same: here Gradio can cancel
             finally:
                 events.close()
             made = write_music(path, chunks, self.studio.pipe.sampling_rate, wanted.title, wanted.made)
