@@ -29,7 +29,7 @@ DISTILL_PIECE ?= 45
 # Of `make gpu-check`; on a machine without a GPU: GPU_CHECK="--size tiny --window 64 --steps 2".
 GPU_CHECK ?= --device cuda --fp8
 
-.PHONY: help music test test-browser test-docs test-slow lint format train-tiny train-embedded distill-embedded benchmarks gpu-check docs
+.PHONY: help music test test-browser test-docs test-slow lint format types train-tiny train-embedded distill-embedded benchmarks gpu-check docs
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -58,6 +58,9 @@ lint: $(INSTALLED)  ## check style
 format: $(INSTALLED)  ## mend style
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
+
+types: $(INSTALLED)  ## check types
+	$(PYTHON) -m mypy
 
 # The site, in build/site; a broken link or an unknown name is an error.
 docs: $(INSTALLED)  ## build the site in build/site

@@ -2,8 +2,8 @@
 
     python examples/samples.py                     # with the embedded checkpoint, into docs/samples
 
-Each clip is 20 seconds from one prompt and one seed, with the checkpoint's own number of steps and guidance scale. The
-clips are not selected from several.
+Each clip is 20 seconds from one prompt, with the checkpoint's own number of steps and guidance scale. The seeds are
+1, 2, 3 ...: the clips are not selected from several.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from stable_longform.utils.files import write_text
 from stable_longform.utils.pictures import draw_music
 from stable_longform.utils.scripts import SECONDS, STEPS, ScriptParser, run_main
 
-SEED, DURATION_IN_S = 1, 20.0
+DURATION_IN_S = 20.0
 # The name of each clip's files, and its prompt.
 CLIPS = {
     "piano": "Genre: Piano|Instruments: Piano|BPM: 90|Key: C major",
@@ -32,9 +32,9 @@ OPUS_COMPRESSION = 0.92  # libsndfile's scale from 0 to 1; about 50 kbit/s in st
 HEAD = """\
 # Samples
 
-What the checkpoint inside the package makes: one clip for each prompt, all with seed {seed}, none chosen from several.
-It is a tiny model; [its card](../src/stable_longform/checkpoints/tiny/README.md) has its measurements. This command
-makes the clips, the pictures and this page:
+What the checkpoint inside the package makes: one clip for each prompt, with the seeds 1, 2, 3 ..., none chosen from
+several. It is a tiny model; [its card](../src/stable_longform/checkpoints/tiny/README.md) has its measurements. This
+command makes the clips, the pictures and this page:
 
 ```bash
 python examples/samples.py
@@ -46,7 +46,7 @@ CLIP = """
 
 `{prompt}`
 
-<audio controls preload="none" src="samples/{name}.opus"></audio>
+<audio controls preload="metadata" src="samples/{name}.opus"></audio>
 
 ![Waveform and spectrogram of {name}](samples/{name}.webp)
 
@@ -68,12 +68,12 @@ def main() -> None:
     folder = arguments.output_dir
     folder.mkdir(parents=True, exist_ok=True)
     pipe = LongFormMusicPipeline.from_pretrained(arguments.checkpoint)
-    for name, prompt in CLIPS.items():
+    for seed, (name, prompt) in enumerate(CLIPS.items(), 1):
         result = pipe(
             prompt,
             duration=arguments.duration,
             num_inference_steps=arguments.num_inference_steps,
-            generator=torch.Generator().manual_seed(SEED),
+            generator=torch.Generator().manual_seed(seed),
         )
         write_opus(folder / f"{name}.opus", result.audios[0], result.sampling_rate)
         draw_music(result.audios[0], result.sampling_rate, folder / f"{name}.webp")
@@ -84,10 +84,10 @@ def main() -> None:
 def make_page(duration_in_s: float) -> str:
     """The Markdown page beside the folder."""
     clips = [
-        CLIP.format(title=name.capitalize(), name=name, prompt=prompt, duration=duration_in_s, seed=SEED)
-        for name, prompt in CLIPS.items()
+        CLIP.format(title=name.capitalize(), name=name, prompt=prompt, duration=duration_in_s, seed=seed)
+        for seed, (name, prompt) in enumerate(CLIPS.items(), 1)
     ]
-    return "".join([HEAD.format(seed=SEED), *clips])
+    return "".join([HEAD, *clips])
 
 
 def write_opus(path: Path, waveform: torch.Tensor, sampling_rate: int) -> None:

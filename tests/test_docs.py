@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import re
+import runpy
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -201,6 +202,13 @@ def test_make_lists_every_target():
     targets = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split()
     listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert sorted(line.split()[0] for line in listed.splitlines()) == sorted(targets)
+
+
+def test_the_picture_of_the_architecture_is_that_of_the_code():
+    script = runpy.run_path(str(ROOT / "docs" / "draw_architecture.py"))
+    graph = script["read_graph"]()
+    assert "utils" in graph["pipelines"] and graph["utils"] == set()
+    assert script["PICTURE"].read_text(encoding="utf-8") == script["draw"](graph)
 
 
 def test_architecture_names_every_file():

@@ -5,7 +5,7 @@ import re
 import pytest
 from huggingface_hub import ModelCard
 
-from stable_longform.utils.model_card import set_section, write_model_card
+from stable_longform.utils.model_card import OWN_MUSIC, Result, set_results, set_section, write_model_card
 
 ARGUMENTS = {
     "description": "A small model",
@@ -74,3 +74,48 @@ def test_a_section_takes_the_place_of_the_one_before(tmp_path):
     assert path.read_text() == text
     with pytest.raises(ValueError, match="has no card"):
         set_section(tmp_path / "none", "Metrics", "")
+
+
+def shown(path) -> list[tuple]:
+    """The evaluation results in a card's header, as the Hub reads them."""
+    return [
+        (result.task_type, result.dataset_name, result.metric_name, result.metric_value)
+        for result in ModelCard.load(path).data.eval_results
+    ]
+
+
+def test_metrics_of_the_runs_are_evaluation_results(tmp_path):
+    path = write_model_card(tmp_path, **ARGUMENTS)
+    assert shown(path) == [("text-to-audio", OWN_MUSIC, "transformer, valid/loss", 0.1235)]
+    assert ModelCard.load(path).data.model_name == tmp_path.name
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    assert ModelCard.load(write_model_card(bare)).data.eval_results is None
+
+
+def test_results_go_into_the_header_and_the_text_stays(tmp_path):
+    path = write_model_card(tmp_path, **ARGUMENTS)
+    before = ModelCard.load(path)
+    set_results(tmp_path, [Result("songs", "SI-SDR", 3.91234), Result("other songs", "SI-SDR", 0.9)])
+    after = ModelCard.load(path)
+    assert shown(path) == [
+        ("text-to-audio", "songs", "SI-SDR", 3.9123),
+        ("text-to-audio", "other songs", "SI-SDR", 0.9),
+    ]
+    assert (
+        after.text == before.text and after.data.license == before.data.license and after.data.tags == before.data.tags
+    )
+    set_results(tmp_path, [Result("songs", "SI-SDR", 4.0)])
+    assert len(shown(path)) == 1 and ModelCard.load(path).text == before.text
+
+
+def test_results_that_cannot_be_shown(tmp_path):
+    with pytest.raises(ValueError, match="has no card"):
+        set_results(tmp_path, [Result("songs", "SI-SDR", 1.0)])
+    path = write_model_card(tmp_path, **ARGUMENTS)
+    before = path.read_text()
+    with pytest.raises(ValueError, match="no result"):
+        set_results(tmp_path, [])
+    with pytest.raises(ValueError, match="SI-SDR on songs must be finite, got nan"):
+        set_results(tmp_path, [Result("songs", "SI-SDR", float("nan"))])
+    assert path.read_text() == before

@@ -91,7 +91,7 @@ def webmushra_config(test_id: str, title: str, listener: int, trials: Sequence[M
     responses = [
         [{"value": value, "label": label} for value, label in question_options(question)] for question in QUESTIONS
     ]
-    pages = [
+    pages: list[dict[str, object]] = [
         {
             "type": "generic",
             "id": "introduction",

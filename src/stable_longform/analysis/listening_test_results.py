@@ -67,14 +67,17 @@ def read_results(paths: Sequence[Path], test_id: str, stimuli: Mapping[str, Mapp
         files += sorted(file for file in path.rglob("*") if file.suffix in EXTENSIONS) if path.is_dir() else [path]
     if not files:
         raise ValueError(f"No result file ({', '.join(EXTENSIONS)}) in {', '.join(map(str, paths))}.")
-    results, found = Results(), {}
+    results = Results()
+    found: dict[tuple[str, str, str], list[tuple[str, Answer]]] = {}
     for file in files:
         for where, read in _read_file(file):
-            reason = read if isinstance(read, str) else _fault(read, test_id, stimuli)
+            if isinstance(read, str):
+                results.left_out.append(f"{where}: {read}")
+                continue
+            reason, (_, answer) = _fault(read, test_id, stimuli), read
             if reason:
                 results.left_out.append(f"{where}: {reason}")
                 continue
-            test, answer = read
             key = (answer.listener, answer.trial_id, answer.question)
             found.setdefault(key, []).append((where, answer))
     for places in found.values():

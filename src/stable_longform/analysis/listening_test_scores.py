@@ -84,8 +84,8 @@ def _summarize(by_listener: list[list[float]], num_resamples: int, seed: int) ->
         lambda drawn: sums[drawn].sum() / counts[drawn].sum(), mean, [len(by_listener)], num_resamples, seed
     )
     deviation = float(values.std(ddof=1)) if len(values) > 1 else None
-    counts = {"num_ratings": len(values), "num_listeners": len(by_listener)}
-    return {"mean": mean, "deviation": deviation, "interval": interval} | counts
+    sizes = {"num_ratings": len(values), "num_listeners": len(by_listener)}
+    return {"mean": mean, "deviation": deviation, "interval": interval} | sizes
 
 
 def preference_table(
@@ -112,8 +112,8 @@ def preference_table(
         systems = sorted({name for found in by_listener.values() for pair in found for name in pair[:2]})
         wins = np.zeros((len(by_listener), len(systems), len(systems)))
         for number, found in enumerate(by_listener.values()):
-            for first, second, share in found:
-                row, column = systems.index(first), systems.index(second)
+            for winner, loser, share in found:
+                row, column = systems.index(winner), systems.index(loser)
                 wins[number, row, column] += share
                 wins[number, column, row] += 1 - share
         strengths = bradley_terry(wins.sum(axis=0))
@@ -122,7 +122,7 @@ def preference_table(
                 name: {
                     "strength": float(strengths[place]),
                     "interval": bootstrap_interval(
-                        lambda drawn, wins=wins, place=place: bradley_terry(wins[drawn].sum(axis=0))[place],
+                        lambda drawn, wins=wins, place=place: float(bradley_terry(wins[drawn].sum(axis=0))[place]),
                         float(strengths[place]), [len(by_listener)], num_resamples, seed,
                     ),
                 }

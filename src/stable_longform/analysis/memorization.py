@@ -54,7 +54,7 @@ class Standardizer:
         Raises:
             ValueError: no two rows that differ.
         """
-        count, total, squares = 0, 0.0, 0.0
+        count, total, squares = 0, np.zeros(1), np.zeros(1)
         for block in blocks:
             rows = block[block.any(axis=1)].astype(np.float64)
             count, total, squares = count + len(rows), total + rows.sum(axis=0), squares + np.square(rows).sum(axis=0)
@@ -143,7 +143,7 @@ def _nearest_of_block(
         cosines = rows @ block.T
         cosines[~rows.any(dim=1)] = -math.inf
         cosines[:, ~block.any(dim=1)] = -math.inf
-        if query_owners is not None:
+        if query_owners is not None and item_owners is not None:
             own = torch.from_numpy(query_owners[:, None] == item_owners[None, start : start + item_block])
             cosines.masked_fill_(own.to(device), -math.inf)
         found, place = cosines.topk(min(wanted, cosines.shape[1]), dim=1)
@@ -312,5 +312,5 @@ def detection_rate(scores: Sequence[float], threshold: float) -> dict[str, float
 
 def area_under_curve(higher: Sequence[float], lower: Sequence[float]) -> float:
     """Share of pairs with one value of each in which the first is higher; ties count half."""
-    higher, lower = np.asarray(higher, dtype=np.float64)[:, None], np.asarray(lower, dtype=np.float64)[None, :]
-    return float(np.mean((higher > lower) + 0.5 * (higher == lower)))
+    first, second = np.asarray(higher, dtype=np.float64)[:, None], np.asarray(lower, dtype=np.float64)[None, :]
+    return float(np.mean((first > second) + 0.5 * (first == second)))

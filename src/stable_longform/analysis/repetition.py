@@ -38,8 +38,8 @@ def find_repetitions(matrix: np.ndarray, frame_rate: float) -> Repetitions:
     for row in range(len(lags)):
         lags[row, row + min_lag :] = np.diagonal(matrix, -(row + min_lag))
     gap, length = round(MAX_GAP_IN_S * frame_rate), max(1, round(MIN_LENGTH_IN_S * frame_rate))
-    row, start, end = find_runs(lags, gap, length)
-    return Repetitions(row + min_lag, start, end)
+    found, start, end = find_runs(lags, gap, length)
+    return Repetitions(found + min_lag, start, end)
 
 
 def find_runs(rows: np.ndarray, max_gap: int, min_length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

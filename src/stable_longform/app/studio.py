@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
+from diffusers import DiffusionPipeline
 
 POLL_IN_S = 0.2
 MAX_CHUNKS = 4  # decoded but not read yet; a slow reader slows down the decoder
@@ -121,7 +122,7 @@ class _Generation:
             start = start or time.monotonic()  # the time of the first chunk is unknown
             self._tell("decoding", num_samples / self.pipe.sampling_rate, self.duration_in_s, start)
 
-    def open(self, pipeline_class: type):
+    def open(self, pipeline_class: type[DiffusionPipeline]):
         """Opens a pipeline of this class that reports its steps."""
         pipe = pipeline_class.from_pipe(self.pipe)
         pipe.progress_bar = self._progress_bar

@@ -25,6 +25,7 @@ from stable_longform.cli.options import (
 from stable_longform.data.manifest import read_manifest
 from stable_longform.evaluation import codecs, measurements, reports
 from stable_longform.evaluation.audio_files import ReadingSettings, count_other_files, list_audio, list_tracks
+from stable_longform.evaluation.card_results import read_results
 from stable_longform.evaluation.control import Asked, asked_by_truth
 from stable_longform.evaluation.control_report import evaluate_control
 from stable_longform.evaluation.embedders import NAMES, load_embedder
@@ -37,6 +38,7 @@ from stable_longform.evaluation.scores import NUM_RESAMPLES
 from stable_longform.metrics.embedders import minilm, musicnn
 from stable_longform.utils.environment import describe_environment
 from stable_longform.utils.files import file_sha256, weights_sha256, write_json, write_text
+from stable_longform.utils.model_card import set_results
 from stable_longform.utils.optional import require
 
 # The numbers of the paper: component -> parameters (Table 1); codec -> STFT, mel, SI-SDR (Table 5).
@@ -288,6 +290,18 @@ def reconstruct_score(
     write_json(output / "reconstruction.json", report)
     write_text(output / "table.md", table)
     typer.echo(table, nl=False)
+
+
+@app.command()
+def card(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of the checkpoint, with a card (README.md).")],
+    report: Annotated[list[Path], typer.Argument(help="Folders of reports of `reconstruct-score` and `control`.")],
+) -> None:
+    """Puts the results of reports into the header of a model card, where the Hub shows them. The text stays."""
+    results = [result for folder in report for result in read_results(folder)]
+    set_results(checkpoint, results)
+    rows = [(result.metric, result.value, result.dataset) for result in results]
+    typer.echo(reports.markdown_table(("metric", "value", "measured on"), rows), nl=False)
 
 
 @app.command(name="time")

@@ -34,7 +34,7 @@ def _parse_option(text: str | float, accepted: Range) -> float:
 def seconds_option(name: str, help: str, accepted: Range = SECONDS) -> typer.models.OptionInfo:
     """An option in seconds."""
     parser = functools.partial(_parse_option, accepted=accepted)
-    parser.__name__ = "seconds"  # which typer asks for
+    parser.__dict__["__name__"] = "seconds"  # which typer asks for
     return typer.Option(name, parser=parser, metavar="SECONDS", help=help)
 
 
@@ -148,7 +148,7 @@ def with_music_options(command: Callable) -> Callable:
     def call(**arguments):
         return command(**{name: arguments[name] for name in own})
 
-    call.__signature__ = inspect.Signature([*own.values(), *added])
+    call.__dict__["__signature__"] = inspect.Signature([*own.values(), *added])
     call.__annotations__ = command.__annotations__ | {option.name: option.annotation for option in added}
     return call
 

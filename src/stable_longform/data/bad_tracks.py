@@ -28,7 +28,8 @@ from stable_longform.utils.text_files import printable
 
 logger = logging.getLogger(__name__)
 
-Candidate, Item = TypeVar("Candidate"), TypeVar("Item")
+Candidate = TypeVar("Candidate")
+Item = TypeVar("Item")
 
 KINDS = ("broken", "too short", "silent", "mislabelled", "unsupported", "repeated")
 IGNORED_KINDS = ("hidden", "stray", "linked")

@@ -39,7 +39,8 @@ def _read_row(files: Mapping[str, Path], given: Mapping) -> dict:
 
 def _walk(folder: Path) -> Iterator[Path | BadTrackError]:
     """The files in a folder and its subfolders. A folder with several links to it is read once."""
-    waiting, links, seen = [folder], [], set()
+    waiting, seen = [folder], set()
+    links: list[Path] = []
     while waiting or links:
         place = waiting.pop() if waiting else links.pop(0)  # links come last: a folder's own name has priority
         status = os.stat(place)

@@ -37,7 +37,8 @@ def group_files(names: Sequence[str], root: Path) -> FileGroups:
         names: paths relative to `root`, with slashes.
         root: for messages about files that are left out.
     """
-    groups, audio, owners, seen = FileGroups(), [], set(), Counter()
+    groups, audio, owners = FileGroups(), [], set()
+    seen: Counter[tuple[str, str]] = Counter()
     sidecars: dict[str, dict[str, int]] = {}
     for number, name in enumerate(names):
         path = PurePosixPath(unicodedata.normalize("NFC", name))

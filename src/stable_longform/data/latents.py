@@ -19,6 +19,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -101,7 +102,7 @@ def write_shard(directory: Path, rows: Sequence[dict], posteriors: Sequence[dict
 
 def read_shards(directory: Path) -> dict[str, dict]:
     """The rows of all shards of a folder by key; shards that cannot be read are ignored."""
-    found = {}
+    found: dict[str, dict] = {}
     for file in sorted(directory.glob("shard-*.safetensors")):
         try:
             with safe_open(file, framework="pt") as shard:
@@ -220,7 +221,7 @@ def _read_rate(file: Path) -> float:
     rate = parse_json_object(read_text(file), printable(file)).get("latent_rate")
     if rate not in Range(0, above=True):
         raise ValueError(f"{file}: latent_rate must be a number greater than 0 and finite, got {rate!r}.")
-    return rate
+    return cast(float, rate)
 
 
 def _read_silence(file: Path) -> dict[str, torch.Tensor]:
@@ -233,7 +234,7 @@ def _read_silence(file: Path) -> dict[str, torch.Tensor]:
 
 def collate_windows(items: Sequence[dict]) -> dict:
     """Stacks items: tensors along a new first dimension, numbers to `(B,)` in float32, prompts to a list."""
-    batch = {}
+    batch: dict[str, torch.Tensor | list[str]] = {}
     for name, value in items[0].items():
         values = [item[name] for item in items]
         if isinstance(value, torch.Tensor):

@@ -35,7 +35,8 @@ def read_manifest(path: str | os.PathLike, split: str | None = None) -> list[Tra
     path = Path(path)
     if split is not None and split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}.")
-    tracks, places = [], {}
+    tracks: list[Track] = []
+    places: dict[Path, str] = {}
     for place, row in read_json_lines(path):
         track = _make_track(row, place, path.parent)
         if track.path in places:
@@ -94,13 +95,13 @@ def manifest_row(track: Track, folder: Path) -> dict:
     """
     if not isinstance(track.storage, TarMember | None):
         raise ValueError(f"{track.path} is not a file: a manifest lists files, and files inside tars.")
-    row = {"path": track.path, "duration_in_s": track.duration_in_s, "split": track.split, "weight": track.weight}
-    if track.storage is not None:
-        storage = track.storage
-        row |= {"path": storage.tar, "member": track.path.relative_to(storage.tar).as_posix()}
+    storage = track.storage
+    path, folder = (track.path if storage is None else storage.tar).absolute(), folder.absolute()
+    row: dict[str, object] = {"path": (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()}
+    row |= {"duration_in_s": track.duration_in_s, "split": track.split, "weight": track.weight}
+    if storage is not None:
+        row |= {"member": track.path.relative_to(storage.tar).as_posix()}
         row |= {"offset": storage.offset, "num_bytes": storage.num_bytes}
-    path, folder = row["path"].absolute(), folder.absolute()
-    row["path"] = (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
     return row | track.metadata
 
 

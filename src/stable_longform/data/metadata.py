@@ -94,7 +94,7 @@ def parse_sidecars(sidecars: Mapping[str, bytes]) -> dict:
 
 def _text_or_number(value: object) -> str | int | float | None:
     """Text or a number of at most `MAX_NUMBER`; None for anything else."""
-    if is_text(value):
+    if isinstance(value, str) and is_text(value):
         return value
     if isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER:
         return int(value) if isinstance(value, numbers.Integral) else float(value)
@@ -106,10 +106,10 @@ def _tempo(value: object) -> int | float | None:
     if isinstance(value, str):
         match = TEMPO.fullmatch(value)
         value = float(match[1]) if match else None
-    value = _text_or_number(value)
-    if value is None or not 0 < value <= MAX_TEMPO:
+    number = _text_or_number(value)
+    if not isinstance(number, (int, float)) or not 0 < number <= MAX_TEMPO:
         return None
-    return int(value) if value == int(value) else value
+    return int(number) if number == int(number) else number
 
 
 def _is_json(value: object) -> bool:

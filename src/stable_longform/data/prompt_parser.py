@@ -47,8 +47,8 @@ def parse_prompt(prompt: str, vocabulary: Mapping[str, Collection[str]] | None =
                     chosen, spelled = _place(value.strip(), field, spellings)
                     found.setdefault(chosen, []).append(spelled)
     for field, read in (("bpm", _tempo_in_text), ("key", _key_in_text)):
-        if field not in found and (value := read(" ".join(found.get("description", ())))):
-            found[field] = [value]
+        if field not in found and (read_value := read(" ".join(found.get("description", ())))):
+            found[field] = [read_value]
     return {field: [value for value in values if value] for field, values in found.items() if any(values)}
 
 
@@ -69,7 +69,7 @@ def _split_fields(part: str) -> list[tuple[str | None, str]]:
     """Splits a part between bars: text before any field (None), then each field with its text."""
     names = list(FIELD.finditer(part))
     bounds = [match.start() for match in names] + [len(part)]
-    pieces = [(None, part[: bounds[0]])]
+    pieces: list[tuple[str | None, str]] = [(None, part[: bounds[0]])]
     for match, end in zip(names, bounds[1:], strict=True):
         pieces.append((FIELD_NAMES[match.group(1).casefold()], part[match.end() : end]))
     return [(field, text.strip()) for field, text in pieces if text.strip()]

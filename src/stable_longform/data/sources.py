@@ -251,7 +251,7 @@ def _open_list(name: str, max_bad_fraction: float) -> ListedSource:
     left_out = [result for result in examined if isinstance(result, BadTrackError)]
     tracks, places = [], []
     for recording, result in zip(found, examined, strict=True):
-        if not isinstance(result, BadTrackError):
+        if not isinstance(result, BadTrackError) and not isinstance(recording, BadTrackError):
             track, is_given = result
             tracks.append(track)
             places.append(None if is_given else recording.place)

@@ -5,6 +5,7 @@ result, `draw_durations` draws the paper's Figure 1.
 """
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def has_loudness_meter() -> bool:
     return False
 
 
-def share_shorter(durations_in_s: Sequence[float], seconds: float) -> float:
+def share_shorter(durations_in_s: Sequence[float] | np.ndarray, seconds: float) -> float:
     """Share of the durations that are not longer than `seconds`: the cumulative histogram of Figure 1."""
     return float(np.mean(np.asarray(durations_in_s) <= seconds))
 
@@ -90,7 +91,10 @@ def summarize(examined: Sequence[Examined], errors: Sequence[BadTrackError]) -> 
             for split in SPLITS
         },
         "durations": _quantiles(durations) | {"mean": float(durations.mean()) if len(durations) else None},
-        "histogram": [[low, high, int(((durations > low) & (durations <= high)).sum())] for low, high in edges],
+        "histogram": [
+            [low, high if math.isfinite(high) else None, int(((durations > low) & (durations <= high)).sum())]
+            for low, high in edges
+        ],
         "shares_not_longer": {f"{mark:g}": share_shorter(durations, mark) for mark in MARKS_IN_S if len(tracks)},
         "sampling_rates": _count(str(item.info.sampling_rate) for item in examined),
         "channels": _count(str(item.info.channels) for item in examined),
@@ -111,7 +115,6 @@ def summarize(examined: Sequence[Examined], errors: Sequence[BadTrackError]) -> 
         "ignored_files": [one_line(error) for error in errors if error.kind in IGNORED_KINDS],
         "values_left_out": _count(value for track in tracks for value in track.left_out),
     }
-    summary["histogram"][-1][1] = None  # JSON has no infinity
     return summary
 
 
@@ -200,7 +203,7 @@ def _loudness(samples: np.ndarray, sampling_rate: int) -> float:
     return 10 * float(np.log10(np.mean(np.square(samples, dtype=np.float64))))
 
 
-def _quantiles(values: Sequence[float]) -> dict[str, float | None]:
+def _quantiles(values: Sequence[float] | np.ndarray) -> dict[str, float | None]:
     """Smallest, 5 %, median, 95 % and largest of the finite values."""
     finite = np.asarray(values, dtype=float)
     finite = finite[np.isfinite(finite)]

@@ -9,7 +9,7 @@ import contextlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from stable_longform.utils.file_part import FilePart
 
@@ -30,7 +30,7 @@ class TarMember:
 
     def open(self) -> BinaryIO:
         """The member as a file."""
-        return FilePart(open(self.tar, "rb", buffering=0), self.offset, self.num_bytes)
+        return cast(BinaryIO, FilePart(open(self.tar, "rb", buffering=0), self.offset, self.num_bytes))
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class TableRow:
         if not value["bytes"].is_valid:
             return open(value["path"].as_py(), "rb")
         buffer = value["bytes"].as_buffer()
-        return FilePart(pyarrow.BufferReader(buffer), 0, buffer.size)
+        return cast(BinaryIO, FilePart(pyarrow.BufferReader(buffer), 0, buffer.size))
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class InMemory:
 
     def open(self) -> BinaryIO:
         """The bytes as a file."""
-        return FilePart(io.BytesIO(self.data), 0, len(self.data))
+        return cast(BinaryIO, FilePart(io.BytesIO(self.data), 0, len(self.data)))
 
 
 Storage = TarMember | TableRow | InMemory

@@ -14,8 +14,8 @@ item.
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sized
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +27,15 @@ from stable_longform.data.tracks import Track
 from stable_longform.utils.optional import require
 
 MAX_EMPTY_EPOCHS = 20  # in a row, for a worker whose shards change with the epoch; otherwise one is enough
+
+
+class MakeItems(Protocol):
+    """A `MakeItem` that says how many items are made of a track each time it is read."""
+
+    items_per_track: int
+
+    def __call__(self, track: Track, rng: np.random.Generator) -> dict:
+        """An item, or a BadTrackError."""
 
 
 class Shards(Protocol):
@@ -92,7 +101,7 @@ class StreamedSource:
 
     def items(
         self,
-        make_item: MakeItem,
+        make_item: MakeItems,
         seed: int = 0,
         process_index: int = 0,
         num_processes: int = 1,
@@ -142,6 +151,8 @@ class StreamedSource:
         """
         if "places" not in state:
             raise ValueError("The checkpoint stores no position in a stream: it belongs to another source.")
+        if self._items is None:
+            raise ValueError("There are no items yet whose place could be loaded: call `items` first.")
         places = state["places"]
         if len(places) != self._items.num_processes:
             raise ValueError(
@@ -199,7 +210,7 @@ class StreamItems(torch.utils.data.IterableDataset):
     def __init__(
         self,
         source: StreamedSource,
-        make_item: MakeItem,
+        make_item: Callable[[Track, np.random.Generator], Any],
         seed: int = 0,
         process_index: int = 0,
         num_processes: int = 1,
@@ -215,7 +226,8 @@ class StreamItems(torch.utils.data.IterableDataset):
         self.process_index, self.num_processes = process_index, num_processes
         self.items_per_track, self.shuffle_tracks, self.num_epochs = items_per_track, shuffle_tracks, num_epochs
         self._num_empty_epochs = 0
-        self._loader, self._loader_state = None, None
+        self._loader: Any = None  # a StatefulDataLoader
+        self._loader_state: dict | None = None
         self._state = {"epoch": 0, "shard": 0, "track": 0, "item": 0}
 
     def take(self, count: int, first: int = 0) -> list[dict]:
@@ -242,7 +254,7 @@ class StreamItems(torch.utils.data.IterableDataset):
 
     def make_loader(
         self,
-        batches: torch.utils.data.Sampler,
+        batches: Sized,
         batch_size: int,
         num_workers: int,
         collate_fn: Callable[[list[dict]], dict] | None = None,
@@ -284,7 +296,7 @@ class StreamItems(torch.utils.data.IterableDataset):
         """The state for a worker: everything except the loader that started it."""
         return self.__dict__ | {"_loader": None, "_loader_state": None}
 
-    def __iter__(self) -> Iterator[dict]:
+    def __iter__(self) -> Iterator[Any]:
         """Yields the items of this worker."""
         while self.num_epochs is None or self._state["epoch"] < self.num_epochs:
             yield from self._epoch()

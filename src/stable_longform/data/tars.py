@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from stable_longform.data.bad_tracks import BadTrackError, BadTracks, one_line
 from stable_longform.data.grouping import group_files
@@ -26,7 +26,7 @@ from stable_longform.data.storage import InMemory, Storage, TarMember
 from stable_longform.utils.audio import AUDIO_EXTENSIONS
 from stable_longform.utils.optional import require
 
-DECOMPRESSORS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+DECOMPRESSORS: dict[bytes, Callable] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 READ_ERRORS = (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
 
 
@@ -180,7 +180,7 @@ def _list_members(
 
 def _check_end(archive: tarfile.TarFile) -> None:
     """Raises a ReadError unless the tar really ends where reading ended: tarfile mistakes a damaged header for it."""
-    if any(_read_at(archive.fileobj, archive.offset, tarfile.BLOCKSIZE)):
+    if any(_read_at(cast(BinaryIO, archive.fileobj), archive.offset, tarfile.BLOCKSIZE)):
         raise tarfile.ReadError(f"the header at byte {archive.offset} is damaged")
 
 
@@ -197,7 +197,8 @@ def _local(tar: str) -> Iterator[tuple[BinaryIO, Exception | None]]:
     """
     with contextlib.ExitStack() as stack:
         if not is_remote(tar):
-            file, damage = stack.enter_context(open(tar, "rb")), None
+            file: BinaryIO = stack.enter_context(open(tar, "rb"))
+            damage = None
         else:
             file = stack.enter_context(tempfile.TemporaryFile())
             damage = _copy(stack.enter_context(require("webdataset", "train").gopen(tar, "rb")), file)

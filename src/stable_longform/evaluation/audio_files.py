@@ -72,7 +72,7 @@ def list_audio(folder: str | os.PathLike) -> dict[str, Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder.")
-    files = {}
+    files: dict[str, Path] = {}
     for path in sorted(_walk(folder)):
         if path.suffix.lower() in EXTENSIONS:
             name = path.relative_to(folder).with_suffix("").as_posix()

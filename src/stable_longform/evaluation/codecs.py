@@ -122,7 +122,9 @@ def score_reconstructions(
     """
     cache.mkdir(parents=True, exist_ok=True)
     suffix = f"{VALUES_VERSION}-visqol" if with_visqol else f"{VALUES_VERSION}"
-    per_file, skipped, notes = {}, {}, {}
+    per_file: dict[str, dict] = {}
+    skipped: dict[str, str] = {}
+    notes: dict[str, dict] = {}
     for name, path in tqdm(files.items(), desc=codec.name, unit="file"):
         try:
             stored = cache / f"{audio_hash(path)}-{suffix}.json"

@@ -304,7 +304,7 @@ def score_test(
         reasons = "; ".join([*found.left_out[:5], *(f"listener {name}: {why}" for name, why in screened.items())])
         raise ValueError(f"No answer can be used: {reasons}.")
     answered = {(answer.listener, answer.trial_id) for answer in found.answers}
-    unfinished = {}
+    unfinished: dict[str, int] = {}
     for listener in sorted({answer.listener for answer in found.answers}):
         missing = [trial for trial in plan.get(listener, ()) if (listener, trial) not in answered]
         unfinished |= {listener: len(missing)} if missing else {}

@@ -60,7 +60,8 @@ def read_prompt_list(path: str | os.PathLike, is_singing_excluded: bool = False)
     readers = {".jsonl": _read_jsonl, ".txt": _read_text, ".csv": _read_song_describer}
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path}: the extension must be one of {', '.join(readers)}.")
-    rows, lines = [], {}
+    rows = []
+    lines: dict[str, int] = {}
     for number, values in readers[path.suffix.lower()](path):
         row = _make_row(f"{path}:{number}", values)
         if row.id in lines:

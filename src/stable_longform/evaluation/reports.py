@@ -39,7 +39,7 @@ def plot_values(path: Path, values: Mapping[str, float | Sequence[float]], title
 
     figure, axes = pyplot.subplots(1, len(values), figsize=(1 + 2.2 * len(values), 3.6), squeeze=False)
     for axis, (name, value) in zip(axes[0], values.items(), strict=True):
-        if np.ndim(value) and len(value) > 1 and np.ptp(value) > 0:
+        if np.size(value) > 1 and np.ptp(value) > 0:
             axis.violinplot(value, showmeans=True)
         else:
             number = float(np.mean(value))

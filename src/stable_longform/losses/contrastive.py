@@ -71,7 +71,7 @@ def retrieval_recall(
     """
     _check_pairs(audio_embeds, text_embeds)
     similarity = audio_embeds @ text_embeds.T
-    recalls = {}
+    recalls: dict[str, float] = {}
     for name, scores in (("audio_to_text", similarity), ("text_to_audio", similarity.T)):
         own = scores.diagonal()[:, None]
         better, tied = (scores > own).sum(dim=1), (scores == own).sum(dim=1) - 1

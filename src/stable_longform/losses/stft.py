@@ -133,7 +133,7 @@ def _a_weighting_taps(sampling_rate: int, num_taps: int = 101) -> torch.Tensor:
     pole_1, pole_2, pole_3, pole_4, gain_at_1khz = 20.598997, 107.65265, 737.86223, 12194.217, 1.9997
     radians = 2 * torch.pi
     numerator = [(radians * pole_4) ** 2 * 10 ** (gain_at_1khz / 20), 0, 0, 0, 0]
-    denominator = [1.0]
+    denominator: np.ndarray = np.ones(1)
     for factor in (
         [1, 2 * radians * pole_4, (radians * pole_4) ** 2],
         [1, 2 * radians * pole_1, (radians * pole_1) ** 2],

@@ -39,8 +39,8 @@ def win_shares(scores: np.ndarray, prompts: Sequence[Hashable]) -> np.ndarray:
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float] | None:
     """Mean of the values that are not NaN, and its standard error (NaN for a single value); None without values."""
-    values = np.asarray(values, dtype=np.float64)
-    values = values[~np.isnan(values)]
-    if len(values) == 0:
+    found = np.asarray(values, dtype=np.float64)
+    found = found[~np.isnan(found)]
+    if len(found) == 0:
         return None
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+    return float(found.mean()), float(found.std(ddof=1) / np.sqrt(len(found))) if len(found) > 1 else float("nan")

@@ -105,8 +105,8 @@ def _stft_loss() -> torch.nn.Module:
 
 
 @functools.cache
-def _mel_loss(sampling_rate: int) -> torch.nn.Module:
-    """The mel distance."""
+def _mel_loss(sampling_rate: int):
+    """The mel distance, an `auraloss.freq.MelSTFTLoss`."""
     return auraloss.freq.MelSTFTLoss(sampling_rate, fft_size=FFT_SIZE)
 
 

@@ -94,7 +94,8 @@ def check_numbers(config: Mapping, *names: str, low: float, high: float) -> None
     """Raises a ValueError unless the named fields are numbers in [`low`, `high`]; NaN is not."""
     for name in names:
         value = config[name]
-        if not isinstance(value, numbers.Real) or isinstance(value, bool) or not low <= value <= high:
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not is_number or not low <= value <= high:
             raise ValueError(f"{name} must be a number in [{low:g}, {high:g}], got {value!r}.")
 
 

@@ -7,6 +7,7 @@ concatenated chunks are the result for the whole, and only one chunk has to fit 
 Conventions: waveforms and latents are `(batch_size, channels, length)`. A frame is a latent, or `hop_length` samples.
 """
 
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -77,12 +78,12 @@ def waveform_chunks(waveforms: Iterable[torch.Tensor], length: int, context: int
 
 def join(parts: Iterable[torch.Tensor], length: int) -> torch.Tensor:
     """Concatenates consecutive tensors to one of the given length, whose memory is allocated only once."""
-    whole, start = None, 0
-    for part in parts:
-        if part.shape[-1] == length:
-            return part
-        if whole is None:
-            whole = part.new_empty(*part.shape[:-1], length)
+    parts = iter(parts)
+    first = next(parts)
+    if first.shape[-1] == length:
+        return first
+    whole, start = first.new_empty(*first.shape[:-1], length), 0
+    for part in itertools.chain([first], parts):
         whole[..., start : start + part.shape[-1]] = part
         start += part.shape[-1]
     return whole
@@ -90,6 +91,10 @@ def join(parts: Iterable[torch.Tensor], length: int) -> torch.Tensor:
 
 class ChunkedModelMixin:
     """Adds diffusers' switches to an autoencoder: tiling means chunks, slicing one item of a batch at a time."""
+
+    device: torch.device
+    dtype: torch.dtype
+    hop_length: int
 
     use_tiling, use_slicing = True, False
     tile_latent_length: int | None = None

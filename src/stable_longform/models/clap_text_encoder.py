@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
-from transformers import ClapModel, ClapTextConfig, ClapTextModel
+from transformers import ClapModel, ClapTextConfig, ClapTextModel, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -154,7 +154,7 @@ class ClapTextEncoder(CheckedModelMixin, ModelMixin, ConfigMixin):
         embeddings = self.text_model.embeddings(input_ids)
         additive_mask = None
         if attention_mask is not None:
-            _check_attention_mask(attention_mask, input_ids.shape)
+            _check_attention_mask(attention_mask, (input_ids.shape[0], input_ids.shape[1]))
             additive_mask = torch.zeros(input_ids.shape, dtype=embeddings.dtype, device=embeddings.device)
             additive_mask.masked_fill_(~attention_mask.bool(), torch.finfo(embeddings.dtype).min)
             additive_mask = additive_mask[:, None, None, :]  # (B, 1, 1, S)
@@ -184,7 +184,7 @@ class ClapTextEncoder(CheckedModelMixin, ModelMixin, ConfigMixin):
 
 @torch.no_grad()
 def encode_texts(
-    text_encoder: torch.nn.Module, tokenizer, texts: Sequence[str], max_length: int | None = None
+    text_encoder: PreTrainedModel, tokenizer, texts: Sequence[str], max_length: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the features of texts and the boolean mask of their real tokens.
 

@@ -22,6 +22,9 @@ LEAKY_SLOPE = 0.2
 class WeightNormConv2d(nn.Conv2d):
     """`nn.Conv2d` with weight normalisation, one norm for each output channel."""
 
+    weight_g: torch.Tensor
+    weight_v: torch.Tensor
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         split_weight(self)
@@ -51,6 +54,8 @@ class STFTDiscriminatorLayer(nn.Module):
 
 class STFTDiscriminator(nn.Module):
     """Maps one STFT `(B, 2 * audio_channels, num_frames, num_bins)` to scores and five feature maps."""
+
+    window: torch.Tensor
 
     def __init__(self, fft_size: int, hop_length: int, audio_channels: int, filters: int, stride: int):
         super().__init__()

@@ -6,6 +6,8 @@ References: Su et al., "RoFormer", arXiv 2104.09864. Ainslie et al., "GQA", arXi
 normalization for transformers", arXiv 2010.04245.
 """
 
+from collections.abc import Callable
+
 import torch
 from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_dispatch import dispatch_attention_fn
@@ -81,8 +83,9 @@ class DiTAttnProcessor:
             query, key, value = attn.project(hidden_states)
         else:
             query = attn.norm_q(attn.split_heads(attn.to_q(hidden_states)))
-            is_projected = not isinstance(encoder_hidden_states, torch.Tensor)
-            key, value = encoder_hidden_states if is_projected else attn.project_context(encoder_hidden_states)
+            if isinstance(encoder_hidden_states, torch.Tensor):
+                encoder_hidden_states = attn.project_context(encoder_hidden_states)
+            key, value = encoder_hidden_states
         if rotary_embedding is not None:
             query, key = apply_rotary(query, rotary_embedding), apply_rotary(key, rotary_embedding)
         attended = dispatch_attention_fn(
@@ -113,6 +116,12 @@ class DiTAttention(nn.Module, AttentionModuleMixin):
     _default_processor_cls = DiTAttnProcessor
     _available_processors = [DiTAttnProcessor]
     use_bias = False
+    processor: Callable[..., torch.Tensor]
+    set_processor: Callable[..., None]
+    to_qkv: nn.Linear  # if projections are fused
+    to_kv: nn.Linear
+    norm_q: nn.Module
+    norm_k: nn.Module
 
     def __init__(
         self,

@@ -6,7 +6,8 @@ ends of the sequence, where every layer sees zeros.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ REACH_OF_RESIDUAL_UNITS = 3 * sum(DILATIONS)  # samples on each side that three 
 Interval = tuple[int, int]
 
 
-def split_weight(module: nn.Module) -> None:
+def split_weight(module: Any) -> None:
     """Replaces the parameter `weight` by `weight_g`, its norm over all dimensions but the first, and `weight_v`."""
     weight = module.weight.detach()
     del module.weight
@@ -30,6 +31,9 @@ def split_weight(module: nn.Module) -> None:
 class _WeightNorm:
     """Computes the weight of a convolution from `weight_g` and `weight_v`."""
 
+    weight_g: torch.Tensor
+    weight_v: torch.Tensor
+
     def normalized_weight(self) -> torch.Tensor:
         """`weight_g · weight_v / ‖weight_v‖`, in the shape of `weight_v`."""
         return torch._weight_norm(self.weight_v, self.weight_g)
@@ -37,6 +41,8 @@ class _WeightNorm:
 
 class WeightNormConv1d(nn.Conv1d, _WeightNorm):
     """`nn.Conv1d` with weight normalisation, one norm for each output channel."""
+
+    padding: tuple[int, ...]
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -52,13 +58,15 @@ class WeightNormConv1d(nn.Conv1d, _WeightNorm):
 
 
 class WeightNormConvTranspose1d(nn.ConvTranspose1d, _WeightNorm):
-    """`nn.ConvTranspose1d` with weight normalisation, one norm for each input channel."""
+    """`nn.ConvTranspose1d` with weight normalisation, one norm for each input channel; it has no `output_size`."""
+
+    padding: tuple[int, ...]
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         split_weight(self)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         weight = self.normalized_weight()
         return F.conv_transpose1d(hidden_states, weight, self.bias, self.stride, self.padding, self.output_padding)
 
@@ -170,10 +178,23 @@ class OobleckDecoderBlock(nn.Module):
         return math.ceil((first + 1) / self.stride) - 2, last // self.stride + 1
 
 
-class _OobleckNetwork(nn.Module):
+Block: TypeAlias = OobleckEncoderBlock | OobleckDecoderBlock
+
+
+class OobleckNetwork(nn.Module):
     """What encoder and decoder share: `conv1`, the blocks in order, `snake1`, `conv2`."""
 
+    conv1: WeightNormConv1d
+    block: nn.ModuleList
+    snake1: Snake1d
+    conv2: WeightNormConv1d
     gradient_checkpointing = False
+    _gradient_checkpointing_func: Callable[..., torch.Tensor]
+
+    @property
+    def blocks(self) -> list[Block]:
+        """`block` as a list whose type says what is in it."""
+        return cast(list[Block], list(self.block))
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden_states = self.conv1(hidden_states)
@@ -186,12 +207,12 @@ class _OobleckNetwork(nn.Module):
 
     def receptive_field(self, start: int, stop: int) -> Interval:
         """See the module."""
-        for layer in (self.conv2, *reversed(self.block), self.conv1):
+        for layer in (self.conv2, *reversed(self.blocks), self.conv1):
             start, stop = layer.receptive_field(start, stop)
         return start, stop
 
 
-class OobleckEncoder(_OobleckNetwork):
+class OobleckEncoder(OobleckNetwork):
     """Waveform `(B, audio_channels, N)` to posterior parameters `(B, 2 * latent_channels, N / hop_length)`."""
 
     def __init__(self, audio_channels: int, widths: Sequence[int], strides: Sequence[int], out_channels: int):
@@ -209,7 +230,7 @@ class OobleckEncoder(_OobleckNetwork):
         return max(math.ceil(-start / hop_length), math.ceil((stop - hop_length) / hop_length))
 
 
-class OobleckDecoder(_OobleckNetwork):
+class OobleckDecoder(OobleckNetwork):
     """Latents `(B, latent_channels, L)` to a waveform `(B, audio_channels, L * hop_length)`."""
 
     def __init__(self, latent_channels: int, widths: Sequence[int], strides: Sequence[int], audio_channels: int):

@@ -7,6 +7,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -25,6 +26,10 @@ class SingleFileMixin:
 
     stable_audio_tools_prefix: str
     stable_audio_tools_keys: Callable[[Mapping, str], KeyMap]
+    config: Any  # this and the following are the model's
+    load_config: Callable
+    from_config: Callable
+    state_dict: Callable
 
     @classmethod
     def from_single_file(
@@ -60,11 +65,11 @@ class SingleFileMixin:
         if unknown:
             raise ValueError(f"{cls.__name__} has no argument {', '.join(unknown)}.")
         if config is not None and not isinstance(config, Mapping):
-            config = cls.load_config(config, subfolder=subfolder)
-        config = {**(config or {}), **arguments}
-        config.pop("_use_default_values", None)  # diffusers' list of arguments that had their defaults
+            config = cast(Mapping, cls.load_config(config, subfolder=subfolder))
+        full_config = {**(config or {}), **arguments}
+        full_config.pop("_use_default_values", None)  # diffusers' list of arguments that had their defaults
         with torch.device("meta"):  # the weights come from the file, so none are initialised
-            model = cls.from_config(config)
+            model = cls.from_config(full_config)
         state_dict, problems = _to_ours(model, state_dict)
         if problems:
             raise ValueError(f"The weights don't fit this {cls.__name__}: {list_problems(problems)}.")

@@ -56,8 +56,8 @@ def transformer_keys(config: Mapping, prefix: str = "") -> KeyMap:
         ("transformer.project_out", "proj_out"),
     ):
         rules += _rules(f"{prefix}{source}", target, ("weight",))
-    for layer in range(config["num_layers"]):
-        source, target = f"{prefix}transformer.layers.{layer}", f"transformer_blocks.{layer}"
+    for number in range(config["num_layers"]):
+        source, target = f"{prefix}transformer.layers.{number}", f"transformer_blocks.{number}"
         for i, norm in enumerate(NORMS, start=1):
             rules.append(Rule(f"{source}.{norm}.gamma", (f"{target}.norm{i}.weight",)))
             if config["norm_bias"]:

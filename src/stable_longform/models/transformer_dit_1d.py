@@ -15,6 +15,7 @@ Shazeer, "GLU variants improve transformer", arXiv 2002.05202.
 import contextlib
 import math
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -209,7 +210,7 @@ class DiTTransformer1D(
         nn.init.zeros_(self.preprocess_conv.weight)
         nn.init.zeros_(self.postprocess_conv.weight)
         self.gradient_checkpointing = False
-        self._rotary_cache = None  # ((length, device), table) of the latest call; never saved
+        self._rotary_cache: Any = None  # ((length, device), table) of the latest call; never saved
 
     @classmethod
     def extract_init_dict(cls, config_dict, **kwargs):
@@ -226,7 +227,7 @@ class DiTTransformer1D(
         global_hidden_states: torch.Tensor,
         encoder_attention_mask: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        projected_context: Sequence[Context] | None = None,
+        projected_context: Sequence[Context | None] | None = None,
         projected_global: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
@@ -258,7 +259,7 @@ class DiTTransformer1D(
         """
         self._check_inputs(hidden_states, timestep, encoder_hidden_states, global_hidden_states)
         if encoder_hidden_states is not None:
-            shape = encoder_hidden_states.shape[:2]
+            shape: tuple[int, ...] = encoder_hidden_states.shape[:2]
             if encoder_attention_mask is not None and encoder_attention_mask.ndim == 3:
                 shape = (shape[0], 1 + hidden_states.shape[-1] // self.config.patch_size, shape[1])
             _check_mask("encoder_attention_mask", encoder_attention_mask, shape)
@@ -309,7 +310,7 @@ class DiTTransformer1D(
             encoder_hidden_states: as in `forward`.
         """
         context = self.cross_attention_proj(encoder_hidden_states)
-        return [block.attn2.project_context(context) for block in self.transformer_blocks]
+        return [cast(DiTBlock, block).attn2.project_context(context) for block in self.transformer_blocks]
 
     @apply_forward_hook
     def project_global(self, global_hidden_states: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ Audio = torch.Tensor | np.ndarray | str | os.PathLike
 
 
 def read_audios(
-    audio: Audio | Sequence[Audio],
+    audio: Audio | Sequence[Audio] | None,
     sampling_rate: int | None,
     model_rate: int,
     model_channels: int,
@@ -40,7 +41,7 @@ def read_audios(
     """
     if sampling_rate is not None:
         sampling_rate = inputs.check_count("sampling_rate", sampling_rate, MAX_RATE)
-    every = list(audio) if isinstance(audio, (list, tuple)) else [audio]
+    every: list[Any] = list(audio) if isinstance(audio, (list, tuple)) else [audio]
     if not every:
         raise ValueError("audio must hold at least one recording, got an empty list.")
     if len(every) == 1 and isinstance(every[0], (torch.Tensor, np.ndarray)) and every[0].ndim == 3:

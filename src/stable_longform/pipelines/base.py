@@ -7,13 +7,15 @@ import contextlib
 import copy
 import logging as standard_logging
 import math
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput, logging
 from transformers import PreTrainedModel
 
@@ -35,6 +37,7 @@ from stable_longform.schedulers import scheduling
 
 logger = logging.get_logger(__name__)
 
+PipelineT = TypeVar("PipelineT", bound="LongFormMusicPipelineBase")
 MEMORY_ALIGNMENT = 64  # bytes, as in torch's own allocations on a CPU
 
 # When a model's dtype changes, diffusers warns about modules that should stay in float32 even if there are none.
@@ -54,8 +57,8 @@ class LongFormMusicPipelineOutput(BaseOutput):
         sampling_rate: Hz; None if the pipeline has no autoencoder.
     """
 
-    audios: list[torch.Tensor] | list[np.ndarray] | torch.Tensor
-    sampling_rate: int | None
+    audios: list[Any] | torch.Tensor
+    sampling_rate: int | Any
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,9 @@ class LongFormMusicPipelineBase(
         self._runs: dict[int, Run] = {}  # the latest run of each thread
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+    def from_pretrained(
+        cls: type[PipelineT], pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> PipelineT:
         """Opens a folder or a Hub repository; arguments as in diffusers' `DiffusionPipeline.from_pretrained`.
 
         Checkpoints saved by diffusers' `StableAudioPipeline` open too; their components become ours.
@@ -187,7 +192,7 @@ class LongFormMusicPipelineBase(
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
-    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs):
+    def from_pipe(cls: type[PipelineT], pipeline: DiffusionPipeline, **kwargs: Any) -> PipelineT:
         """Makes a pipeline that shares the components and the configuration of another one.
 
         Args:
@@ -203,7 +208,7 @@ class LongFormMusicPipelineBase(
         return pipe if dtype is None else pipe.to(dtype)
 
     @property
-    def sampling_rate(self) -> int | None:
+    def sampling_rate(self) -> int | Any:
         """Sampling rate of the generated audio in Hz; None without an autoencoder."""
         return None if self.vae is None else self.vae.config.sampling_rate
 
@@ -349,12 +354,12 @@ class LongFormMusicPipelineBase(
             if latent_length not in (None, length):
                 raise ValueError(f"window_in_s={window_in_s} has {length} frames, the latents have {latent_length}.")
             latent_length = length
-        timing = inputs.check_timing(
+        checked = inputs.check_timing(
             *timing, sizes.seconds(latent_length or sizes.max_length), latest, self.sampling_rate
         )
         if latent_length is not None:
-            return timing, [latent_length] * num_prompts
-        return timing, [sizes.smallest(seconds, self.config.window_in_s or ()) for seconds in timing.durations]
+            return checked, [latent_length] * num_prompts
+        return checked, [sizes.smallest(seconds, self.config.window_in_s or ()) for seconds in checked.durations]
 
     def _check_noise(self, latents: torch.Tensor | None, request: Request) -> int | None:
         """Checks the given noise and returns its number of frames, which sets the window; None without noise."""
@@ -452,7 +457,7 @@ class LongFormMusicPipelineBase(
             request: the arguments of the call.
             num_paths: how often `sample_items` goes through the schedule.
         """
-        groups = {}
+        groups: dict[Any, list[int]] = {}
         for item, key in enumerate(keys):
             groups.setdefault(key, []).append(item)
         results: list = [None] * len(keys)

@@ -1,12 +1,16 @@
 """Turns the user's text, timing and sections into the transformer's inputs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from diffusers.utils import logging
 
+from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.clap_text_encoder import text_length, tokenize_texts
+from stable_longform.models.timing_conditioner import TimingConditioner
+from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.pipelines import inputs
 from stable_longform.pipelines.guidance import Conditioning
 from stable_longform.pipelines.inputs import Prompts, Timing
@@ -17,6 +21,17 @@ logger = logging.get_logger(__name__)
 
 class ConditioningMixin:
     """Checks and encodes prompts with a pipeline's text encoder, tokenizer and timing conditioner."""
+
+    # Components of the pipeline; one that it was opened without is None.
+    vae: AutoencoderOobleck
+    text_encoder: Any
+    tokenizer: Any
+    timing_conditioner: TimingConditioner
+    transformer: DiTTransformer1D
+    scheduler: Any
+    config: Any
+    _execution_device: torch.device
+    _require: Callable[..., None]
 
     @torch.no_grad()
     def encode_prompt(
@@ -38,12 +53,12 @@ class ConditioningMixin:
             sequence_length)`, or None if all tokens are attended to, including padding, as in the paper's code.
         """
         if prompt_embeds is None:
-            embeddings, mask = self._encode_texts(inputs.check_texts("prompt", prompt))
+            embeddings, mask = self._encode_texts(inputs.check_texts("prompt", cast(Any, prompt)))
             return embeddings, mask if self.config.mask_text_padding else None
         device = self._execution_device
         return prompt_embeds.to(device), None if prompt_attention_mask is None else prompt_attention_mask.to(device)
 
-    def _check_prompts(self, *arguments) -> Prompts:
+    def _check_prompts(self, *arguments: Any) -> Prompts:
         """Checks prompts, see `inputs.check_prompts`, and that the two branches of guidance have the same length."""
         prompts = inputs.check_prompts(*arguments, dim=self.transformer.config.cross_attention_input_dim)
         if prompts.texts is not None or prompts.negative_texts is not None:

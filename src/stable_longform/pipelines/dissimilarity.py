@@ -13,11 +13,11 @@ al., arXiv 2509.14934, the same for audio.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from stable_longform.noise_schedule import amplitudes, latents_from_velocity
-from stable_longform.pipelines.sampling import Velocity
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class DissimilarVelocity:
         prediction_type: of the velocity, one of `noise_schedule.PREDICTION_TYPES`.
     """
 
-    def __init__(self, velocity: Velocity, dissimilarity: DissimilarityGuidance, prediction_type: str):
+    def __init__(self, velocity: Any, dissimilarity: DissimilarityGuidance, prediction_type: str):
         self.velocity, self.dissimilarity, self.prediction_type = velocity, dissimilarity, prediction_type
 
     @property

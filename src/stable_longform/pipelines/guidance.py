@@ -6,6 +6,7 @@ noise schedules and sample steps are flawed", arXiv 2305.08891 (rescaling).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 
@@ -55,7 +56,8 @@ class Conditioning:
     def select(self, items: Sequence[int]) -> "Conditioning":
         """The conditioning of some items, in this order; an item may occur more than once."""
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: None if value is None else value[items] for name, value in tensors.items()})
+        chosen: dict[str, Any] = {name: None if value is None else value[items] for name, value in tensors.items()}
+        return replace(self, **chosen)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ def make_conditions(
         return [unconditional, _condition(transformer, tokens, global_states, attention_mask)]
     if negative is not None:
         tokens = torch.cat([negative, torch.zeros_like(negative) if tokens is None else tokens])
-        attention_mask = None if attention_mask is None else torch.cat([negative_mask, attention_mask])
+        if attention_mask is not None and negative_mask is not None:
+            attention_mask = torch.cat([negative_mask, attention_mask])
     return [_condition(transformer, tokens, global_states.repeat(2, 1, 1), attention_mask)]
 
 

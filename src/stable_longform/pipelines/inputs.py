@@ -4,9 +4,10 @@ Each raises a ValueError that names the value and what is accepted, and returns 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ class Prompts:
     sections: list[list[Section]] | None = None
 
     def __len__(self) -> int:
-        return len(self.embeds if self.texts is None else self.texts)
+        return len(cast(Sized, self.embeds if self.texts is None else self.texts))
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def check_prompts(
     prompt_attention_mask: torch.Tensor | None,
     negative_prompt_embeds: torch.Tensor | None,
     negative_prompt_attention_mask: torch.Tensor | None,
+    *,
     dim: int,
 ) -> Prompts:
     """Checks texts, or embeddings of width `dim`; arguments as in the pipelines."""
@@ -74,10 +76,9 @@ def check_prompts(
         raise ValueError("Give negative_prompt or negative_prompt_embeds, not both.")
     check_embeddings("prompt_embeds", prompt_embeds, prompt_attention_mask, dim)
     sections = None if prompt is None else check_sections(prompt)
-    if sections is not None:
-        prompt = [parts[0][1] for parts in sections]
-    texts = None if prompt is None else check_texts("prompt", prompt)
-    num_prompts = len(prompt_embeds) if prompt is None else len(texts)
+    first_texts: Any = prompt if sections is None else [parts[0][1] for parts in sections]
+    texts = None if prompt is None else check_texts("prompt", first_texts)
+    num_prompts = len(cast(Sized, prompt_embeds if texts is None else texts))
     check_embeddings(
         "negative_prompt_embeds", negative_prompt_embeds, negative_prompt_attention_mask, dim, num_prompts
     )
@@ -90,7 +91,7 @@ def check_prompts(
 
 def check_sections(prompt: Prompt | Sequence[Prompt]) -> list[list[Section]] | None:
     """The sections of each prompt (a plain text is one section); None if no prompt has sections."""
-    prompts = [prompt] if is_sectioned(prompt) else prompt
+    prompts: Any = [prompt] if is_sectioned(prompt) else prompt
     if isinstance(prompts, str) or not isinstance(prompts, (list, tuple)) or not any(map(is_sectioned, prompts)):
         return None
     every = []
@@ -107,8 +108,8 @@ def check_sections(prompt: Prompt | Sequence[Prompt]) -> list[list[Section]] | N
 
 def prompts_for(prompt: Prompt | Sequence[Prompt] | None, number: int) -> Sequence[Prompt]:
     """Repeats a single prompt, or none, `number` times; several prompts are returned unchanged."""
-    prompt = "" if prompt is None else prompt
-    return [prompt] * number if isinstance(prompt, str) or is_sectioned(prompt) else prompt
+    one: Any = "" if prompt is None else prompt
+    return [one] * number if isinstance(one, str) or is_sectioned(one) else one
 
 
 def check_texts(name: str, texts: str | Sequence[str]) -> list[str]:
@@ -151,7 +152,7 @@ def check_numbers(name: str, value: float | Sequence[float], num_prompts: int) -
     """Returns a list with a number for each prompt; a single number is repeated."""
     if isinstance(value, (np.ndarray, torch.Tensor)):
         value = value.tolist()
-    values = list(value) if isinstance(value, (list, tuple)) else [value] * num_prompts
+    values: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value] * num_prompts
     if len(values) != num_prompts:
         raise ValueError(f"{name} must be one number or {num_prompts}, one for each prompt, got {len(values)}.")
     for entry in values:
@@ -296,9 +297,8 @@ def check_start_and_end(
 
 def check_windows(window_in_s: Sequence[float]) -> list[float]:
     """Returns rising window lengths in seconds, each greater than 0, from one number or several."""
-    if not isinstance(window_in_s, (list, tuple, np.ndarray)):
-        window_in_s = [window_in_s]
-    windows = sorted(check_number("window_in_s", value) for value in window_in_s)
+    given: Any = window_in_s if isinstance(window_in_s, (list, tuple, np.ndarray)) else [window_in_s]
+    windows = sorted(check_number("window_in_s", value) for value in given)
     if windows and windows[0] <= 0:
         raise ValueError(f"window_in_s must be greater than 0 seconds, got {windows[0]}.")
     return windows

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
@@ -147,7 +148,7 @@ class LongFormMusicLoraLoaderMixin(CogVideoXLoraLoaderMixin):
         self._refuse_if_fused("set_adapters", self._fused_adapters())
         super().set_adapters(adapter_names, adapter_weights)
 
-    def _adapter_layers(self) -> list[tuple[str, torch.nn.Module]]:
+    def _adapter_layers(self) -> list[tuple[str, Any]]:
         """The transformer's layers with adapters, by name."""
         modules = [] if self.transformer is None else self.transformer.named_modules()
         return [(name, module) for name, module in modules if hasattr(module, "lora_A")]

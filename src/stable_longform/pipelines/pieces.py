@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ class Piece:
                 a, b = max(a, start), min(b, stop)
                 if a < b and mirror is None:
                     samples[:, a - start : b - start] = waveform[:, a - begin : b - begin]
-                elif a < b:
+                elif a < b and mirror is not None:
                     samples[:, a - start : b - start] = waveform[:, mirror - b - begin : mirror - a - begin].flip(1)
         return samples
 
@@ -159,10 +160,10 @@ def check_regions(regions: Sequence[tuple[float, float]], num_samples: int, rate
     Raises:
         ValueError: they are not numbers, do not rise, overlap, are empty or outside the audio.
     """
-    if isinstance(regions, (np.ndarray, torch.Tensor)):
-        regions = regions.tolist()
-    samples, end = [], num_samples / rate
-    for region in regions if isinstance(regions, (list, tuple)) else [regions]:
+    given: Any = regions.tolist() if isinstance(regions, (np.ndarray, torch.Tensor)) else regions
+    samples: list[tuple[int, int]] = []
+    end = num_samples / rate
+    for region in given if isinstance(given, (list, tuple)) else [given]:
         is_pair = isinstance(region, (list, tuple)) and len(region) == 2
         if not is_pair or not all(isinstance(second, Real) and math.isfinite(second) for second in region):
             raise ValueError(f"regions must be pairs (start, stop) of finite seconds, got {region!r}.")

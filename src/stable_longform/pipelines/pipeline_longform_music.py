@@ -6,6 +6,7 @@ are decoded.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import diffusers
 import torch
@@ -51,7 +52,7 @@ class LongFormMusicPipeline(LongFormMusicPipelineBase):
         audio_start_in_s: float | Sequence[float] | None = None,
         timesteps: Sequence[float] | None = None,
         dissimilarity: DissimilarityGuidance | None = None,
-    ) -> LongFormMusicPipelineOutput | tuple:
+    ) -> LongFormMusicPipelineOutput | Any:
         """Generates music.
 
         Args:

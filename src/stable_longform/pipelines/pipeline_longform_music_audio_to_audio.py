@@ -9,6 +9,7 @@ References: Meng et al., "SDEdit", arXiv 2108.01073; for the others see `editing
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import diffusers
 import torch
@@ -63,7 +64,7 @@ class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
         window_in_s: float | None = None,
         audio_end_in_s: float | Sequence[float] | None = None,
         audio_start_in_s: float | Sequence[float] | None = None,
-    ) -> LongFormMusicPipelineOutput | tuple:
+    ) -> LongFormMusicPipelineOutput | Any:
         """Transforms music. Arguments not described here are those of `LongFormMusicPipeline`.
 
         Args:

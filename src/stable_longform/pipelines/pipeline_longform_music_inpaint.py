@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import diffusers
 import torch
@@ -111,7 +112,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         window_in_s: float | None = None,
         timesteps: Sequence[float] | None = None,
-    ) -> LongFormMusicPipelineOutput | tuple:
+    ) -> LongFormMusicPipelineOutput | Any:
         """Replaces parts of music. Arguments not described here are those of `LongFormMusicPipeline`.
 
         Kept music is in the result bit for bit, at the model's rate. The result may last up to an hour.
@@ -411,7 +412,8 @@ def _cut(latents: torch.Tensor, is_free: torch.Tensor, span: Span) -> tuple[torc
 
 def _keys(spans: Sequence[Span]) -> list[tuple[int, int]]:
     """Keys of the spans. Those with the same key are sampled together: one of each result, all of one length."""
-    keys, seen = [], {}
+    keys: list[tuple[int, int]] = []
+    seen: dict[int, int] = {}
     for span in spans:
         number = seen[span.result] = seen.get(span.result, -1) + 1
         keys.append((number, span.length))

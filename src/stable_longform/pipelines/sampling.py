@@ -8,6 +8,7 @@ the noise level of each step generates the missing music around it.
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 
@@ -73,7 +74,7 @@ class GuidedVelocity:
         self.guidance = guidance
         self.conditioning = conditioning
         self._conditions: dict[bool, list[Condition]] = {}  # with and without guidance
-        self._was_guided = None
+        self._was_guided: bool | None = None
 
     def change(self, **tensors: torch.Tensor) -> None:
         """Replaces tensors of the conditioning by others of the same shapes."""
@@ -96,8 +97,8 @@ class GuidedVelocity:
             self.transformer,
             self.conditioning.prompt_embeds,
             self.conditioning.negative_prompt_embeds if is_guided else None,
-            self.conditioning.timing_tokens,
-            self.conditioning.global_states,
+            cast(torch.Tensor, self.conditioning.timing_tokens),
+            cast(torch.Tensor, self.conditioning.global_states),
             self.conditioning.attention_mask,
             branches_in_turn(self.transformer, latents),
             self.conditioning.sections,
@@ -105,7 +106,10 @@ class GuidedVelocity:
         if self.keeps_conditions:
             self._conditions[is_guided] = conditions
         v = predict_velocity(self.transformer, latents, t, conditions, self.name)
-        return guide(*v.chunk(2), self.guidance.scale, self.guidance.rescale) if is_guided else v
+        if not is_guided:
+            return v
+        unconditional, conditional = v.chunk(2)
+        return guide(unconditional, conditional, self.guidance.scale, self.guidance.rescale)
 
 
 class WindowedVelocity:
@@ -189,7 +193,7 @@ def sample(
         before = scheduler
         for repeat in range(num_repeats):
             scheduler = _fork(before) if num_repeats > 1 else before
-            if repeat > 0:
+            if repeat > 0 and undo_step is not None:
                 latents = undo_step(step, t, latents)
             if before_step is not None:
                 latents = before_step(step, t, latents)

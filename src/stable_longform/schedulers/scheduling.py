@@ -4,7 +4,8 @@ Paper: §3 names DPM-Solver++. Reference: Lu et al., "DPM-Solver++" (2022).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
+from typing import cast
 
 import torch
 from diffusers import (
@@ -136,12 +137,12 @@ def set_timesteps(
     check_scheduler(scheduler, prediction_type)
     if (num_inference_steps is None) == (timesteps is None):
         raise ValueError("Give either num_inference_steps or timesteps.")
-    if timesteps is None and num_inference_steps < 1:
+    if num_inference_steps is not None and num_inference_steps < 1:
         raise ValueError(f"num_inference_steps must be at least 1, got {num_inference_steps}.")
     if isinstance(scheduler, PingPongScheduler):
         scheduler.set_timesteps(num_inference_steps, device, timesteps)
         return scheduler.timesteps
-    scheduler.set_timesteps(num_inference_steps or len(timesteps), device=device)
+    scheduler.set_timesteps(num_inference_steps or len(cast(Sized, timesteps)), device=device)
     if timesteps is not None:
         scheduler.sigmas = _noise_levels(scheduler, timesteps, prediction_type).to(scheduler.sigmas)
     noise_levels = scheduler.sigmas[:-1].float()

@@ -8,6 +8,7 @@ References: Song et al., "Consistency models", arXiv 2303.01469, algorithm 1 (mu
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from diffusers import ConfigMixin, SchedulerMixin
@@ -87,7 +88,7 @@ class PingPongScheduler(SchedulerMixin, ConfigMixin):
         """
         if (num_inference_steps is None) == (timesteps is None):
             raise ValueError("Give either num_inference_steps or timesteps.")
-        if timesteps is None:
+        if num_inference_steps is not None:
             if num_inference_steps < 1:
                 raise ValueError(f"num_inference_steps must be at least 1, got {num_inference_steps}.")
             times = self._spaced(num_inference_steps)
@@ -158,7 +159,8 @@ class PingPongScheduler(SchedulerMixin, ConfigMixin):
 
     def _find(self, timestep: torch.Tensor | float) -> int:
         """The number of the step at this time."""
-        found = (self.timesteps == torch.as_tensor(timestep, dtype=torch.float32).to(self.timesteps.device)).nonzero()
+        times = cast(torch.Tensor, self.timesteps)
+        found = torch.eq(times, torch.as_tensor(timestep, dtype=torch.float32).to(times.device)).nonzero()
         if not len(found):
-            raise ValueError(f"timestep must be one of {self.timesteps.tolist()}, got {float(timestep)}.")
+            raise ValueError(f"timestep must be one of {times.tolist()}, got {float(timestep)}.")
         return int(found[0])

@@ -12,6 +12,12 @@ class SharedBatchNorm2d(torch.nn.BatchNorm2d):
     normalization" (2015).
     """
 
+    # Those of the default arguments.
+    momentum: float
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(input)

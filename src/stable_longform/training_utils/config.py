@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -35,7 +36,7 @@ def load_config(config_class: type, arguments: Sequence[str], directory: str | o
     """
     options = options_of(config_class)
     texts = _split_arguments(arguments)
-    values = {}
+    values: dict[str, Any] = {}
     for path in (text for key, text in texts if key == "config"):
         values |= _read_yaml(Path(directory) / path)
     for key, text in texts:
@@ -112,7 +113,7 @@ def _to_yaml(value) -> str:
 
 def _split_arguments(arguments: Sequence[str]) -> list[tuple[str, str]]:
     """Splits the command line into pairs of key and text."""
-    tokens = []
+    tokens: list[str] = []
     for argument in arguments:
         is_key = argument.startswith("--") and len(tokens) % 2 == 0
         tokens.extend(argument.split("=", 1) if is_key else [argument])

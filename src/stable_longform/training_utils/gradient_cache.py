@@ -34,13 +34,14 @@ def contrastive_backward(
     log_scale = accelerator.unwrap_model(model).logit_scale_a
     if num_micro_batches == 1:
         with accelerator.accumulate(model):
-            loss = clap_loss(*map(gather_embeds, embed(0)), log_scale.exp())
+            audio_embeds, text_embeds = map(gather_embeds, embed(0))
+            loss = clap_loss(audio_embeds, text_embeds, log_scale.exp())
             accelerator.backward(loss)
         return loss.detach()
     with torch.no_grad(), untouched_statistics(model):
         embeds = [torch.cat(parts) for parts in zip(*map(embed, range(num_micro_batches)), strict=True)]
     inputs = [tensor.detach().requires_grad_() for tensor in (*embeds, log_scale)]
-    loss = clap_loss(*map(gather_embeds, inputs[:2]), inputs[2].exp())
+    loss = clap_loss(gather_embeds(inputs[0]), gather_embeds(inputs[1]), inputs[2].exp())
     *gradients, scale_gradient = torch.autograd.grad(loss, inputs)
     parts = zip(*(gradient.chunk(num_micro_batches) for gradient in gradients), strict=True)
     for micro_batch, part in enumerate(parts):

@@ -41,5 +41,6 @@ def report(
         means = accelerator.reduce(values, reduction="mean").tolist()
         metrics = {**metrics, **dict(zip(tensors, means, strict=True))}
     if accelerator.is_main_process:
-        log_metrics(output_dir, step, metrics, accelerator)
-        progress.set_postfix({name: f"{float(value):.3g}" for name, value in list(metrics.items())[:NUM_SHOWN]})
+        numbers = {name: float(value) for name, value in metrics.items()}
+        log_metrics(output_dir, step, numbers, accelerator)
+        progress.set_postfix({name: f"{value:.3g}" for name, value in list(numbers.items())[:NUM_SHOWN]})

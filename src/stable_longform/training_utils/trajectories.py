@@ -99,8 +99,8 @@ def sample_trajectory(
     output_type = {"output_type": "latent", "callback_on_step_end": keep}
     end = pipe(prompt, duration, generator=generator, **output_type, **call).audios[0]
     noise = torch.randn(end.shape, generator=torch.Generator().set_state(start)).to(end)
-    points = torch.stack([noise, *points[:-1]])
-    return {"points": points, "times": torch.tensor(times), "end": end}
+    trajectory = torch.stack([noise, *points[:-1]])
+    return {"points": trajectory, "times": torch.tensor(times), "end": end}
 
 
 class TrajectoryPoints(NumberedItems):

@@ -280,11 +280,11 @@ def stored(
         chunks: `(channels, num_samples)` each, stored in float32. They are consumed on entry.
         folder: with enough free space for them.
     """
-    with tempfile.TemporaryFile(prefix=".chunks", dir=folder) as file:
+    with tempfile.TemporaryFile(prefix=".chunks", dir=os.fspath(folder)) as file:
         peak, shapes = 0.0, []
         for chunk in chunks:
             chunk = chunk.detach().to("cpu", torch.float32).contiguous()
-            file.write(chunk.numpy())
+            file.write(chunk.numpy().data)
             peak = max(peak, chunk.abs().max().item())
             shapes.append(tuple(chunk.shape))
         file.seek(0)
@@ -311,14 +311,14 @@ def _open_audio(path: str | os.PathLike | BinaryIO) -> Iterator[tuple[soundfile.
     """
     try:
         with contextlib.ExitStack() as stack:
-            if _is_path(path):
+            if isinstance(path, (str, os.PathLike)):
                 check = _check_path(path)
-                source = os.fspath(path) if os.name == "nt" else os.fsencode(path)
-                source = stack.enter_context(open(path, "rb")) if check.skip or check.head else source
+                name = os.fspath(path) if os.name == "nt" else os.fsencode(path)
+                source = stack.enter_context(open(path, "rb")) if check.skip or check.head else name
             else:
                 check, source = check_header(path), path
                 path.seek(0)
-            if check.skip or check.head:
+            if not isinstance(source, (str, bytes)) and (check.skip or check.head):
                 source = FileWithHead(source, check.head, check.skip)
             yield stack.enter_context(_AudioFile(source)), check
     except soundfile.LibsndfileError as error:  # its text would name an object in memory
@@ -367,14 +367,12 @@ def _read_resampled(file: soundfile.SoundFile, start: int, count: int | None, ra
 
 def _resample_chunks(chunks: Iterable[torch.Tensor], from_rate: int, to_rate: int) -> Iterator[torch.Tensor]:
     """Resamples consecutive chunks `(channels, n)`, with the same result as `resample` of the whole."""
-    resampler = None
-    for chunk in chunks:
-        samples = _to_frames(chunk, is_clipped=False)
-        if resampler is None:
-            resampler = soxr.ResampleStream(from_rate, to_rate, samples.shape[1], quality="HQ")
-            num_channels = samples.shape[1]
-        yield torch.from_numpy(resampler.resample_chunk(samples)).T
-    yield torch.from_numpy(resampler.resample_chunk(np.zeros((0, num_channels), np.float32), last=True)).T
+    chunks = iter(chunks)
+    first = next(chunks)
+    resampler = soxr.ResampleStream(from_rate, to_rate, first.shape[0], quality="HQ")
+    for chunk in itertools.chain([first], chunks):
+        yield torch.from_numpy(resampler.resample_chunk(_to_frames(chunk, is_clipped=False))).T
+    yield torch.from_numpy(resampler.resample_chunk(np.zeros((0, first.shape[0]), np.float32), last=True)).T
 
 
 def _read_frames(file: soundfile.SoundFile, start: int, count: int | None) -> np.ndarray:
@@ -398,14 +396,9 @@ def _read_on(file: soundfile.SoundFile, count: int) -> Iterator[np.ndarray]:
         count -= len(samples)
 
 
-def _is_path(path: str | os.PathLike | BinaryIO) -> bool:
-    """Whether it is a path and not an open file."""
-    return isinstance(path, (str, os.PathLike))
-
-
 def _name(path: str | os.PathLike | BinaryIO) -> str:
     """The name of a file in errors."""
-    return printable(path) if _is_path(path) else "the data"
+    return printable(path) if isinstance(path, (str, os.PathLike)) else "the data"
 
 
 def _check_rate(sampling_rate: int) -> None:

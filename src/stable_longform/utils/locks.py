@@ -6,14 +6,14 @@ import json
 import logging
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import IO
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+if sys.platform == "win32":
     import msvcrt
+else:
+    import fcntl
 
 logger = logging.getLogger(__name__)
 
@@ -45,15 +45,20 @@ def hold_lock(path: str | os.PathLike) -> None:
         raise ValueError(f"{path.parent} is in use by {holder}.") from error
     file.truncate(0)
     started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    holder = {"pid": os.getpid(), "host": platform.node(), "job": os.environ.get("SLURM_JOB_ID"), "started": started}
-    file.write(json.dumps(holder) + "\n")
+    this_process = {
+        "pid": os.getpid(),
+        "host": platform.node(),
+        "job": os.environ.get("SLURM_JOB_ID"),
+        "started": started,
+    }
+    file.write(json.dumps(this_process) + "\n")
     file.flush()
     _held[path] = file
 
 
 def _lock(file: IO) -> None:
     """Locks a file, or immediately raises an OSError."""
-    if fcntl is not None:
+    if sys.platform != "win32":
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     else:
         file.seek(2**30)  # a byte that is never read: on Windows, a locked byte cannot be read

@@ -50,7 +50,8 @@ def read_first_frame(data: bytes) -> FirstFrame | None:
     is_mono, is_mpeg1 = frame[3] >> 6 == 3, frame[1] >> 3 & 3 == 3
     place = 4 + {(True, False): 32, (True, True): 17, (False, False): 17, (False, True): 9}[is_mpeg1, is_mono]
     has_tag = frame[place : place + 4] in (b"Xing", b"Info")
-    flags, fields = frame[place + 7] if has_tag else 0, [None, None]
+    flags = frame[place + 7] if has_tag else 0
+    fields: list[int | None] = [None, None]
     offset = place + 8
     for index, flag in enumerate((HAS_FRAMES, HAS_BYTES)):
         if flags & flag:
@@ -104,7 +105,7 @@ def make_tag_frame(first: FirstFrame, frames: Frames) -> bytes:
         frame = bytearray(first.data)
     else:  # of 128 or 80 kbit/s and without a checksum: long enough for a tag
         frame = bytearray((0xFF, first.data[1] | 1, first.data[2] & 0x0C | 0x90, first.data[3]))
-        frame += bytes(frame_length(frame) - 4)
+        frame += bytes(frame_length(bytes(frame)) - 4)
     place = first.tag_place
     has_room = not first.has_tag or (first.num_frames is not None and first.num_bytes is not None)
     if has_room:

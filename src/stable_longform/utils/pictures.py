@@ -206,4 +206,4 @@ def _shrink(matrix: np.ndarray) -> np.ndarray:
     size = math.ceil(len(matrix) / MAX_CELLS)
     padded = np.pad(matrix, (0, -len(matrix) % size))
     side = len(padded) // size
-    return padded.reshape(side, size, side, size).any(axis=(1, 3))
+    return np.any(padded.reshape(side, size, side, size), axis=(1, 3))

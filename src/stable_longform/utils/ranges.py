@@ -3,6 +3,7 @@
 import math
 import numbers
 from dataclasses import dataclass
+from typing import cast
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,15 @@ class Range:
         first, last = "(" if self.above else "[", ")" if self.below else "]"
         return f"in {first}{_text(self.low)}, {_text(self.high)}{last}{multiple}"
 
-    def __contains__(self, value) -> bool:
+    def __contains__(self, value: object) -> bool:
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             return False
         if value != value or value in (math.inf, -math.inf):  # `math.isfinite` raises for the largest integers
             return False
-        is_above = value > self.low if self.above else value >= self.low
-        is_below = value < self.high if self.below else value <= self.high
-        return is_above and is_below and (self.multiple_of == 1 or value % self.multiple_of == 0)
+        number = cast(float, value)
+        is_above = number > self.low if self.above else number >= self.low
+        is_below = number < self.high if self.below else number <= self.high
+        return is_above and is_below and (self.multiple_of == 1 or number % self.multiple_of == 0)
 
 
 def _text(number: float) -> str:

@@ -55,7 +55,7 @@ def rewind_metrics(output_dir: Path, step: int) -> None:
 
 def last_values(rows: Sequence[Mapping[str, float]]) -> dict[str, tuple[int, float]]:
     """The last value of every metric and its step, in the order of the metrics' first appearance."""
-    values = {}
+    values: dict[str, tuple[int, float]] = {}
     for row in rows:
-        values |= {name: (row["step"], value) for name, value in row.items() if name != "step"}
+        values |= {name: (int(row["step"]), value) for name, value in row.items() if name != "step"}
     return values

@@ -41,7 +41,7 @@ class ScriptParser(argparse.ArgumentParser):
 class _HelpFormatter(argparse.HelpFormatter):
     """Adds the default to each option's help."""
 
-    def _get_help_string(self, action: argparse.Action) -> str:
+    def _get_help_string(self, action: argparse.Action) -> str | None:
         is_flag = action.nargs == 0 or action.default is None or action.default is argparse.SUPPRESS
         if is_flag or not action.option_strings:
             return action.help

@@ -121,8 +121,8 @@ class Arranger:
         for chord in chords:
             if role != "chords" and chord.steps == POWER_CHORDS:
                 chord = replace(chord, steps=(0, 2, 4))
-            self.voicings[role] = voice(chord, self.voicings[role], *register)
-            voicings.append(self.voicings[role])
+            voicings.append(voice(chord, self.voicings[role], *register))
+            self.voicings[role] = voicings[-1]
         patterns = {"pad": ("held",), "arpeggio": ("arpeggio_up", "arpeggio_fast")}.get(
             role, self.genre.chord_patterns
         )

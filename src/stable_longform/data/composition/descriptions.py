@@ -19,9 +19,11 @@ def describe_in_words(piece: Piece) -> str:
     """A sentence about a piece, one of several forms, drawn from its seed."""
     if piece.description is not None:
         return piece.description
+    assert piece.genre is not None  # only single sounds have none, and they have a description
     instruments = [name.lower() for name in piece.instruments]
     if piece.kind == "stem":
         return f"Solo {instruments[0]}, {piece.genre.lower()}."
+    assert piece.key is not None
     tempo = "slow" if piece.bpm < SLOW_BPM else "fast" if piece.bpm >= FAST_BPM else "mid-tempo"
     moods = ", ".join(mood.lower() for mood in piece.moods)
     template = random.Random(f"description {piece.seed}").choice(TEMPLATES)

@@ -6,7 +6,7 @@ from stable_longform.data.composition.theory import Chord, Key
 
 # Degrees of the chords of a theme, one for each bar; two degrees share a bar. Themes of four bars are played twice.
 # Every theme begins or ends on the tonic and stays there for about half of its time, which makes the key clear.
-PROGRESSIONS = {
+PROGRESSIONS: dict[str, dict[str, tuple]] = {
     "loop": {
         "major": (
             (0, 4, 5, 3, 0, 4, 3, 0),

@@ -64,7 +64,7 @@ def make_melody(
     tones, degree, can_leap = [], rng.choice((2, 4)), True
     last_bar = len(plan) * beats_per_bar
     for bar, name in enumerate(plan):
-        start = bar * beats_per_bar
+        start: float = bar * beats_per_bar
         if bar % 4 == 0 and can_leap:
             degree = rng.choice((0, 4, 7))
         for duration, step in zip(*motifs[name], strict=True):

@@ -74,7 +74,9 @@ def render_stems(
     """
     parts = {part.role: _play(replace(piece, parts=(part,)), soundfont) for part in piece.parts}
     num_samples = max(part.shape[1] for part in parts.values())
-    mix = sum(_fit(part, num_samples) for part in parts.values())
+    mix = torch.zeros(2, num_samples)
+    for part in parts.values():
+        mix += _fit(part, num_samples)
     gain = _mastering_gain(piece, mix, max_duration_in_s)
     return _fit(mix, len(gain)) * gain, {role: _fit(part, len(gain)) * gain for role, part in parts.items()}
 

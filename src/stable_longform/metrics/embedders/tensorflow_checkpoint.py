@@ -14,7 +14,13 @@ import numpy as np
 
 FOOTER_SIZE = 48
 TABLE_MAGIC = 0xDB4775248B80FB57
-DTYPES = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 3: np.dtype("<i4"), 9: np.dtype("<i8"), 19: np.dtype("<f2")}
+DTYPES: dict[int, np.dtype] = {
+    1: np.dtype("<f4"),
+    2: np.dtype("<f8"),
+    3: np.dtype("<i4"),
+    9: np.dtype("<i8"),
+    19: np.dtype("<f2"),
+}
 # Fields of BundleEntryProto and, inside its shape, of TensorShapeProto and its Dim.
 DTYPE_FIELD, SHAPE_FIELD, SHARD_FIELD, OFFSET_FIELD, SIZE_FIELD = 1, 2, 3, 4, 5
 DIM_FIELD, DIM_SIZE_FIELD = 2, 1
@@ -84,7 +90,9 @@ def _read_handle(buffer: bytes, position: int) -> tuple[int, int]:
 
 def _read_message(message: bytes) -> dict[int, list]:
     """Values of a protocol-buffer message by field number: integers, or bytes for nested ones."""
-    fields, position = {}, 0
+    fields: dict[int, list] = {}
+    value: int | bytes
+    position = 0
     while position < len(message):
         tag, position = _read_varint(message, position)
         kind = tag & 7

@@ -29,18 +29,20 @@ class ChannelsLastLayers(FoldedLayers):
         super().__init__(network)
         self._dtype = next(network.parameters()).dtype
         self._convolution_dtype = convolution_dtype or self._dtype
-        self._biases, self._rows = {}, {}
+        self._biases: dict[nn.Module, torch.Tensor | None] = {}
+        self._rows: dict[Snake1d, tuple[torch.Tensor, ...]] = {}
         for layer, weight in self._weights.items():
             bias = layer.bias
             if isinstance(layer, WeightNormConvTranspose1d):
-                weight, bias = two_taps(weight, layer.stride[0]), bias.repeat(layer.stride[0])
+                weight = two_taps(weight, layer.stride[0])
+                bias = None if bias is None else bias.repeat(layer.stride[0])
             weight = weight[:, :, None].to(self._convolution_dtype)
             self._weights[layer] = weight.contiguous(memory_format=torch.channels_last)
             self._biases[layer] = None if bias is None else bias.to(self._convolution_dtype)
-        for layer in network.modules():
-            if isinstance(layer, Snake1d):
-                repeats = -(-ROW // layer.alpha.shape[1])
-                self._rows[layer] = tuple(constant.flatten().repeat(repeats) for constant in layer.constants())
+        for snake in network.modules():
+            if isinstance(snake, Snake1d):
+                repeats = -(-ROW // snake.alpha.shape[1])
+                self._rows[snake] = tuple(constant.flatten().repeat(repeats) for constant in snake.constants())
 
     def enter(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Converts `(1, channels, length)` to the layout of this module."""

@@ -1,6 +1,7 @@
 """Decides whether the engine computes a model's result instead of the model itself."""
 
 import os
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,10 +15,8 @@ from stable_longform.models.oobleck_layers import OobleckDecoder, OobleckEncoder
 SWITCH = "STABLE_LONGFORM_ACCELERATION"  # environment variable: "0" turns the engine off
 
 
-def engine_for(
-    module: nn.Module, device: torch.device, use_bfloat16: bool = False
-) -> OobleckEngine | TransformerEngine | None:
-    """Returns the engine for a module, or None if the module must be called directly.
+def engine_for(module: nn.Module, device: torch.device, use_bfloat16: bool = False) -> Any:
+    """Returns the `OobleckEngine` or `TransformerEngine` for a module, or None if it must be called directly.
 
     It must be called directly in training, under autocast and `torch.compile`, on unsupported devices (a transformer's
     engine runs on a CPU, an autoencoder's on a CPU or GPU), if acceleration is turned off, and, for an autoencoder, if

@@ -34,7 +34,7 @@ class FoldedLayers:
     _copying = threading.Lock()
 
     def __init__(self, network: nn.Module):
-        self._weights = {
+        self._weights: dict[WeightNormConv1d | WeightNormConvTranspose1d, torch.Tensor] = {
             layer: layer.normalized_weight()
             for layer in network.modules()
             if isinstance(layer, (WeightNormConv1d, WeightNormConvTranspose1d))

@@ -64,7 +64,7 @@ class OobleckEngine:
         dtype = network.conv1.weight_v.dtype
         self._itemsize = dtype.itemsize
         if device.type == "cpu" and dtype in FAST_DTYPES:
-            self._layers = ChannelsLastLayers(network, convolution_dtype)
+            self._layers: FoldedLayers = ChannelsLastLayers(network, convolution_dtype)
         else:
             self._layers = FusedSnakeLayers(network) if device.type == "cuda" else FoldedLayers(network)
         self._steps = self._make_steps()
@@ -115,7 +115,7 @@ class OobleckEngine:
     def _make_steps(self) -> list[Step]:
         """The network for `tiles`."""
         network, layers = self._network, self._layers
-        run_block = layers.decoder_block if self._is_decoder else layers.encoder_block
+        run_block: Callable = layers.decoder_block if self._is_decoder else layers.encoder_block
         blocks = [
             Step(
                 functools.partial(run_block, block),
@@ -124,7 +124,7 @@ class OobleckEngine:
                 up=block.stride if self._is_decoder else 1,
                 down=1 if self._is_decoder else block.stride,
             )
-            for block in network.block
+            for block in network.blocks
         ]
 
         def run_last(hidden_states: torch.Tensor) -> torch.Tensor:

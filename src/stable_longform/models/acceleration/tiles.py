@@ -43,7 +43,9 @@ def bounds(steps: Sequence[Step], start: int, stop: int) -> list[Interval]:
     """The interval of the whole input, `(start, stop)`, and that of every step's output."""
     return list(
         itertools.accumulate(
-            steps, lambda bound, step: tuple(n * step.up // step.down for n in bound), initial=(start, stop)
+            steps,
+            lambda bound, step: (bound[0] * step.up // step.down, bound[1] * step.up // step.down),
+            initial=(start, stop),
         )
     )
 
@@ -133,7 +135,8 @@ def collect(
     """
     if not steps:
         return hidden[..., target[0] - limits[0][0] : target[1] - limits[0][0]]
-    step, output = steps[-1], None
+    step = steps[-1]
+    output: torch.Tensor | None = None
     for start, stop in split(target, max(sizes[-1] // step.down, 1)):
         source = intervals(steps[-1:], start, stop, limits[-2:])[0]
         tile = apply(step, collect(steps[:-1], sizes[:-1], hidden, limits[:-1], source), source, (start, stop))
@@ -142,6 +145,7 @@ def collect(
         if output is None:
             output = _empty(tile, target[1] - target[0])
         output[..., start - target[0] : stop - target[0]] = tile
+    assert output is not None  # no target is empty
     return output
 
 

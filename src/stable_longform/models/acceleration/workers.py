@@ -2,12 +2,13 @@
 
 import collections
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
 
-Job, Result = TypeVar("Job"), TypeVar("Result")
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 def ordered_map(function: Callable[[Job], Result], jobs: Iterable[Job], num_workers: int) -> Iterator[Result]:
@@ -29,7 +30,7 @@ def ordered_map(function: Callable[[Job], Result], jobs: Iterable[Job], num_work
     num_threads = torch.get_num_threads()
     share = max(num_threads // num_workers, 1)
     with ThreadPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(share,)) as executor:
-        pending = collections.deque()
+        pending: collections.deque[Future[Result]] = collections.deque()
         try:
             for job in jobs:
                 pending.append(executor.submit(run, job))
