@@ -8,6 +8,7 @@ reports them.
 import numbers
 import re
 from collections.abc import Mapping
+from typing import cast
 
 from stable_longform.utils.text_files import decode, is_text, parse_json_object
 
@@ -96,7 +97,7 @@ def _text_or_number(value: object) -> str | int | float | None:
     """Text or a number of at most `MAX_NUMBER`; None for anything else."""
     if isinstance(value, str) and is_text(value):
         return value
-    if isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER:
+    if isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(cast(float, value)) <= MAX_NUMBER:
         return int(value) if isinstance(value, numbers.Integral) else float(value)
     return None
 
