@@ -6,7 +6,9 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["NUMBA_NUM_THREADS"] = "1"  # numba sets torch's number of threads to it, as they share one OpenMP
-os.environ["NUMBA_DISABLE_JIT"] = "1"  # compiling librosa's functions takes longer than calling them
+os.environ.setdefault("NUMBA_OPT", "0")  # compiling librosa's functions takes longer than calling them
+# Two processes that compile librosa's functions at once can leave a cache that crashes every later process.
+os.environ["NUMBA_CACHE_DIR"] = os.path.abspath(f".pytest_cache/numba-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}")
 
 import numpy as np
 import pytest
