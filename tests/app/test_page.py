@@ -181,6 +181,18 @@ def test_inpaint_a_region_that_is_dragged(page, music, tmp_path):
     assert (after - before)[:, ~kept].abs().max() > 0.01
 
 
+def test_regions_typed_before_the_upload_stay(page, music, tmp_path):
+    panel = open_tab(page, "Inpaint")
+    regions = panel.get_by_label("Regions to make anew")
+    regions.fill("0.5-1")
+    upload(panel, music)
+    page.wait_for_timeout(1000)  # the waveform is read meanwhile
+    press(page, "Inpaint")
+    status(page, "Done")
+    assert read_values(download(page, tmp_path))["regions"] == [[0.5, 1.0]]
+    assert regions.input_value() == "0.5-1"
+
+
 def test_extend_and_sections(page, music):
     panel = open_tab(page, "Extend")
     upload(panel, music)

@@ -348,7 +348,8 @@ class Page:
             self.tabs[command]["audio"].change(
                 _look_at, self.tabs[command]["audio"], note, show_progress="hidden", api_visibility="private"
             )
-        audio.change(_show_waveform, audio, [self.waveform, regions], show_progress="hidden", api_visibility="private")
+        audio.change(_show_waveform, [audio, regions], self.waveform, show_progress="hidden", api_visibility="private")
+        audio.clear(lambda: "", None, regions, show_progress="hidden", queue=False, api_visibility="private")
         self.waveform.input(
             lambda music: format_regions(music["regions"]), self.waveform, regions, show_progress="hidden",
             queue=False, api_visibility="private",
@@ -572,12 +573,13 @@ def _look_at(path: str | None) -> str:
     return f"<p>{format_seconds(info.duration_in_s)}, {info.sampling_rate} Hz, {channels}.</p>"
 
 
-def _show_waveform(path: str | None) -> tuple:
-    """Shows a waveform without regions."""
+def _show_waveform(path: str | None, text: str):
+    """Shows a waveform, with the regions that were typed before it was read."""
     try:
-        return read_waveform(path), ""
+        music = read_waveform(path)
     except ValueError:
-        return None, ""  # the error is shown beside it
+        return None  # the error is shown beside it
+    return music if not text or music is None else _mark(text, music)
 
 
 def _mark(text: str, music: dict | None):
@@ -585,5 +587,5 @@ def _mark(text: str, music: dict | None):
     try:
         regions = parse_regions(text)
     except ValueError:
-        return gr.skip()  # the error is shown when music is requested
+        regions = []  # the error is shown when music is requested
     return gr.skip() if music is None else music | {"regions": [list(region) for region in regions]}
