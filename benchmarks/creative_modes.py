@@ -22,7 +22,6 @@ after an interruption: pieces that are done are kept.
 
 import argparse
 import json
-import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -40,6 +39,7 @@ from stable_longform import (
 )
 from stable_longform.data.manifest import read_manifest
 from stable_longform.data.prompts import full_prompt
+from stable_longform.data.sources import open_source
 from stable_longform.data.tracks import Track
 from stable_longform.evaluation.audio_files import ReadingSettings
 from stable_longform.evaluation.control import TAGGER, WordListeners, asked_by_truth
@@ -99,8 +99,7 @@ def main() -> None:
         raise ValueError(
             f"{arguments.manifest} has {len(pieces)} pieces of {arguments.duration:g} s in {arguments.split}."
         )
-    truth = read_manifest(arguments.manifest, "train")
-    truth = random.Random(0).sample(truth, min(arguments.num_truth, len(truth)))
+    truth = open_source(str(arguments.manifest), "train").share(max_tracks=arguments.num_truth)
     _check_settings(arguments)
     modes = Modes(arguments)
     results: dict[str, list[Result]] = {}

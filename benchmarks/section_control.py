@@ -8,7 +8,6 @@ does. `--output` also gets the two reports and the table of both.
 """
 
 import argparse
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from timing import machine
 from stable_longform import TINY_CHECKPOINT, LongFormMusicPipeline
 from stable_longform.data.manifest import read_manifest
 from stable_longform.data.prompts import full_prompt
+from stable_longform.data.sources import open_source
 from stable_longform.data.tracks import Track
 from stable_longform.evaluation.control import TAGGER
 from stable_longform.evaluation.control_report import evaluate_control
@@ -50,8 +50,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
     arguments = parser.parse_args()
     pieces = read_manifest(arguments.manifest, arguments.split)[: arguments.num_files]
-    truth = read_manifest(arguments.manifest, "train")
-    truth = random.Random(0).sample(truth, min(arguments.num_truth, len(truth)))
+    truth = open_source(str(arguments.manifest), "train").share(max_tracks=arguments.num_truth)
     make_sections(arguments, pieces)
     embedders, text_embedder = [load_embedder(name) for name in (TAGGER, "mel44")], MinilmEmbedder.from_cache()
     reports = []

@@ -579,7 +579,7 @@ def _show_waveform(path: str | None, text: str):
         music = read_waveform(path)
     except ValueError:
         return None  # the error is shown beside it
-    return music if not text or music is None else _mark(text, music)
+    return None if music is None else _mark(text, music)
 
 
 def _mark(text: str, music: dict | None):

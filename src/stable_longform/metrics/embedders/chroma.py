@@ -14,8 +14,7 @@ import functools
 import numpy as np
 import torch
 
-from stable_longform.metrics.embedders.features import AudioFeatures, check_waveform
-from stable_longform.metrics.embedders.mel44 import HAS_NO_WEIGHTS
+from stable_longform.metrics.embedders.features import HAS_NO_WEIGHTS, AudioFeatures, check_waveform
 
 SAMPLING_RATE, FFT_SIZE, HOP_LENGTH = 44100, 8192, 4410
 WINDOW_IN_S, NUM_PARTS, NUM_CLASSES = 5.0, 10, 12

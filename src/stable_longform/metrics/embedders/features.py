@@ -10,6 +10,7 @@ import torch
 from transformers.audio_utils import mel_filter_bank
 
 CACHE_VARIABLE = "STABLE_LONGFORM_CACHE"
+HAS_NO_WEIGHTS = "none"  # in place of a hash, in the protocol of an embedder that is not learned
 
 
 @dataclass(frozen=True)

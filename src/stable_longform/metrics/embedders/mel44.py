@@ -12,13 +12,12 @@ dBFS) count as −10 B, ratios beyond ±4 B as ±4 B.
 import numpy as np
 import torch
 
-from stable_longform.metrics.embedders.features import AudioFeatures, check_waveform, mel_filters
+from stable_longform.metrics.embedders.features import HAS_NO_WEIGHTS, AudioFeatures, check_waveform, mel_filters
 
 SAMPLING_RATE, FFT_SIZE, HOP_LENGTH, NUM_BANDS, NUM_GROUPS = 44100, 2048, 1024, 64, 8
 WINDOW_FRAMES = 129  # 2.995 s
 FLOOR = 1e-10  # of the power of a full-scale sine: −100 dB
 MAX_RATIO_IN_BEL = 4.0
-HAS_NO_WEIGHTS = "none"
 
 
 class Mel44Embedder:
