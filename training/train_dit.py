@@ -11,6 +11,7 @@ during the training. The defaults are the paper's second stage (4m45s); the firs
 transformer, and the timing conditioner. `training/make_checkpoint.py` then assembles a pipeline.
 """
 
+import functools
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -187,15 +188,7 @@ def main(config: Config) -> int:
         return {"prompt_embeds": embeds, **({"prompt_attention_mask": mask} if config.mask_text_padding else {})}
 
     def compute_losses(batch: dict) -> dict:
-        batch = windows.add_latents(batch)
-        batch |= draw_noise_and_times(
-            batch["latents"].shape,
-            batch["item_numbers"],
-            config.seed,
-            config.condition_dropout,
-            config.terminal_probability,
-            config.timestep_shift,
-        )
+        batch = windows.complete(batch)
         if config.balance_silence:
             batch["frame_weights"] = balance_silence(batch["latent_mask"])
         with accelerator.autocast():
@@ -278,7 +271,14 @@ def open_windows(
         ValueError: the latents are from another autoencoder, or the data cannot be used.
     """
     shape = velocity_loss.transformer.config.sample_size, velocity_loss.timing_conditioner.config.max_value
-    options = {"seed": config.seed, "max_bad_fraction": config.max_bad_fraction}
+    draw = functools.partial(
+        draw_noise_and_times,
+        seed=config.seed,
+        condition_dropout=config.condition_dropout,
+        terminal_probability=config.terminal_probability,
+        timestep_shift=config.timestep_shift,
+    )
+    options = {"seed": config.seed, "max_bad_fraction": config.max_bad_fraction, "draw": draw}
     if config.latents is not None:
         if vae is not None:
             check_encoder(config.latents, vae)

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from tiny_training import DIT
 
+from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.training_utils.gpu_settings import compile_networks, is_fused, set_kernels
 from stable_longform.training_utils.run_options import RunOptions
 
@@ -42,6 +44,16 @@ def test_compiled_networks_keep_names_and_results():
     untouched = torch.nn.Linear(3, 4)
     compile_networks(RunOptions(), untouched)
     assert untouched._compiled_call_impl is None
+
+
+def test_of_a_transformer_only_the_repeated_blocks_are_compiled():
+    torch.manual_seed(0)
+    transformer = DiTTransformer1D(**DIT["model"])
+    names = list(transformer.state_dict())
+    compile_networks(RunOptions(compile_backend="eager"), transformer)
+    assert transformer._compiled_call_impl is None
+    assert all(block._compiled_call_impl is not None for block in transformer.transformer_blocks)
+    assert list(transformer.state_dict()) == names
 
 
 def test_a_backend_that_does_not_exist_is_named():

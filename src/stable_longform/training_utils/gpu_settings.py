@@ -19,6 +19,8 @@ def is_fused(options: RunOptions, device: torch.device) -> bool | None:
 def compile_networks(options: RunOptions, *networks: torch.nn.Module) -> None:
     """Compiles networks in place with the backend in the options; the weights keep their names and values.
 
+    Of a network with repeated blocks, only these are compiled: once for all of them, in seconds instead of minutes.
+
     Raises:
         ValueError: torch does not have the backend.
     """
@@ -29,4 +31,5 @@ def compile_networks(options: RunOptions, *networks: torch.nn.Module) -> None:
         names = ", ".join(known)
         raise ValueError(f"compile_backend must be null or one of {names}, got {options.compile_backend!r}.")
     for network in networks:
-        network.compile(backend=options.compile_backend)
+        compile_network = network.compile_repeated_blocks if hasattr(network, "_repeated_blocks") else network.compile
+        compile_network(backend=options.compile_backend)

@@ -21,6 +21,7 @@ from stable_longform.data.sources import open_source
 from stable_longform.data.streams import StreamItems
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.training_utils.items import VALIDATION_SEED, item_generator
+from stable_longform.training_utils.noise_and_times import Draw, ItemsWithDraws
 from stable_longform.utils.files import weights_sha256
 
 POSTERIOR_SEED = 2**29  # for samples from the posteriors; far from any training seed
@@ -37,14 +38,15 @@ class WindowSource:
         train: items of the train split for `make_loader`.
         collate: stacks items of `train` into a batch.
         valid: items of the valid split by number, with `latents (C, L)`, `seconds_start`, `seconds_total`, `prompt`.
-        add_latents: adds `latents (B, C, L)` to a batch of `make_loader`.
+        complete: adds `latents (B, C, L)`, `noise`, `timestep` and `is_dropped` to a batch of `make_loader`, where it
+            does not have them.
         inspected: some latents `(N, C, L)`.
     """
 
     train: NumberedItems | StreamItems
     collate: Callable[[Sequence[dict]], dict]
     valid: Sequence[dict]
-    add_latents: Callable[[dict], dict]
+    complete: Callable[[dict], dict]
     inspected: torch.Tensor
 
 
@@ -54,13 +56,18 @@ def open_latent_windows(
     max_seconds: float,
     seed: int,
     max_bad_fraction: float,
+    draw: Draw,
     excerpt_probability: float = 0.0,
 ) -> WindowSource:
-    """Windows from a folder of latents; the arguments are those of `LatentWindows`."""
+    """Windows from a folder of latents; the loader's workers draw what belongs to them.
+
+    Args:
+        draw: see `ItemsWithDraws`. The others are those of `LatentWindows`.
+    """
     train = LatentWindows(latents, "train", window_length, max_seconds, seed, max_bad_fraction, excerpt_probability)
     valid = LatentWindows(latents, "valid", window_length, max_seconds, VALIDATION_SEED, max_bad_fraction)
     inspected = torch.stack([train[VALIDATION_SEED + i]["latents"] for i in range(NUM_INSPECTED)])
-    return WindowSource(train, collate_windows, valid, lambda batch: batch, inspected)
+    return WindowSource(ItemsWithDraws(train, draw), collate_windows, valid, lambda batch: batch, inspected)
 
 
 def open_music_windows(
@@ -70,6 +77,7 @@ def open_music_windows(
     max_seconds: float,
     seed: int,
     max_bad_fraction: float,
+    draw: Draw,
     num_valid: int,
     accelerator: Accelerator,
 ) -> WindowSource:
@@ -82,6 +90,7 @@ def open_music_windows(
         max_seconds: largest `seconds_start` and `seconds_total`.
         seed: of the whole sequence.
         max_bad_fraction: share of the tracks that may turn out to be unusable, in [0, 1].
+        draw: draws noise, times and dropped conditions for a shape `(B, C, L)` and B item numbers.
         num_valid: number of items of the valid split, which are encoded immediately; at least 1.
         accelerator: of the run; its checkpoints hold the position in the source.
     """
@@ -96,8 +105,9 @@ def open_music_windows(
     train = source.items(make_item, seed, *place, is_weighted_by_duration=False)
     accelerator.register_for_checkpointing(source)
 
-    def add_latents(batch: dict) -> dict:
-        return batch | {"latents": sample_latents(vae, batch["waveform"], batch["item_numbers"])}
+    def complete(batch: dict) -> dict:
+        latents = sample_latents(vae, batch["waveform"], batch["item_numbers"])
+        return batch | {"latents": latents} | draw(latents.shape, batch["item_numbers"])
 
     valid_items = valid_source.items(make_item, VALIDATION_SEED, is_weighted_by_duration=False).take(num_valid)
     valid = [
@@ -106,7 +116,7 @@ def open_music_windows(
         for number, item in enumerate(valid_items)
     ]
     inspected = torch.stack([item["latents"] for item in valid[:NUM_INSPECTED]])
-    return WindowSource(train, collate_crops, valid, add_latents, inspected)
+    return WindowSource(train, collate_crops, valid, complete, inspected)
 
 
 @torch.no_grad()

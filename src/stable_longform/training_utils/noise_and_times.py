@@ -1,16 +1,21 @@
 """Random draws of the transformer's training for each item: noise, a time, and whether its condition is dropped.
 
-All are functions of the seed and the item's number.
+All are functions of the seed and the item's number. So the workers of a data loader can draw them: for large batches
+on a GPU, the main process would take longer for the noise than the GPU for the step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
+from stable_longform.data.numbered_items import NumberedItems
 from stable_longform.training_utils.items import item_generator
 
 NUM_BITS = 32
+
+# Called with the shape `(B, C, L)` of latents and the numbers of the B items.
+Draw = Callable[[Sequence[int], Sequence[int]], dict[str, torch.Tensor]]
 
 
 def draw_noise_and_times(
@@ -43,6 +48,25 @@ def draw_noise_and_times(
         "timestep": torch.where(chances[:, 0] < terminal_probability, 1.0, times),
         "is_dropped": chances[:, 1] < condition_dropout,
     }
+
+
+class ItemsWithDraws(NumberedItems):
+    """Items of another sequence with their draws, so that a data loader's workers draw them.
+
+    Args:
+        items: with `latents (C, L)`.
+        draw: `draw_noise_and_times` with its settings.
+    """
+
+    def __init__(self, items: NumberedItems, draw: Draw):
+        super().__init__(items.seed, items.bad_tracks)
+        self.items, self.draw = items, draw
+
+    def __getitem__(self, number: int) -> dict:
+        """The item with its draws."""
+        item = self.items[number]
+        draws = self.draw((1, *item["latents"].shape), [number])
+        return item | {name: values[0] for name, values in draws.items()}
 
 
 def uniform_times(item_numbers: Sequence[int], seed: int) -> torch.Tensor:
