@@ -79,28 +79,26 @@ def check(arguments: argparse.Namespace) -> None:
         expected[case] = result[0]
         share = operations(ours.config, arguments.window) * case[0] / result[1] / peak if case[1] else None
         rows.append(row(*case, "ours", result[1:], baseline, share))
+    print_table(HEADER, rows)
+    print_decoding(vae, arguments)
     chosen = [(min(arguments.steps), True), (arguments.few_steps, False)]
     pipe.transformer.float()
     exact = {case: call(pipe, *case, arguments.window).cpu() for case in chosen}
     pipe.transformer.to(dtype)
+    results = {arguments.dtype: expected}
     if arguments.compile:
         pipe.transformer.compile_repeated_blocks(fullgraph=True)
-        rows += [variant(pipe, case, "ours, compiled", rows, arguments)[1] for case in cases]
-    results = {arguments.dtype: expected}
-    if arguments.fp8:
-        use_float8(pipe.transformer)
-        results["fp8"] = {}
-        for case in chosen:
-            results["fp8"][case], cells = variant(pipe, case, "ours, fp8", rows, arguments)
-            rows.append(cells)
-    print_table(HEADER, rows)
-    print_decoding(vae, arguments)
-    if arguments.compile:
+        print_table(HEADER, [variant(pipe, case, "ours, compiled", rows, arguments)[1] for case in cases])
         print_graphs(pipe, arguments)
     if arguments.profile is not None:
         with torch.profiler.profile() as profile:
             run_ours(pipe, arguments.few_steps, False, arguments)
         profile.export_chrome_trace(str(arguments.profile))
+    if arguments.fp8:
+        use_float8(pipe.transformer)
+        measured = {case: variant(pipe, case, "ours, fp8", rows, arguments) for case in chosen}
+        results["fp8"] = {case: latents for case, (latents, _) in measured.items()}
+        print_table(HEADER, [cells for _, cells in measured.values()])
     print_table(
         ("steps", "precision", "latent error"),
         [

@@ -44,6 +44,7 @@ CLAP_BATCH_SIZE = 48  # at most: each pair of a batch is of another piece
 POLL_S, SAVE_S = 0.05, 10.0  # between looks at a script, and between writes of the progress
 PROBE_STEPS = 8  # of a training, which tell how long a step takes
 MIN_STEPS = 12
+GPU_BATCH_FACTOR = 16  # batches of the transformer on a GPU are this many times as large
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,15 @@ class Stage:
 
 
 def dit_stage(name: str, previous: str | None, share: float, length: int, batch_size: int) -> Stage:
-    """A stage of the transformer with windows of `length` latent frames, going on from a previous one."""
+    """A stage of the transformer with windows of `length` latent frames, going on from a previous one.
+
+    `batch_size` is that on a CPU.
+    """
 
     def arguments(runs: Path) -> list:
-        given = [*config("dit_tiny"), "--model.sample_size", length, "--batch_size", batch_size]
+        factor = GPU_BATCH_FACTOR if torch.cuda.is_available() else 1
+        given = [*config("dit_tiny"), "--model.sample_size", length, "--batch_size", factor * batch_size]
+        given += ["--num_workers", min(16, max(1, (os.cpu_count() or 1) - 1))]
         given += ["--mixed_precision", "bf16" if has_fast_bfloat16() else "no"]
         given += ["--attention_backend", attention_backend(length)]
         given += ["--latents", runs / "latents", "--clap", runs / "clap" / "clap"]
