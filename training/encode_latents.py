@@ -32,6 +32,7 @@ from stable_longform.training_utils.options import NumEntries
 from stable_longform.training_utils.pretrained import float_dtype
 from stable_longform.utils.files import atomic_path, weights_sha256, write_json, write_text
 from stable_longform.utils.ranges import Range
+from stable_longform.utils.text_files import read_json
 
 LONGEST_WAIT = datetime.timedelta(days=7)  # how long processes wait for the last one
 
@@ -110,7 +111,7 @@ def _check_autoencoder(vae: AutoencoderOobleck, file: Path, state: PartialState)
     """Records which autoencoder encodes the latents, or checks that existing ones are from the same autoencoder."""
     info = {"latent_rate": vae.latent_rate, "hop_length": vae.hop_length}
     info |= {"encoder_sha256": weights_sha256(vae.encoder)}
-    if file.exists() and json.loads(file.read_text(encoding="utf-8")) != info:
+    if file.exists() and read_json(file) != info:
         raise ValueError(f"{file.parent} holds latents of another autoencoder; use another output_dir.")
     state.wait_for_everyone()
     if state.is_main_process:

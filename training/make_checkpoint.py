@@ -7,12 +7,9 @@ The result opens with `LongFormMusicPipeline.from_pretrained(output_dir)`. A mod
 the runs, unless there is one already; add what they don't contain with `--description`, `--data` and `--license`.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
-
-import yaml
 
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.timing_conditioner import TimingConditioner
@@ -26,7 +23,8 @@ from stable_longform.training_utils.runs import STAGE_FILE
 from stable_longform.utils.files import weights_sha256
 from stable_longform.utils.model_card import CARD_FILE, write_model_card
 from stable_longform.utils.ranges import Range
-from stable_longform.utils.text_files import read_json_lines
+from stable_longform.utils.text_files import read_json, read_json_lines
+from stable_longform.utils.yaml_files import read_yaml
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def check_history(stage: Path, vae: AutoencoderOobleck) -> None:
     """Raises a ValueError if the transformer's `stage.json` is missing or names another encoder of its latents."""
     if not stage.is_file():
         raise ValueError(f"{stage.parent} was not exported by a training script: it has no {STAGE_FILE}.")
-    latents = json.loads(stage.read_text(encoding="utf-8"))["sources"].get("latents", {}).get("latents", {})
+    latents = read_json(stage, "sources")["sources"].get("latents", {}).get("latents", {})
     if "encoder_sha256" in latents and latents["encoder_sha256"] != weights_sha256(vae.encoder):
         raise ValueError(f"{stage.parent} was trained on latents of another autoencoder than the one given.")
 
@@ -119,7 +117,7 @@ def read_run(folder: Path) -> tuple[dict, dict]:
     config, log = folder / "config.yaml", folder / "metrics.jsonl"
     if not config.is_file() or not log.is_file():
         return {}, {}
-    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    settings = read_yaml(config)
     rows = [row for _, row in read_json_lines(log)]
     steps = max((row["step"] for row in rows), default=0)
     metrics = {name: value for row in rows for name, value in row.items() if name.startswith("valid/")}

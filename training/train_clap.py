@@ -12,7 +12,7 @@ again. The result is `output_dir/clap`, a transformers `ClapModel` with its toke
 import itertools
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +31,9 @@ from stable_longform.training_utils.accelerator import make_accelerator
 from stable_longform.training_utils.batch_norm import share_batch_norms
 from stable_longform.training_utils.clap_networks import (
     MAX_LENGTH,
+    AudioSettings,
+    FeatureSettings,
+    TextSettings,
     add_spec_augment,
     build_clap,
     build_feature_extractor,
@@ -45,6 +48,7 @@ from stable_longform.training_utils.items import VALIDATION_SEED, make_loader, s
 from stable_longform.training_utils.learning_rate import set_learning_rate, warmup_cosine
 from stable_longform.training_utils.loop import StopRequest, TrainingLoop
 from stable_longform.training_utils.metric_log import log_metrics
+from stable_longform.training_utils.options import FieldsOf
 from stable_longform.training_utils.retrieval_validation import validate_retrieval
 from stable_longform.training_utils.run_options import RunOptions
 from stable_longform.training_utils.runs import start_run, write_stage
@@ -53,55 +57,6 @@ from stable_longform.utils.files import atomic_folder
 from stable_longform.utils.ranges import Range
 
 NUM_PROMPTS_PER_TRACK = 100  # for training the tokenizer
-
-
-def _htsat_base() -> dict:
-    """HTSAT-base as in LAION's code; `hidden_size` is derived from the others."""
-    return {
-        "spec_size": 256,
-        "num_mel_bins": 64,
-        "window_size": 8,
-        "patch_size": 4,
-        "patch_stride": [4, 4],
-        "patch_embeds_hidden_size": 128,
-        "depths": [2, 2, 12, 2],
-        "num_attention_heads": [4, 8, 16, 32],
-        "mlp_ratio": 4.0,
-        "enable_fusion": True,
-        "fusion_type": "aff_2d",
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-        "drop_path_rate": 0.1,
-    }
-
-
-def _roberta_base() -> dict:
-    """RoBERTa base. `vocab_size` is for a tokenizer that is trained here; an existing one has its own."""
-    return {
-        "vocab_size": 50265,
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "intermediate_size": 3072,
-        "max_position_embeddings": 514,
-        "type_vocab_size": 1,
-        "layer_norm_eps": 1e-5,
-        "hidden_dropout_prob": 0.1,
-        "attention_probs_dropout_prob": 0.1,
-    }
-
-
-def _laion_features() -> dict:
-    """Log-mel features of LAION's code; `truncation` follows from `enable_fusion`."""
-    return {
-        "sampling_rate": 48000,
-        "max_length_s": 10,
-        "hop_length": 480,
-        "fft_window_size": 1024,
-        "frequency_min": 50,
-        "frequency_max": 14000,
-        "padding": "repeatpad",
-    }
 
 
 @dataclass(frozen=True)
@@ -117,16 +72,19 @@ class Config(RunOptions):
     ] = None
     audio_config: Annotated[
         dict,
+        FieldsOf(AudioSettings),
         "Arguments of ClapAudioConfig; hidden_size follows from the others.",
-    ] = field(default_factory=_htsat_base)
+    ] = field(default_factory=lambda: asdict(AudioSettings()))
     text_config: Annotated[
         dict,
+        FieldsOf(TextSettings),
         "Arguments of ClapTextConfig; a ready tokenizer brings its own vocab_size.",
-    ] = field(default_factory=_roberta_base)
+    ] = field(default_factory=lambda: asdict(TextSettings()))
     feature_extractor: Annotated[
         dict,
+        FieldsOf(FeatureSettings),
         "Arguments of ClapFeatureExtractor; truncation follows from enable_fusion.",
-    ] = field(default_factory=_laion_features)
+    ] = field(default_factory=lambda: asdict(FeatureSettings()))
     projection_dim: Annotated[int, Range(1, 65536), "Width of the embeddings."] = 512
     tokenizer: Annotated[
         str | None,
@@ -263,12 +221,6 @@ def check_config(config: Config) -> None:
             if getattr(config, name) != getattr(defaults, name):
                 raise ValueError(f"{name} cannot be set together with init_from, which provides its own.")
         return
-    num_positions, pad_token_id = config.text_config["max_position_embeddings"], SPECIAL_TOKENS.index("<pad>")
-    if num_positions < MAX_LENGTH + pad_token_id + 1:
-        raise ValueError(
-            f"text_config.max_position_embeddings must be at least {MAX_LENGTH + pad_token_id + 1}, "
-            f"got {num_positions}."
-        )
     check_clap(config.audio_config, config.text_config, config.feature_extractor, config.projection_dim)
 
 

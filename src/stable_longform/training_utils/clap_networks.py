@@ -6,23 +6,83 @@ References: Wu et al., "Large-scale contrastive language-audio pretraining", arX
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from transformers import ClapAudioConfig, ClapConfig, ClapFeatureExtractor, ClapModel, ClapTextConfig
 
 from stable_longform.data.clap_features import BlockwiseClapFeatureExtractor
 from stable_longform.data.clap_pairs import mark_longer
+from stable_longform.data.tokenizer import SPECIAL_TOKENS
+from stable_longform.training_utils.options import NumEntries
+from stable_longform.utils.ranges import Range
 
 MAX_LENGTH = 77  # tokens of a prompt, as in LAION's code
+NUM_POSITIONS = MAX_LENGTH + SPECIAL_TOKENS.index("<pad>") + 1  # RoBERTa counts them from behind the padding token's
 MAX_LOGIT_SCALE = math.log(100)
+
+Size = Annotated[int, Range(1, 2**16)]
+NumLayers = Annotated[int, Range(1, 1000)]
+PerStage = Annotated[tuple[int, ...], Range(1, 1000), NumEntries(1, 16)]
+Dropout = Annotated[float, Range(0, 1, below=True)]
+
+
+@dataclass(frozen=True)
+class AudioSettings:
+    """Arguments of `ClapAudioConfig`: HTSAT-base as in LAION's code. `hidden_size` follows from the others."""
+
+    spec_size: Annotated[Size, "Side of the square that the spectrogram is folded into."] = 256
+    num_mel_bins: Annotated[Size, "Bands of the spectrogram."] = 64
+    window_size: Annotated[Size, "Side of an attention window in patches."] = 8
+    patch_size: Annotated[Size, "Side of a patch."] = 4
+    patch_stride: Annotated[tuple[int, int], Range(1, 2**16), "Distance of patches."] = (4, 4)
+    patch_embeds_hidden_size: Annotated[Size, "Width of the first stage; it doubles at each further one."] = 128
+    depths: Annotated[PerStage, "Layers of each stage."] = (2, 2, 12, 2)
+    num_attention_heads: Annotated[PerStage, "Attention heads of each stage."] = (4, 8, 16, 32)
+    mlp_ratio: Annotated[float, Range(0, 1000, above=True), "Width of the MLPs, as a multiple."] = 4.0
+    enable_fusion: Annotated[bool, "Fuse a view of the whole track with views of three parts."] = True
+    fusion_type: Annotated[Literal["aff_2d"], "How views are fused; transformers has this one."] = "aff_2d"
+    hidden_dropout_prob: Annotated[Dropout, "Dropout of the layers."] = 0.0
+    attention_probs_dropout_prob: Annotated[Dropout, "Dropout of the attention."] = 0.0
+    drop_path_rate: Annotated[Dropout, "Share of items that skip the last layer; others follow linearly."] = 0.1
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """Arguments of `ClapTextConfig`: RoBERTa base. `vocab_size` is for a tokenizer that is trained here."""
+
+    vocab_size: Annotated[int, Range(1, 2**24), "Tokens at most; an existing tokenizer has its own number."] = 50265
+    hidden_size: Annotated[Size, "Width."] = 768
+    num_hidden_layers: Annotated[NumLayers, "Layers."] = 12
+    num_attention_heads: Annotated[NumLayers, "Attention heads."] = 12
+    intermediate_size: Annotated[Size, "Width of the MLPs."] = 3072
+    max_position_embeddings: Annotated[int, Range(NUM_POSITIONS, 2**16), "Positions, with those of padding."] = 514
+    type_vocab_size: Annotated[Size, "Kinds of tokens, of which one is used."] = 1
+    layer_norm_eps: Annotated[float, Range(0, 1, above=True), "Added to variances."] = 1e-5
+    hidden_dropout_prob: Annotated[Dropout, "Dropout of the layers."] = 0.1
+    attention_probs_dropout_prob: Annotated[Dropout, "Dropout of the attention."] = 0.1
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """Arguments of `ClapFeatureExtractor`: log-mel features of LAION's code. `truncation` follows from the encoder."""
+
+    sampling_rate: Annotated[int, Range(1, 2**20), "Rate in Hz."] = 48000
+    max_length_s: Annotated[int, Range(1, 10**4), "Length of a view in seconds."] = 10
+    hop_length: Annotated[Size, "Distance of frames in samples."] = 480
+    fft_window_size: Annotated[int, Range(2, 2**20), "Length of a frame in samples."] = 1024
+    frequency_min: Annotated[float, Range(0, 2**20), "Lowest frequency in Hz."] = 50
+    frequency_max: Annotated[float, Range(0, 2**20, above=True), "Highest frequency in Hz."] = 14000
+    padding: Annotated[Literal["repeatpad", "repeat", "pad"], "How short music fills a view."] = "repeatpad"
 
 
 def build_feature_extractor(audio_config: Mapping, settings: Mapping) -> ClapFeatureExtractor:
     """The feature extractor that belongs to an audio encoder.
 
     Args:
-        audio_config: arguments of ClapAudioConfig.
-        settings: arguments of ClapFeatureExtractor, except `feature_size` and `truncation`.
+        audio_config: the fields of `AudioSettings`.
+        settings: the fields of `FeatureSettings`.
     """
     truncation = "fusion" if audio_config["enable_fusion"] else "rand_trunc"
     return BlockwiseClapFeatureExtractor(feature_size=audio_config["num_mel_bins"], truncation=truncation, **settings)
@@ -32,10 +92,10 @@ def build_clap(audio_config: Mapping, text_config: Mapping, projection_dim: int,
     """Builds a new ClapModel with random weights.
 
     Args:
-        audio_config: arguments of ClapAudioConfig; `hidden_size` is derived from the others.
-        text_config: arguments of ClapTextConfig, except `vocab_size`.
+        audio_config: the fields of `AudioSettings`.
+        text_config: the fields of `TextSettings`.
         projection_dim: width of the embeddings.
-        vocab_size: of the tokenizer.
+        vocab_size: of the tokenizer, instead of the one in `text_config`.
     """
     hidden_size = audio_config["patch_embeds_hidden_size"] * 2 ** (len(audio_config["depths"]) - 1)
     return ClapModel(
@@ -51,8 +111,14 @@ def check_clap(audio_config: Mapping, text_config: Mapping, feature_extractor: M
     """Builds everything that the settings describe on the meta device, to check that transformers accepts them.
 
     Raises:
-        ValueError: transformers rejects them for any reason.
+        ValueError: transformers rejects them for any reason, or would ignore some of them.
     """
+    depths, heads = audio_config["depths"], audio_config["num_attention_heads"]
+    if len(depths) != len(heads):
+        raise ValueError(
+            "audio_config.depths and audio_config.num_attention_heads must have an entry for each stage, "
+            f"got {list(depths)} and {list(heads)}."
+        )
     try:
         build_feature_extractor(audio_config, feature_extractor)
         with torch.device("meta"):

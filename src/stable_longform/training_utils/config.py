@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from stable_longform.training_utils.options import options_of
-from stable_longform.utils.text_files import read_text
+from stable_longform.utils.text_files import printable
+from stable_longform.utils.yaml_files import format_yaml, parse_yaml, read_yaml
 
 EXIT_BAD_INPUT, EXIT_NOT_FINITE = 2, 3
 PRINT_CONFIG, HELP = "--print_config", ("-h", "--help")
@@ -38,14 +38,16 @@ def load_config(config_class: type, arguments: Sequence[str], directory: str | o
     texts = _split_arguments(arguments)
     values: dict[str, Any] = {}
     for path in (text for key, text in texts if key == "config"):
-        values |= _read_yaml(Path(directory) / path)
+        file = Path(directory) / path
+        values |= read_yaml(file, f"--config {printable(file)}")
     for key, text in texts:
         name, _, entry = key.partition(".")
         if entry:
             known = values.get(name)
-            values[name] = {**(known if isinstance(known, dict) else {}), entry: _parse(text, key)}
+            values[name] = {**(known if isinstance(known, dict) else {}), entry: parse_yaml(text, f"--{key}")}
         elif key != "config":
-            values[key] = text if key in options and options[key].is_text else _parse(text, key)
+            takes_text = key in options and options[key].takes_text(text)
+            values[key] = text if takes_text else parse_yaml(text, f"--{key}")
     for key, value in values.items():
         if key not in options:
             raise ValueError(f"Unknown configuration key {key!r}; known keys: {', '.join(sorted(options))}.")
@@ -72,7 +74,7 @@ def launch(main: Callable, config_class: type) -> None:
         arguments = [argument for argument in sys.argv[1:] if argument != PRINT_CONFIG]
         config = load_config(config_class, arguments)
         if len(arguments) < len(sys.argv) - 1:
-            sys.stdout.write(yaml.safe_dump(plain_values(dataclasses.asdict(config)), sort_keys=False))
+            sys.stdout.write(format_yaml(plain_values(dataclasses.asdict(config))))
             return
         with logging_redirect_tqdm():
             exit_code = main(config)
@@ -108,7 +110,7 @@ def plain_values(values: Mapping) -> dict:
 
 def _to_yaml(value) -> str:
     """A value as it is written on the command line."""
-    return yaml.safe_dump(json.loads(json.dumps(value)), default_flow_style=True, width=10**6).splitlines()[0]
+    return format_yaml(json.loads(json.dumps(value)), default_flow_style=True, width=10**6).splitlines()[0]
 
 
 def _split_arguments(arguments: Sequence[str]) -> list[tuple[str, str]]:
@@ -116,27 +118,10 @@ def _split_arguments(arguments: Sequence[str]) -> list[tuple[str, str]]:
     tokens: list[str] = []
     for argument in arguments:
         is_key = argument.startswith("--") and len(tokens) % 2 == 0
+        if argument.startswith("--") and not is_key:
+            raise ValueError(f"{tokens[-1]} needs a value, got {argument}; as a value, write {tokens[-1]}={argument}.")
         tokens.extend(argument.split("=", 1) if is_key else [argument])
     keys = tokens[::2]
     if len(tokens) % 2 or not all(key.startswith("--") for key in keys):
         raise ValueError(f"Arguments must be pairs `--key value` or `--key=value`, got {' '.join(arguments)}.")
     return [(key.removeprefix("--"), text) for key, text in zip(keys, tokens[1::2], strict=True)]
-
-
-def _read_yaml(path: Path) -> dict:
-    """Reads the mapping in a YAML file."""
-    try:
-        values = yaml.safe_load(read_text(path)) or {}
-    except (RecursionError, yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"--config {path} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"--config {path} must hold `key: value` lines, got a {type(values).__name__}.")
-    return values
-
-
-def _parse(text: str, key: str):
-    """Parses a command-line value as YAML."""
-    try:
-        return yaml.safe_load(text)
-    except (ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: a date that does not exist
-        raise ValueError(f"--{key} cannot be read: {' '.join(str(error).split())}") from error

@@ -4,7 +4,6 @@ Encoding once is cheaper from the second pass over the data on. Encoding during 
 uses the same crop twice, and works with streams.
 """
 
-import json
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.training_utils.items import VALIDATION_SEED, item_generator
 from stable_longform.training_utils.noise_and_times import Draw, ItemsWithDraws
 from stable_longform.utils.files import weights_sha256
+from stable_longform.utils.text_files import read_json
 
 POSTERIOR_SEED = 2**29  # for samples from the posteriors; far from any training seed
 NUM_INSPECTED = 8  # items whose latents are checked before the first step
@@ -148,5 +148,5 @@ def check_encoder(latents: str | os.PathLike, vae: AutoencoderOobleck) -> None:
     file = Path(latents) / INFO_FILE
     if not file.is_file():
         raise ValueError(f"{latents} is not a folder of latents: it has no {INFO_FILE}.")
-    if json.loads(file.read_text(encoding="utf-8"))["encoder_sha256"] != weights_sha256(vae.encoder):
+    if read_json(file, "encoder_sha256")["encoder_sha256"] != weights_sha256(vae.encoder):
         raise ValueError(f"{latents} holds latents of another autoencoder than the one given.")

@@ -6,6 +6,7 @@ The annotation of a field contains everything:
     betas: Annotated[tuple[float, float], Range(0, 1, below=True), "Of Adam."] = (0.9, 0.999)
     mixed_precision: Annotated[Literal["no", "bf16", "fp16"], "Of the forward pass."] = "no"
     model: Annotated[dict, ArgumentsOf(DiTTransformer1D), "What differs from the paper."] = field(default_factory=dict)
+    text_config: Annotated[dict, FieldsOf(TextSettings), "Of the text encoder."] = field(default_factory=...)
 
 A `Range` applies to a number, or to each entry of a list or mapping; `NumEntries` applies to the length of a list.
 """
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 
 import torch
 
-from stable_longform.utils.ranges import Range
+from stable_longform.utils.ranges import Range, shown
 
 FINITE = Range(-math.inf)
 NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -42,6 +43,13 @@ class ArgumentsOf:
 
 
 @dataclass(frozen=True)
+class FieldsOf:
+    """Marks a mapping with the fields of a dataclass, which are declared as options are."""
+
+    settings_class: type
+
+
+@dataclass(frozen=True)
 class Option:
     """One option: its accepted values, its default and its meaning."""
 
@@ -56,10 +64,10 @@ class Option:
         """Whether it has no default."""
         return self.default is dataclasses.MISSING
 
-    @property
-    def is_text(self) -> bool:
-        """Whether it is always text, so that the command line's value is not parsed: "no" is not false."""
-        return (self.hint is str or typing.get_origin(self.hint) is typing.Literal) and not self.is_optional
+    def takes_text(self, text: str) -> bool:
+        """Whether the command line's `text` is the value as it stands: "1.10" is a name and no number."""
+        is_text = self.hint is str or typing.get_origin(self.hint) is typing.Literal
+        return is_text and not (self.is_optional and text in ("", "null", "~"))
 
     @property
     def meaning(self) -> str:
@@ -88,7 +96,7 @@ class Option:
             converted = self._convert_entry(value, self.hint)
             if converted is not None:
                 return converted
-        raise ValueError(f"{self.name} must be {self.accepted}, got {value!r}.")
+        raise ValueError(f"{self.name} must be {self.accepted}, got {shown(value)}.")
 
     def _mark(self, kind: type):
         """The last annotation of a type, or None."""
@@ -101,11 +109,14 @@ class Option:
         if kind is typing.Literal:
             return f"one of {', '.join(map(str, entries))}"
         if kind is dict:
-            model = self._mark(ArgumentsOf)
+            model, fields = self._mark(ArgumentsOf), self._mark(FieldsOf)
             owner = f" of arguments of {model.model_class.__name__}" if model else ""
+            if fields:
+                owner = f" of {', '.join(options_of(fields.settings_class))}"
             return f"a mapping{owner}" + (f" with numbers {accepted}" if accepted else "")
         if kind is not tuple:
-            return NAMES[kind] + (f" {accepted}" if accepted else "")
+            is_filled = kind is str and self.default != ""
+            return NAMES[kind] + (f" {accepted}" if accepted else "") + (", not empty" if is_filled else "")
         number = self._mark(NumEntries)
         fixed = f"{len(entries)} " if entries[-1] is not Ellipsis else ""
         names = {int: "whole numbers", float: "numbers", str: "texts"}
@@ -117,13 +128,15 @@ class Option:
         """Converts a value of a simple type; None if it has another type."""
         if typing.get_origin(hint) is typing.Literal:
             return value if value in typing.get_args(hint) else None
-        if hint is float and isinstance(value, str):  # YAML reads 1e-3 as text
+        if hint is float and isinstance(value, (str, int)) and not isinstance(value, bool):  # text: "1e-3" in quotes
             try:
                 value = float(value)
-            except ValueError:
+            except (ValueError, OverflowError):
                 return None
-        if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
-            return str(value)
+        if hint is str:
+            value = str(value) if type(value) is int else value  # but not 1.10, of which the last digit is lost
+            is_empty = value == "" and self.default != ""
+            return value if isinstance(value, str) and "\0" not in value and not is_empty else None
         kinds = (int, float) if hint is float else (hint,)
         if not isinstance(value, kinds) or isinstance(value, bool) != (hint is bool):
             return None
@@ -139,12 +152,12 @@ class Option:
             low = high = len(hints)
         entries = tuple(self._convert_entry(value, hints[0]) for value in values)
         if not low <= len(entries) <= high or None in entries:
-            raise ValueError(f"{self.name} must be {self.accepted}, got {list(values)!r}.")
+            raise ValueError(f"{self.name} must be {self.accepted}, got {shown(list(values))}.")
         return entries
 
     def _convert_mapping(self, values: Mapping) -> dict:
         """Converts a mapping: to arguments of a class, or to the types of the default's entries."""
-        model = self._mark(ArgumentsOf)
+        model, fields = self._mark(ArgumentsOf), self._mark(FieldsOf)
         if model is not None:
             with torch.device("meta"):
                 build_model(model.model_class, values, self.name)
@@ -153,9 +166,12 @@ class Option:
         unknown = sorted(str(key) for key in values if key not in default) if default else []
         if unknown:
             raise ValueError(f"Unknown entries of {self.name}: {', '.join(unknown)}; known: {', '.join(default)}.")
+        known = options_of(fields.settings_class) if fields else {}
         entries = dict(default)
         for key, value in values.items():
-            if isinstance(default.get(key), float):
+            if key in known:
+                value = dataclasses.replace(known[key], name=f"{self.name}.{key}").convert(value)
+            elif isinstance(default.get(key), float):
                 entry = dataclasses.replace(self, name=f"{self.name}.{key}", hint=float, is_optional=False)
                 value = entry.convert(value)
             entries[key] = value

@@ -6,14 +6,12 @@ gives its stage and step, and repeats the sources with the `stage.json` of each:
 
 import dataclasses
 import datetime
-import json
 import logging
 import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
@@ -23,6 +21,8 @@ from stable_longform.training_utils.config import plain_values
 from stable_longform.utils.environment import describe_environment
 from stable_longform.utils.files import file_sha256, write_json, write_text
 from stable_longform.utils.locks import hold_lock
+from stable_longform.utils.text_files import read_json
+from stable_longform.utils.yaml_files import format_yaml, read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -118,11 +118,10 @@ def _start_in_folder(output_dir: Path, config, resolved: dict, sources: Mapping[
     hold_lock(output_dir / LOCK_FILE)
     latest = latest_checkpoint(output_dir)
     file, run_file = output_dir / "config.yaml", output_dir / RUN_FILE
-    run = json.loads(run_file.read_text(encoding="utf-8")) if latest is not None and run_file.exists() else {}
+    run = read_json(run_file) if latest is not None and run_file.exists() else {}
     changes = {}
     if latest is not None and file.exists():
-        previous = yaml.safe_load(file.read_text(encoding="utf-8"))
-        previous = plain_values(_defaults(config)) | previous  # some fields may be new
+        previous = plain_values(_defaults(config)) | read_yaml(file)  # some fields may be new
         changes = {key: [previous.get(key), value] for key, value in resolved.items() if previous.get(key) != value}
         refused = [key for key in changes if key not in (*FREE_KEYS, *NOTED_KEYS)]
         if refused:
@@ -146,7 +145,7 @@ def _start_in_folder(output_dir: Path, config, resolved: dict, sources: Mapping[
     }
     history = [*run.get("history", ()), start]
     write_json(run_file, environment | {"started": now, "sources": described, "history": history})
-    write_text(file, yaml.safe_dump(resolved, sort_keys=False))
+    write_text(file, format_yaml(resolved))
 
 
 def _compare_sources(known: Mapping[str, dict], sources: Mapping[str, str | None], output_dir: Path) -> dict:
@@ -176,20 +175,20 @@ def describe_source(source: str | os.PathLike) -> dict:
     folder = Path(source)
     described: dict = {"path": str(source)}
     if (folder / INFO_FILE).is_file():
-        described["latents"] = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
+        described["latents"] = read_json(folder / INFO_FILE)
     elif folder.is_dir():
         files = sorted(folder.rglob("*.safetensors"))
         described["sha256"] = {file.relative_to(folder).as_posix(): file_sha256(file) for file in files}
     if (folder / STAGE_FILE).is_file():
-        described["stage"] = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
+        described["stage"] = read_json(folder / STAGE_FILE)
     return described
 
 
 def write_stage(folder: Path, output_dir: Path, stage: str, step: int, **facts) -> None:
     """Writes `stage.json` into the folder of an exported model: its stage, its step, and the sources of its run."""
-    run = json.loads((output_dir / RUN_FILE).read_text(encoding="utf-8"))
-    described = {"stage": stage, "step": step, **facts}
-    described |= {name: run[name] for name in ("git_commit", "versions", "sources")}
+    inherited = ("git_commit", "versions", "sources")
+    run = read_json(output_dir / RUN_FILE, *inherited)
+    described = {"stage": stage, "step": step, **facts} | {name: run[name] for name in inherited}
     write_json(folder / STAGE_FILE, described)
 
 

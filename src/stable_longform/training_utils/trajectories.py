@@ -18,6 +18,7 @@ from stable_longform.data.bad_tracks import BadTrackError, BadTracks, one_line
 from stable_longform.data.numbered_items import NumberedItems
 from stable_longform.training_utils.items import item_generator
 from stable_longform.utils.files import atomic_path, write_json
+from stable_longform.utils.text_files import read_json
 
 INFO_FILE = "trajectories.json"
 
@@ -166,7 +167,7 @@ def _check_info(folder: Path, info: dict) -> None:
     """Writes what the trajectories depend on; raises a ValueError if the folder holds others."""
     path, info = folder / INFO_FILE, json.loads(json.dumps(info))
     if path.is_file():
-        old = json.loads(path.read_text(encoding="utf-8"))
+        old = read_json(path)
         changed = sorted(name for name in old.keys() | info.keys() if old.get(name) != info.get(name))
         if changed:
             raise ValueError(f"{folder} holds trajectories made with other values of {', '.join(changed)}.")

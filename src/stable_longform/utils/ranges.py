@@ -2,8 +2,14 @@
 
 import math
 import numbers
+import reprlib
 from dataclasses import dataclass
 from typing import cast
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 10
+_SHORT.maxlevel = 3
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,11 @@ class Range:
         is_above = number > self.low if self.above else number >= self.low
         is_below = number < self.high if self.below else number <= self.high
         return is_above and is_below and (self.multiple_of == 1 or number % self.multiple_of == 0)
+
+
+def shown(value: object) -> str:
+    """A value as it stands in a message: its `repr`, cut where it is long or nested deeply."""
+    return _SHORT.repr(value)
 
 
 def _text(number: float) -> str:

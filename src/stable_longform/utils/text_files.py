@@ -66,6 +66,19 @@ def read_json_lines(path: str | os.PathLike) -> Iterator[tuple[str, dict]]:
         yield place, parse_json_object(line, place)
 
 
+def read_json(path: str | os.PathLike, *required: str) -> dict:
+    """The object in a JSON file, which must have the `required` fields.
+
+    Raises:
+        ValueError: the file cannot be read, is not a JSON object, or lacks a field.
+    """
+    value = parse_json_object(read_text(path), printable(path))
+    missing = [name for name in required if name not in value]
+    if missing:
+        raise ValueError(f"{printable(path)} is incomplete: it has no {', '.join(missing)}.")
+    return value
+
+
 def parse_json_object(text: str, name: str) -> dict:
     """Parses a JSON object; `name` is for errors.
 
