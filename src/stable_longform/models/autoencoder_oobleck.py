@@ -221,7 +221,7 @@ class AutoencoderOobleck(
         self, waveforms: Iterable[torch.Tensor], num_frames: int | None = None
     ) -> Iterator[torch.Tensor]:
         """Yields the posterior's parameters for consecutive chunks; `num_frames` is the total if it is known."""
-        engine = engine_for(self.encoder, self.device)
+        engine = engine_for(self.encoder, self.device, num_frames)
         length = self._chunk_length(num_frames, self.config.encoder_hidden_size, engine and engine.plan)
         blocks = (self._check("waveform", block, "audio_channels", "num_samples") for block in waveforms)
         chunks = waveform_chunks(blocks, length, self.encoder_context, self.hop_length)
@@ -233,7 +233,7 @@ class AutoencoderOobleck(
 
     def _decode_chunks(self, latents: torch.Tensor, num_frames: int) -> Iterator[torch.Tensor]:
         """Yields the waveforms of consecutive chunks."""
-        engine = engine_for(self.decoder, self.device, self.use_bfloat16_decoding)
+        engine = engine_for(self.decoder, self.device, num_frames, self.use_bfloat16_decoding)
         length = self._chunk_length(num_frames, self.config.decoder_channels, engine and engine.plan)
         chunks = latent_chunks(latents, num_frames, length, self.decoder_context)
         if engine is not None:

@@ -8,9 +8,10 @@ from accelerate.hooks import ModelHook, add_hook_to_module
 from common import randomize_weights, relative_error
 
 from stable_longform.models.acceleration import engine, tiles
+from stable_longform.models.acceleration.channels_last_layers import ChannelsLastLayers
 from stable_longform.models.acceleration.chunk_planning import MEMORY_OF_THREAD_IN_BYTES
 from stable_longform.models.acceleration.engine import SWITCH, engine_for
-from stable_longform.models.acceleration.oobleck_engine import OobleckEngine
+from stable_longform.models.acceleration.oobleck_engine import MIN_FRAMES_OF_CHANNELS_LAST, OobleckEngine
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 
 CPU = torch.device("cpu")
@@ -72,6 +73,23 @@ def test_tiles_of_fast_dtypes_equal_whole(dtype, error, monkeypatch):
     expected = without_engine(monkeypatch, both, model, waveform, latents)
     for output, target in zip(both(model, waveform, latents), expected, strict=True):
         assert relative_error(output, target) < error
+
+
+@torch.no_grad()
+def test_weights_are_not_converted_for_few_frames(monkeypatch):
+    """It would take longer than it saves. The result is then that of the network to the last bit."""
+    model = make_model()
+    for num_frames in (MIN_FRAMES_OF_CHANNELS_LAST - 1, MIN_FRAMES_OF_CHANNELS_LAST, None):
+        is_short = num_frames == MIN_FRAMES_OF_CHANNELS_LAST - 1
+        for network in (model.encoder, model.decoder):
+            layers = engine_for(network, CPU, num_frames)._layers
+            assert isinstance(layers, ChannelsLastLayers) != is_short
+    assert isinstance(OobleckEngine(model.decoder, CPU, torch.bfloat16, num_frames=1)._layers, ChannelsLastLayers)
+    num_frames = MIN_FRAMES_OF_CHANNELS_LAST - 1
+    waveform, latents = torch.randn(1, 2, num_frames * model.hop_length), torch.randn(1, 3, num_frames)
+    expected = without_engine(monkeypatch, both, model, waveform, latents)
+    for output, target in zip(both(model, waveform, latents), expected, strict=True):
+        assert torch.equal(output, target)
 
 
 @torch.no_grad()

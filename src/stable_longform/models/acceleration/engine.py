@@ -15,7 +15,9 @@ from stable_longform.models.oobleck_layers import OobleckDecoder, OobleckEncoder
 SWITCH = "STABLE_LONGFORM_ACCELERATION"  # environment variable: "0" turns the engine off
 
 
-def engine_for(module: nn.Module, device: torch.device, use_bfloat16: bool = False) -> Any:
+def engine_for(
+    module: nn.Module, device: torch.device, num_frames: int | None = None, use_bfloat16: bool = False
+) -> Any:
     """Returns the `OobleckEngine` or `TransformerEngine` for a module, or None if it must be called directly.
 
     It must be called directly in training, under autocast and `torch.compile`, on unsupported devices (a transformer's
@@ -26,6 +28,7 @@ def engine_for(module: nn.Module, device: torch.device, use_bfloat16: bool = Fal
         module: `OobleckEncoder` or `OobleckDecoder`, for which an `OobleckEngine` is returned; or a transformer, whose
             calls are faster within the context of a `TransformerEngine`.
         device: of its inputs.
+        num_frames: an autoencoder will compute, None if it is not known.
         use_bfloat16: run the convolutions of an autoencoder in bfloat16. Without effect if the CPU has no bfloat16
             instructions, since it would be slower then.
 
@@ -40,7 +43,8 @@ def engine_for(module: nn.Module, device: torch.device, use_bfloat16: bool = Fal
     if isinstance(module, (OobleckEncoder, OobleckDecoder)):
         if has_hooks(module) or not OobleckEngine.knows(module):
             return None
-        return OobleckEngine(module, device, torch.bfloat16 if use_bfloat16 and multiplies_bfloat16() else None)
+        convolution_dtype = torch.bfloat16 if use_bfloat16 and multiplies_bfloat16() else None
+        return OobleckEngine(module, device, convolution_dtype, num_frames)
     return TransformerEngine(module) if device.type == "cpu" else None
 
 

@@ -30,6 +30,7 @@ from stable_longform.models.oobleck_layers import (
 CACHE_IN_BYTES = 2**21  # for one activation of a tile on a CPU
 MIN_TILE_OF_ENCODER, MIN_TILE_OF_DECODER = 2048, 1024  # positions
 FAST_DTYPES = (torch.float32, torch.bfloat16)  # oneDNN has convolutions for these
+MIN_FRAMES_OF_CHANNELS_LAST = 32  # converting the weights takes longer than it saves for fewer
 MAX_TILES = {"mps": 2**15, "cuda": sys.maxsize}  # convolutions of an Apple GPU take up to 65,536 positions
 KNOWN_LAYERS = {
     OobleckEncoder,
@@ -51,6 +52,7 @@ class OobleckEngine:
         network: the encoder or decoder; its parameters must not change while this object is in use.
         device: where its inputs are.
         convolution_dtype: see `ChannelsLastLayers`; only on a CPU.
+        num_frames: of all chunks together; None: not known.
     """
 
     def __init__(
@@ -58,12 +60,14 @@ class OobleckEngine:
         network: OobleckEncoder | OobleckDecoder,
         device: torch.device,
         convolution_dtype: torch.dtype | None = None,
+        num_frames: int | None = None,
     ):
         self._network, self._device = network, device
         self._is_decoder = isinstance(network, OobleckDecoder)
         dtype = network.conv1.weight_v.dtype
         self._itemsize = dtype.itemsize
-        if device.type == "cpu" and dtype in FAST_DTYPES:
+        is_short = num_frames is not None and num_frames < MIN_FRAMES_OF_CHANNELS_LAST and convolution_dtype is None
+        if device.type == "cpu" and dtype in FAST_DTYPES and not is_short:
             self._layers: FoldedLayers = ChannelsLastLayers(network, convolution_dtype)
         else:
             self._layers = FusedSnakeLayers(network) if device.type == "cuda" else FoldedLayers(network)
