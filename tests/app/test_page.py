@@ -165,7 +165,7 @@ def test_inpaint_a_region_that_is_dragged(page, music, tmp_path):
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 2 / 3, box["y"] + 60, steps=3)
     page.mouse.up()
-    regions = panel.get_by_label("Regions to make anew")
+    regions = panel.get_by_label("Regions to replace")
     sync_api.expect(regions).to_have_value(re.compile(r"^0\.\d+-1(\.\d+)?$"))
     low, high = (float(seconds) for seconds in regions.input_value().split("-"))
     assert (low, high) == pytest.approx((0.5, 1.0), abs=0.02)
@@ -183,7 +183,7 @@ def test_inpaint_a_region_that_is_dragged(page, music, tmp_path):
 
 def test_regions_typed_before_the_upload_stay(page, music, tmp_path):
     panel = open_tab(page, "Inpaint")
-    regions = panel.get_by_label("Regions to make anew")
+    regions = panel.get_by_label("Regions to replace")
     regions.fill("0.5-1")
     upload(panel, music)
     page.wait_for_timeout(1000)  # the waveform is read meanwhile
@@ -198,7 +198,7 @@ def test_extend_and_sections(page, music):
     upload(panel, music)
     panel.get_by_label("Total duration").fill("1")
     press(page, "Extend")
-    status(page, "Total duration must be more than the 1.5 s there are, got 1")
+    status(page, "Total duration must be more than 1.5 s, the length so far, got 1")
     panel.get_by_label("Total duration").fill("3")
     press(page, "Extend")
     status(page, "Done")

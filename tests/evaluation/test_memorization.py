@@ -115,7 +115,7 @@ def test_what_is_left_out_is_named_and_the_card_has_the_answer(report):
     table, card = (report / "table.md").read_text(), (report / "README.md").read_text()
     assert "silent.wav: mel44: silent" in table and "broken.wav: unreadable" in table and "- silent: mel44" in table
     assert "short.wav: mel44: " in table and "empty.wav: empty" in table and "nan.wav: samples that are not" in table
-    assert "5 files of the training set left out" in table
+    assert "5 files of the training set were left out" in table
     answer = json.loads((report / "verdict.json").read_text())["answer"]
     assert (
         answer in table and answer in card and "out of date" not in card and card.endswith("\n\n## Licence\n\nfree\n")

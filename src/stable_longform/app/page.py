@@ -211,7 +211,7 @@ class Page:
             with gr.Row():
                 gr.Markdown(
                     f"# stable-longform\nModel **{html.escape(Path(self.studio.checkpoint).name)}**, "
-                    f"up to {format_seconds(self.window_in_s)} at once"
+                    f"up to {format_seconds(self.window_in_s)} per generation"
                 )
                 theme = gr.Button("Light / dark", size="sm", elem_id="theme", min_width=110, scale=0)
             with gr.Row():
@@ -234,7 +234,7 @@ class Page:
                 self.preset = gr.Dropdown(["", *PRESETS], label="Preset", value="")
                 prompt = _prompt("Genre: Ambient|Instruments: Piano, Strings")
                 duration = gr.Textbox(
-                    format_seconds(min(30.0, self.window_in_s)), label="Duration", info="As 30 or 1:30."
+                    format_seconds(min(30.0, self.window_in_s)), label="Duration", info="For example 30 or 1:30."
                 )
                 if self.window_in_s < 1:
                     duration.value = f"{self.window_in_s:g}"
@@ -242,9 +242,11 @@ class Page:
                 buttons["generate"] = gr.Button("Generate", variant="primary")
             with gr.Tab("Transform"):
                 audio, prompt = self._upload("transform"), _prompt("What it should become")
-                strength = gr.Slider(0.01, 1, 0.8, step=0.01, label="Strength", info="1 owes nothing to the music.")
+                strength = gr.Slider(
+                    0.01, 1, 0.8, step=0.01, label="Strength", info="At 1 the original has no influence."
+                )
                 method = gr.Radio(["noise", "invert", "edit"], value="noise", label="Method")
-                source = gr.Textbox(label="What it is like now", info="For invert and edit; may be left empty.")
+                source = gr.Textbox(label="Description of the original", info="Used by invert and edit. May be empty.")
                 self.tabs["transform"] = {
                     "audio": audio, "prompt": prompt, "strength": strength, "method": method, "source_prompt": source,
                 }  # fmt: skip
@@ -257,32 +259,34 @@ class Page:
                     js_on_load=(Path(__file__).parent / "regions.js").read_text(encoding="utf-8"),
                     elem_id="regions",
                 )
-                regions = gr.Textbox(label="Regions to make anew", placeholder="0:10-0:15, 0:20-0:21")
+                regions = gr.Textbox(label="Regions to replace", placeholder="0:10-0:15, 0:20-0:21")
                 prompt, loop = (
-                    _prompt("What they should be like"),
-                    gr.Checkbox(label="Loop: the end leads to the start"),
+                    _prompt("Prompt for the new regions"),
+                    gr.Checkbox(label="Loop: the end continues into the start"),
                 )
                 self.tabs["inpaint"] = {"audio": audio, "prompt": prompt, "regions": regions, "loop": loop}
                 buttons["inpaint"] = gr.Button("Inpaint", variant="primary")
             with gr.Tab("Extend"):
-                audio, prompt = self._upload("extend"), _prompt("How it should go on")
+                audio, prompt = self._upload("extend"), _prompt("How the music should continue")
                 with gr.Row():
-                    extend_to = gr.Textbox(label="Total duration", placeholder="1:30", info="After the music.")
-                    prepend = gr.Textbox(label="Seconds before it", placeholder="0", info="New music in front.")
-                loop = gr.Checkbox(label="Loop: the end leads to the start")
+                    extend_to = gr.Textbox(
+                        label="Total duration", placeholder="1:30", info="Music is added at the end."
+                    )
+                    prepend = gr.Textbox(label="Seconds before", placeholder="0", info="Music is added at the start.")
+                loop = gr.Checkbox(label="Loop: the end continues into the start")
                 self.tabs["extend"] = {
                     "audio": audio, "prompt": prompt, "extend_to": extend_to, "prepend_in_s": prepend, "loop": loop,
                 }  # fmt: skip
                 buttons["extend"] = gr.Button("Extend", variant="primary")
             with gr.Tab("Sections"):
                 sections = gr.Textbox(
-                    SECTIONS, label="Sections", lines=5, info="A section on each line: its start, and its prompt."
+                    SECTIONS, label="Sections", lines=5, info="One section per line: start time and prompt."
                 )
                 duration = gr.Textbox(format_seconds(min(45.0, self.window_in_s)), label="Duration")
                 self.tabs["sections"] = {"sections": sections, "duration_in_s": duration}
                 buttons["sections"] = gr.Button("Generate sections", variant="primary")
         with gr.Accordion("Settings", open=False):
-            negative = gr.Textbox(label="Negative prompt", info="What the music should not be like.")
+            negative = gr.Textbox(label="Negative prompt", info="What the music should not sound like.")
             with gr.Row():
                 steps = gr.Slider(1, 200, self.default_steps, step=1, label="Steps", min_width=140)
                 guidance = gr.Slider(1, 15, self.default_guidance, step=0.1, label="Guidance", min_width=140)
@@ -303,13 +307,13 @@ class Page:
 
     def _build_results(self) -> None:
         """Builds the progress, the result and the history."""
-        self.status = gr.HTML("<p>Nothing made yet.</p>", elem_id="status")
+        self.status = gr.HTML("<p>No music yet.</p>", elem_id="status")
         self.cancel = gr.Button("Cancel", variant="stop", size="sm", visible=False)
         self.player = gr.Audio(label="Music", interactive=False, elem_id="player", buttons=[])
         self.picture = gr.Image(show_label=False, elem_id="picture", interactive=False, visible=False, buttons=[])
         self.download = gr.DownloadButton("Download", visible=False, size="sm")
         self.history = gr.State([])
-        self.choice = gr.Radio([], label="Made in this session", visible=False, type="index")
+        self.choice = gr.Radio([], label="Results of this session", visible=False, type="index")
         with gr.Accordion("How it was made", open=False, visible=False) as self.made:
             self.values = gr.JSON(show_label=False)
             self.reuse = gr.Button("Use these settings", size="sm")
@@ -450,14 +454,14 @@ class Page:
             return {}, [], duration
         sections = parse_sections(controls["sections"], "Sections")
         if not sections:
-            raise ValueError("Sections: give at least one line, as 0:00 piano.")
+            raise ValueError("Sections: enter at least one line, for example 0:00 piano.")
         return {"sections": sections}, [], duration
 
     def _read_transform(self, controls: dict, info: AudioInfo) -> tuple[dict, list, float]:
         """Returns the method's arguments, no regions, and the duration in seconds."""
         duration = info.duration_in_s
         if duration > self.window_in_s:
-            raise ValueError(f"Music must last at most {self.window_in_s:g} s to be transformed, got {duration:g} s.")
+            raise ValueError(f"Music to transform must be at most {self.window_in_s:g} s long, got {duration:g} s.")
         own = {"strength": float(controls["strength"]), "method": controls["method"]}
         if own["method"] != "noise":
             own["source_prompt"] = controls["source_prompt"].strip() or None
@@ -476,7 +480,7 @@ class Page:
             Path(old["picture"]).unlink(missing_ok=True)
         history = [*history, entry][-MAX_HISTORY:]
         choices = [entry["label"] for entry in history]
-        quieter = " It was turned down as a whole, not to be clipped." if made["gain"] < 1 else ""
+        quieter = " The volume was lowered to avoid clipping." if made["gain"] < 1 else ""
         return {
             self.status: f'<p role="status">Done: {format_seconds(wanted.duration_in_s)} of music.{quieter}</p>',
             self.cancel: gr.update(visible=False),
@@ -539,7 +543,7 @@ def _read_regions(controls: dict, info: AudioInfo) -> tuple[dict, list, float]:
     """Returns the arguments of the pipeline, the new regions, and the duration of the result in seconds."""
     regions, loop = parse_regions(controls["regions"]), bool(controls["loop"])
     if not regions:
-        raise ValueError("Mark a region on the waveform, or give its seconds, as 0:10-0:15.")
+        raise ValueError("Mark a region on the waveform, or type it, for example 0:10-0:15.")
     num_samples = round(info.duration_in_s * info.sampling_rate)
     samples = check_regions(regions, num_samples, info.sampling_rate)
     join_regions(samples, num_samples, 0, 0, loop)
@@ -553,9 +557,9 @@ def _read_extension(controls: dict, info: AudioInfo) -> tuple[dict, list, float]
     if controls["extend_to"].strip():
         extend_to = parse_duration("Total duration", controls["extend_to"])
         if extend_to <= end:
-            raise ValueError(f"Total duration must be more than the {end:g} s there are, got {extend_to:g}.")
+            raise ValueError(f"Total duration must be more than {end:g} s, the length so far, got {extend_to:g}.")
     elif before == 0:
-        raise ValueError("Give a total duration, seconds before the music, or both.")
+        raise ValueError("Enter a total duration, seconds before, or both.")
     own = {"extend_to": extend_to, "prepend_in_s": before, "loop": bool(controls["loop"])}
     new = [(start, stop) for start, stop in ((0.0, before), (end, extend_to or end)) if start < stop]
     return own, new, extend_to or end

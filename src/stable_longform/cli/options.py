@@ -81,7 +81,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line, instead of text.")]
 
 
-NegativePrompt = Annotated[str | None, typer.Option(help="What the music should not be like.")]
+NegativePrompt = Annotated[str | None, typer.Option(help="What the music should not sound like.")]
 Steps = Annotated[
     int | None, typer.Option("--steps", min=1, max=MAX_STEPS, help="Sampling steps. [default: the checkpoint's]")
 ]

@@ -173,21 +173,23 @@ def _answer(verdict: Mapping) -> str:
     if total == 0:
         text = "No generation was compared."
     elif num_flagged == 0:
-        text = f"None of {total} generations is nearer to the training set than held-out music is."
+        text = f"None of the {total} generations is closer to the training set than held-out music."
     elif any(f["rate"]["low"] > max(allowed, 0.01) for f in found):
         text = (
-            f"{num_flagged} of {total} generations are nearer to the training set than held-out music is: listen to "
+            f"{num_flagged} of the {total} generations are closer to the training set than held-out music. Listen to "
             "them."
         )
     else:
         text = (
-            f"{num_flagged} of {total} generations are above the threshold, no more than music that is no copy may "
-            "be: listen to them."
+            f"{num_flagged} of the {total} generations are above the threshold, no more than expected of music that "
+            "contains no copies. Listen to them."
         )
     half = verdict["splices_found"]["0.5"]
-    text += f" Training music that takes the place of a whole generation is found in {whole:.0%} of trials, of half "
-    text += f"of one in {half:.0%}."
-    return text + (" The test is too weak to rule copies out." if whole < 0.9 else "")
+    text += (
+        f" In trials, the test detects {whole:.0%} of generations that were replaced by training music completely, "
+    )
+    text += f"and {half:.0%} of those replaced by half."
+    return text + (" The test is too weak to rule out copies." if whole < 0.9 else "")
 
 
 def make_tables(verdict: Mapping, calibration: Mapping, duplicates: Mapping, skipped: Mapping[str, Mapping]) -> str:
@@ -201,7 +203,7 @@ def make_tables(verdict: Mapping, calibration: Mapping, duplicates: Mapping, ski
     num_found = round(rate["rate"] * rate["num"])
     rows.append(["held-out music", rate["num"], num_found, _rate(rate), music["median"], music["highest"]])
     header = (
-        "nearest training passage of",
+        "nearest training passage to",
         "files",
         "above the threshold",
         "share (95 %)",
@@ -213,10 +215,11 @@ def make_tables(verdict: Mapping, calibration: Mapping, duplicates: Mapping, ski
     if "nearer_from_training_prompts" in verdict:
         first, second = list(verdict["generations"])[:2]
         value = verdict["nearer_from_training_prompts"]
-        text += f"A generation of {first} is nearer than one of {second} in {value:.2f} of pairs; 0.5 is chance.\n"
+        text += f"In {value:.0%} of pairs, the generation from {first} is closer than the one from {second} "
+        text += "(50 % by chance).\n"
     shares = verdict["splices_found"]
     text += "\n" + markdown_table(
-        ("training music in a generation", *(f"{float(share):.0%}" for share in shares)),
+        ("share of training music in a generation", *(f"{float(share):.0%}" for share in shares)),
         [["found", *(f"{rate:.0%}" for rate in shares.values())]],
     )
     rows = [
@@ -226,7 +229,7 @@ def make_tables(verdict: Mapping, calibration: Mapping, duplicates: Mapping, ski
     ]
     rate = calibration["duplicate_false_positives"]
     rows.append(["held-out music", rate["num"], _rate(rate), None, float(np.median(calibration["held_out"]))])
-    header = ("planted copy", "recordings", "found (95 %)", "nearest to its original", "median cosine")
+    header = ("planted copy", "recordings", "found (95 %)", "closest to its original", "median cosine")
     text += "\n" + markdown_table(header, rows)
     text += f"\nThreshold {duplicates['threshold']:.3f}, for whole recordings. {duplicates['num_in_groups']} of "
     text += f"{duplicates['num_recordings']} training recordings are in {len(duplicates['groups'])} groups of "
@@ -234,7 +237,7 @@ def make_tables(verdict: Mapping, calibration: Mapping, duplicates: Mapping, ski
     for group in duplicates["groups"][:NUM_GROUPS_SHOWN]:
         text += f"- {group['lowest']:.3f} … {group['highest']:.3f}: {', '.join(group['names'])}\n"
     for name, reasons in skipped.items():
-        text += f"\n{len(reasons)} files of {name} left out.\n" if reasons else ""
+        text += f"\n{len(reasons)} files of {name} were left out:\n" if reasons else ""
         text += "".join(f"- {file}: {reason}\n" for file, reason in sorted(reasons.items()))
     return text
 
@@ -252,7 +255,7 @@ def card_section(verdict: Mapping, source: str) -> str:
     ]
     music, rate = verdict["held_out_music"], verdict["false_positives"]
     rows.append(["held-out music", rate["num"], round(rate["rate"] * rate["num"]), music["median"], music["highest"]])
-    header = ("music", "files", "as near as a copy", "median cosine to the nearest training passage", "highest")
+    header = ("music", "files", "above the threshold", "median cosine to the nearest training passage", "highest")
     duplicates = verdict["duplicates"]
     return (
         f"{verdict['answer']} {duplicates['num_in_groups']} of {duplicates['num_recordings']} training recordings "
@@ -265,7 +268,10 @@ def draw_histogram(calibration: Mapping, duplicates: Mapping, path: Path) -> Non
     """Cosines to the nearest training recording: of training recordings, held-out music and planted copies."""
     figure = new_figure(8, 3.6)
     axis = figure.subplots()
-    series = {"training recordings, nearest other": duplicates["nearest"], "held-out music": calibration["held_out"]}
+    series = {
+        "training recordings, to the nearest other": duplicates["nearest"],
+        "held-out music": calibration["held_out"],
+    }
     series |= {f"copy, {kind}": copy["cosines"] for kind, copy in calibration["copies"].items()}
     edges = np.linspace(min(min(values, default=1.0) for values in series.values()) - 0.01, 1.01, 61)
     for name, values in series.items():
@@ -288,8 +294,8 @@ def draw_splices(splices: Mapping, path: Path) -> None:
     bounds = [[rate[side] for rate in splices["rates"].values()] for side in ("low", "high")]
     axis.fill_between(shares, *bounds, alpha=0.25)
     axis.plot(shares, rates, marker="o")
-    axis.set_xlabel("training music in a generation (%)")
-    axis.set_ylabel("found")
+    axis.set_xlabel("share of training music in a generation (%)")
+    axis.set_ylabel("detected")
     axis.set_ylim(-0.02, 1.02)
     save_figure(figure, path)
 
@@ -321,8 +327,8 @@ def write_page(closest: Sequence[Closest], threshold: float, segment_in_s: float
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         f'content="width=device-width, initial-scale=1"><title>Closest generations</title>\n<style>\n{STYLE}</style>'
         f"</head>\n<body><h1>Closest generations</h1><p>{html.escape(answer)}</p><p>The {len(articles)} generations "
-        f"that are nearest to the training set, each beside the nearest passage of it. Above {threshold:.3f} the "
-        f"title is red.</p>\n{''.join(articles)}</body></html>\n"
+        f"closest to the training set, each beside its nearest training passage. Titles are red if the cosine is "
+        f"{threshold:.3f} or more.</p>\n{''.join(articles)}</body></html>\n"
     )
     write_text(path, text)
 
