@@ -53,7 +53,7 @@ def find_boundaries(features: StructureFeatures) -> list[float]:
 def novelty(features: StructureFeatures) -> np.ndarray:
     """How likely a section begins at each frame, `(N,)`, about 1 at the clearest ones."""
     rate = features.frame_rate
-    is_silent = ~features.chroma.any(axis=0)
+    is_silent = features.is_silent
     both = np.concatenate([features.chroma, features.timbre])
     curves = [structure_novelty(features.chroma, rate, *HARMONY_SCALE, is_silent)]
     curves += [structure_novelty(both, rate, *scale, is_silent) for scale in BOTH_SCALES]
@@ -108,7 +108,8 @@ def choose_regular(times: np.ndarray, gains: np.ndarray, duration_in_s: float) -
     times = np.concatenate([[0.0], times, [duration_in_s]])
     gains = np.concatenate([[0.0], gains, [0.0]])
     lengths = np.maximum(times[None, :] - times[:, None], 1e-3)
-    best_total, best = -np.inf, []
+    best_total = -np.inf
+    best: list[float] = []
     for typical in SECTION_LENGTHS_IN_S:
         costs = np.minimum(IRREGULARITY * np.abs(np.log2(lengths / typical)), 1.0)
         costs[0, lengths[0] <= typical] = 0.0

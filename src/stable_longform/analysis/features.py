@@ -49,6 +49,11 @@ class StructureFeatures:
         """The number of frames."""
         return self.chroma.shape[1]
 
+    @property
+    def is_silent(self) -> np.ndarray:
+        """`(num_frames,)`, whether a frame is silent."""
+        return np.logical_not(self.chroma.any(axis=0))
+
 
 def extract_features(blocks: Iterable[torch.Tensor]) -> StructureFeatures:
     """Computes the features of a recording.
@@ -59,7 +64,9 @@ def extract_features(blocks: Iterable[torch.Tensor]) -> StructureFeatures:
     Raises:
         ValueError: samples are not finite, or the recording is silent.
     """
-    chroma, mels, num_samples, peak = [], [], 0, 0.0
+    chroma_parts: list[torch.Tensor] = []
+    mel_parts: list[torch.Tensor] = []
+    num_samples, peak = 0, 0.0
     rest = None  # the samples of each channel that the next spectra start with
     for block in blocks:
         if not block.isfinite().all():
@@ -69,19 +76,19 @@ def extract_features(blocks: Iterable[torch.Tensor]) -> StructureFeatures:
         rest = torch.nn.functional.pad(block, (FFT_SIZE // 2, 0)) if rest is None else torch.cat([rest, block], dim=1)
         num_spectra = (rest.shape[1] - FFT_SIZE) // HOP_LENGTH + 1
         if num_spectra > 0:
-            _add_spectra(rest[:, : (num_spectra - 1) * HOP_LENGTH + FFT_SIZE], chroma, mels)
+            _add_spectra(rest[:, : (num_spectra - 1) * HOP_LENGTH + FFT_SIZE], chroma_parts, mel_parts)
             rest = rest[:, num_spectra * HOP_LENGTH :]
     if rest is not None:
         rest = torch.nn.functional.pad(rest, (0, FFT_SIZE // 2))
         rest = torch.nn.functional.pad(rest, (0, max(FFT_SIZE - rest.shape[1], 0)))
-        _add_spectra(rest, chroma, mels)
+        _add_spectra(rest, chroma_parts, mel_parts)
     if num_samples == 0:
         raise ValueError("empty: no samples")
     if peak < SILENCE_PEAK:
         raise ValueError(f"silent: the peak is {peak:.0e}, below {SILENCE_PEAK:.0e}")
-    mel = torch.cat(mels, dim=1)
-    pool = max(MIN_POOL, math.ceil(mel.shape[1] / MAX_FRAMES))
-    mel, chroma = _pool(mel, pool), _pool(torch.cat(chroma, dim=1), pool)
+    chromas, mels = torch.cat(chroma_parts, dim=1), torch.cat(mel_parts, dim=1)
+    pool = max(MIN_POOL, math.ceil(mels.shape[1] / MAX_FRAMES))
+    mel, chroma = _pool(mels, pool), _pool(chromas, pool)
     loudest = float(mel.sum(axis=0).max())
     is_silent = mel.sum(axis=0) < loudest * 10 ** (-RANGE_IN_DB / 10)
     norms = np.linalg.norm(chroma, axis=0)

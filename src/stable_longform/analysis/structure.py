@@ -67,7 +67,7 @@ def analyze_structure(features: StructureFeatures) -> Structure:
         raise ValueError(f"too short: {features.duration_in_s:.2f} s, less than {MIN_DURATION_IN_S:g} s")
     rate, num_frames = features.frame_rate, features.num_frames
     vectors = delay_embedding(features.chroma, max(1, round(EMBEDDING_IN_S * rate)))
-    matrix = recurrence_matrix(vectors, is_silent=~features.chroma.any(axis=0))
+    matrix = recurrence_matrix(vectors, is_silent=features.is_silent)
     repetitions = repetition.find_repetitions(matrix, rate)
     loop = repetition.longest_loop(repetitions)
     boundaries = find_boundaries(features)

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableAudioPipeline
@@ -21,7 +22,7 @@ from stable_longform.convert.model_config import (
     CLAP_WIDTH,
     OBJECTIVES,
     T5_WIDTHS,
-    ModelConfig,
+    DiffusionModelConfig,
     read_model_config,
     write_autoencoder_config,
     write_model_config,
@@ -105,7 +106,7 @@ def convert_checkpoint(
     state_dict = unwrap_training(state_dict, use_ema)
     if verify:
         verification.check_stable_audio_tools()
-    if model_config.transformer is None:
+    if not isinstance(model_config, DiffusionModelConfig):
         vae = autoencoder_from_stable_audio_tools(state_dict, model_config)
         with atomic_folder(output_dir) as folder:
             vae.save_pretrained(folder)
@@ -113,7 +114,7 @@ def convert_checkpoint(
             return {}
         written = AutoencoderOobleck.from_pretrained(output_dir)
         return verification.autoencoder_against_stable_audio_tools(written, state_dict, fields)
-    components = from_stable_audio_tools(state_dict, model_config)
+    components: dict[str, Any] = dict(from_stable_audio_tools(state_dict, model_config))
     components |= _load_text(model_config, text_encoder, tokenizer, allow_pickle)
     is_t5 = model_config.text["type"] == "t5"
     pipe = LongFormMusicPipeline(**components, zero_text_padding=is_t5, **sampling_settings(model_config.objective))
@@ -233,7 +234,10 @@ def _objective(pipe: LongFormMusicPipeline) -> str:
 
 
 def _load_text(
-    config: ModelConfig, source: str | os.PathLike | None, tokenizer: str | os.PathLike | None, allow_pickle: bool
+    config: DiffusionModelConfig,
+    source: str | os.PathLike | None,
+    tokenizer: str | os.PathLike | None,
+    allow_pickle: bool,
 ) -> dict:
     """Loads the components "text_encoder" and "tokenizer"."""
     text = config.text
@@ -242,8 +246,8 @@ def _load_text(
         source = name if source is None else source
         encoder = _load_encoder(T5EncoderModel, source)
         width = encoder.config.d_model
-        tokenizer = AutoTokenizer.from_pretrained(source if tokenizer is None else tokenizer)
-        tokenizer.model_max_length = text["max_length"]
+        loaded_tokenizer = AutoTokenizer.from_pretrained(source if tokenizer is None else tokenizer)
+        loaded_tokenizer.model_max_length = text["max_length"]
     else:
         if source is None:
             source = text["path"]
@@ -257,10 +261,10 @@ def _load_text(
         width = encoder.config.hidden_size
         has_tokenizer = Path(source).is_dir() and (Path(source) / "tokenizer_config.json").is_file()
         default = source if has_tokenizer else ROBERTA
-        tokenizer = AutoTokenizer.from_pretrained(default if tokenizer is None else tokenizer)
+        loaded_tokenizer = AutoTokenizer.from_pretrained(default if tokenizer is None else tokenizer)
     if width != text["width"]:
         raise ValueError(f"The text encoder must have {text['width']} features for this checkpoint, got {width}.")
-    return {"text_encoder": encoder, "tokenizer": tokenizer}
+    return {"text_encoder": encoder, "tokenizer": loaded_tokenizer}
 
 
 def _load_encoder(model_class: type[PreTrainedModel], source: str | os.PathLike) -> PreTrainedModel:

@@ -86,7 +86,8 @@ def _is_unused(key: str) -> bool:
 
 def _key_map(ours: Iterable[str]) -> KeyMap:
     """Maps their tensors to our keys."""
-    rules, fused = [], {}
+    rules: list[Rule] = []
+    fused: dict[str, list[str]] = {}
     for key in ours:
         if key.endswith(BUFFERS):
             continue

@@ -4,12 +4,13 @@ Every field of the sections that describe a network is read. If a field is unkno
 architecture does not support, a ValueError names its path in the file. Fields that only matter for training or memory
 are ignored.
 
-Contents: `ModelConfig`, `read_model_config` and `write_model_config`.
+Contents: `ModelConfig`, `DiffusionModelConfig`, `read_model_config` and `write_model_config`.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.stable_audio_tools_keys import NUMBER_CONDITIONERS
@@ -31,21 +32,30 @@ REQUIRED = object()
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The content of a `model_config.json`, as arguments of our classes.
+    """The content of an autoencoder's `model_config.json`, as arguments of our classes.
 
     Args:
         autoencoder: of `AutoencoderOobleck`.
-        transformer: of `DiTTransformer1D`; for an autoencoder alone, this and the following are None.
+    """
+
+    autoencoder: dict
+
+
+@dataclass(frozen=True)
+class DiffusionModelConfig(ModelConfig):
+    """The same of a diffusion model.
+
+    Args:
+        transformer: of `DiTTransformer1D`.
         timing: of `TimingConditioner`.
         text: "id", "type" ("t5" or "clap_text") and the settings of the text conditioner.
         objective: one of `OBJECTIVES`.
     """
 
-    autoencoder: dict
-    transformer: dict | None = None
-    timing: dict | None = None
-    text: dict | None = None
-    objective: str | None = None
+    transformer: dict
+    timing: dict
+    text: dict
+    objective: str
 
 
 class Section:
@@ -59,7 +69,8 @@ class Section:
     def __init__(self, fields, path: str = ""):
         if not isinstance(fields, Mapping):
             raise ValueError(f"{path or 'The configuration'} must be an object, got {fields!r}.")
-        self._fields, self._path, self._read = dict(fields), path, set()
+        self._fields, self._path = dict(fields), path
+        self._read: set[str] = set()
 
     def path(self, name: str) -> str:
         """The full name of a field."""
@@ -140,7 +151,9 @@ def read_model_config(config: Mapping) -> ModelConfig:
     transformer = _read_diffusion(diffusion, timing, text, latent_channels)
     model.finish()
     objective = diffusion.take("diffusion_objective", "v")
-    return ModelConfig(autoencoder, transformer | {"sample_size": window // hop_length}, timing, text, objective)
+    return DiffusionModelConfig(
+        autoencoder, transformer | {"sample_size": window // hop_length}, timing, text, objective
+    )
 
 
 def _read_autoencoder(model: Section, sampling_rate: int) -> dict:
@@ -289,7 +302,7 @@ def _read_diffusion(diffusion: Section, timing: dict, text: dict, latent_channel
 def _require_plain_transformer(fields: Section) -> Section:
     """Raises a ValueError if the transformer has parts that ours does not have; returns "attn_kwargs"."""
     fields.ignore("zero_init_branch_outputs", "abs_pos_emb_max_length")
-    required = {"transformer_type": "continuous_transformer", "global_cond_type": "prepend"}
+    required: dict[str, Any] = {"transformer_type": "continuous_transformer", "global_cond_type": "prepend"}
     required |= {"timestep_cond_type": "global", "timestep_embed_dim": None, "diffusion_objective": "v"}
     required |= {"input_concat_dim": 0, "prepend_cond_dim": 0, "rotary_pos_emb": True, "final_cross_attn_ix": -1}
     required |= {"num_memory_tokens": 0, "sliding_window": None}

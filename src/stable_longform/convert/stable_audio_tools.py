@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import torch
 
-from stable_longform.convert.model_config import ModelConfig
+from stable_longform.convert.model_config import DiffusionModelConfig, ModelConfig
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.stable_audio_tools_keys import (
     AUTOENCODER_PREFIX,
@@ -25,8 +25,8 @@ from stable_longform.utils.key_maps import KeyMap, to_ours, to_theirs, unknown_k
 
 
 def from_stable_audio_tools(
-    state_dict: Mapping[str, torch.Tensor], config: ModelConfig
-) -> dict[str, AutoencoderOobleck | DiTTransformer1D | TimingConditioner]:
+    state_dict: Mapping[str, torch.Tensor], config: DiffusionModelConfig
+) -> dict[str, torch.nn.Module]:
     """Builds "vae", "transformer" and "timing_conditioner" from the checkpoint of a diffusion model.
 
     Args:
@@ -37,12 +37,16 @@ def from_stable_audio_tools(
         ValueError: listing every key that is missing, unknown or has another shape.
     """
     with torch.device("meta"):
-        models = {
-            "vae": AutoencoderOobleck(**config.autoencoder),
-            "transformer": DiTTransformer1D(**config.transformer),
-            "timing_conditioner": TimingConditioner(**config.timing),
-        }
-    return _load(state_dict, models, component_keys(**models, text_id=config.text["id"]))
+        vae = AutoencoderOobleck(**config.autoencoder)
+        transformer = DiTTransformer1D(**config.transformer)
+        timing_conditioner = TimingConditioner(**config.timing)
+    models: dict[str, torch.nn.Module] = {
+        "vae": vae,
+        "transformer": transformer,
+        "timing_conditioner": timing_conditioner,
+    }
+    _load(state_dict, models, component_keys(vae, transformer, timing_conditioner, config.text["id"]))
+    return models
 
 
 def autoencoder_from_stable_audio_tools(
@@ -61,7 +65,8 @@ def autoencoder_from_stable_audio_tools(
         }
     with torch.device("meta"):
         model = AutoencoderOobleck(**config.autoencoder)
-    return _load(state_dict, {"vae": model}, {"vae": autoencoder_keys(model.config)})["vae"]
+    _load(state_dict, {"vae": model}, {"vae": autoencoder_keys(model.config)})
+    return model
 
 
 def to_stable_audio_tools(
@@ -71,9 +76,13 @@ def to_stable_audio_tools(
     text_id: str = "prompt",
 ) -> dict[str, torch.Tensor]:
     """The state dict of stable-audio-tools' diffusion model: the inverse of `from_stable_audio_tools`."""
-    models = {"vae": vae, "transformer": transformer, "timing_conditioner": timing_conditioner}
-    theirs = {}
-    for name, key_map in component_keys(**models, text_id=text_id).items():
+    models: dict[str, torch.nn.Module] = {
+        "vae": vae,
+        "transformer": transformer,
+        "timing_conditioner": timing_conditioner,
+    }
+    theirs: dict[str, torch.Tensor] = {}
+    for name, key_map in component_keys(vae, transformer, timing_conditioner, text_id).items():
         theirs |= to_theirs(key_map, models[name].state_dict())
     return theirs
 
@@ -96,7 +105,7 @@ def component_keys(
 
 def _load(
     state_dict: Mapping[str, torch.Tensor], models: Mapping[str, torch.nn.Module], key_maps: Mapping[str, KeyMap]
-) -> dict[str, torch.nn.Module]:
+) -> None:
     """Loads weights, in the checkpoint's precision, into models on the meta device."""
     problems = unknown_keys(state_dict, *key_maps.values())
     for name, model in models.items():
@@ -108,4 +117,3 @@ def _load(
             model.eval()
     if problems:
         raise ValueError(f"{len(problems)} keys do not fit the configuration: {'; '.join(problems)}.")
-    return dict(models)

@@ -7,6 +7,7 @@ result. In float32 it is about 1e-6.
 import copy
 import importlib.util
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from diffusers import StableAudioPipeline
@@ -77,16 +78,14 @@ def against_stable_audio_tools(
     conditions = theirs.conditioner(metadata, "cpu")
     start, total = ([item.get(name, 0.0) for item in metadata] for name in seconds)
     timing = timing_conditioner.float()(torch.tensor(start), torch.tensor(total))
-    names = theirs.global_cond_ids
-    results["timing_conditioner"] = relative_difference(
-        timing.encoder_hidden_states, torch.cat([conditions[name][0] for name in names], dim=1)
-    )
+    expected = torch.cat([conditions[name][0] for name in theirs.global_cond_ids], dim=1)
+    results["timing_conditioner"] = relative_difference(timing.encoder_hidden_states, expected)
 
     generator = torch.Generator().manual_seed(0)
     latents, text = _random_inputs(ours["transformer"], generator)
     inputs = theirs.get_conditioning_inputs(conditions | {text_id: [text, torch.ones(text.shape[:2])]})
     tokens = torch.cat([text, timing.encoder_hidden_states], dim=1)
-    differences = {"transformer": [], "transformer, guided": []}
+    differences: dict[str, list[float]] = {"transformer": [], "transformer, guided": []}
     for value in TIMES:
         t = torch.full((2,), value)
         conditional = ours["transformer"](latents, t, tokens, timing.global_hidden_states).sample
@@ -127,9 +126,9 @@ def against_stable_audio_pipeline(pipe: LongFormMusicPipeline, theirs: StableAud
     latest = pipe.timing_conditioner.config.max_value
     start, total = (torch.tensor(seconds) * latest for seconds in (SECONDS_START, SECONDS_TOTAL))
     timing = pipe.timing_conditioner(start, total)
-    expected = theirs.projection_model(None, start, total)
-    expected = [expected.seconds_start_hidden_states, expected.seconds_end_hidden_states]
-    results["timing_conditioner"] = relative_difference(timing.encoder_hidden_states, torch.cat(expected, dim=1))
+    projected = theirs.projection_model(None, start, total)
+    expected = torch.cat([projected.seconds_start_hidden_states, projected.seconds_end_hidden_states], dim=1)
+    results["timing_conditioner"] = relative_difference(timing.encoder_hidden_states, expected)
 
     ids = torch.arange(2 * NUM_TEXT_TOKENS).reshape(2, -1) % pipe.text_encoder.config.vocab_size
     features, expected = (encoder(ids).last_hidden_state for encoder in (pipe.text_encoder, theirs.text_encoder))
@@ -154,8 +153,8 @@ def against_laion_clap(model: ClapModel, state_dict: Mapping[str, torch.Tensor])
     """Compares with RoBERTa, LAION-CLAP's text branch, with the checkpoint's weights."""
     prefix = "module." if any(key.startswith("module.") for key in state_dict) else ""
     weights = {key.removeprefix(prefix + TEXT_BRANCH): tensor for key, tensor in state_dict.items()}
-    fields = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    fields += ("max_position_embeddings", "type_vocab_size", "layer_norm_eps")
+    fields = ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]
+    fields += ["max_position_embeddings", "type_vocab_size", "layer_norm_eps"]
     config = model.config.text_config
     theirs = RobertaModel(RobertaConfig(**{name: getattr(config, name) for name in fields})).eval()
     theirs.load_state_dict({key: tensor for key, tensor in weights.items() if key in theirs.state_dict()})
@@ -169,7 +168,7 @@ def against_laion_clap(model: ClapModel, state_dict: Mapping[str, torch.Tensor])
     return {"text_model, next-to-last layer": relative_difference(result, expected)}
 
 
-def _stable_audio_tools_model(config: Mapping, state_dict: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+def _stable_audio_tools_model(config: Mapping, state_dict: Mapping[str, torch.Tensor]) -> Any:
     """Their model with these weights, in evaluation mode."""
     check_stable_audio_tools()
     from stable_audio_tools.models.factory import create_model_from_config
@@ -182,7 +181,7 @@ def _stable_audio_tools_model(config: Mapping, state_dict: Mapping[str, torch.Te
     return model.eval()
 
 
-def _compare_autoencoders(vae: AutoencoderOobleck, theirs: torch.nn.Module) -> dict[str, float]:
+def _compare_autoencoders(vae: AutoencoderOobleck, theirs: Any) -> dict[str, float]:
     """Compares the posteriors' means for random noise, and the waveforms for random latents."""
     generator = torch.Generator().manual_seed(0)
     waveform = torch.randn(2, vae.config.audio_channels, NUM_FRAMES * vae.hop_length, generator=generator) * 0.3
