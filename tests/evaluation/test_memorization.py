@@ -132,7 +132,7 @@ def test_the_page_holds_everything_it_shows(report):
 def make_analysis(corpus, output, *processes):
     sets = [memorization.open_tracks(corpus / "manifest.jsonl", (split,)) for split in ("train", "test")]
     files = [{name: track.path for name, track in tracks.items()} for tracks in sets]
-    return MemorizationAnalysis(*files, Mel44Embedder(), output, SETTINGS, *processes)
+    return MemorizationAnalysis(*files, Mel44Embedder(), output, SETTINGS, None, *processes)
 
 
 def test_it_goes_on_where_it_stopped(report, corpus, monkeypatch):

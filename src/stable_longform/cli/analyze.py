@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from accelerate import PartialState
 
-from stable_longform.cli.evaluate import GuidanceScale, Seed, Steps, load_model
+from stable_longform.cli.evaluate import GuidanceScale, Seed, Steps, load_codec, load_model
 from stable_longform.cli.options import (
     MAX_COUNT,
     MAX_SEED,
@@ -100,6 +101,13 @@ def memorization(
     duration: Annotated[float, seconds_option("--duration", "Seconds of each generation.")] = 30.0,
     steps: Steps = None,
     guidance_scale: GuidanceScale = None,
+    autoencoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Checkpoint through whose autoencoder held-out and planted music passes, as generations do. Default: "
+            "that of --checkpoint, or with --generated none."
+        ),
+    ] = None,
     segment: Annotated[float, seconds_option("--segment", "Seconds of the passages that are compared.")] = 10.0,
     num_copies: Annotated[
         int, typer.Option(min=1, max=MAX_COUNT, help="Number of recordings to plant copies of.")
@@ -130,12 +138,15 @@ def memorization(
     settings = MemorizationSettings(
         segment, duration, num_copies, num_splices, max_duration_in_s=max_duration, seed=seed
     )
+    with_codec = autoencoder or (None if folders else checkpoint)
+    codec = None if with_codec is None else load_codec(with_codec, True, torch.device(chosen))
     analysis = MemorizationAnalysis(
         {name: track.path for name, track in training.items()},
         {name: track.path for name, track in held_out.items()},
         load_embedder(embedder, chosen),
         output,
         settings,
+        codec,
         state.process_index,
         state.num_processes,
         state.wait_for_everyone,

@@ -266,7 +266,7 @@ def reconstruct_score(
         require("visqol", "visqol")
     files = list_tracks(source, split, limit) if split else dict(list(list_audio(source).items())[:limit])
     rows, report = [], {"environment": describe_environment(), "codecs": {}}
-    items = {name: _load_codec(name, name in checkpoint, chosen) for name in (*checkpoint, *codec)}
+    items = {name: load_codec(name, name in checkpoint, chosen) for name in (*checkpoint, *codec)}
     for name, item in items.items():
         key = f"{item.protocol['weights_sha256'][:16]}-{trim}"
         result = codecs.score_reconstructions(item, files, settings, output / "values" / key, visqol)
@@ -388,7 +388,7 @@ def _reading_settings(trim: float | None, max_duration: float, **settings) -> Re
     return ReadingSettings(trim, max_duration, **settings)
 
 
-def _load_codec(name: str, is_ours: bool, device: torch.device) -> codecs.Codec:
+def load_codec(name: str, is_ours: bool, device: torch.device) -> codecs.Codec:
     """The autoencoder of a checkpoint, or a codec of transformers."""
     if is_ours:
         if (Path(name) / "config.json").is_file():  # the folder of an autoencoder, not of a pipeline

@@ -6,7 +6,8 @@ music of each generation; splice training music into generations, to measure how
 `memorization_report.py` presents the result as text, tables and pictures.
 
 To find duplicates, whole recordings are compared, by the mean of their segments. A generation is compared segment by
-segment, by the nearest one, so that a copied passage is detected.
+segment, by the nearest one, so that a copied passage is detected. Generations have passed through a decoder, which
+lowers the cosine of a copy. So if the autoencoder is given, held-out music and planted passages pass through it too.
 """
 
 import dataclasses
@@ -37,13 +38,30 @@ from stable_longform.analysis.memorization import (
 from stable_longform.data.prompts import build_prompt, prompt_fields
 from stable_longform.data.sources import open_source
 from stable_longform.data.tracks import Track
-from stable_longform.evaluation.audio_files import ReadingSettings, UnusableAudioError, load_audio, to_channels
+from stable_longform.evaluation.audio_files import (
+    Audio,
+    ReadingSettings,
+    UnusableAudioError,
+    audio_hash,
+    load_audio,
+    to_channels,
+)
+from stable_longform.evaluation.codecs import REPORT_RATE, Codec, reconstruct_stereo
 from stable_longform.evaluation.features import each_file_features
 from stable_longform.evaluation.prompt_lists import PromptRow
-from stable_longform.evaluation.segments import COPIES, SegmentEmbedder, make_copy, mean_row, splice
+from stable_longform.evaluation.segments import (
+    COPIES,
+    SegmentEmbedder,
+    cut_excerpt,
+    for_segments,
+    make_copy,
+    mean_row,
+    splice,
+)
+from stable_longform.metrics.embedders.chroma import ChromaEmbedder
+from stable_longform.utils.audio import write_audio
 from stable_longform.utils.files import atomic_path, file_sha256, write_json
 
-QUERY_HOPS = 8  # overlapping segments of generations per segment length, so that one matches a copied passage
 SPLICED_SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 MAX_SAMPLE = 10000  # recordings whose nearest other recording is searched, for the histogram
 COLLECT_BLOCK = 65536  # rows
@@ -111,6 +129,7 @@ class MemorizationAnalysis:
         embedder: of metrics.embedders.
         output: folder for all results; created if necessary.
         settings: of the analysis.
+        codec: whose decoder made the generations; None: unknown, so that planted music is compared as it is.
         process_index: number of this process, in [0, num_processes).
         num_processes: number of processes that share the work.
         wait: returns when all processes have called it.
@@ -123,16 +142,18 @@ class MemorizationAnalysis:
         embedder,
         output: Path,
         settings: MemorizationSettings,
+        codec: Codec | None = None,
         process_index: int = 0,
         num_processes: int = 1,
         wait: Callable[[], object] = lambda: None,
     ):
         self.training_files, self.held_out_files, self.settings = dict(training), dict(held_out), settings
+        self.codec = codec
         self.process, self.num_processes, self.wait = process_index, num_processes, wait
         self.cache, self.work = output / "features", output / "work"
         self.work.mkdir(parents=True, exist_ok=True)
-        self.embedder = SegmentEmbedder(embedder, settings.segment_in_s, settings.segment_in_s)
-        self.query_embedder = SegmentEmbedder(embedder, settings.segment_in_s, settings.segment_in_s / QUERY_HOPS)
+        self.embedder = for_segments(embedder, settings.segment_in_s)
+        self.query_embedder = for_segments(embedder, settings.segment_in_s, is_query=True)
         self.reading = ReadingSettings(None, settings.max_duration_in_s, None)
         self.excerpts = dataclasses.replace(self.reading, trim_in_s=settings.excerpt_in_s)
 
@@ -144,12 +165,35 @@ class MemorizationAnalysis:
             share = dict(list(files.items())[self.process :: self.num_processes])
             for _ in each_file_features(share, [self.embedder], self.reading, self.cache, "embedding"):
                 pass
+        excerpts = self._cut_excerpts()
         self.wait()
         if self.process == 0:
             self._collect(self.training_files, self.embedder, self.reading, "training")
             self._collect(self.held_out_files, self.embedder, self.reading, "held_out", self.standardizer)
-            self._collect(self.held_out_files, self.query_embedder, self.excerpts, "excerpts", self.standardizer)
+            self._collect(excerpts, self.query_embedder, self.reading, "excerpts", self.standardizer)
         self.wait()
+
+    def _cut_excerpts(self) -> dict[str, Path]:
+        """Writes this process's share of the excerpts of held-out music; returns the files of all shares by name."""
+        depends_on = [self.settings.excerpt_in_s, self.settings.seed, self.codec and self.codec.protocol]
+        folder = self.work / f"excerpts-{hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:16]}"
+        folder.mkdir(exist_ok=True)
+        files = {}
+        for number, (name, path) in enumerate(self.held_out_files.items()):
+            try:
+                files[name] = folder / f"{audio_hash(path)}.wav"
+                if number % self.num_processes == self.process and not files[name].is_file():
+                    place = random.Random(f"{self.settings.seed}:{name}").random()
+                    excerpt = self._excerpt(path, self.settings.excerpt_in_s, place)
+                    write_audio(files[name], excerpt.waveform, excerpt.sampling_rate)
+            except UnusableAudioError:  # reported with the held-out music
+                del files[name]
+        return files
+
+    def _excerpt(self, path: Path, duration_in_s: float, place: float) -> Audio:
+        """An excerpt of a file as the autoencoder reconstructs it."""
+        audio = cut_excerpt(load_audio(path, self.reading), duration_in_s, place)
+        return audio if self.codec is None else Audio(reconstruct_stereo(self.codec, audio)[0], REPORT_RATE)
 
     def embed_generations(self, name: str, files: Mapping[str, Path]) -> EmbeddedSet:
         """Embeds generated files, in short steps."""
@@ -159,7 +203,7 @@ class MemorizationAnalysis:
     def _collect(
         self,
         files: Mapping[str, Path],
-        embedder: SegmentEmbedder,
+        embedder: SegmentEmbedder | ChromaEmbedder,
         reading: ReadingSettings,
         name: str,
         standardizer: Standardizer | None = None,
@@ -283,7 +327,7 @@ class MemorizationAnalysis:
         """Converts a waveform to the embedder's rate and channels."""
         return to_channels(audio, self.embedder.num_channels, self.embedder.sampling_rate)
 
-    def _embed(self, embedder: SegmentEmbedder, waveform) -> np.ndarray:
+    def _embed(self, embedder: SegmentEmbedder | ChromaEmbedder, waveform) -> np.ndarray:
         """Standardized segments of a waveform."""
         return self.standardizer(embedder(waveform).embeddings)
 
@@ -358,7 +402,9 @@ class MemorizationAnalysis:
                 host = self._to_channels(load_audio(hosts[host_name], self.excerpts))
             except UnusableAudioError:
                 continue
-            music = self._to_channels(load_audio(self.training_files[training.names[source]], self.reading))
+            duration_in_s = host.shape[1] / self.embedder.sampling_rate
+            path = self.training_files[training.names[source]]
+            music = self._to_channels(self._excerpt(path, duration_in_s, place))
             if music.shape[1] < host.shape[1]:
                 continue
             for share, found in curve.items():

@@ -111,6 +111,7 @@ def report_generations(
         "skipped": skipped,
         "protocol": {
             "embedder": analysis.query_embedder.protocol,
+            "autoencoder": analysis.codec and analysis.codec.protocol,
             "settings": asdict(analysis.settings),
             "environment": describe_environment(),
         },

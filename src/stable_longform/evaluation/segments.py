@@ -1,7 +1,7 @@
 """Embeddings of a recording's segments, and realistic copies of recordings, for the measurement of memorization.
 
-Every segment is normalised to the same level, so scores don't depend on the gain of a recording. A segment is embedded
-on its own, so an embedder's treatment of longer audio, such as the random chunks of CLAP with fusion, has no effect.
+Scores don't depend on the gain of a recording. Except with `chroma`, every segment is normalised and embedded on its
+own, so an embedder's treatment of longer audio, such as the random chunks of CLAP with fusion, has no effect.
 """
 
 import math
@@ -13,10 +13,13 @@ import torch
 
 from stable_longform.analysis.memorization import unit_rows
 from stable_longform.evaluation.audio_files import PEAK_IN_DB, Audio, normalize_peak
+from stable_longform.metrics.embedders.chroma import PART_IN_S, ChromaEmbedder
 from stable_longform.metrics.embedders.features import AudioFeatures
 from stable_longform.utils.audio import read_audio, write_audio
 
 SILENCE_PEAK = 1e-4  # 80 dB below full scale
+QUERY_HOPS = 8  # overlapping segments of generations per segment length, so that one matches a copied passage
+CHROMA_HOPS = 4  # overlapping segments of training music per segment length, for `chroma`
 SHIFT_IN_S = 1.37
 GAIN_IN_DB = -9.0
 COPIES = ("exact", "re-encoded", "shifted", "quieter", "cut")
@@ -67,6 +70,20 @@ class SegmentEmbedder:
         return self.embedder(normalize_peak(segment, PEAK_IN_DB)).embeddings.mean(axis=0)
 
 
+def for_segments(embedder, segment_in_s: float, is_query: bool = False):
+    """Turns an embedder of audio into one of its segments.
+
+    Args:
+        embedder: of metrics.embedders.
+        segment_in_s: length of a segment.
+        is_query: whether segments begin so often that one of them matches a copied passage of the training set, whose
+            segments they are compared with.
+    """
+    if isinstance(embedder, ChromaEmbedder):
+        return ChromaEmbedder(segment_in_s, PART_IN_S if is_query else segment_in_s / CHROMA_HOPS)
+    return SegmentEmbedder(embedder, segment_in_s, segment_in_s / QUERY_HOPS if is_query else segment_in_s)
+
+
 def mean_row(segments: np.ndarray) -> np.ndarray:
     """The unit mean `(dim,)` of unit rows `(num_segments, dim)`, silent ones left out."""
     rows = segments[segments.any(axis=1)]
@@ -102,22 +119,35 @@ def make_copy(audio: Audio, kind: str) -> Audio:
         return Audio(*read_audio(path))
 
 
+def cut_excerpt(audio: Audio, duration_in_s: float, place: float) -> Audio:
+    """An excerpt of a recording, or all of a shorter one.
+
+    Args:
+        audio: the recording.
+        duration_in_s: of the excerpt.
+        place: its position in [0, 1]: 0 at the beginning, 1 at the end.
+    """
+    num_samples = round(duration_in_s * audio.sampling_rate)
+    start = int(place * max(audio.waveform.shape[1] - num_samples, 0))
+    return Audio(audio.waveform[:, start : start + num_samples], audio.sampling_rate)
+
+
 def splice(host: torch.Tensor, source: torch.Tensor, share: float, place: float) -> torch.Tensor:
-    """Replaces a share of a host by a source; with the same place, a larger share contains a smaller one.
+    """Replaces a share of a host by the same part of a source; a larger share contains a smaller one.
 
     Args:
         host: `(channels, num_samples)`.
         source: `(channels, at least as many samples)` at the same rate.
         share: share of the host to replace, in [0, 1].
-        place: its position in both, in [0, 1]: 0 at the beginning, 1 at the end.
+        place: position of the part, in [0, 1]: 0 at the beginning, 1 at the end.
 
     Raises:
         ValueError: the source is shorter than the host.
     """
-    num_samples, rest = host.shape[1], source.shape[1] - host.shape[1]
-    if rest < 0:
+    num_samples = host.shape[1]
+    if source.shape[1] < num_samples:
         raise ValueError(f"The source of a splice must have at least {num_samples} samples, got {source.shape[1]}.")
     spliced, length = host.clone(), round(share * num_samples)
-    start, offset = int(place * (num_samples - length)), int(place * rest)
-    spliced[:, start : start + length] = source[:, offset + start : offset + start + length]
+    start = int(place * (num_samples - length))
+    spliced[:, start : start + length] = source[:, start : start + length]
     return spliced
