@@ -1,13 +1,14 @@
 """Peak memory of extending a short recording to several lengths, each in a new process.
 
-    python benchmarks/extension_memory.py --seconds 300 600 --window_in_s 12 --num_inference_steps 2
+    python benchmarks/extension_memory.py --seconds 300 600 --num_inference_steps 2
 
-Ten seconds of noise are extended with `output_type="stream"` and written to a file while they are decoded, like in
-`stable-longform extend`. The memory is the peak of the process, minus its memory with the loaded model. It depends
-neither on the steps nor on the weights, so few steps are sufficient.
+Ten seconds of noise are extended with a prompt, guidance and `output_type="stream"`, and written to a file while they
+are decoded, like in `stable-longform extend`. The memory is the peak of the process, minus its memory with the loaded
+model. It depends neither on the steps nor on the weights, so few steps are sufficient.
 """
 
 import argparse
+import itertools
 import json
 import tempfile
 import time
@@ -29,7 +30,8 @@ def main() -> None:
     """Prints the table; each length is measured in a new process."""
     parser = ScriptParser(__doc__)
     parser.add_number("--seconds", LENGTHS, kind=float, nargs="+", default=[300.0, 600.0], help="lengths to extend to")
-    parser.add_number("--window_in_s", SECONDS, kind=float, default=12.0, help="seconds that are sampled at once")
+    parser.add_argument("--prompt", default="Genre: Ambient|Instruments: Piano, Strings", help="of the extension")
+    parser.add_number("--window_in_s", SECONDS, kind=float, help="seconds sampled at once; by default the model's window")
     parser.add_number("--num_inference_steps", STEPS, default=2, help="sampling steps")
     parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -37,13 +39,13 @@ def main() -> None:
     if arguments.child:
         print(json.dumps(measure(arguments.seconds[0], arguments)))
         return
-    print(f"windows of {arguments.window_in_s:g} s; {machine('cpu')}\n")
+    window = None if arguments.window_in_s is None else f"{arguments.window_in_s:g} s"
+    print(f"windows of {window or 'the model'}; {machine('cpu')}\n")
+    names = ("checkpoint", "prompt", "window_in_s", "num_inference_steps")
+    options = {f"--{name}": vars(arguments)[name] for name in names if vars(arguments)[name] is not None}
     rows = []
     for seconds in arguments.seconds:
-        result = run_child(
-            __file__, "--seconds", seconds, "--checkpoint", arguments.checkpoint,
-            "--window_in_s", arguments.window_in_s, "--num_inference_steps", arguments.num_inference_steps,
-        )  # fmt: skip
+        result = run_child(__file__, "--seconds", seconds, *itertools.chain(*options.items()))
         rows.append((f"{seconds:g} s", result["memory"] / 1e6, result["time"]))
     print_table(("extended to", "memory above the model, MB", "processor time, s"), rows)
 
@@ -57,13 +59,11 @@ def measure(seconds: float, arguments: argparse.Namespace) -> dict:
     before, start = resident_bytes(), time.process_time()
     peak_resident_bytes(reset=True)
     chunks = pipe(
-        "",
+        arguments.prompt,
         noise,
         extend_to=seconds,
         window_in_s=arguments.window_in_s,
         num_inference_steps=arguments.num_inference_steps,
-        num_repeats=1,
-        guidance_scale=1.0,
         generator=generator,
         output_type="stream",
     ).audios[0]

@@ -20,7 +20,7 @@ from stable_longform.data.prompts import full_prompt
 from stable_longform.data.sources import open_source
 from stable_longform.data.tracks import Track
 from stable_longform.evaluation.control import TAGGER
-from stable_longform.evaluation.control_report import evaluate_control
+from stable_longform.evaluation.control_report import evaluate_control, show_share
 from stable_longform.evaluation.embedders import load_embedder
 from stable_longform.evaluation.prompt_lists import PromptRow
 from stable_longform.evaluation.reports import markdown_table
@@ -65,9 +65,9 @@ def main() -> None:
         )  # fmt: skip
     rows = []
     for found in zip(*(report["shares"] for report in reports), strict=True):
-        cells = [_percent(row["generated"]) for row in found]
+        cells = [show_share(row["generated"]) for row in found]
         chance, ceiling = found[0]["generated"], found[0]["truth"]
-        rows.append([found[0]["what"], *cells, chance and f"{chance['by_chance']:.0%}", _percent(ceiling)])
+        rows.append([found[0]["what"], *cells, chance and f"{chance['by_chance']:.0%}", show_share(ceiling)])
     header = ("heard as asked for", "first section", "second section", "by chance", "truth (ceiling)")
     table = markdown_table(header, rows) + f"\n{len(pieces)} pieces; {machine('cpu')}\n"
     write_text(arguments.output / "table.md", table)
@@ -102,11 +102,6 @@ def make_sections(arguments: argparse.Namespace, pieces: Sequence[Track]) -> Non
 def _folder(output: Path, section: int) -> Path:
     """Where one section of every piece is."""
     return output / f"section-{section + 1}"
-
-
-def _percent(share: dict | None) -> str | None:
-    """A share with its standard error."""
-    return share and f"{share['value']:.0%}" + (f" ± {share['error']:.0%}" if share["error"] is not None else "")
 
 
 if __name__ == "__main__":

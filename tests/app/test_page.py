@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from stable_longform.app import page as page_module
 from stable_longform.music_files import read_values
 from stable_longform.utils.audio import read_audio, read_info, write_audio
 
@@ -181,16 +182,61 @@ def test_inpaint_a_region_that_is_dragged(page, music, tmp_path):
     assert (after - before)[:, ~kept].abs().max() > 0.01
 
 
-def test_regions_typed_before_the_upload_stay(page, music, tmp_path):
+def marked(page):
+    """Which twentieths of the waveform are marked in the topmost row, which no peak reaches."""
+    return page.locator("#regions canvas").evaluate("""canvas => [...Array(20).keys()].filter((part) => {
+        const x = Math.floor((part + 0.5) / 20 * canvas.width);
+        return canvas.getContext("2d").getImageData(x, 1, 1, 1).data[3] > 0;
+    })""")
+
+
+def wait_until_marked(page, parts):
+    """Waits until these twentieths are marked, and no others."""
+    for _ in range(200):
+        if marked(page) == parts:
+            return
+        page.wait_for_timeout(50)
+    assert marked(page) == parts
+
+
+@pytest.fixture
+def slow_reading(monkeypatch):
+    """Holds the reading of uploads until it is set; counts how often one is decoded."""
+    go_on, read = threading.Event(), []
+    checked_blocks = page_module.checked_blocks
+
+    def read_slowly(path):
+        read.append(path)
+        go_on.wait(60)
+        return checked_blocks(path)
+
+    monkeypatch.setattr(page_module, "checked_blocks", read_slowly)
+    page_module._read_peaks.cache_clear()
+    yield SimpleNamespace(read=read, go_on=go_on)
+    go_on.set()
+
+
+@pytest.mark.parametrize("when", ["before the upload", "before the waveform"])
+def test_regions_typed_early_stay_and_are_drawn(page, music, tmp_path, slow_reading, when):
     panel = open_tab(page, "Inpaint")
     regions = panel.get_by_label("Regions to replace")
-    regions.fill("0.5-1")
-    upload(panel, music)
-    page.wait_for_timeout(1000)  # the waveform is read meanwhile
+    if when == "before the upload":
+        regions.fill("0.3-0.6")
+        regions.blur()
+    panel.locator("input[type=file]").set_input_files(music)
+    wait_for(lambda: slow_reading.read)
+    if when == "before the waveform":
+        regions.fill("0.3-0.6")
+        regions.blur()
+        page.wait_for_timeout(300)
+    slow_reading.go_on.set()
+    sync_api.expect(panel.locator(".prose.note")).to_contain_text("8000 Hz, stereo")
+    wait_until_marked(page, [4, 5, 6, 7])
     press(page, "Inpaint")
     status(page, "Done")
-    assert read_values(download(page, tmp_path))["regions"] == [[0.5, 1.0]]
-    assert regions.input_value() == "0.5-1"
+    assert read_values(download(page, tmp_path))["regions"] == [[0.3, 0.6]]
+    assert regions.input_value() == "0.3-0.6" and marked(page) == [4, 5, 6, 7]
+    assert len(slow_reading.read) == 1
 
 
 def test_extend_and_sections(page, music):
@@ -236,11 +282,16 @@ def gate(pipe, server):
 
 def wait_until_idle(server):
     """Until no generation runs or waits."""
+    wait_for(lambda: httpx.get(f"{server.url}/v1/health").json()["num_generations"] == 0)
+
+
+def wait_for(is_true):
+    """Until something is so in another thread."""
     for _ in range(600):
-        if httpx.get(f"{server.url}/v1/health").json()["num_generations"] == 0:
+        if is_true():
             return
         time.sleep(0.1)
-    raise TimeoutError("a generation goes on")
+    raise TimeoutError("it never was")
 
 
 def generate_with_200_steps(page):

@@ -313,6 +313,7 @@ def test_generator_decides_the_sample():
         (torch.zeros(1, 1, 64), "audio_channels=2"),
         (torch.zeros(2, 64), "batch_size"),
         (torch.zeros(1, 2, 0), "num_samples >= 1"),
+        (torch.zeros(0, 2, 64), "batch_size >= 1"),
         (torch.zeros(1, 2, 64, dtype=torch.float64), "float64"),
     ],
 )
@@ -327,6 +328,7 @@ def test_wrong_waveforms(waveform, message):
         (torch.zeros(1, 2, 4), "decoder_input_channels=3"),
         (torch.zeros(3, 4), "batch_size"),
         (torch.zeros(1, 3, 0), "latent_length >= 1"),
+        (torch.zeros(0, 3, 4), "batch_size >= 1"),
         (torch.zeros(1, 3, 4, dtype=torch.float16), "float16"),
     ],
 )

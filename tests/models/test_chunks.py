@@ -58,6 +58,8 @@ def test_join():
     whole = torch.randn(2, 3, 10)
     assert torch.equal(join(iter(whole.split(4, dim=-1)), 10), whole)
     assert join([whole], 10) is whole
+    with pytest.raises(ValueError, match="at least one tensor, got none"):
+        join([], 10)
 
 
 class Model(ChunkedModelMixin):

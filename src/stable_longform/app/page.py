@@ -5,6 +5,7 @@ The functions at the top call the pipelines. The rest is the page around them, i
 
 import functools
 import html
+import math
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -16,15 +17,15 @@ import torch
 
 from stable_longform.app.studio import Cancelled, Make, Progress, Studio
 from stable_longform.music_files import write_music
-from stable_longform.pipelines.pieces import check_regions, join_regions
+from stable_longform.pipelines.pieces import check_edit
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
 from stable_longform.pipelines.pipeline_longform_music_audio_to_audio import LongFormMusicAudioToAudioPipeline
 from stable_longform.pipelines.pipeline_longform_music_inpaint import LongFormMusicInpaintPipeline
-from stable_longform.utils.audio import AudioInfo, read_audio, read_blocks
+from stable_longform.utils.audio import AudioInfo, read_audio
 from stable_longform.utils.files import file_sha256
 from stable_longform.utils.pictures import draw_music, envelope
 from stable_longform.utils.ranges import Range
-from stable_longform.utils.recordings import check_content, check_file
+from stable_longform.utils.recordings import check_file, checked_blocks
 from stable_longform.utils.timecodes import SECONDS, format_seconds, parse_region, parse_seconds, parse_sections
 
 MAX_UPLOAD = "500mb"
@@ -32,6 +33,8 @@ MAX_UPLOAD_IN_S = 900.0
 MAX_RESULT_IN_S = 900.0
 MAX_SEED = 2**32 - 1
 MAX_HISTORY = 30  # pieces kept for each visitor
+MAX_KNOWN_UPLOADS = 100  # whose peaks are remembered
+NUM_PEAKS = 600
 PLACES = Range(0, MAX_RESULT_IN_S)
 PRESETS = {
     "Ambient piano": ("Genre: Ambient|Instruments: Piano, Strings|Moods: Calm", 60),
@@ -44,7 +47,7 @@ SECTIONS = "0:00 Genre: Ambient|Instruments: Piano\n0:15 Genre: Rock|Instruments
 STAGES = {"waiting": "Waiting for other generations", "preparing": "Preparing"}
 CSS = """
 footer { display: none !important; }
-.gradio-container { max-width: 1280px !important; margin: auto; }
+.gradio-container { width: 100%; max-width: 1280px !important; margin: auto; }
 #status .bar { height: 6px; border-radius: 3px; background: var(--border-color-primary); overflow: hidden; }
 #status .bar div { height: 100%; background: var(--color-accent); }
 .error { color: var(--error-text-color, #b91c1c); font-weight: 600; }
@@ -96,24 +99,21 @@ def inpaint(open_pipeline, prompt: str, audio: str, **settings) -> Iterator[torc
 # --- controls, as people fill them in, to arguments
 
 
-def check_upload(path: str) -> AudioInfo:
-    """Reads the properties of an uploaded file; raises a ValueError if it cannot be used."""
+def check_upload(path: str) -> tuple[AudioInfo, tuple[float, ...]]:
+    """Reads the properties and the peaks of an uploaded file; raises a ValueError if it cannot be used."""
     if not path:
         raise ValueError("Upload an audio file first.")
     info = check_file(path, MAX_UPLOAD_IN_S)
-    check_content(path)
-    return info
+    return info, _read_peaks(path, round(info.duration_in_s * info.sampling_rate))
 
 
-def read_waveform(path: str | None) -> dict | None:
-    """The value of the waveform with regions for a file; None if it cannot be used."""
-    if path is None:
-        return None
-    duration = check_upload(path).duration_in_s
-    parts = [envelope(block.mean(dim=0), max(block.shape[1] // 512, 1)) for block in read_blocks(path)]
-    peaks = envelope(torch.cat(parts), 600)
-    peaks /= peaks.max().clamp(min=1e-6)
-    return {"peaks": [round(float(peak), 3) for peak in peaks], "duration": duration, "regions": []}
+@functools.lru_cache(MAX_KNOWN_UPLOADS)
+def _read_peaks(path: str, num_samples: int) -> tuple[float, ...]:
+    """At most `NUM_PEAKS` peaks in [0, 1]; checks the samples. An upload never changes, so it is decoded only once."""
+    width = math.ceil(num_samples / (8 * NUM_PEAKS))
+    blocks = (block.abs().amax(dim=0) for block in checked_blocks(path))
+    peaks = envelope(torch.cat([envelope(block, math.ceil(len(block) / width)) for block in blocks]), NUM_PEAKS)
+    return tuple(round(float(peak), 3) for peak in peaks / peaks.max())
 
 
 def parse_regions(text: str) -> list[tuple[float, float]]:
@@ -348,11 +348,13 @@ class Page:
             queue=False, show_progress="hidden", api_visibility="private",
         )  # fmt: skip
         audio, regions = self.tabs["inpaint"]["audio"], self.tabs["inpaint"]["regions"]
+        quiet = {"show_progress": "hidden", "api_visibility": "private"}
         for command, note in self.notes.items():
-            self.tabs[command]["audio"].change(
-                _look_at, self.tabs[command]["audio"], note, show_progress="hidden", api_visibility="private"
-            )
-        audio.change(_show_waveform, [audio, regions], self.waveform, show_progress="hidden", api_visibility="private")
+            if command != "inpaint":
+                self.tabs[command]["audio"].change(_look_at, self.tabs[command]["audio"], note, **quiet)
+        audio.change(_show_upload, [audio, regions], [self.notes["inpaint"], self.waveform], **quiet).then(
+            _mark, [regions, self.waveform], self.waveform, queue=False, **quiet
+        )
         audio.clear(lambda: "", None, regions, show_progress="hidden", queue=False, api_visibility="private")
         self.waveform.input(
             lambda music: format_regions(music["regions"]), self.waveform, regions, show_progress="hidden",
@@ -424,7 +426,7 @@ class Page:
         }
         info, audio = None, controls.get("audio")
         if "audio" in controls:
-            info = check_upload(audio)
+            info, _ = check_upload(audio)
             made |= {"command": command, "input": Path(audio).name, "input_sha256": file_sha256(audio)}
             settings["audio"] = audio
         make, read = {
@@ -541,49 +543,44 @@ def _as_text(name: str, value):
 
 def _read_regions(controls: dict, info: AudioInfo) -> tuple[dict, list, float]:
     """Returns the arguments of the pipeline, the new regions, and the duration of the result in seconds."""
-    regions, loop = parse_regions(controls["regions"]), bool(controls["loop"])
-    if not regions:
+    own = {"regions": parse_regions(controls["regions"]), "loop": bool(controls["loop"])}
+    if not own["regions"]:
         raise ValueError("Mark a region on the waveform, or type it, for example 0:10-0:15.")
-    num_samples = round(info.duration_in_s * info.sampling_rate)
-    samples = check_regions(regions, num_samples, info.sampling_rate)
-    join_regions(samples, num_samples, 0, 0, loop)
-    return {"regions": regions, "loop": loop}, regions, info.duration_in_s
+    return own, *check_edit(info, **own)
 
 
 def _read_extension(controls: dict, info: AudioInfo) -> tuple[dict, list, float]:
-    """Returns the arguments of the pipeline, the new regions, and the duration of the result in seconds."""
-    before = parse_seconds(controls["prepend_in_s"].strip() or 0, PLACES)
-    end, extend_to = before + info.duration_in_s, None
-    if controls["extend_to"].strip():
-        extend_to = parse_duration("Total duration", controls["extend_to"])
-        if extend_to <= end:
-            raise ValueError(f"Total duration must be more than {end:g} s, the length so far, got {extend_to:g}.")
-    elif before == 0:
+    """Returns the arguments of the pipeline, the new parts, and the duration of the result in seconds."""
+    extend_to, before = controls["extend_to"].strip(), controls["prepend_in_s"].strip()
+    if not (extend_to or before):
         raise ValueError("Enter a total duration, seconds before, or both.")
-    own = {"extend_to": extend_to, "prepend_in_s": before, "loop": bool(controls["loop"])}
-    new = [(start, stop) for start, stop in ((0.0, before), (end, extend_to or end)) if start < stop]
-    return own, new, extend_to or end
+    own = {
+        "extend_to": parse_duration("Total duration", extend_to) if extend_to else None,
+        "prepend_in_s": parse_seconds(before or 0, PLACES),
+        "loop": bool(controls["loop"]),
+    }
+    parts, duration = check_edit(info, **own, names=("Total duration", "Seconds before it"))
+    if duration > MAX_RESULT_IN_S:
+        raise ValueError(f"The result must last at most {MAX_RESULT_IN_S:g} s, got {duration:g} s.")
+    return own, parts, duration
 
 
 def _look_at(path: str | None) -> str:
     """Describes an upload, or says why it cannot be used."""
+    return _show_upload(path, "")[0]
+
+
+def _show_upload(path: str | None, regions: str) -> tuple[str, dict | None]:
+    """What `_look_at` says, and the waveform with the regions that were typed before."""
     if path is None:
-        return ""
+        return "", None
     try:
-        info = check_upload(path)
+        info, peaks = check_upload(path)
     except ValueError as error:
-        return show_error(error, path)
+        return show_error(error, path), None
     channels = "stereo" if info.channels == 2 else "mono"
-    return f"<p>{format_seconds(info.duration_in_s)}, {info.sampling_rate} Hz, {channels}.</p>"
-
-
-def _show_waveform(path: str | None, text: str):
-    """Shows a waveform, with the regions that were typed before it was read."""
-    try:
-        music = read_waveform(path)
-    except ValueError:
-        return None  # the error is shown beside it
-    return None if music is None else _mark(text, music)
+    note = f"<p>{format_seconds(info.duration_in_s)}, {info.sampling_rate} Hz, {channels}.</p>"
+    return note, _mark(regions, {"peaks": peaks, "duration": info.duration_in_s})
 
 
 def _mark(text: str, music: dict | None):

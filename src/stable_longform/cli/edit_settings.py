@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 
 from stable_longform.cli.options import check_choice, check_count, check_range, check_seconds, check_text
-from stable_longform.pipelines.pieces import check_regions, join_regions
+from stable_longform.pipelines.pieces import check_edit
 from stable_longform.utils.audio import AudioInfo
-from stable_longform.utils.recordings import MAX_DURATION_IN_S
-from stable_longform.utils.timecodes import SECONDS
 
 METHODS = ("noise", "invert", "edit")
 MAX_CROSSFADE_IN_S, MAX_REPEATS = 10, 100
@@ -50,23 +48,9 @@ class InpaintSettings:
             check_seconds("--context", self.context_in_s)
         check_range("--crossfade", self.crossfade_in_s, 0, MAX_CROSSFADE_IN_S)
         check_count("--repeats", self.num_repeats, 1, MAX_REPEATS)
-        check_range("--prepend", self.prepend_in_s, 0, MAX_DURATION_IN_S)
-        if 0 < self.prepend_in_s < SECONDS.low:
-            accepted = f"0 or in [{SECONDS.low}, {MAX_DURATION_IN_S:g}] seconds"
-            raise ValueError(f"--prepend must be {accepted}, got {self.prepend_in_s:g}.")
-        low = info.duration_in_s + self.prepend_in_s
-        if self.extend_to is not None:
-            check_seconds("--to", self.extend_to)
-            shortest = low + SECONDS.low
-            if not shortest <= self.extend_to <= MAX_DURATION_IN_S:
-                accepted = f"[{shortest:g}, {MAX_DURATION_IN_S:g}] seconds"
-                raise ValueError(f"--to must be in {accepted}, got {self.extend_to:g}.")
         if not isinstance(self.loop, bool):
             raise ValueError(f"--loop must be true or false, got {self.loop!r}.")
-        rate, num_samples = info.sampling_rate, round(info.duration_in_s * info.sampling_rate)
-        regions = check_regions(self.regions or [], num_samples, rate)
-        before, after = (round(seconds * rate) for seconds in (self.prepend_in_s, self.duration_in_s(info) - low))
-        join_regions(regions, num_samples, before, after, self.loop)
+        check_edit(info, self.regions, self.extend_to, self.prepend_in_s, self.loop, ("--to", "--prepend"))
 
     def duration_in_s(self, info: AudioInfo) -> float:
         """Duration of the result in seconds."""

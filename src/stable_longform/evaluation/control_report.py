@@ -269,7 +269,7 @@ def _table(report: Mapping) -> str:
         generated, truth = row["generated"], row["truth"]
         ratio = None if row["of_ceiling"] is None else f"{row['of_ceiling']:.2f}"
         chance = None if generated is None or generated["by_chance"] is None else f"{generated['by_chance']:.0%}"
-        rows.append([row["what"], _percent(generated), chance, _percent(truth), ratio])
+        rows.append([row["what"], show_share(generated), chance, show_share(truth), ratio])
     text = markdown_table(("heard as asked for", "generated", "by chance", "truth (ceiling)", "of the ceiling"), rows)
     rows = []
     for measure, name in NOTE_MEASURES.items():
@@ -289,8 +289,8 @@ def _table(report: Mapping) -> str:
     return text
 
 
-def _percent(share: Mapping | None) -> str | None:
-    """A share with its standard error and the number of files."""
+def show_share(share: Mapping | None) -> str | None:
+    """A share for a table: percent, its standard error, and the number of files."""
     if share is None:
         return None
     error = "" if share["error"] is None else f" ± {100 * share['error']:.0f}"

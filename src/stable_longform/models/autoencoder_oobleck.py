@@ -251,9 +251,9 @@ class AutoencoderOobleck(
         return num_frames
 
     def _check(self, name: str, tensor: torch.Tensor, channels: str, length: str) -> torch.Tensor:
-        """Returns a tensor `(batch_size, channels, at least 1)` in the model's dtype; else raises a ValueError."""
-        if tensor.ndim != 3 or tensor.shape[1] != self.config[channels] or tensor.shape[2] < 1:
-            shape = f"(batch_size, {channels}={self.config[channels]}, {length} >= 1)"
+        """Returns a tensor `(at least 1, channels, at least 1)` in the model's dtype; else raises a ValueError."""
+        if tensor.ndim != 3 or tensor.shape[1] != self.config[channels] or 0 in tensor.shape:
+            shape = f"(batch_size >= 1, {channels}={self.config[channels]}, {length} >= 1)"
             raise ValueError(f"{name} must be {shape}, got shape {tuple(tensor.shape)}.")
         if not torch.is_autocast_enabled(tensor.device.type) and tensor.dtype != self.dtype:
             raise ValueError(f"{name} must have the model's dtype {self.dtype}, got {tensor.dtype}.")

@@ -77,9 +77,15 @@ def waveform_chunks(waveforms: Iterable[torch.Tensor], length: int, context: int
 
 
 def join(parts: Iterable[torch.Tensor], length: int) -> torch.Tensor:
-    """Concatenates consecutive tensors to one of the given length, whose memory is allocated only once."""
+    """Concatenates consecutive tensors to one of the given length, whose memory is allocated only once.
+
+    Raises:
+        ValueError: there is no part.
+    """
     parts = iter(parts)
-    first = next(parts)
+    first = next(parts, None)
+    if first is None:
+        raise ValueError("parts must hold at least one tensor, got none.")
     if first.shape[-1] == length:
         return first
     whole, start = first.new_empty(*first.shape[:-1], length), 0

@@ -13,8 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from stable_longform.pipelines.inputs import check_number
+from stable_longform.utils.audio import AudioInfo
+from stable_longform.utils.recordings import MAX_DURATION_IN_S
+from stable_longform.utils.timecodes import SECONDS
+
 BLOCK = 2**20  # samples that are read at once
 NOTHING_IS_KEPT = "Nothing is kept: to generate all of the music, use text to music."
+EXTENSION = ("extend_to", "prepend_in_s")  # arguments
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,64 @@ def join_regions(
     if is_loop and every[0][0] > 0 and every[-1][1] < end + after:
         raise ValueError("A loop needs new music at one end: a region that touches it, or an extension.")
     return every
+
+
+def check_edit(
+    info: AudioInfo,
+    regions: Sequence[tuple[float, float]] | None = None,
+    extend_to: float | None = None,
+    prepend_in_s: float = 0.0,
+    loop: bool = False,
+    names: tuple[str, str] = EXTENSION,
+) -> tuple[list[tuple[float, float]], float]:
+    """All new parts of the result in seconds, and its duration in seconds; nothing but the audio's header is needed.
+
+    Arguments as in the inpainting pipeline, `names` as in `check_extension`.
+
+    Raises:
+        ValueError: the pipeline would not accept the arguments.
+    """
+    rate, num_samples = info.sampling_rate, round(info.duration_in_s * info.sampling_rate)
+    before, after = check_extension(num_samples, rate, extend_to, prepend_in_s, names)
+    samples = check_regions([] if regions is None else regions, num_samples, rate)
+    parts = [(start / rate, stop / rate) for start, stop in join_regions(samples, num_samples, before, after, loop)]
+    return parts, extend_to or info.duration_in_s + prepend_in_s
+
+
+def check_extension(
+    num_samples: int,
+    rate: int,
+    extend_to: float | None,
+    prepend_in_s: float,
+    names: tuple[str, str] = EXTENSION,
+) -> tuple[int, int]:
+    """Numbers of new samples before and after audio.
+
+    Args:
+        num_samples: of the audio.
+        rate: Hz.
+        extend_to: duration of the result in seconds, or None.
+        prepend_in_s: new seconds before the audio.
+        names: of the two arguments before, for messages.
+
+    Raises:
+        ValueError: they are not numbers, the result would last more than an hour, or there are less than
+            `SECONDS.low` new seconds.
+    """
+    prepend_in_s = check_number(names[1], prepend_in_s, 0, MAX_DURATION_IN_S)
+    if 0 < prepend_in_s < SECONDS.low:
+        raise ValueError(f"{names[1]} must be 0 or at least {SECONDS.low} s, got {prepend_in_s:g}.")
+    before, end = round(prepend_in_s * rate), num_samples / rate + prepend_in_s
+    if end > MAX_DURATION_IN_S:
+        raise ValueError(f"The result must last at most {MAX_DURATION_IN_S:g} s, got {end:g} s.")
+    if extend_to is None:
+        return before, 0
+    extend_to = check_number(names[0], extend_to)
+    after = round(extend_to * rate) - num_samples - before
+    if after < max(SECONDS.low * rate - 1, 1) or extend_to > MAX_DURATION_IN_S:  # resampling may have added a sample
+        accepted = f"[{end + SECONDS.low:g}, {MAX_DURATION_IN_S:g}] seconds"
+        raise ValueError(f"{names[0]} must be in {accepted}, got {extend_to:g}.")
+    return before, after
 
 
 def check_regions(regions: Sequence[tuple[float, float]], num_samples: int, rate: int) -> list[tuple[int, int]]:

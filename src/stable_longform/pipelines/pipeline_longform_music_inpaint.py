@@ -25,7 +25,15 @@ from stable_longform.pipelines.base import (
 )
 from stable_longform.pipelines.guidance import Conditioning, Guidance
 from stable_longform.pipelines.inputs import Generators, Prompt, Prompts, Timing
-from stable_longform.pipelines.pieces import Piece, check_regions, crossfade, find_stretches, lay_out, runs
+from stable_longform.pipelines.pieces import (
+    Piece,
+    check_extension,
+    check_regions,
+    crossfade,
+    find_stretches,
+    lay_out,
+    runs,
+)
 from stable_longform.pipelines.repaint import KeptMusic
 from stable_longform.pipelines.sampling import GuidedVelocity, Run, WindowedVelocity
 from stable_longform.pipelines.windows import place_window, window_starts
@@ -213,23 +221,14 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         """The piece around a recording, see `pieces.lay_out`."""
         rate, hop_length = self.sampling_rate, self.vae.hop_length
         num_samples = waveform.shape[1]
-        before = round(inputs.check_number("prepend_in_s", prepend_in_s, 0, MAX_DURATION_IN_S) * rate)
-        if before == 0 < prepend_in_s:
-            raise ValueError(f"prepend_in_s must be 0 or hold at least one sample, 1/{rate} s, got {prepend_in_s}.")
-        after = 0
-        if extend_to is not None:
-            extend_to = inputs.check_number("extend_to", extend_to)
-            after = round(extend_to * rate) - num_samples - before
-            if after <= 0 or extend_to > MAX_DURATION_IN_S:
-                low = (num_samples + before) / rate
-                raise ValueError(f"extend_to must be in ({low:g}, {MAX_DURATION_IN_S:g}] seconds, got {extend_to:g}.")
+        before, after = check_extension(num_samples, rate, extend_to, prepend_in_s)
         if mask is not None:
             if regions is not None:
                 raise ValueError("Give regions or mask, not both.")
             inputs.check_frame_mask(mask, math.ceil(num_samples / hop_length))
             samples = [(a * hop_length, min(b * hop_length, num_samples)) for a, b in runs(mask.cpu())]
         else:
-            samples = check_regions(regions or [], num_samples, rate)
+            samples = check_regions([] if regions is None else regions, num_samples, rate)
         return lay_out(waveform, samples, before, after, hop_length, bool(loop))
 
     # --- encode

@@ -1,7 +1,10 @@
 """Checks of the user's recordings."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+import torch
 
 from stable_longform.utils.audio import AudioInfo, read_blocks, read_info
 
@@ -25,16 +28,23 @@ def check_file(path: str | os.PathLike, max_duration_in_s: float = MAX_DURATION_
 
 
 def check_content(path: str | os.PathLike) -> None:
-    """Reads a file block by block and checks its samples.
+    """Reads a file block by block and checks its samples; errors as in `checked_blocks`."""
+    for _ in checked_blocks(path):
+        pass
+
+
+def checked_blocks(path: str | os.PathLike) -> Iterator[torch.Tensor]:
+    """Reads a file block by block, as `read_blocks` does, and checks its samples.
 
     Raises:
-        ValueError: it cannot be decoded, is silent, or has samples that are not finite.
+        ValueError: it cannot be decoded, or has samples that are not finite; after the last block: it is silent.
     """
     is_silent = True
     for block in read_blocks(path):
         if not block.isfinite().all():
             raise ValueError(f"audio {str(path)!r} contains non-finite samples.")
         is_silent = is_silent and not block.any()
+        yield block
     if is_silent:
         raise ValueError(f"audio {str(path)!r} is silent: all its samples are 0.")
 
