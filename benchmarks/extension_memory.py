@@ -31,7 +31,7 @@ def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_number("--seconds", LENGTHS, kind=float, nargs="+", default=[300.0, 600.0], help="lengths to extend to")
     parser.add_argument("--prompt", default="Genre: Ambient|Instruments: Piano, Strings", help="of the extension")
-    parser.add_number("--window_in_s", SECONDS, kind=float, help="seconds sampled at once; by default the model's window")
+    parser.add_number("--window_in_s", SECONDS, kind=float, help="seconds sampled at once; default: the window")
     parser.add_number("--num_inference_steps", STEPS, default=2, help="sampling steps")
     parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)

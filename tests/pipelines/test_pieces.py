@@ -1,11 +1,23 @@
 """Kept and new parts of a piece: samples, frames, stretches, turns, crossfades."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stable_longform.pipelines.pieces import Piece, crossfade, find_stretches, lay_out, merge, runs
+from stable_longform.pipelines.pieces import (
+    Piece,
+    check_edit,
+    check_extension,
+    check_regions,
+    crossfade,
+    find_stretches,
+    lay_out,
+    merge,
+    runs,
+)
+from stable_longform.utils.audio import AudioInfo
 
 HOP = 4
 
@@ -141,3 +153,35 @@ def test_what_cannot_be_laid_out(regions, before, after, is_loop, message):
 def test_long_music_is_read_block_by_block():
     piece = Piece(3 * 2**20, [(0, torch.ones(1, 2**20))], [(2**20, 3 * 2**20)], HOP)
     assert [block.shape[1] for block in piece.read_blocks(5, 2**21 + 6)] == [2**20, 2**20, 1]
+
+
+def test_an_edit_is_checked_by_the_header_as_by_the_samples():
+    """The parts that a header tells are those of the piece, in seconds."""
+    waveform, rate = wave(8000), 8000
+    info, edit = AudioInfo(1.0, rate, 1, "WAV/FLOAT"), {"extend_to": 2.0, "prepend_in_s": 0.5}
+    parts, duration = check_edit(info, [(0.25, 0.5)], **edit)
+    assert parts == [(0, 0.5), (0.75, 1.0), (1.5, 2.0)] and duration == 2.0
+    before, after = check_extension(8000, rate, **edit)
+    piece, _ = lay_out(waveform, check_regions([(0.25, 0.5)], 8000, rate), before, after, HOP, False)
+    assert [(start / rate, stop / rate) for start, stop in piece.regions] == parts
+    assert piece.num_samples / rate == duration
+    assert check_edit(info, prepend_in_s=0.5) == ([(0, 0.5)], 1.5)
+
+
+@pytest.mark.parametrize("rate", [8000, 44100, 192000])
+def test_the_shortest_extension_by_the_header_is_one_at_every_rate(rate):
+    """The header's rate is not the model's: what is accepted at one is accepted at the other, after resampling."""
+    info = AudioInfo(1.0, 48000, 1, "WAV/FLOAT")
+    assert check_edit(info, extend_to=1.001)[1] == 1.001
+    assert check_extension(rate, rate, 1.001, 0.0)[1] > 0 and check_extension(rate + 1, rate, 1.001, 0.0)[1] > 0
+    with pytest.raises(ValueError, match=r"--to must be in \[1.001, 3600\] seconds, got 1.0005"):
+        check_edit(info, extend_to=1.0005, names=("--to", "--prepend"))
+    with pytest.raises(ValueError, match="--prepend must be 0 or at least 0.001 s, got 0.0005"):
+        check_edit(info, prepend_in_s=0.0005, names=("--to", "--prepend"))
+
+
+def test_regions_may_be_an_array():
+    regions = [(0.25, 0.5), (0.75, 1.0)]
+    for given_regions in (np.array(regions), torch.tensor(regions)):
+        assert check_regions(given_regions, 8, 8) == [(2, 4), (6, 8)]
+        assert check_edit(AudioInfo(1.0, 8, 1, ""), given_regions)[0] == regions

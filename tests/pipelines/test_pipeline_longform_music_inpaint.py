@@ -61,7 +61,7 @@ def test_a_mask_of_frames_is_regions_of_whole_frames(pipe, audio):
     mask = torch.zeros(50, dtype=torch.bool)
     mask[[3, 4, 5, 20, 48, 49]] = True
     regions = [(first * HOP / RATE, stop * HOP / RATE) for first, stop in ((3, 6), (20, 21), (48, 50))]
-    assert_all_equal(inpaint(pipe, audio, mask=mask), inpaint(pipe, audio, regions=regions))
+    assert_all_equal(inpaint(pipe, audio, mask=mask), inpaint(pipe, audio, regions=torch.tensor(regions)))
 
 
 @pytest.mark.parametrize("prepend", [0.0, 0.03])

@@ -212,7 +212,8 @@ def check_extension(
         return before, 0
     extend_to = check_number(names[0], extend_to)
     after = round(extend_to * rate) - num_samples - before
-    if after < max(SECONDS.low * rate - 1, 1) or extend_to > MAX_DURATION_IN_S:  # resampling may have added a sample
+    shortest = max(int(SECONDS.low * rate) - 1, 1)  # resampling may have added a sample to the audio
+    if after < shortest or extend_to > MAX_DURATION_IN_S:
         accepted = f"[{end + SECONDS.low:g}, {MAX_DURATION_IN_S:g}] seconds"
         raise ValueError(f"{names[0]} must be in {accepted}, got {extend_to:g}.")
     return before, after
