@@ -559,10 +559,8 @@ def _read_extension(controls: dict, info: AudioInfo) -> tuple[dict, list, float]
         "prepend_in_s": parse_seconds(before or 0, PLACES),
         "loop": bool(controls["loop"]),
     }
-    parts, duration = check_edit(info, **own, names=("Total duration", "Seconds before it"))
-    if duration > MAX_RESULT_IN_S:
-        raise ValueError(f"The result must last at most {MAX_RESULT_IN_S:g} s, got {duration:g} s.")
-    return own, parts, duration
+    names = ("Total duration", "Seconds before")
+    return own, *check_edit(info, **own, names=names, max_duration_in_s=MAX_RESULT_IN_S)
 
 
 def _look_at(path: str | None) -> str:

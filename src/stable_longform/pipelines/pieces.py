@@ -167,16 +167,17 @@ def check_edit(
     prepend_in_s: float = 0.0,
     loop: bool = False,
     names: tuple[str, str] = EXTENSION,
+    max_duration_in_s: float = MAX_DURATION_IN_S,
 ) -> tuple[list[tuple[float, float]], float]:
     """All new parts of the result in seconds, and its duration in seconds; nothing but the audio's header is needed.
 
-    Arguments as in the inpainting pipeline, `names` as in `check_extension`.
+    Arguments as in the inpainting pipeline, the last two as in `check_extension`.
 
     Raises:
         ValueError: the pipeline would not accept the arguments.
     """
     rate, num_samples = info.sampling_rate, round(info.duration_in_s * info.sampling_rate)
-    before, after = check_extension(num_samples, rate, extend_to, prepend_in_s, names)
+    before, after = check_extension(num_samples, rate, extend_to, prepend_in_s, names, max_duration_in_s)
     samples = check_regions([] if regions is None else regions, num_samples, rate)
     parts = [(start / rate, stop / rate) for start, stop in join_regions(samples, num_samples, before, after, loop)]
     return parts, extend_to or info.duration_in_s + prepend_in_s
@@ -188,6 +189,7 @@ def check_extension(
     extend_to: float | None,
     prepend_in_s: float,
     names: tuple[str, str] = EXTENSION,
+    max_duration_in_s: float = MAX_DURATION_IN_S,
 ) -> tuple[int, int]:
     """Numbers of new samples before and after audio.
 
@@ -197,24 +199,25 @@ def check_extension(
         extend_to: duration of the result in seconds, or None.
         prepend_in_s: new seconds before the audio.
         names: of the two arguments before, for messages.
+        max_duration_in_s: longest result.
 
     Raises:
-        ValueError: they are not numbers, the result would last more than an hour, or there are less than
-            `SECONDS.low` new seconds.
+        ValueError: they are not numbers, the result would be too long, or there are less than `SECONDS.low` new
+            seconds.
     """
-    prepend_in_s = check_number(names[1], prepend_in_s, 0, MAX_DURATION_IN_S)
+    prepend_in_s = check_number(names[1], prepend_in_s, 0, max_duration_in_s)
     if 0 < prepend_in_s < SECONDS.low:
         raise ValueError(f"{names[1]} must be 0 or at least {SECONDS.low} s, got {prepend_in_s:g}.")
     before, end = round(prepend_in_s * rate), num_samples / rate + prepend_in_s
-    if end > MAX_DURATION_IN_S:
-        raise ValueError(f"The result must last at most {MAX_DURATION_IN_S:g} s, got {end:g} s.")
+    if end > max_duration_in_s:
+        raise ValueError(f"The result must last at most {max_duration_in_s:g} s, got {end:g} s.")
     if extend_to is None:
         return before, 0
     extend_to = check_number(names[0], extend_to)
     after = round(extend_to * rate) - num_samples - before
     shortest = max(int(SECONDS.low * rate) - 1, 1)  # resampling may have added a sample to the audio
-    if after < shortest or extend_to > MAX_DURATION_IN_S:
-        accepted = f"[{end + SECONDS.low:g}, {MAX_DURATION_IN_S:g}] seconds"
+    if after < shortest or extend_to > max_duration_in_s:
+        accepted = f"[{end + SECONDS.low:g}, {max_duration_in_s:g}] seconds"
         raise ValueError(f"{names[0]} must be in {accepted}, got {extend_to:g}.")
     return before, after
 
