@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 import soundfile
+from level_tagger import LevelTagger
 
 from stable_longform.data.tracks import Track
 from stable_longform.evaluation import control
 from stable_longform.evaluation.control import Heard
 from stable_longform.evaluation.control_report import evaluate_control
 from stable_longform.evaluation.prompt_lists import PromptRow
-from stable_longform.metrics.embedders.features import AudioFeatures
 from stable_longform.utils.audio import write_audio
 
 RATE = 8000
@@ -78,21 +78,6 @@ def test_a_list_of_prompts_names_files_and_lengths(folder, tmp_path):
     assert skipped["9"] == "missing" and skipped["2"] == "no prompt"
 
 
-class Embedder:
-    """Embeddings that tell the genre by the level of a file, and its tags."""
-
-    name, sampling_rate, num_channels, metrics, tags = "musicnn_msd", RATE, 1, (), ("house", "jazz")
-    protocol = {"network": "test"}
-
-    def __call__(self, waveform):
-        is_house = float(waveform.abs().mean() > 0.3)
-        presence = np.tile([[is_house, 1 - is_house]], (2, 1)).astype(np.float32)
-        return AudioFeatures(presence, 4 * presence - 2)
-
-    def embed_text(self, texts):
-        return np.array([[0.1 + (word in text) for word in self.tags] for text in texts])
-
-
 def test_truth_gives_ceiling_and_listeners(folder, tmp_path, make_audio):
     truth = []
     for number in range(40):
@@ -103,7 +88,7 @@ def test_truth_gives_ceiling_and_listeners(folder, tmp_path, make_audio):
         soundfile.write(path, samples.T, RATE)
         genre, bpm = (["House"], 100) if number % 2 else (["Jazz"], 50)
         truth.append(Track(path, 2.0, "train", metadata={"genre": genre, "instruments": genre, "bpm": bpm}))
-    arguments = folder, tmp_path / "report", None, truth, [Embedder()], Embedder()
+    arguments = folder, tmp_path / "report", None, truth, [LevelTagger()], LevelTagger()
     report = evaluate_control(*arguments)
     rows = {row["what"]: row for row in report["shares"]}
     assert rows["tempo within 4 %"]["truth"]["value"] == 0.5 and rows["tempo within 4 %"]["of_ceiling"] == 2.0
