@@ -45,6 +45,18 @@ def synthetic_audio(num_samples: int, num_channels: int = 2, sampling_rate: int 
     return np.stack(channels).astype(np.float32)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """With several processes, a file's tests run in one of them, which sets up what they share once.
+
+    The trainings come first: their files take longest, and the last ones should end together.
+    """
+    items.sort(key=lambda item: item.path.parent.name != "training")
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """No test leaves more threads to the next: they would wait for each other, and round otherwise."""

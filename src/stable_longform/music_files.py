@@ -25,9 +25,10 @@ def read_values(path: Path) -> dict | None:
     Raises:
         ValueError: the file cannot be read as audio.
     """
+    comment = read_tags(path).get("comment", "")
     try:
-        values = json.loads(read_tags(path).get("comment", ""))
-    except json.JSONDecodeError:
+        values = json.loads(comment)
+    except (ValueError, RecursionError):  # another program's comment
         return None
     return values if isinstance(values, dict) and "version" in values else None
 

@@ -13,6 +13,10 @@ def files(tmp_path_factory):
     """A folder with a good file of audio, text, JSON, a folder and a checkpoint that cannot be loaded."""
     folder = tmp_path_factory.mktemp("files")
     soundfile.write(folder / "tone.wav", 0.3 * np.sin(np.arange(8000) / 5)[:, None].repeat(2, 1), 8000)
+    soundfile.write(folder / "silent.wav", np.zeros((0, 2)), 8000)
+    with soundfile.SoundFile(folder / "deep.flac", "w", 8000, 2) as file:
+        file.comment = "[" * 5000  # not ours: another program's remark
+        file.write(np.zeros((8000, 2)))
     (folder / "text.txt").write_text("calm piano\n")
     (folder / "empty.txt").write_text("")
     (folder / "blank.txt").write_text("\n \n\t\n")
@@ -35,6 +39,9 @@ def files(tmp_path_factory):
     (folder / "wide.safetensors").write_bytes((2**60).to_bytes(8, "little") + b"{}")
     header = json.dumps({"x": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}).encode()
     (folder / "cut.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    (folder / "falling.txt").write_text("0:00 calm\n0:02 loud\n0:01 calm\n")
+    (folder / "later.txt").write_text("0:01 calm\n")
+    (folder / "before.txt").write_text("0:00 calm\n-0:01 loud\n")
     (folder / "nul.txt").write_bytes(b"0:00 calm\0 piano\n")
     (folder / "nul.csv").write_bytes(b"path,title\ntone.wav,a\0b\n")
     (folder / "folder.jsonl").mkdir()
@@ -57,6 +64,12 @@ GENERATE = {
     "settings of a file that is not there": "generate --from {0}/missing.wav",
     "settings of a file without": "generate --from {0}/tone.wav",
     "settings of text": "generate --from {0}/text.txt",
+    "settings nested deeply": "generate --from {0}/deep.flac",
+    "sections that fall": "generate --sections {0}/falling.txt",
+    "sections from later on": "generate --sections {0}/later.txt",
+    "a section before the start": "generate --sections {0}/before.txt",
+    "a negative clock": "generate calm --duration=-0:30",
+    "more seeds than there are": "generate calm --seed 9223372036854775807 --variations 2",
     "no extension": "generate calm -o out",
     "an unknown extension": "generate calm -o out.xyz",
     "a folder as output": "generate calm -o {0}",
@@ -98,6 +111,20 @@ GENERATE = {
 OTHERS = {
     "nothing to reconstruct": "reconstruct",
     "a missing recording": "reconstruct {0}/missing.wav -o out.wav",
+    "no samples to reconstruct": "reconstruct {0}/silent.wav -o out.wav",
+    "no samples to transform": "transform {0}/silent.wav calm -o out.wav",
+    "no samples to extend": "extend {0}/silent.wav calm --to 3 -o out.wav",
+    "a region that ends before it starts": "inpaint {0}/tone.wav calm --region 0.6-0.5",
+    "a region beyond the end": "inpaint {0}/tone.wav calm --region 0.5-9",
+    "a region of everything": "inpaint {0}/tone.wav calm --region 0-1",
+    "a region with another dash": "inpaint {0}/tone.wav calm --region 0.5–0.6",
+    "a region of NaN": "inpaint {0}/tone.wav calm --region nan-1",
+    "regions that overlap": "inpaint {0}/tone.wav calm --region 0.2-0.6 --region 0.5-0.9",
+    "nothing to extend by": "extend {0}/tone.wav calm",
+    "an end before the end": "extend {0}/tone.wav calm --to 0.5",
+    "no way to transform": "transform {0}/tone.wav calm --method magic",
+    "nothing of it changed": "transform {0}/tone.wav calm --strength 0",
+    "a description of the input without need": "transform {0}/tone.wav calm --source-prompt loud",
     "text to reconstruct": "reconstruct {0}/text.txt -o out.wav",
     "a folder to reconstruct": "reconstruct {0} -o out.wav",
     "onto itself": "reconstruct {0}/tone.wav -o {0}/tone.wav --overwrite",

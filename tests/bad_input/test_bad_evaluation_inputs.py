@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusals import refused
 
+from stable_longform.evaluation import control_report, generation
 from stable_longform.evaluation.audio_files import list_audio
 from stable_longform.evaluation.prompt_lists import read_prompt_list
 from stable_longform.utils.run_folder import read_metrics
+from stable_longform.utils.text_files import read_json
 
 PROMPT_LISTS = {
     "empty.jsonl": b"",
@@ -111,3 +113,13 @@ def test_lines_of_metrics_that_are_none_are_left_out_and_counted(tmp_path, line,
     assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
     (record,) = caplog.records
     assert "1 line" in record.getMessage() and "line 2 first" in record.getMessage()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"5", b"\xff\xfe", b"[" * 100_000, b'{"seed": 1, "seed": 2}'])
+def test_reports_that_were_damaged_are_named(tmp_path, content):
+    """What was computed earlier is used only where it can be read as it was written."""
+    path = tmp_path / "protocol.json"
+    path.write_bytes(content)
+    refused(lambda: read_json(path), str(path))
+    refused(lambda: generation._check_protocol(path, {"seed": 1}), str(path))
+    refused(lambda: control_report._read_protocol(tmp_path), str(path))

@@ -13,7 +13,9 @@ def test_a_time_is_a_number_or_a_clock(text, seconds):
     assert parse_seconds(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "x", "1:60", "1:-5", "1:2:3:4", "nan", "inf", "-1", "1:nan"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "1:60", "1:-5", "1:2:3:4", "nan", "inf", "-1", "1:nan", "-0", "-0:30", "-0:00:01"]
+)
 def test_what_is_no_time_is_refused(text):
     with pytest.raises(ValueError, match="seconds"):
         parse_seconds(text, HOUR)

@@ -156,7 +156,8 @@ def read_limits(checkpoint: str) -> tuple[float, float] | None:
         transformer, vae = (_read_config(checkpoint, name) for name in ("transformer", "vae"))
         timing = _read_config(checkpoint, "timing_conditioner")
         hop_length = math.prod(vae["downsampling_ratios"])
-        return transformer["sample_size"] * hop_length / vae["sampling_rate"], timing["max_value"]
+        window_in_s = transformer["sample_size"] * hop_length / vae["sampling_rate"]
+        return (window_in_s, timing["max_value"]) if window_in_s > 0 else None  # else it will not load
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
         return None
 

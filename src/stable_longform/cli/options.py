@@ -11,7 +11,7 @@ import torch
 import typer
 
 from stable_longform.utils.files import check_output_folder
-from stable_longform.utils.ranges import Range
+from stable_longform.utils.ranges import Range, shown
 from stable_longform.utils.timecodes import SECONDS, parse_seconds
 
 MAX_STEPS = 1000
@@ -170,12 +170,11 @@ def check_device(name: str | None) -> torch.device:
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
     """Raises a ValueError unless the value is a number in [`low`, `high`]."""
+    accepted = Range(low, high)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{name} must be a number in [{low:g}, {high:g}], got {value!r}.")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite and in [{low:g}, {high:g}], got {value}.")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {value}.")
+        raise ValueError(f"{name} must be a number {accepted}, got {shown(value)}.")
+    if value not in accepted:
+        raise ValueError(f"{name} must be {accepted}, got {shown(value)}.")
 
 
 def check_count(name: str, value: int, low: int, high: int) -> None:

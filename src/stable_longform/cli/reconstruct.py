@@ -35,7 +35,8 @@ def reconstruct(
     if os.path.realpath(output) == os.path.realpath(input):  # unlike Path.resolve, works with a loop of links
         raise ValueError(f"{output} is the input: choose another output.")
     check_outputs([output], sample_format, overwrite)
-    next(read_blocks(input), None)  # an input that is not audio is reported before the model is loaded
+    if next(read_blocks(input), None) is None:  # reported before the model is loaded, as an input that is not audio
+        raise ValueError(f"{input} holds no samples.")
 
     vae = load_autoencoder(resolve_checkpoint(checkpoint), device)
     chunks = _reconstruct_chunks(vae, input, quiet)

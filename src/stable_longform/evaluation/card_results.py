@@ -1,11 +1,11 @@
 """The results of a report as a model card's header shows them."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from stable_longform.utils.model_card import Result
+from stable_longform.utils.text_files import read_json
 
 # Metrics of `evaluate reconstruct-score`, and of `evaluate control`'s notes, by the names they have on the Hub.
 RECONSTRUCTION = {
@@ -32,7 +32,7 @@ def read_results(report: Path) -> list[Result]:
     results = []
     for path, read in found:
         try:
-            results += read(json.loads(path.read_text(encoding="utf-8")))
+            results += read(read_json(path))
         except (ValueError, KeyError, TypeError, StopIteration) as error:
             raise ValueError(f"{path} is no report of this version: {error!r}") from error
     return [result for result in results if math.isfinite(result.value)]

@@ -4,7 +4,6 @@ Every codec runs at its own rate and number of channels; a mono codec gets left 
 distances are computed in stereo at the rate of the report, file by file, and then averaged. Paper: §4.3.
 """
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from stable_longform.metrics.reconstruction import measure_reconstruction
 from stable_longform.metrics.visqol import visqol
 from stable_longform.utils.audio import resample
 from stable_longform.utils.files import write_json
+from stable_longform.utils.text_files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def score_reconstructions(
             if not stored.is_file():
                 values = _score_file(codec, path, settings, with_visqol)
                 write_json(stored, values)
-            per_file[name] = json.loads(stored.read_text(encoding="utf-8"))
+            per_file[name] = read_json(stored)
             notes |= {name: found} if (found := per_file[name].pop("notes")) else {}
         except (UnusableAudioError, OSError) as error:
             logger.warning("%s is left out: %s", path, error)

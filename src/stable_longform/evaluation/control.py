@@ -12,7 +12,6 @@ Properties that are not requested, or cannot be estimated, are not in a share; e
 in the paper.
 """
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -42,6 +41,7 @@ from stable_longform.metrics.tag_text import tag_probabilities, tag_text_matrix,
 from stable_longform.metrics.tempo import SAMPLING_RATE, estimate_tempo, tempo_relation
 from stable_longform.metrics.tonality import note_share, partial_share
 from stable_longform.utils.files import write_json
+from stable_longform.utils.text_files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ def listen(
             stored = cache / f"{audio_hash(path)}-{VERSION}-{excerpt_in_s}-{end_in_s}.json"
             if not stored.is_file():
                 write_json(stored, asdict(_listen_to_file(path, end_in_s, excerpt_in_s)))
-            values = json.loads(stored.read_text(encoding="utf-8"))
+            values = read_json(stored)
             heard[name] = Heard(**values | {"key": values["key"] and tuple(values["key"])})
         except UnusableAudioError as error:
             logger.warning("%s is left out: %s", path, error)

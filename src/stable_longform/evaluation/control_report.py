@@ -5,7 +5,6 @@ the truth (the ceiling of the estimators), and the first relative to the last.
 """
 
 import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -37,6 +36,7 @@ from stable_longform.utils.audio import read_info, read_tags
 from stable_longform.utils.environment import describe_environment
 from stable_longform.utils.files import write_json, write_text
 from stable_longform.utils.pictures import new_figure, save_figure
+from stable_longform.utils.text_files import read_json
 
 NOTE_MEASURES = {"partial_share": "share in partials", "note_share": "share of four notes"}
 RELATIONS = ("exact", "relative", "fifth", "other")
@@ -162,7 +162,7 @@ def _find_files(
 def _read_protocol(folder: Path) -> dict | None:
     """The protocol of `evaluate generate` in the folder; None if there is none."""
     path = folder / PROTOCOL_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def _ends(folder: Path, rows: Sequence[PromptRow]) -> dict[str, float | None]:

@@ -5,7 +5,6 @@ The report is a folder: `scores.json` with all numbers, the values for each file
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from stable_longform.evaluation.reports import markdown_table, plot_values
 from stable_longform.evaluation.scores import NUM_RESAMPLES, all_scores
 from stable_longform.utils.environment import describe_environment
 from stable_longform.utils.files import write_json, write_text
+from stable_longform.utils.text_files import read_json
 
 
 def score_folder(
@@ -95,7 +95,7 @@ def score_folder(
             "num_windows": num_windows,
             "num_resamples": num_resamples,
             "seed": seed,
-            "generation": json.loads(made_by.read_text(encoding="utf-8")) if made_by.is_file() else None,
+            "generation": read_json(made_by) if made_by.is_file() else None,
             "environment": describe_environment(),
             **(protocol or {}),
         },

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from stable_longform.evaluation.prompt_lists import PromptRow
 from stable_longform.utils.audio import write_audio
 from stable_longform.utils.files import write_json
+from stable_longform.utils.text_files import read_json
 
 PROTOCOL_FILE = "protocol.json"
 Synthesize = Callable[[str, float, int], tuple[torch.Tensor, int]]
@@ -78,7 +79,7 @@ def generate_folder(
 def _check_protocol(path: Path, protocol: dict) -> None:
     """Writes the protocol, or raises a ValueError if another one is there."""
     if path.is_file():
-        old = json.loads(path.read_text(encoding="utf-8"))
+        old = read_json(path)
         new = json.loads(json.dumps(protocol))
         changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         if changed:

@@ -5,7 +5,6 @@ clipping, and given anonymous names. `key.json`, which tells which system made w
 experimenter.
 """
 
-import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -47,6 +46,7 @@ from stable_longform.utils.audio import write_audio
 from stable_longform.utils.environment import describe_environment
 from stable_longform.utils.files import write_json, write_text
 from stable_longform.utils.optional import require
+from stable_longform.utils.text_files import read_json
 
 SAMPLING_RATE = 44100
 LOUDNESS_IN_LUFS, PEAK_IN_DBFS = -23.0, -1.0
@@ -200,7 +200,7 @@ def _measure(path: Path, seconds: float, cache: Path) -> dict:
             raise UnusableAudioError("silent, or too soft to measure its loudness")
         measured = {"loudness_in_lufs": float(loudness), "peak_in_dbfs": 20 * math.log10(peak)}
         write_json(stored, measured | {"duration_in_s": duration, "notes": notes, "sha256": digest})
-    return json.loads(stored.read_text(encoding="utf-8"))
+    return read_json(stored)
 
 
 def write_stimuli(material: Material, settings: ListeningTestSettings, folder: Path) -> dict[str, Path]:
@@ -210,7 +210,7 @@ def write_stimuli(material: Material, settings: ListeningTestSettings, folder: P
     for name, details in tqdm(material.details.items(), desc="writing", unit="file"):
         files[name] = folder / f"{name}.{settings.extension}"
         made_from, note = {key: details[key] for key in ("sha256", "part_in_s", "gain_in_db")}, folder / f"{name}.json"
-        is_same = note.is_file() and json.loads(note.read_text(encoding="utf-8")) == made_from
+        is_same = note.is_file() and read_json(note) == made_from
         if not (files[name].is_file() and is_same):
             waveform, _ = _load(Path(details["file"]), details["part_in_s"])
             waveform = waveform * 10 ** (details["gain_in_db"] / 20)
@@ -293,7 +293,7 @@ def score_test(
         ValueError: the file is not a key of a test, there is no result file, or no valid answer.
     """
     try:
-        key = json.loads(key_path.read_text(encoding="utf-8"))
+        key = read_json(key_path)
         stimuli, test_id, plan = key["stimuli"], key["settings"]["test_id"], key["listeners"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{key_path} is not the key.json of a listening test: {error!r}") from error

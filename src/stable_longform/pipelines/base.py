@@ -159,8 +159,8 @@ class LongFormMusicPipelineBase(
             scheduler=scheduler,
         )
         self.register_to_config(
-            mask_text_padding=mask_text_padding,
-            zero_text_padding=zero_text_padding,
+            mask_text_padding=inputs.check_flag("mask_text_padding", mask_text_padding),
+            zero_text_padding=inputs.check_flag("zero_text_padding", zero_text_padding),
             guidance_interval=list(inputs.check_interval(guidance_interval)),
             window_in_s=windows_in_s,
             num_inference_steps=inputs.check_count("num_inference_steps", num_inference_steps, inputs.MAX_STEPS),

@@ -311,6 +311,13 @@ def check_count(name: str, value: int, high: int) -> int:
     return int(value)
 
 
+def check_flag(name: str, value: bool) -> bool:
+    """Returns a bool; raises a ValueError for anything else: the text "no" would count as true."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, got {value!r}.")
+    return value
+
+
 def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     """Checks that a word is one of `choices`."""
     if value not in choices:

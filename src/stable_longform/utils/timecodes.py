@@ -21,7 +21,7 @@ def parse_seconds(text: str | float, accepted: Range = SECONDS) -> float:
     seconds = 0.0
     for part in parts:
         seconds = 60 * seconds + part
-    if seconds not in accepted:
+    if seconds not in accepted or str(text).strip().startswith("-"):  # -0:30 is not 0:30
         raise ValueError(f"must be a number of seconds {accepted}, got {text!r}.")
     return seconds
 
