@@ -3,6 +3,7 @@ themselves."""
 
 import json
 import math
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from stable_longform.data import latents
 from stable_longform.data.bad_tracks import TooManyBadTracks
 from stable_longform.data.latents import LatentWindows, collate_windows, read_latent_index, read_shards, write_shard
 
@@ -105,6 +107,18 @@ def test_timing_has_a_largest_value(tmp_path):
     windows = LatentWindows(write(tmp_path / "latents", "shards"), "train", WINDOW, max_seconds=2)
     items = [windows[index] for index in range(20)]
     assert max(item["seconds_start"] for item in items) == max(item["seconds_total"] for item in items) == 2
+
+
+def test_files_stay_open_up_to_a_limit_and_are_not_sent_to_workers(tmp_path, monkeypatch):
+    folder = write(tmp_path / "latents", "files")
+    windows = LatentWindows(folder, "train", WINDOW)
+    expected = [windows[index]["latents"] for index in range(20)]
+    assert len(windows._files) == 3
+    assert torch.equal(pickle.loads(pickle.dumps(windows))[0]["latents"], expected[0])
+    monkeypatch.setattr(latents, "MAX_OPEN_FILES", 2)
+    windows = LatentWindows(folder, "train", WINDOW)
+    for index in range(20):
+        assert torch.equal(windows[index]["latents"], expected[index]) and len(windows._files) <= 2
 
 
 def test_a_lost_shard_is_counted_and_replaced(tmp_path):

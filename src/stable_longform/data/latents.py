@@ -19,7 +19,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from stable_longform.utils.files import atomic_path
 from stable_longform.utils.ranges import Range
 from stable_longform.utils.text_files import parse_json_object, printable, read_json_lines, read_text
 
+MAX_OPEN_FILES = 128  # of a folder, in each process
 INDEX_FILE, SILENCE_FILE, INFO_FILE = "index.jsonl", "silence.safetensors", "latents.json"
 
 
@@ -167,6 +168,11 @@ class LatentWindows(NumberedItems):
             if not available_fields(track.metadata):
                 raise ValueError(f"{track.file}: the metadata has no field to make a prompt from.")
         self.cumulative_weights = np.cumsum([track.weight for track in self.tracks])
+        self._files: dict[Path, Any] = {}
+
+    def __getstate__(self) -> dict:
+        """For workers that are not forks: open files stay behind."""
+        return self.__dict__ | {"_files": {}}
 
     def candidates(self, number: int, rng: np.random.Generator) -> Iterator[LatentTrack]:
         """Tracks, drawn in proportion to their weights."""
@@ -206,14 +212,22 @@ class LatentWindows(NumberedItems):
         """Mean and standard deviation of a window, padded with silence; only the window is read from disk."""
         window = slice(start, start + self.window_length if stop is None else stop)
         try:
-            with safe_open(track.file, framework="pt") as file:
-                parts = [file.get_slice(track.tensor_name(name))[:, window].float() for name in ("mean", "std")]
+            file = self._open(track.file)
+            parts = [file.get_slice(track.tensor_name(name))[:, window].float() for name in ("mean", "std")]
         except (SafetensorError, OSError) as error:
             raise BadTrackError(track.file / track.key, "broken", " ".join(str(error).split())) from error
         missing = self.window_length - parts[0].shape[1]
         silence = [self.silence[name].float().expand(-1, missing) for name in ("mean", "std")]
         mean, std = (torch.cat(pair, dim=1) for pair in zip(parts, silence, strict=True))
         return mean, std
+
+    def _open(self, file: Path):
+        """An open file of latents; opening it takes longer than reading a window."""
+        if file not in self._files:
+            if len(self._files) == MAX_OPEN_FILES:
+                self._files.clear()
+            self._files[file] = safe_open(file, framework="pt")
+        return self._files[file]
 
 
 def _read_rate(file: Path) -> float:

@@ -33,14 +33,15 @@ def test_the_kernel_is_snake(dtype, error):
 @torch.no_grad()
 @pytest.mark.parametrize("has_triton", [pytest.param(True, marks=needs_triton), False])
 def test_the_engine_of_a_gpu(has_triton, monkeypatch):
-    """Its arithmetic, here on the CPU: two chunks of two items through the encoder and the decoder."""
+    """Its arithmetic, on a GPU or on the CPU: two chunks of two items through the encoder and the decoder."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(oobleck_engine, "default_memory", lambda device: 2**20)
     if not has_triton:
         monkeypatch.setattr(fused_snake, "triton", None)
     config = {"encoder_hidden_size": 4, "decoder_channels": 4, "decoder_input_channels": 3}
     model = AutoencoderOobleck(downsampling_ratios=[2, 3], channel_multiples=[1, 1], **config)
-    model = randomize_weights(model, std=0.1).eval()
-    latents, waveform = torch.randn(2, 3, 60), torch.randn(2, 2, 360)
+    model = randomize_weights(model, std=0.1).eval().to(DEVICE)
+    latents, waveform = torch.randn(2, 3, 60, device=DEVICE), torch.randn(2, 2, 360, device=DEVICE)
     engine = OobleckEngine(model.decoder, torch.device("cuda"))
     length = engine.plan(60, 40, None)
     chunks = latent_chunks(latents, 60, length, model.decoder_context)
