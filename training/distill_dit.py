@@ -39,7 +39,7 @@ from stable_longform.training_utils.learning_rate import falling_rate, linear_wa
 from stable_longform.training_utils.loop import StopRequest, TrainingLoop
 from stable_longform.training_utils.metric_log import log_metrics
 from stable_longform.training_utils.pretrained import float_dtype
-from stable_longform.training_utils.run_options import RunOptions
+from stable_longform.training_utils.run_options import TrainingOptions
 from stable_longform.training_utils.runs import start_run, write_stage
 from stable_longform.training_utils.train_step import train_step
 from stable_longform.training_utils.trajectories import (
@@ -55,8 +55,8 @@ from stable_longform.utils.ranges import Range
 VALIDATION_PLACES = (0.0, 0.25, 0.5, 0.75)  # positions of the points in a held-out trajectory
 
 
-@dataclass(frozen=True)
-class Config(RunOptions):
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainingOptions):
     """Defaults are ours; `batch_size` is per process."""
 
     checkpoint: Annotated[str, "Folder or Hub id of the teacher, a v-prediction pipeline."]

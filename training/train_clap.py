@@ -50,7 +50,7 @@ from stable_longform.training_utils.loop import StopRequest, TrainingLoop
 from stable_longform.training_utils.metric_log import log_metrics
 from stable_longform.training_utils.options import FieldsOf
 from stable_longform.training_utils.retrieval_validation import validate_retrieval
-from stable_longform.training_utils.run_options import RunOptions
+from stable_longform.training_utils.run_options import TrainingOptions
 from stable_longform.training_utils.runs import start_run, write_stage
 from stable_longform.training_utils.train_step import finish_step, keep_buffers
 from stable_longform.utils.files import atomic_folder
@@ -59,8 +59,8 @@ from stable_longform.utils.ranges import Range
 NUM_PROMPTS_PER_TRACK = 100  # for training the tokenizer
 
 
-@dataclass(frozen=True)
-class Config(RunOptions):
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainingOptions):
     """Defaults are the paper's architecture and LAION's training; `batch_size` is per process (LAION: 24 of them)."""
 
     manifest: shared.Manifest
@@ -216,7 +216,7 @@ def check_config(config: Config) -> None:
         ValueError: a value is not possible; the message names it.
     """
     if config.init_from is not None:
-        defaults = Config(config.manifest, config.output_dir)
+        defaults = Config(manifest=config.manifest, output_dir=config.output_dir)
         for name in ("audio_config", "text_config", "feature_extractor", "projection_dim", "tokenizer"):
             if getattr(config, name) != getattr(defaults, name):
                 raise ValueError(f"{name} cannot be set together with init_from, which provides its own.")

@@ -49,7 +49,7 @@ from stable_longform.training_utils.metric_log import log_metrics
 from stable_longform.training_utils.noise_and_times import draw_noise_and_times
 from stable_longform.training_utils.options import ArgumentsOf, NumEntries, build_model
 from stable_longform.training_utils.pretrained import load_text_encoder, load_weights
-from stable_longform.training_utils.run_options import RunOptions
+from stable_longform.training_utils.run_options import TrainingOptions
 from stable_longform.training_utils.runs import start_run, write_stage
 from stable_longform.training_utils.train_step import train_step
 from stable_longform.training_utils.v_objective import VelocityLoss, balance_silence
@@ -57,8 +57,8 @@ from stable_longform.utils.files import atomic_folder
 from stable_longform.utils.ranges import Range
 
 
-@dataclass(frozen=True)
-class Config(RunOptions):
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainingOptions):
     """Defaults are the paper's configuration; `batch_size` is per process and was not published."""
 
     clap: Annotated[str, "Folder or Hub id of a ClapModel with its tokenizer, or folder of a checkpoint."]

@@ -28,15 +28,15 @@ from stable_longform.training_utils.learning_rate import linear_warmup, set_lear
 from stable_longform.training_utils.loop import StopRequest, TrainingLoop
 from stable_longform.training_utils.metric_log import log_metrics
 from stable_longform.training_utils.noise_and_times import draw_noise_and_times
-from stable_longform.training_utils.run_options import RunOptions
+from stable_longform.training_utils.run_options import TrainingOptions
 from stable_longform.training_utils.runs import start_run
 from stable_longform.training_utils.train_step import train_step
 from stable_longform.training_utils.v_objective import VelocityLoss
 from stable_longform.utils.ranges import Range
 
 
-@dataclass(frozen=True)
-class Config(RunOptions):
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainingOptions):
     """Defaults suit some ten tracks; `batch_size` is per process. The adapter is scaled by `alpha / rank`."""
 
     checkpoint: Annotated[str, "Folder or Hub id of a pipeline."]

@@ -36,7 +36,7 @@ from stable_longform.training_utils.loop import StopRequest, TrainingLoop
 from stable_longform.training_utils.metric_log import log_metrics
 from stable_longform.training_utils.options import ArgumentsOf, build_model
 from stable_longform.training_utils.reconstruction_validation import validate_reconstruction, validation_crops
-from stable_longform.training_utils.run_options import RunOptions
+from stable_longform.training_utils.run_options import TrainingOptions
 from stable_longform.training_utils.runs import start_run, write_stage
 from stable_longform.training_utils.train_step import train_step
 from stable_longform.utils.files import atomic_folder
@@ -45,8 +45,8 @@ from stable_longform.utils.ranges import Range
 NUM_SCALING_CROPS = 8
 
 
-@dataclass(frozen=True)
-class Config(RunOptions):
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainingOptions):
     """`batch_size` is per process."""
 
     manifest: shared.Manifest

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from stable_longform.training_utils.loop import StopRequest, TrainingLoop
-from stable_longform.training_utils.run_options import RunOptions
+from stable_longform.training_utils.run_options import TrainingOptions
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def test_a_signal_is_remembered_and_ends_nothing(number):
 
 
 @dataclass(frozen=True)
-class Options(RunOptions):
+class Options(TrainingOptions):
     """What a loop asks of a script's options."""
 
     batch_size: int = 1

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 import pytest
 
 from stable_longform.training_utils.config import load_config
-from stable_longform.training_utils.run_options import RunOptions
+from stable_longform.training_utils.run_options import TrainingOptions
 
 
-@dataclass(frozen=True)
-class Config(RunOptions):
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainingOptions):
     output_dir: str
+    batch_size: int = 1
+    max_steps: int = 1000
     save_every: int = 500
+    log_every: int = 10
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ draws tracks at random, and `EpochItems`, which uses each track once in an epoch
 import functools
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,6 +18,12 @@ from stable_longform.data.tracks import Track
 
 # Called with a track and a generator for all random numbers; returns an item or raises a BadTrackError.
 MakeItem = Callable[[Track, np.random.Generator], dict]
+
+
+class Items(Protocol):
+    """Items by number: a list, or `NumberedItems`."""
+
+    def __getitem__(self, number: int, /) -> dict: ...
 
 
 class NumberedItems(torch.utils.data.Dataset):

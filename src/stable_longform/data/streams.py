@@ -15,7 +15,7 @@ item.
 import copy
 import itertools
 from collections.abc import Callable, Iterator, Sized
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ MAX_EMPTY_EPOCHS = 20  # in a row, for a worker whose shards change with the epo
 class MakeItems(Protocol):
     """A `MakeItem` that says how many items are made of a track each time it is read."""
 
-    items_per_track: int
+    items_per_track: ClassVar[int]
 
     def __call__(self, track: Track, rng: np.random.Generator) -> dict:
         """An item, or a BadTrackError."""

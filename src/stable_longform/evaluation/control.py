@@ -117,7 +117,8 @@ def _make_asked(fields: Mapping[str, Sequence[str]]) -> Asked:
     is_number = tempo.replace(".", "", 1).isdecimal() and float(tempo) > 0
     parsed = None if key is None else parse_key(key)
     words = {field: frozenset(word.casefold() for word in fields.get(field, ())) for field in WORD_FIELDS}
-    return Asked(float(tempo) if is_number else None, parsed and (parsed.tonic, parsed.mode), **words)
+    tonic_and_mode = None if parsed is None else (parsed.tonic, parsed.mode)
+    return Asked(float(tempo) if is_number else None, tonic_and_mode, **words)
 
 
 def vocabulary_of(tracks: Sequence[Track]) -> dict[str, list[str]]:
@@ -156,7 +157,8 @@ def listen(
             if not stored.is_file():
                 write_json(stored, asdict(_listen_to_file(path, end_in_s, excerpt_in_s)))
             values = read_json(stored)
-            heard[name] = Heard(**values | {"key": values["key"] and tuple(values["key"])})
+            values["key"] = values["key"] and tuple(values["key"])
+            heard[name] = Heard(**values)
         except UnusableAudioError as error:
             logger.warning("%s is left out: %s", path, error)
             skipped[name] = str(error)
@@ -174,8 +176,10 @@ def _listen_to_file(path: Path, end_in_s: float | None, excerpt_in_s: float | No
     if duration_in_s < MIN_DURATION_IN_S:
         return Heard(None, None, None, None, duration_in_s, behind)
     mono = to_channels(Audio(waveform, rate), 1, SAMPLING_RATE)[0].numpy()
-    notes = (partial_share(waveform, rate), note_share(waveform, rate)) if rate >= MIN_RATE else (None, None)
-    return Heard(estimate_tempo(mono), estimate_key(mono), *notes, duration_in_s, behind)
+    partials, notes = (
+        function(waveform, rate) if rate >= MIN_RATE else None for function in (partial_share, note_share)
+    )
+    return Heard(estimate_tempo(mono), estimate_key(mono), partials, notes, duration_in_s, behind)
 
 
 def tempo_and_key_shares(asked: Mapping[str, Asked], heard: Mapping[str, Heard]) -> dict[str, Share | None]:
@@ -203,9 +207,8 @@ def _relation_share(pairs: Sequence[tuple], relation: Callable, accepted: set[st
         [[relation(heard, asked) in accepted for asked, _ in pairs] for _, heard in pairs], dtype=float
     )
     others = is_right[~np.eye(len(pairs), dtype=bool)]
-    own = is_right.diagonal()
-    value, error = mean_and_error(own)
-    return Share(value, error, len(pairs), float(others.mean()) if others.size else float("nan"))
+    found = mean_and_error(is_right.diagonal())
+    return found and Share(*found, len(pairs), float(others.mean()) if others.size else float("nan"))
 
 
 class WordListeners:
@@ -268,14 +271,14 @@ class WordListeners:
 
     def _heard_tags(self, features: Mapping[str, Mapping[str, AudioFeatures]]) -> np.ndarray:
         """Tag probabilities of each file, `(num_items, num_tags)`."""
-        return np.stack([tag_probabilities(found[TAGGER].logits) for found in features.values()])
+        return np.stack([tag_probabilities(found[TAGGER].need_logits()) for found in features.values()])
 
 
 def probe_features(features: Mapping[str, Mapping[str, AudioFeatures]]) -> np.ndarray:
     """The input of a probe for each file: mean and standard deviation over windows of all embeddings."""
     rows = []
     for found in features.values():
-        windows = [item.embeddings for item in found.values()]
+        windows = [item.need_embeddings() for item in found.values()]
         rows.append(np.concatenate([part(values, axis=0) for values in windows for part in (np.mean, np.std)]))
     return np.stack(rows)
 

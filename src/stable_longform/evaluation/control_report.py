@@ -112,7 +112,7 @@ def evaluate_control(
     report = {
         "shares": _rows_of_shares(generated, known),
         "notes": _notes(generated, known),
-        "endings": _endings(generated.heard.values()),
+        "endings": _endings(list(generated.heard.values())),
         "generated": _describe(generated),
         "truth": _describe(known),
         "protocol": {
@@ -221,13 +221,14 @@ def _rows_of_shares(generated: Evidence, known: Evidence) -> list[dict]:
 
 def _finite(share: Share | None) -> dict | None:
     """A share for JSON, with null instead of NaN."""
-    values = share and asdict(share)
-    return values and {key: None if value != value else value for key, value in values.items()}
+    if share is None:
+        return None
+    return {key: None if value != value else value for key, value in asdict(share).items()}
 
 
 def _notes(generated: Evidence, known: Evidence) -> dict:
     """Median, and the value that nine of ten files reach, of the two measures of notes in both sets."""
-    found = {}
+    found: dict[str, dict] = {}
     for measure in NOTE_MEASURES:
         for title, evidence in (("generated", generated), ("truth", known)):
             values = [getattr(item, measure) for item in evidence.heard.values()]
@@ -327,8 +328,8 @@ def _draw_notes(axis, generated: Evidence, known: Evidence) -> None:
 def _draw_keys(axis, generated: Evidence, known: Evidence) -> None:
     """Bars of the relations between estimated and requested keys."""
     for offset, evidence, color, label in ((0.2, known, "0.75", "truth"), (-0.2, generated, "C0", "generated")):
-        names = [name for name in evidence.heard if evidence.asked[name].key]
-        relations = [key_relation(evidence.heard[name].key, evidence.asked[name].key) for name in names]
+        pairs = [(heard.key, evidence.asked[name].key) for name, heard in evidence.heard.items()]
+        relations = [key_relation(heard, asked) for heard, asked in pairs if asked is not None]
         shares = [relations.count(relation) / max(len(relations), 1) for relation in RELATIONS]
         axis.bar(np.arange(len(RELATIONS)) + offset, shares, 0.4, color=color, label=label)
     axis.set_xticks(range(len(RELATIONS)), RELATIONS, fontsize=8)
@@ -338,9 +339,10 @@ def _draw_keys(axis, generated: Evidence, known: Evidence) -> None:
 
 def _draw_shares(axis, generated: Mapping[str, Share | None], known: Mapping[str, Share | None]) -> None:
     """Horizontal bars with standard errors; a line for the ceiling and one for chance."""
-    names = [name for name, share in generated.items() if share]
-    for position, name in enumerate(reversed(names)):
-        share, ceiling = generated[name], known.get(name)
+    shares = [(name, share) for name, share in generated.items() if share is not None]
+    names = [name for name, _ in shares]
+    for position, (name, share) in enumerate(reversed(shares)):
+        ceiling = known.get(name)
         axis.barh(position, share.value, 0.6, color="C0", xerr=np.nan_to_num(share.error), ecolor="0.2")
         lines = [(share.by_chance, "C3", ":")] + ([(ceiling.value, "0.3", "-")] if ceiling else [])
         for value, color, style in lines:

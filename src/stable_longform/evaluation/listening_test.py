@@ -225,7 +225,7 @@ def make_trials(
     material: Material, texts: Mapping[str, str], settings: ListeningTestSettings, listener: int
 ) -> list[dict]:
     """All trials of a listener: for each part the ratings, then the pairs."""
-    trials = []
+    trials: list[dict] = []
     for part in dict.fromkeys(stimulus.part for stimulus in material.stimuli.values()):
         stimuli = [stimulus for stimulus in material.stimuli.values() if stimulus.part == part]
         for trial in rating_order(stimuli, listener, settings.num_repeats):

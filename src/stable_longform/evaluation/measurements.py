@@ -16,7 +16,7 @@ from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 try:
     import resource
 except ImportError:  # Windows
-    resource = None
+    resource = None  # type: ignore[assignment]  # mypy knows the module of Unix only
 
 COMPONENTS = ("transformer", "vae", "text_encoder", "timing_conditioner")
 

@@ -74,7 +74,8 @@ def report_generations(
     Raises:
         ValueError: a folder has no usable generation.
     """
-    groups, closest, skipped, hosts = {}, [], {}, {}
+    groups, closest, skipped = {}, [], {}
+    hosts: dict[str, Path] = {}
     training, threshold = analysis.training, calibration["passage_threshold"]
     for group, folder in folders.items():
         files = list_audio(folder)
@@ -230,8 +231,8 @@ def make_tables(verdict: Mapping, calibration: Mapping, duplicates: Mapping, ski
     ]
     rate = calibration["duplicate_false_positives"]
     rows.append(["held-out music", rate["num"], _rate(rate), None, float(np.median(calibration["held_out"]))])
-    header = ("planted copy", "recordings", "found (95 %)", "closest to its original", "median cosine")
-    text += "\n" + markdown_table(header, rows)
+    columns = ("planted copy", "recordings", "found (95 %)", "closest to its original", "median cosine")
+    text += "\n" + markdown_table(columns, rows)
     text += f"\nThreshold {duplicates['threshold']:.3f}, for whole recordings. {duplicates['num_in_groups']} of "
     text += f"{duplicates['num_recordings']} training recordings are in {len(duplicates['groups'])} groups of "
     text += "duplicates.\n"

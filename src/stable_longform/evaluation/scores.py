@@ -59,7 +59,7 @@ def file_embeddings(
     Raises:
         ValueError: there are fewer windows than requested.
     """
-    files = [features[name][embedder_name].embeddings for name in sorted(features)]
+    files = [features[name][embedder_name].need_embeddings() for name in sorted(features)]
     if num_windows is None:
         return files
     total = sum(map(len, files))
@@ -109,7 +109,7 @@ def kernel_score(
 ) -> Score:
     """Kernel audio distance between two sets of files; arguments and errors as in `frechet_score`."""
     sets = [file_embeddings(features, embedder_name, num_windows, seed) for features in (generated, reference)]
-    sums = KernelSums.from_embeddings(*sets)
+    sums = KernelSums.from_embeddings(sets[0], sets[1])
 
     def statistic(*positions: np.ndarray) -> float:
         weights = (np.bincount(drawn, minlength=len(files)) for drawn, files in zip(positions, sets, strict=True))
@@ -142,7 +142,8 @@ def divergence_score(
     """
     values = {}
     for name, other in references.items():
-        pair = [mean_probabilities(features[embedder_name].logits) for features in (generated[name], reference[other])]
+        both = generated[name][embedder_name], reference[other][embedder_name]
+        pair = [mean_probabilities(features.need_logits()) for features in both]
         values[name] = float(kl_divergence(*pair))
     return _mean_score(f"kl_{embedder_name}", values, num_resamples)
 
@@ -160,7 +161,7 @@ def clap_text_score(generated: Features, embedder, prompts: Mapping[str, str], n
     names = list(prompts)
     if not names:
         return _mean_score(f"clap_score_{embedder.name}", {})
-    audio = np.stack([generated[name][embedder.name].embeddings.mean(axis=0) for name in names])
+    audio = np.stack([generated[name][embedder.name].need_embeddings().mean(axis=0) for name in names])
     text = embedder.embed_text([prompts[name] for name in names])
     values = clap_scores(audio, text)
     return _mean_score(f"clap_score_{embedder.name}", dict(zip(names, map(float, values), strict=True)), num_resamples)
@@ -190,7 +191,9 @@ def tag_text_score(
     if not names:
         return _mean_score(metric, {})
     files = [generated[name] for name in names], [*reference.values()]
-    heard, usual = ([tag_probabilities(found[embedder.name].logits) for found in group] for group in files)
+    heard, usual = (
+        np.stack([tag_probabilities(found[embedder.name].need_logits()) for found in group]) for group in files
+    )
     texts = text_embedder.embed_text([prompts[name] for name in names])
     values = tag_text_scores(tag_weights(heard, usual), text_embedder.embed_text(embedder.tags), texts)
     return _mean_score(metric, dict(zip(names, map(float, values), strict=True)), num_resamples)

@@ -67,7 +67,7 @@ class SegmentEmbedder:
         """The embedding of one segment; None if it is silent."""
         if segment.abs().max() < SILENCE_PEAK:
             return None
-        return self.embedder(normalize_peak(segment, PEAK_IN_DB)).embeddings.mean(axis=0)
+        return self.embedder(normalize_peak(segment, PEAK_IN_DB)).need_embeddings().mean(axis=0)
 
 
 def for_segments(embedder, segment_in_s: float, is_query: bool = False):

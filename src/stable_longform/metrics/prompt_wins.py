@@ -37,7 +37,7 @@ def win_shares(scores: np.ndarray, prompts: Sequence[Hashable]) -> np.ndarray:
     return shares
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float] | None:
+def mean_and_error(values: Sequence[float] | np.ndarray) -> tuple[float, float] | None:
     """Mean of the values that are not NaN, and its standard error (NaN for a single value); None without values."""
     found = np.asarray(values, dtype=np.float64)
     found = found[~np.isnan(found)]

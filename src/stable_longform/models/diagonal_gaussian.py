@@ -30,8 +30,8 @@ class DiagonalGaussian:
         """The logarithm of the variance."""
         return self.var.log()
 
-    def sample(self, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Draws latents `(batch_size, latent_channels, latent_length)`."""
+    def sample(self, generator: torch.Generator | list[torch.Generator] | None = None) -> torch.Tensor:
+        """Draws latents `(batch_size, latent_channels, latent_length)`; a list has a generator for each item."""
         noise = randn_tensor(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
         return self.mean + self.std * noise
 

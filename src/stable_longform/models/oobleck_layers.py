@@ -7,7 +7,7 @@ ends of the sequence, where every layer sees zeros.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -178,10 +178,10 @@ class OobleckDecoderBlock(nn.Module):
         return math.ceil((first + 1) / self.stride) - 2, last // self.stride + 1
 
 
-Block: TypeAlias = OobleckEncoderBlock | OobleckDecoderBlock
+Block = TypeVar("Block", bound=OobleckEncoderBlock | OobleckDecoderBlock)
 
 
-class OobleckNetwork(nn.Module):
+class OobleckNetwork(nn.Module, Generic[Block]):
     """What encoder and decoder share: `conv1`, the blocks in order, `snake1`, `conv2`."""
 
     conv1: WeightNormConv1d
@@ -207,12 +207,13 @@ class OobleckNetwork(nn.Module):
 
     def receptive_field(self, start: int, stop: int) -> Interval:
         """See the module."""
-        for layer in (self.conv2, *reversed(self.blocks), self.conv1):
-            start, stop = layer.receptive_field(start, stop)
-        return start, stop
+        start, stop = self.conv2.receptive_field(start, stop)
+        for block in reversed(self.blocks):
+            start, stop = block.receptive_field(start, stop)
+        return self.conv1.receptive_field(start, stop)
 
 
-class OobleckEncoder(OobleckNetwork):
+class OobleckEncoder(OobleckNetwork[OobleckEncoderBlock]):
     """Waveform `(B, audio_channels, N)` to posterior parameters `(B, 2 * latent_channels, N / hop_length)`."""
 
     def __init__(self, audio_channels: int, widths: Sequence[int], strides: Sequence[int], out_channels: int):
@@ -230,7 +231,7 @@ class OobleckEncoder(OobleckNetwork):
         return max(math.ceil(-start / hop_length), math.ceil((stop - hop_length) / hop_length))
 
 
-class OobleckDecoder(OobleckNetwork):
+class OobleckDecoder(OobleckNetwork[OobleckDecoderBlock]):
     """Latents `(B, latent_channels, L)` to a waveform `(B, audio_channels, L * hop_length)`."""
 
     def __init__(self, latent_channels: int, widths: Sequence[int], strides: Sequence[int], audio_channels: int):

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from diffusers.loaders.lora_pipeline import CogVideoXLoraLoaderMixin
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 
+from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.utils.files import atomic_path
 
 WEIGHT_NAME = "pytorch_lora_weights.safetensors"
@@ -38,7 +39,7 @@ def checkpoint_adapter_only(accelerator: Accelerator, transformer: torch.nn.Modu
     accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
 
 
-def add_adapter(transformer: torch.nn.Module, rank: int, alpha: float, target_modules: Sequence[str]) -> None:
+def add_adapter(transformer: DiTTransformer1D, rank: int, alpha: float, target_modules: Sequence[str]) -> None:
     """Adds a new adapter, which at first changes nothing; only its weights are trained, in float32.
 
     Args:
@@ -59,7 +60,7 @@ def add_adapter(transformer: torch.nn.Module, rank: int, alpha: float, target_mo
     transformer.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(target_modules)))
 
 
-def save_adapter(transformer: torch.nn.Module, directory: Path) -> None:
+def save_adapter(transformer: DiTTransformer1D, directory: Path) -> None:
     """Writes the adapter and its configuration for `load_lora_weights`, atomically."""
     with atomic_path(directory / WEIGHT_NAME) as temporary:
         CogVideoXLoraLoaderMixin.save_lora_weights(  # our pipelines inherit this mixin

@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast_object_list
@@ -61,7 +62,11 @@ def save_checkpoint(
         with told_as_os_error():
             accelerator.save_state(str(partial))
         if accelerator.is_main_process:
-            facts = {"step": step, "num_items": order.num_items(step), "items_per_step": order.items_per_step}
+            facts: dict[str, Any] = {
+                "step": step,
+                "num_items": order.num_items(step),
+                "items_per_step": order.items_per_step,
+            }
             facts |= {"is_sharded": _is_sharded(accelerator), "skipped": skipped.state_dict()}
     except (OSError, CheckpointException) as caught:  # FSDP raises the latter, in all processes
         error = caught
@@ -155,7 +160,7 @@ def _checkpoints(output_dir: str | os.PathLike) -> list[tuple[Path, int]]:
 def _newest_whole(output_dir: Path) -> list:
     """Returns the newest undamaged checkpoint, or None; and a description of the damage if all are damaged."""
     checkpoints = _checkpoints(output_dir)
-    damages = []
+    damages: list[tuple[Path, str]] = []
     for path, _ in reversed(checkpoints):
         damage = find_damage(path)
         if damage is None:

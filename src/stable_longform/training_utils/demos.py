@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from stable_longform.data.numbered_items import Items
 from stable_longform.losses.stft import stft_magnitude
 from stable_longform.training_utils.processes import share_out
 from stable_longform.utils.audio import write_audio
@@ -20,7 +21,7 @@ FFT_SIZE = 2048
 @torch.no_grad()
 def make_demos(
     pipe,
-    windows: Sequence[dict],
+    windows: Items,
     folder: Path,
     num_demos: int,
     duration_in_s: float,

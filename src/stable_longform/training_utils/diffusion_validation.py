@@ -1,18 +1,19 @@
 """The velocity loss on held-out windows: over all times, at pure noise, and with another window's prompt."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator
 
 from stable_longform.data.latents import collate_windows
+from stable_longform.data.numbered_items import Items
 from stable_longform.training_utils.items import VALIDATION_SEED, item_generator
 
 
 @torch.no_grad()
 def validate(
     velocity_loss: Callable[[dict], torch.Tensor],
-    windows: Sequence[dict],
+    windows: Items,
     embed_prompts: Callable[[list[str]], dict],
     num_windows: int,
     num_buckets: int,

@@ -18,6 +18,8 @@ class EMAModel(training_utils.EMAModel):
         decay: largest decay, in [0, 1].
     """
 
+    shadow_params: list[torch.Tensor]
+
     def __init__(self, parameters: Iterable[torch.nn.Parameter], decay: float = 0.9999):
         super().__init__(parameters, decay, update_after_step=1, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
         self.shadow_params = [shadow.float() for shadow in self.shadow_params]  # also for weights in half precision

@@ -31,5 +31,5 @@ def compile_networks(options: RunOptions, *networks: torch.nn.Module) -> None:
         names = ", ".join(known)
         raise ValueError(f"compile_backend must be null or one of {names}, got {options.compile_backend!r}.")
     for network in networks:
-        compile_network = network.compile_repeated_blocks if hasattr(network, "_repeated_blocks") else network.compile
-        compile_network(backend=options.compile_backend)
+        method = "compile_repeated_blocks" if hasattr(network, "_repeated_blocks") else "compile"
+        getattr(network, method)(backend=options.compile_backend)

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from stable_longform.data.audio_crops import CropMaker, collate_crops
 from stable_longform.data.latents import INFO_FILE, LatentWindows, collate_windows
-from stable_longform.data.numbered_items import NumberedItems
+from stable_longform.data.numbered_items import Items, NumberedItems
 from stable_longform.data.sources import open_source
 from stable_longform.data.streams import StreamItems
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
@@ -45,7 +45,7 @@ class WindowSource:
 
     train: NumberedItems | StreamItems
     collate: Callable[[Sequence[dict]], dict]
-    valid: Sequence[dict]
+    valid: Items
     complete: Callable[[dict], dict]
     inspected: torch.Tensor
 

@@ -1,11 +1,19 @@
 """The linear start of an autoencoder: its convolutions alone, as one linear network. Not in the paper."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck, DiagonalGaussian
-from stable_longform.models.oobleck_layers import OobleckDecoder, OobleckEncoder, OobleckResidualUnit, Snake1d
+from stable_longform.models.oobleck_layers import (
+    OobleckDecoder,
+    OobleckEncoder,
+    OobleckResidualUnit,
+    Snake1d,
+    WeightNormConv1d,
+    WeightNormConvTranspose1d,
+)
 
 LOG_ALPHA = -2.0  # for each Snake, which then differs from x by less than e^(2 · LOG_ALPHA) x²
 POSTERIOR_STD = 0.1  # in the first step
@@ -25,7 +33,7 @@ class LinearAutoencoder(torch.nn.Module):
         for layer in self.layers():
             layer.requires_grad_(True)
 
-    def layers(self) -> list[torch.nn.Module]:
+    def layers(self) -> list[WeightNormConv1d | WeightNormConvTranspose1d]:
         """Its convolutions, in order."""
         return [*encoder_layers(self.vae.encoder), *decoder_layers(self.vae.decoder)]
 
@@ -47,17 +55,17 @@ class LinearAutoencoder(torch.nn.Module):
         return apply(decoder_layers(self.vae.decoder), latents), posterior
 
 
-def encoder_layers(encoder: OobleckEncoder) -> list[torch.nn.Module]:
+def encoder_layers(encoder: OobleckEncoder) -> list[WeightNormConv1d]:
     """The encoder's convolutions outside residual units, in order."""
-    return [encoder.conv1, *(block.conv1 for block in encoder.block), encoder.conv2]
+    return [encoder.conv1, *(block.conv1 for block in encoder.blocks), encoder.conv2]
 
 
-def decoder_layers(decoder: OobleckDecoder) -> list[torch.nn.Module]:
+def decoder_layers(decoder: OobleckDecoder) -> list[WeightNormConv1d | WeightNormConvTranspose1d]:
     """The decoder's convolutions outside residual units, in order."""
-    return [decoder.conv1, *(block.conv_t1 for block in decoder.block), decoder.conv2]
+    return [decoder.conv1, *(block.conv_t1 for block in decoder.blocks), decoder.conv2]
 
 
-def apply(layers: list[torch.nn.Module], hidden_states: torch.Tensor) -> torch.Tensor:
+def apply(layers: Iterable[torch.nn.Module], hidden_states: torch.Tensor) -> torch.Tensor:
     """Applies layers one after the other."""
     for layer in layers:
         hidden_states = layer(hidden_states)
@@ -78,6 +86,7 @@ def initialize(network: LinearAutoencoder, waveform: torch.Tensor) -> None:
     for module in network.vae.modules():
         if isinstance(module, OobleckResidualUnit):
             module.conv2.weight_g.zero_()
+            assert module.conv2.bias is not None
             module.conv2.bias.zero_()
         elif isinstance(module, Snake1d):
             module.alpha.fill_(LOG_ALPHA)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from stable_longform.training_utils.checkpointing import resume, save_checkpoint
 from stable_longform.training_utils.metric_log import report
 from stable_longform.training_utils.processes import is_any
-from stable_longform.training_utils.run_options import RunOptions
+from stable_longform.training_utils.run_options import TrainingOptions
 from stable_longform.training_utils.train_step import SkippedSteps
 
 EXIT_STOPPED = 75  # after a signal: everything is saved, and the same command continues (EX_TEMPFAIL)
@@ -90,14 +90,14 @@ class TrainingLoop:
         accelerator: with all models and optimisers prepared and all other state registered. Creating the loop loads
             the newest checkpoint of the run, if there is one.
         output_dir: folder of the run.
-        config: the options of the script, among them `batch_size`, `max_steps`, `log_every` and `save_every`.
+        config: the options of the script.
         stop: the time limit and signals.
 
     Raises:
         ValueError: the checkpoints cannot be used, see `resume`.
     """
 
-    def __init__(self, accelerator: Accelerator, output_dir: Path, config: RunOptions, stop: StopRequest):
+    def __init__(self, accelerator: Accelerator, output_dir: Path, config: TrainingOptions, stop: StopRequest):
         self.accelerator, self.output_dir, self.config, self.stop = accelerator, output_dir, config, stop
         self.skipped = SkippedSteps(config.max_skipped_steps)
         self.order = resume(accelerator, output_dir, config.batch_size, self.skipped)

@@ -33,11 +33,12 @@ def validate_retrieval(
     device = model.logit_scale_a.device
 
     def embed_batch(number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        batch = default_collate(pairs[number * batch_size : (number + 1) * batch_size])
-        return tuple(embeds.cpu() for embeds in embed_pairs(model, tokenizer, batch, device))
+        batch = default_collate(list(pairs[number * batch_size : (number + 1) * batch_size]))
+        audio_embeds, text_embeds = embed_pairs(model, tokenizer, batch, device)
+        return audio_embeds.cpu(), text_embeds.cpu()
 
     embeds = share_out(accelerator, math.ceil(len(pairs) / batch_size), embed_batch)
     audio_embeds, text_embeds = (torch.cat(part).to(device) for part in zip(*embeds, strict=True))
-    metrics = {"contrastive": clap_loss(audio_embeds, text_embeds, model.logit_scale_a.exp())}
+    metrics = {"contrastive": float(clap_loss(audio_embeds, text_embeds, model.logit_scale_a.exp()))}
     metrics |= retrieval_recall(audio_embeds, text_embeds)
-    return {f"valid/{name}": float(value) for name, value in metrics.items()}
+    return {f"valid/{name}": value for name, value in metrics.items()}

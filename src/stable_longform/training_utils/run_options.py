@@ -3,17 +3,20 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from stable_longform.training_utils.shared_options import MAX_COUNT, MAX_STEPS
+from stable_longform.training_utils.shared_options import (
+    MAX_COUNT,
+    MAX_STEPS,
+    BatchSize,
+    LogEvery,
+    MaxSteps,
+    SaveEvery,
+)
 from stable_longform.utils.ranges import Range
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """The base of each script's `Config`, which adds its own options. docs/training.md explains these.
-
-    Raises:
-        ValueError: milestones do not coincide with checkpoints.
-    """
+    """How a run is executed. docs/training.md explains these options."""
 
     keep_last: Annotated[int, Range(1, MAX_COUNT), "Number of newest checkpoints to keep."] = 2
     keep_every: Annotated[
@@ -36,7 +39,20 @@ class RunOptions:
         str | None, 'Backend of torch.compile for the networks, such as "inductor"; null: no compilation.'
     ] = None
 
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(RunOptions):
+    """The base of each training script's `Config`, which adds its own options and the defaults of these.
+
+    Raises:
+        ValueError: milestones do not coincide with checkpoints.
+    """
+
+    batch_size: BatchSize
+    max_steps: MaxSteps
+    save_every: SaveEvery
+    log_every: LogEvery
+
     def __post_init__(self):
-        save_every = getattr(self, "save_every", 1)
-        if self.keep_every % save_every:
-            raise ValueError(f"keep_every must be a multiple of save_every, {save_every}, got {self.keep_every}.")
+        if self.keep_every % self.save_every:
+            raise ValueError(f"keep_every must be a multiple of save_every, {self.save_every}, got {self.keep_every}.")

@@ -25,6 +25,18 @@ class AudioFeatures:
     embeddings: np.ndarray | None = None
     logits: np.ndarray | None = None
 
+    def need_embeddings(self) -> np.ndarray:
+        """The embeddings; raises a ValueError if there are none."""
+        if self.embeddings is None:
+            raise ValueError("The network has no embeddings.")
+        return self.embeddings
+
+    def need_logits(self) -> np.ndarray:
+        """The logits; raises a ValueError if there are none."""
+        if self.logits is None:
+            raise ValueError("The network does not classify: it has no logits.")
+        return self.logits
+
 
 def cache_dir() -> Path:
     """The folder for converted weights: `$STABLE_LONGFORM_CACHE`, or `~/.cache/stable_longform`."""
