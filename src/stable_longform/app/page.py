@@ -8,9 +8,10 @@ import html
 import math
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import torch
@@ -381,9 +382,9 @@ class Page:
 
         return run
 
-    def _run(self, command: str, session: str, *values):
+    def _run(self, command: str, session: str, *values_and_history):
         """Generates music with the controls' settings; yields the changes of the page."""
-        *values, history = values
+        *values, history = values_and_history
         names = [*self.tabs[command], *self.shared]
         texts = ["" if value is None else value for value in values]  # an empty field is None
         controls = dict(zip(names, texts, strict=True))
@@ -424,18 +425,20 @@ class Page:
             "checkpoint": self.studio.checkpoint,
             "dtype": _dtype(self.studio.pipe),
         }
-        info, audio = None, controls.get("audio")
+        info = None
         if "audio" in controls:
+            audio = controls["audio"]
             info, _ = check_upload(audio)
             made |= {"command": command, "input": Path(audio).name, "input_sha256": file_sha256(audio)}
             settings["audio"] = audio
-        make, read = {
+        tabs: dict[str, tuple[Callable, Callable]] = {
             "generate": (text_to_music, self._read_text),
             "sections": (text_to_music, self._read_text),
             "transform": (transform, self._read_transform),
             "inpaint": (inpaint, _read_regions),
             "extend": (inpaint, _read_extension),
-        }[command]
+        }
+        make, read = tabs[command]
         own, regions, duration = read(controls, info)
         made |= {name: value for name, value in settings.items() if name != "audio"} | own
         arguments = settings | own | {"generator": torch.Generator().manual_seed(seed)}
@@ -543,10 +546,10 @@ def _as_text(name: str, value):
 
 def _read_regions(controls: dict, info: AudioInfo) -> tuple[dict, list, float]:
     """Returns the arguments of the pipeline, the new regions, and the duration of the result in seconds."""
-    own = {"regions": parse_regions(controls["regions"]), "loop": bool(controls["loop"])}
-    if not own["regions"]:
+    regions, loop = parse_regions(controls["regions"]), bool(controls["loop"])
+    if not regions:
         raise ValueError("Mark a region on the waveform, or type it, for example 0:10-0:15.")
-    return own, *check_edit(info, **own)
+    return {"regions": regions, "loop": loop}, *check_edit(info, regions, loop=loop)
 
 
 def _read_extension(controls: dict, info: AudioInfo) -> tuple[dict, list, float]:
@@ -554,7 +557,7 @@ def _read_extension(controls: dict, info: AudioInfo) -> tuple[dict, list, float]
     extend_to, before = controls["extend_to"].strip(), controls["prepend_in_s"].strip()
     if not (extend_to or before):
         raise ValueError("Enter a total duration, seconds before, or both.")
-    own = {
+    own: dict[str, Any] = {
         "extend_to": parse_duration("Total duration", extend_to) if extend_to else None,
         "prepend_in_s": parse_seconds(before or 0, PLACES),
         "loop": bool(controls["loop"]),

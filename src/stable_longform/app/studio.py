@@ -7,7 +7,7 @@ the progress. Closing the generator stops the generation, after a cancel or when
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -60,7 +60,7 @@ class Studio:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="studio")
         self._generations: set[_Generation] = set()
 
-    def run(self, make: Make, duration_in_s: float) -> Iterator[Progress | torch.Tensor]:
+    def run(self, make: Make, duration_in_s: float) -> Generator[Progress | torch.Tensor, None, None]:
         """Generates music; yields its progress several times a second, and its chunks as they are decoded.
 
         Args:

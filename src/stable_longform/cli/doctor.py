@@ -48,10 +48,10 @@ def doctor(is_json: Json = False) -> None:
 def _devices() -> dict[str, str]:
     """Values of `--device` with their descriptions."""
     devices = {"cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"}
-    if torch.accelerator.is_available():
-        kind = torch.accelerator.current_accelerator().type
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is not None:
         for number in range(torch.accelerator.device_count()):
-            devices[f"{kind}:{number}"] = _describe_accelerator(kind, number)
+            devices[f"{accelerator.type}:{number}"] = _describe_accelerator(accelerator.type, number)
     return devices
 
 
@@ -69,7 +69,7 @@ def _extras() -> dict[str, str]:
         texts = importlib.metadata.requires(PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
         return {"unknown": f"{PACKAGE} was not installed with pip"}
-    extras = {}
+    extras: dict[str, list[str]] = {}
     for requirement in map(Requirement, texts):
         for extra in importlib.metadata.metadata(PACKAGE).get_all("Provides-Extra") or ():
             environment = {"extra": extra}

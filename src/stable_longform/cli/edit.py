@@ -35,6 +35,7 @@ from stable_longform.cli.settings import (
     read_sections,
     read_stored,
     settings_from_tags,
+    source_of,
 )
 from stable_longform.pipelines.sections import check_durations
 from stable_longform.utils.audio import AudioInfo
@@ -94,6 +95,7 @@ class Edit:
         sha256: of the file.
         settings: common to all commands.
         own: the settings of this command.
+        duration_in_s: of the result.
         checkpoint: folder or Hub id.
         device: the selected device.
     """
@@ -103,6 +105,7 @@ class Edit:
     sha256: str
     settings: Settings
     own: TransformSettings | InpaintSettings
+    duration_in_s: float
     checkpoint: str
     device: torch.device
 
@@ -134,7 +137,7 @@ def transform(
     Settings are stored in the file's tags; `stable-longform info FILE` shows them, and `--from FILE` makes it again.
     """
     edit = _check(context, TransformSettings)
-    limits, duration = read_limits(edit.checkpoint), edit.settings.duration_in_s
+    limits, duration = read_limits(edit.checkpoint), edit.duration_in_s
     if limits is not None and duration > limits[0]:
         raise ValueError(f"The result would last {duration:g} s: give a --duration in (0, {limits[0]:.3f}] seconds.")
 
@@ -201,6 +204,7 @@ def extend(
 def _check(context: typer.Context, cls: type) -> Edit:
     """Checks everything from the command line and `--from`; `cls` is the class of the command's own settings."""
     options, path = context.params, context.params["from_file"]
+    assert context.info_name is not None  # a command has a name
     stored = None if path is None else read_stored(path, context.info_name)
     settings = _settings(context, stored)
     input = options["input"] or _find_input(path, stored)
@@ -222,7 +226,7 @@ def _check(context: typer.Context, cls: type) -> Edit:
         duration = settings.duration_in_s or info.duration_in_s
     if settings.sections is not None:
         check_durations([settings.sections], [duration])
-    return Edit(input, info, sha256, replace(settings, duration_in_s=duration), own, folder, device)
+    return Edit(input, info, sha256, replace(settings, duration_in_s=duration), own, duration, folder, device)
 
 
 def _settings(context: typer.Context, stored: dict | None) -> Settings:
@@ -247,8 +251,9 @@ def _own_settings(context: typer.Context, cls: type, stored: dict | None, info: 
     options = {field.name: context.params[field.name] for field in fields(cls) if field.name in context.params}
     if options.get("regions"):
         options["regions"] = [_parse_region(region) for region in options["regions"]]
-    for name in options.keys() & (stored or {}).keys():
-        if context.get_parameter_source(name).name != "COMMANDLINE":
+    stored = stored or {}
+    for name in options.keys() & stored.keys():
+        if source_of(context, name) != "COMMANDLINE":
             options[name] = stored[name]
     own = cls(**options)
     own.check(info)
@@ -257,7 +262,7 @@ def _own_settings(context: typer.Context, cls: type, stored: dict | None, info: 
 
 def _find_input(path: Path | None, stored: dict | None) -> Path:
     """The file from which another file was made: beside it, or in the current folder."""
-    if path is None:
+    if path is None or stored is None:
         raise ValueError("Give INPUT, or --from FILE.")
     name = Path(str(stored.get("input"))).name
     found = [folder / name for folder in (path.parent, Path()) if (folder / name).is_file()]
@@ -324,7 +329,7 @@ def _write(context: typer.Context, pipe, chunks: Iterator[torch.Tensor], edit: E
     made = write_with_progress(
         pipe,
         chunks,
-        settings.duration_in_s,
+        edit.duration_in_s,
         options["output"],
         settings.title,
         values,

@@ -3,7 +3,7 @@
 import math
 import random
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -61,6 +61,12 @@ NOTE_COLUMNS = {  # of `codecs.MORE_METRICS`
     "reference_note_share": "original's",
 }
 PROBE_EMBEDDERS = ("musicnn_msd", "mel44")  # of `evaluate control`
+
+# Defaults of options that may be repeated.
+DEFAULT_EMBEDDERS = ["musicnn_msd", "mel44"]
+DEFAULT_CHECKPOINTS = ["tiny"]
+NO_CODECS: list[str] = []
+DURATIONS_IN_S = [120.0, 190.0, 285.0]
 
 app = typer.Typer(help="The paper's Tables 1, 2, 3 and 5.", rich_markup_mode=None, add_completion=False)
 
@@ -153,7 +159,7 @@ def score(
     embedder: Annotated[
         list[str],
         typer.Option(help=f"One of {', '.join(NAMES)}; with weights as NAME=FILE_OR_FOLDER. May be repeated."),
-    ] = ("musicnn_msd", "mel44"),
+    ] = DEFAULT_EMBEDDERS,
     prompts: Prompts = None,
     no_singing: NoSinging = False,
     tag_text: Annotated[
@@ -225,7 +231,8 @@ def control(
 ) -> None:
     """Compares requested and measured tempo, key, genre, instruments and endings of a folder."""
     rows = None if prompts is None else read_prompt_list(prompts)
-    pieces, embedders, text_embedder, protocol = [], [], None, {"prompts_sha256": prompts and file_sha256(prompts)}
+    pieces, embedders, text_embedder = [], [], None
+    protocol: dict[str, Any] = {"prompts_sha256": prompts and file_sha256(prompts)}
     if truth is not None:
         pieces = [track for track in read_manifest(truth) if asked_by_truth(track.metadata) != Asked()]
         if not pieces:
@@ -247,11 +254,11 @@ def reconstruct_score(
     limit: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="Use only the first recordings.")] = None,
     checkpoint: Annotated[
         list[str], typer.Option(help="Checkpoint, or folder of an autoencoder, to measure. May be repeated.")
-    ] = ("tiny",),
+    ] = DEFAULT_CHECKPOINTS,
     codec: Annotated[
         list[str],
         typer.Option(help="Codec of transformers, e.g. facebook/encodec_32khz, descript/dac_44khz. May be repeated."),
-    ] = (),
+    ] = NO_CODECS,
     visqol: Annotated[
         bool, typer.Option("--visqol", help="Also compute ViSQOL (extra `visqol`); about 0.2 s per second of audio.")
     ] = False,
@@ -307,7 +314,7 @@ def card(
 @app.command(name="time")
 def measure(
     output: Output,
-    duration: Annotated[list[float], seconds_option("--duration", "May be repeated.")] = (120.0, 190.0, 285.0),
+    duration: Annotated[list[float], seconds_option("--duration", "May be repeated.")] = DURATIONS_IN_S,
     steps: Steps = None,
     guidance_scale: GuidanceScale = None,
     runs: Annotated[int, typer.Option(min=1, max=1000, help="Timed runs per duration, after one untimed run.")] = 3,

@@ -147,10 +147,10 @@ def _read_prompts(
         raise ValueError("Give either PROMPT, --prompt-file or --sections.")
     if prompt is None and prompt_file is None and stored_prompt is not None:
         return [stored_prompt]
-    if (prompt is None) == (prompt_file is None):
-        raise ValueError("Give either PROMPT, --prompt-file or --sections.")
-    if prompt_file is None:
+    if prompt is not None and prompt_file is None:
         return [prompt]
+    if prompt is not None or prompt_file is None:
+        raise ValueError("Give either PROMPT, --prompt-file or --sections.")
     prompts = [line for _, line in read_lines(prompt_file)]
     if not prompts:
         raise ValueError(f"{prompt_file} holds no prompt: all its lines are blank.")

@@ -14,6 +14,8 @@ from stable_longform.evaluation.prompt_lists import read_prompt_list
 
 app = typer.Typer(help="Listening tests, Table 4.", rich_markup_mode=None, add_completion=False)
 
+PARTS_IN_S = [120.0, 285.0]
+
 Test = Annotated[Path, typer.Argument(help="Folder of the test, made by build.")]
 
 
@@ -25,10 +27,9 @@ def build(
     ],
     prompts: Annotated[Path, typer.Option(help="Prompts: .jsonl, .txt (one a line) or Song Describer's .csv.")],
     output: Annotated[Path, folder_option("Folder for the test.")],
-    part: Annotated[list[float], seconds_option("--part", "Duration of a part in seconds. May be repeated.")] = (
-        120.0,
-        285.0,
-    ),
+    part: Annotated[
+        list[float], seconds_option("--part", "Duration of a part in seconds. May be repeated.")
+    ] = PARTS_IN_S,
     test_id: Annotated[str, typer.Option(help="Name of the test: lower-case letters, digits, - and _.")] = "listening",
     title: Annotated[str, typer.Option(help="Title that listeners see.")] = "Listening test",
     listeners: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Number of listeners; the paper has 26.")] = 26,

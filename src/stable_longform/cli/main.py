@@ -6,7 +6,7 @@ Progress goes to stderr, the path of the written file to stdout. Bad input ends 
 
 import importlib
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,7 +24,7 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
 # The error of typer for unknown options, missing values etc.: click's class or typer's copy of it.
-UsageError = typer.BadParameter.__base__
+UsageError: Any = typer.BadParameter.__base__
 
 # Groups of commands -> the module that defines them as `app`, imported when one of its commands is called.
 GROUPS = {
@@ -111,8 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_BAD_INPUT
 
 
-def describe(error: UsageError) -> str:
-    """Describes the error of an option, with its value and the accepted values, which some versions of typer omit."""
+def describe(error: Any) -> str:
+    """Describes a `UsageError` with the option's value and the accepted values, which some versions of typer omit."""
     message, cause, parameter = error.format_message(), error.__cause__, getattr(error, "param", None)
     if not hasattr(cause, "errors"):
         return message

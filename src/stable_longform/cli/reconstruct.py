@@ -31,14 +31,14 @@ def reconstruct(
     The result has the model's sampling rate and as many samples as the input at that rate. It keeps its level:
     samples beyond full scale are clipped unless --sample-format is float.
     """
-    device = check_device(device)
+    chosen_device = check_device(device)
     if os.path.realpath(output) == os.path.realpath(input):  # unlike Path.resolve, works with a loop of links
         raise ValueError(f"{output} is the input: choose another output.")
     check_outputs([output], sample_format, overwrite)
     if next(read_blocks(input), None) is None:  # reported before the model is loaded, as an input that is not audio
         raise ValueError(f"{input} holds no samples.")
 
-    vae = load_autoencoder(resolve_checkpoint(checkpoint), device)
+    vae = load_autoencoder(resolve_checkpoint(checkpoint), chosen_device)
     chunks = _reconstruct_chunks(vae, input, quiet)
     settings = {"input": input.name, "checkpoint": checkpoint, "version": stable_longform.__version__}
     write_audio(output, chunks, vae.config.sampling_rate, sample_format, make_tags(input.name, settings))

@@ -171,4 +171,10 @@ def given_settings(context: typer.Context, is_new: bool) -> dict:
     """The settings on the command line; for new music also those of the environment."""
     sources = ("COMMANDLINE", "ENVIRONMENT") if is_new else ("COMMANDLINE",)
     names = {field.name for field in fields(Settings)} & context.params.keys()
-    return {name: context.params[name] for name in names if context.get_parameter_source(name).name in sources}
+    return {name: context.params[name] for name in names if source_of(context, name) in sources}
+
+
+def source_of(context: typer.Context, name: str) -> str:
+    """Where the value of an option is from, such as "COMMANDLINE" or "DEFAULT"."""
+    source = context.get_parameter_source(name)
+    return "" if source is None else source.name

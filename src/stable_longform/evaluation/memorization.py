@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -221,7 +222,7 @@ class MemorizationAnalysis:
                     if isinstance(features, UnusableAudioError):
                         skipped[title] = str(features)
                         continue
-                    rows = features[embedder.name].embeddings
+                    rows = features[embedder.name].need_embeddings()
                     file.write(np.ascontiguousarray(rows, dtype=np.float32).tobytes())
                     names.append(title)
                     counts.append(len(rows))
@@ -247,10 +248,10 @@ class MemorizationAnalysis:
         folder = self.work / name
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         counts = np.array(index["counts"], dtype=np.int64)
-        arrays = [np.load(folder / f"{kind}.npy", mmap_mode="r") for kind in ("segments", "recordings")]
+        segments, recordings = (np.load(folder / f"{kind}.npy", mmap_mode="r") for kind in ("segments", "recordings"))
         owners = np.repeat(np.arange(len(counts)), counts)
         places = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return EmbeddedSet(tuple(index["names"]), owners, places, *arrays, index["skipped"])
+        return EmbeddedSet(tuple(index["names"]), owners, places, segments, recordings, index["skipped"])
 
     @cached_property
     def training(self) -> EmbeddedSet:
@@ -296,7 +297,7 @@ class MemorizationAnalysis:
         held_out = nearest_items(self.open("held_out").recordings, training.recordings)[1][:, 0].tolist()
         excerpts = [neighbor.cosine for neighbor in self.nearest_passages(self.open("excerpts")).values()]
         threshold = choose_threshold(held_out, share)
-        copies = {kind: {"cosines": [], "num_nearest": 0} for kind in COPIES}
+        copies: dict[str, dict[str, Any]] = {kind: {"cosines": [], "num_nearest": 0} for kind in COPIES}
         for number in tqdm(self._draw(len(training.names), self.settings.num_copies), desc="planting copies"):
             audio = load_audio(self.training_files[training.names[number]], self.reading)
             for kind, found in copies.items():
@@ -329,7 +330,7 @@ class MemorizationAnalysis:
 
     def _embed(self, embedder: SegmentEmbedder | ChromaEmbedder, waveform) -> np.ndarray:
         """Standardized segments of a waveform."""
-        return self.standardizer(embedder(waveform).embeddings)
+        return self.standardizer(embedder(waveform).need_embeddings())
 
     # --- duplicates
 
@@ -352,7 +353,7 @@ class MemorizationAnalysis:
         cosines: list[list[float]] = [[] for _ in members]
         for (left, _), cosine in zip(pair_list, pairs["cosine"].tolist(), strict=True):
             cosines[group_of[left]].append(cosine)
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"names": [names[item] for item in group], "lowest": min(values), "highest": max(values)}
             for group, values in zip(members, cosines, strict=True)
         ]
@@ -390,7 +391,7 @@ class MemorizationAnalysis:
         """Scores of splices for each share, and the rate at which they are detected."""
         rng = random.Random(self.settings.seed + 1)
         names, training = sorted(hosts), self.training
-        curve = {share: {"cosines": [], "num_of_source": 0} for share in SPLICED_SHARES}
+        curve: dict[float, dict[str, Any]] = {share: {"cosines": [], "num_of_source": 0} for share in SPLICED_SHARES}
         sources = list(range(len(training.names)))
         rng.shuffle(sources)
         progress = tqdm(total=self.settings.num_splices, desc="splicing")

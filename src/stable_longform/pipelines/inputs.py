@@ -3,7 +3,6 @@
 Each raises a ValueError that names the value and what is accepted, and returns the value in a uniform form.
 """
 
-import math
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -14,6 +13,7 @@ import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
 from stable_longform.pipelines.sections import Section, is_sectioned
+from stable_longform.utils.ranges import check_number
 
 Prompt = str | Sequence[Section]
 MAX_STEPS = 1000
@@ -133,19 +133,6 @@ def one_for_each(name: str, values: list, num_prompts: int) -> list:
     if len(values) not in (1, num_prompts):
         raise ValueError(f"{name} must be one or {num_prompts}, one for each prompt, got {len(values)}.")
     return values * (num_prompts // len(values))
-
-
-def check_number(name: str, value: float, low: float = -math.inf, high: float = math.inf) -> float:
-    """Checks a finite number in [`low`, `high`]; it may be Python's, numpy's or torch's."""
-    if isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim == 0:
-        value = value.item()
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise ValueError(f"{name} must be a number, got {value!r}.")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, got {value}.")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {value}.")
-    return float(value)
 
 
 def check_numbers(name: str, value: float | Sequence[float], num_prompts: int) -> list[float]:

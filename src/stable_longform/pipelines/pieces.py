@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from stable_longform.pipelines.inputs import check_number
 from stable_longform.utils.audio import AudioInfo
+from stable_longform.utils.ranges import check_number
 from stable_longform.utils.recordings import MAX_DURATION_IN_S
 from stable_longform.utils.timecodes import SECONDS
 

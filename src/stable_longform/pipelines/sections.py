@@ -7,6 +7,7 @@ sections form one piece. No training is needed.
 
 from collections.abc import Sequence
 from numbers import Real
+from typing import Any
 
 import torch
 
@@ -22,8 +23,8 @@ def is_sectioned(prompt) -> bool:
     )
 
 
-def check_durations(sections: Sequence[Sequence[Section]] | None, durations: Sequence[float]) -> None:
-    """Raises a ValueError if a section starts after the end of the music."""
+def check_durations(sections: Sequence[Sequence[Section | list[Any]]] | None, durations: Sequence[float]) -> None:
+    """Raises a ValueError if a section, which in JSON is a list, starts after the end of the music."""
     for parts, duration in zip(sections or (), durations, strict=False):
         if parts[-1][0] >= duration:
             raise ValueError(f"Sections must start before the end at {duration:g} s, got {parts[-1][0]:g} s.")

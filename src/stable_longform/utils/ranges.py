@@ -1,10 +1,10 @@
-"""Ranges of options: their description and the check of a value."""
+"""Ranges of options and arguments: their description and the check of a value."""
 
 import math
 import numbers
 import reprlib
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
@@ -46,6 +46,20 @@ class Range:
         is_above = number > self.low if self.above else number >= self.low
         is_below = number < self.high if self.below else number <= self.high
         return is_above and is_below and (self.multiple_of == 1 or number % self.multiple_of == 0)
+
+
+def check_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
+    """Checks a finite number in [`low`, `high`]; it may be Python's, numpy's or torch's."""
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise ValueError(f"{name} must be a number, got {value!r}.")
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {value}.")
+    if not low <= number <= high:
+        raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {value}.")
+    return number
 
 
 def shown(value: object) -> str:
