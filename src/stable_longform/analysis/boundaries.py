@@ -1,10 +1,10 @@
 """Finds the boundaries between the sections of a piece.
 
 Novelty is the geometric mean of four curves. Three measure how fast the repetitions change (structure features, Serrà
-et al. 2014), for harmony, and for harmony with timbre at two scales. The fourth measures how much the timbre before
-and after a moment differs (Foote 2000). Boundaries are peaks of the novelty. Phrases inside a section also cause
-peaks, so the peaks are selected together: few high ones with regular distances (Sargent, Bimbot and Vincent 2017).
-Introduction and ending may be shorter.
+et al. 2014), for harmony, and for harmony with timbre at two scales. The fourth measures how much the level before and
+after a moment differs (with the kernel of Foote 2000). Boundaries are peaks of the novelty. Phrases inside a section
+also cause peaks, so the peaks are selected together: few high ones with regular distances (Sargent, Bimbot and Vincent
+2017). Introduction and ending may be shorter.
 
 The constants were tuned on composed pieces with known sections; docs/analysis.md has the results on others.
 
@@ -27,10 +27,10 @@ from stable_longform.utils.optional import require
 HARMONY_SCALE = (4.0, 3.0)
 BOTH_SCALES = ((4.0, 3.0), (2.0, 2.0))
 LAG_SMOOTHING_IN_S = 0.5
-TIMBRE_KERNEL_IN_S = 3.0
+LEVEL_KERNEL_IN_S = 3.0
 LOUD_SHARE = 0.95  # quantile of each curve that is scaled to 1
 FLOOR = 0.02  # added to a curve before its logarithm
-THRESHOLD = 0.5  # novelty above which a boundary has a positive gain
+THRESHOLD = 0.45  # novelty above which a boundary has a positive gain
 MIN_DISTANCE_IN_S = 3.0
 SECTION_LENGTHS_IN_S = np.arange(12.0, 45.0)
 IRREGULARITY = 4.0  # penalty, in log novelty, for a section twice or half as long as the others, at most 1
@@ -57,7 +57,7 @@ def novelty(features: StructureFeatures) -> np.ndarray:
     both = np.concatenate([features.chroma, features.timbre])
     curves = [structure_novelty(features.chroma, rate, *HARMONY_SCALE, is_silent)]
     curves += [structure_novelty(both, rate, *scale, is_silent) for scale in BOTH_SCALES]
-    curves.append(contrast_novelty(features.timbre, rate))
+    curves.append(contrast_novelty(features.timbre[:1], rate))
     logs = [np.log(curve / max(np.quantile(curve, LOUD_SHARE), 1e-9) + FLOOR) for curve in curves]
     return np.exp(np.mean(logs, axis=0))
 
@@ -90,7 +90,7 @@ def structure_novelty(
 
 def contrast_novelty(features: np.ndarray, frame_rate: float) -> np.ndarray:
     """How much the seconds before and after each frame differ, `(N,)`: Foote's kernel on the products of frames."""
-    half = max(1, round(TIMBRE_KERNEL_IN_S * frame_rate))
+    half = max(1, round(LEVEL_KERNEL_IN_S * frame_rate))
     offsets = np.arange(-half, half) + 0.5
     kernel = np.sign(offsets) * np.exp(-0.5 * np.square(offsets / (half / 2)))
     padded = np.pad(features, ((0, 0), (half, half - 1)), mode="edge")

@@ -38,7 +38,7 @@ from stable_longform.utils.text_files import read_json_lines
 
 logger = logging.getLogger(__name__)
 
-STRUCTURE_VERSION = 2  # of the cached results; raised when the analysis changes
+STRUCTURE_VERSION = 3  # of the cached results; raised when the analysis changes
 NUM_RESAMPLES = 1000
 MAX_COLUMNS = 5  # of the figure, as in the paper
 BOUNDARY_DEFINITIONS = {
