@@ -141,7 +141,7 @@ def test_runs():
     [
         ([], 0, 0, False, "There is nothing to generate"),
         ([(0, 20)], 0, 0, False, "Nothing is kept"),
-        ([(1, 19)], 0, 0, False, "Nothing is kept"),
+        ([(1, 19)], 0, 0, False, "No whole frame of 4 samples is kept"),
         ([(8, 12)], 0, 0, True, "A loop needs new music at one end"),
     ],
 )

@@ -148,7 +148,9 @@ def test_a_callback_sees_and_steers_the_edit(pipe, audio):
 def test_audio_may_be_a_file_an_array_or_a_tensor(pipe, audio, tmp_path):
     soundfile.write(tmp_path / "audio.wav", audio.numpy().T, RATE, subtype="FLOAT")
     expected = transform(pipe, audio)
-    for same in (audio.numpy(), audio[None], [audio], str(tmp_path / "audio.wav"), tmp_path / "audio.wav"):
+    big_endian = audio.numpy().astype(">f4")
+    big_endian.setflags(write=False)
+    for same in (audio.numpy(), big_endian, audio[None], [audio], str(tmp_path / "audio.wav"), tmp_path / "audio.wav"):
         assert_all_equal(transform(pipe, same), expected)
     mono = audio[:1]
     assert_all_equal(transform(pipe, mono[0]), transform(pipe, mono.expand(2, -1)))

@@ -13,6 +13,7 @@ import pydantic
 import torch
 import uvicorn
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from stable_longform.app.page import CSS, MAX_UPLOAD, Page, text_to_music
@@ -24,7 +25,7 @@ MAX_BODY = 2**16  # bytes of a request to /v1/
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none from the network
 
 
-class GenerationRequest(pydantic.BaseModel, extra="forbid"):
+class GenerationRequest(pydantic.BaseModel, extra="forbid", strict=True):
     """The fields of a request; None means the checkpoint's default."""
 
     prompt: str = pydantic.Field("", max_length=2000)
@@ -80,6 +81,11 @@ def make_app(studio: Studio, folder: Path) -> fastapi.FastAPI:
     @app.exception_handler(ValueError)
     def refuse(request: fastapi.Request, error: ValueError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 503 if isinstance(error, Busy) else 400)
+
+    @app.exception_handler(RequestValidationError)
+    def refuse_body(request: fastapi.Request, error: RequestValidationError) -> JSONResponse:
+        found = [(".".join(map(str, part["loc"])), part["msg"]) for part in error.errors()]
+        return JSONResponse({"detail": "; ".join(f"{place}: {message}" for place, message in found) + "."}, 422)
 
     @app.post("/v1/audio/generations")
     async def generate(body: GenerationRequest, request: fastapi.Request) -> StreamingResponse:

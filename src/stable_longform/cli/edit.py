@@ -137,6 +137,8 @@ def transform(
     Settings are stored in the file's tags; `stable-longform info FILE` shows them, and `--from FILE` makes it again.
     """
     edit = _check(context, TransformSettings)
+    if edit.own.method == "invert" and edit.settings.scheduler not in (None, "dpmsolver++"):
+        raise ValueError(f"--method invert needs --scheduler dpmsolver++, got {edit.settings.scheduler}.")
     limits, duration = read_limits(edit.checkpoint), edit.duration_in_s
     if limits is not None and duration > limits[0]:
         raise ValueError(f"The result would last {duration:g} s: give a --duration in (0, {limits[0]:.3f}] seconds.")

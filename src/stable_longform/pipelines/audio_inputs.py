@@ -71,7 +71,7 @@ def _read(audio: Audio, rate: int, model_rate: int, model_channels: int, max_dur
 def _as_tensor(audio: torch.Tensor | np.ndarray) -> torch.Tensor:
     """A float32 tensor `(channels, num_samples)` on the CPU."""
     if isinstance(audio, np.ndarray) and audio.dtype.kind in "fiu":
-        audio = torch.from_numpy(np.ascontiguousarray(audio))
+        audio = torch.from_numpy(np.require(audio, audio.dtype.newbyteorder("="), ["C", "W"]))
     if not isinstance(audio, torch.Tensor):
         raise ValueError(f"audio must be a tensor, an array or a path, got {type(audio).__name__}.")
     if not audio.is_floating_point():

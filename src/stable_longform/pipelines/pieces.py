@@ -130,7 +130,7 @@ def lay_out(
     num_samples = before + waveform.shape[1] + after
     piece = Piece(num_samples, [(before, waveform)], every, hop_length)
     if piece.is_free.all():
-        raise ValueError(NOTHING_IS_KEPT)
+        raise ValueError(f"No whole frame of {hop_length} samples is kept: keep more, or use text to music.")
     if not is_loop:
         return piece, 0
     start = every[0][1] if every[0][0] == 0 else before

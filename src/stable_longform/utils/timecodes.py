@@ -40,7 +40,7 @@ def parse_region(text: str, accepted: Range) -> tuple[float, float]:
         ValueError: the text does not have two times, or one is out of range.
     """
     start, dash, stop = text.partition("-")
-    if not dash:
+    if not (dash and start.strip() and stop.strip()):
         raise ValueError(f"must be START-STOP, as 0:10-0:15, got {text!r}.")
     return parse_seconds(start, accepted), parse_seconds(stop, accepted)
 
