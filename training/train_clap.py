@@ -92,7 +92,7 @@ class Config(TrainingOptions):
     ] = "FacebookAI/roberta-base"
     crop_duration_in_s: Annotated[
         float | None,
-        Range(0, 1e5, above=True),
+        Range(0.1, 1e5),
         "Length of a crop in seconds; null: whole tracks, from which fusion takes four views.",
     ] = None
     batch_size: shared.BatchSize = 96

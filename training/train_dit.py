@@ -52,7 +52,7 @@ from stable_longform.training_utils.pretrained import load_text_encoder, load_we
 from stable_longform.training_utils.run_options import TrainingOptions
 from stable_longform.training_utils.runs import start_run, write_stage
 from stable_longform.training_utils.train_step import train_step
-from stable_longform.training_utils.v_objective import VelocityLoss, balance_silence
+from stable_longform.training_utils.v_objective import VelocityLoss, balance_silence, check_widths
 from stable_longform.utils.files import atomic_folder
 from stable_longform.utils.ranges import Range
 
@@ -166,6 +166,7 @@ def main(config: Config) -> int:
         build_model(DiTTransformer1D, config.model, "model"),
         build_model(TimingConditioner, config.timing, "timing"),
     )
+    check_widths(velocity_loss)
     vae = None if config.autoencoder is None else AutoencoderOobleck.from_pretrained(config.autoencoder)
     windows = open_windows(config, vae, velocity_loss, accelerator)
     text_encoder, tokenizer = load_text_encoder(config.clap)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # RoBERTa's; their ids are 0 to 4
+SMALLEST_VOCAB_SIZE = len(SPECIAL_TOKENS) + 256  # and each byte
 
 
 def train_tokenizer(prompts: Sequence[str], vocab_size: int) -> Tokenizer:
@@ -16,9 +17,8 @@ def train_tokenizer(prompts: Sequence[str], vocab_size: int) -> Tokenizer:
     Raises:
         ValueError: `vocab_size` is too small for the 256 bytes and the special tokens.
     """
-    smallest = len(SPECIAL_TOKENS) + 256
-    if vocab_size < smallest:
-        raise ValueError(f"text_config.vocab_size must be at least {smallest}, got {vocab_size}.")
+    if vocab_size < SMALLEST_VOCAB_SIZE:
+        raise ValueError(f"text_config.vocab_size must be at least {SMALLEST_VOCAB_SIZE}, got {vocab_size}.")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from transformers import ClapAudioConfig, ClapConfig, ClapFeatureExtractor, ClapModel, ClapTextConfig
 
 from stable_longform.data.clap_features import BlockwiseClapFeatureExtractor
 from stable_longform.data.clap_pairs import mark_longer
-from stable_longform.data.tokenizer import SPECIAL_TOKENS
+from stable_longform.data.tokenizer import SMALLEST_VOCAB_SIZE, SPECIAL_TOKENS
 from stable_longform.training_utils.options import NumEntries
 from stable_longform.utils.ranges import Range
 
@@ -52,7 +53,9 @@ class AudioSettings:
 class TextSettings:
     """Arguments of `ClapTextConfig`: RoBERTa base. `vocab_size` is for a tokenizer that is trained here."""
 
-    vocab_size: Annotated[int, Range(1, 2**24), "Tokens at most; an existing tokenizer has its own number."] = 50265
+    vocab_size: Annotated[
+        int, Range(SMALLEST_VOCAB_SIZE, 2**24), "Tokens at most; an existing tokenizer has its own number."
+    ] = 50265
     hidden_size: Annotated[Size, "Width."] = 768
     num_hidden_layers: Annotated[NumLayers, "Layers."] = 12
     num_attention_heads: Annotated[NumLayers, "Attention heads."] = 12
@@ -108,7 +111,7 @@ def build_clap(audio_config: Mapping, text_config: Mapping, projection_dim: int,
 
 
 def check_clap(audio_config: Mapping, text_config: Mapping, feature_extractor: Mapping, projection_dim: int) -> None:
-    """Builds everything that the settings describe on the meta device, to check that transformers accepts them.
+    """Builds everything that the settings describe and embeds a short sound on the meta device, to check them.
 
     Raises:
         ValueError: transformers rejects them for any reason, or would ignore some of them.
@@ -120,9 +123,18 @@ def check_clap(audio_config: Mapping, text_config: Mapping, feature_extractor: M
             f"got {list(depths)} and {list(heads)}."
         )
     try:
-        build_feature_extractor(audio_config, feature_extractor)
-        with torch.device("meta"):
+        extractor = build_feature_extractor(audio_config, feature_extractor)
+        rate = extractor.sampling_rate
+        if extractor.frequency_max > rate / 2:
+            raise ValueError(f"frequency_max must be at most {rate / 2:g}, half of sampling_rate")
+        sound = np.zeros(2 * extractor.nb_max_samples, dtype=np.float32)  # long enough for several views
+        views = extractor(sound, sampling_rate=rate, return_tensors="pt")["input_features"]
+        with torch.device("meta"), torch.no_grad():
             build_clap(audio_config, text_config, projection_dim, text_config["vocab_size"])
+            # Which items are fused depends on values, which the meta device has not; one view has the same shape.
+            without_fusion = {**audio_config, "enable_fusion": False}
+            model = build_clap(without_fusion, text_config, projection_dim, text_config["vocab_size"])
+            model.audio_model(torch.empty(views[:, :1].shape))
     except Exception as error:  # its configurations raise many kinds of errors for a wrong value
         settings = "audio_config, text_config, feature_extractor and projection_dim"
         raise ValueError(f"No ClapModel can be built from {settings}: {type(error).__name__}: {error}.") from error

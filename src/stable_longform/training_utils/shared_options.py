@@ -50,7 +50,7 @@ CropNumSamples = Annotated[int, Range(1, 2**28), "Length of a crop at the model'
 FftSizes = Annotated[tuple[int, ...], Range(16, 2**20, multiple_of=4), NumEntries(1)]
 NumValidationCrops = Annotated[int, Range(1, MAX_COUNT), "Held-out crops per validation."]
 ValidationDuration = Annotated[
-    float, Range(0, 1e4, above=True), "Length of each crop in seconds, rounded to latent frames."
+    float, Range(0.4, 1e4), "Length of each crop in seconds, rounded to latent frames; metrics need 0.2."
 ]
 NumSamples = Annotated[int, Range(0, MAX_COUNT), "Crops that each validation writes as audio and spectrograms."]
 

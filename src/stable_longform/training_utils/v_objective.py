@@ -62,6 +62,20 @@ class VelocityLoss(torch.nn.Module):
         ).sample
 
 
+def check_widths(networks: VelocityLoss) -> None:
+    """Raises a ValueError unless the timing conditioner's tokens are as wide as the transformer takes them."""
+    config = networks.transformer.config
+    with torch.no_grad():
+        timing = networks.timing_conditioner(torch.zeros(1), torch.zeros(1))
+    widths = {
+        "cross_attention_input_dim": timing.encoder_hidden_states.shape[-1],
+        "global_states_input_dim": timing.global_hidden_states.shape[-1],
+    }
+    for name, width in widths.items():
+        if config[name] != width:
+            raise ValueError(f"model.{name} must be {width}, as timing.conditioning_dim makes it, got {config[name]}.")
+
+
 def balance_silence(latent_mask: torch.Tensor) -> torch.Tensor:
     """Weights `(B, L)` with mean 1 that give frames of music and frames of silence half of the loss each.
 

@@ -1,0 +1,37 @@
+"""Options that have the right type and cannot be used: exit code 2 and one line, before a folder is made."""
+
+import pytest
+from launch import run_script
+
+CASES = {
+    "train_autoencoder.py": {
+        "--trackers=[telepathy]": "telepathy",
+        "--keep_every=3": "keep_every must be a multiple of save_every, 100, got 3",
+        "--crop_num_samples=100": "crop_num_samples must be a multiple of 2048 and at least 512, got 100",
+        "--validation_duration_in_s=0.1": "validation_duration_in_s must be a number in [0.4, 10000], got 0.1",
+    },
+    "train_clap.py": {
+        "--audio_config.spec_size=100": "No ClapModel can be built from audio_config",
+        "--audio_config.patch_stride=[3, 5]": "No ClapModel can be built from audio_config",
+        "--audio_config.num_mel_bins=32": "No ClapModel can be built from audio_config",
+        "--feature_extractor.frequency_max=90000": "frequency_max must be at most 24000, half of sampling_rate",
+        "--text_config.vocab_size=10": "text_config.vocab_size must be a whole number in [261, 2^24], got 10",
+        "--batch_size=1": "batch_size must be at least 2 with enable_fusion, got 1",
+    },
+    "train_dit.py": {
+        "--timing.conditioning_dim=17": "model.cross_attention_input_dim must be 17, as timing.conditioning_dim",
+        "--model.global_states_input_dim=33": "model.global_states_input_dim must be 32",
+        "--model.sample_size=15": "model.sample_size must be a multiple of patch_size=2, got 15",
+        "--timing.min_value=1000": "timing.max_value must be greater than min_value=1000, got 512",
+    },
+    "train_dit_lora.py": {"--target_modules=[nothing]": "no linear layer whose name ends in 'nothing'"},
+}
+ALL = [(script, option, text) for script, cases in CASES.items() for option, text in cases.items()]
+
+
+@pytest.mark.parametrize("script, option, text", ALL)
+def test_options_that_cannot_be_used(training_command, tmp_path, script, option, text):
+    finished = run_script(*training_command(script), tmp_path / "run", option)
+    assert finished.returncode == 2 and "Traceback" not in finished.stderr
+    last = finished.stderr.splitlines()[-1]
+    assert last.startswith("error: ") and text in last and not (tmp_path / "run").exists()
