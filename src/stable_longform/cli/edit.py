@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Generic, TypeVar
 
 import torch
 import typer
@@ -85,8 +85,11 @@ Loop = Annotated[
 ]
 
 
+Own = TypeVar("Own", TransformSettings, InpaintSettings)
+
+
 @dataclass(frozen=True)
-class Edit:
+class Edit(Generic[Own]):
     """A checked edit of an audio file.
 
     Args:
@@ -104,7 +107,7 @@ class Edit:
     info: AudioInfo
     sha256: str
     settings: Settings
-    own: TransformSettings | InpaintSettings
+    own: Own
     duration_in_s: float
     checkpoint: str
     device: torch.device
@@ -203,7 +206,7 @@ def extend(
 # --- check
 
 
-def _check(context: typer.Context, cls: type) -> Edit:
+def _check(context: typer.Context, cls: type[Own]) -> Edit[Own]:
     """Checks everything from the command line and `--from`; `cls` is the class of the command's own settings."""
     options, path = context.params, context.params["from_file"]
     assert context.info_name is not None  # a command has a name
@@ -220,7 +223,7 @@ def _check(context: typer.Context, cls: type) -> Edit:
     check_adapter(settings.lora)
     check_content(input)
     sha256 = file_sha256(input)
-    if cls is InpaintSettings:
+    if isinstance(own, InpaintSettings):
         duration = own.duration_in_s(info)
     elif stored is not None and sha256 != stored.get("input_sha256") and options["duration_in_s"] is None:
         duration = info.duration_in_s  # of other audio than the stored duration is of
@@ -248,7 +251,7 @@ def _settings(context: typer.Context, stored: dict | None) -> Settings:
     return settings
 
 
-def _own_settings(context: typer.Context, cls: type, stored: dict | None, info: AudioInfo):
+def _own_settings(context: typer.Context, cls: type[Own], stored: dict | None, info: AudioInfo) -> Own:
     """The command's own settings, from the options, or from the tags for options that are not given."""
     options = {field.name: context.params[field.name] for field in fields(cls) if field.name in context.params}
     if options.get("regions"):
