@@ -10,9 +10,6 @@ STEPS ?= 10
 TRAIN = env MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 $(PYTHON)
 FEW_STEPS = --max_steps $(STEPS) --save_every $(STEPS) --validate_every $(STEPS) --num_workers 0
 
-# Tests of a file run in one process, the longest files first, see tests/conftest.py.
-BY_FILE = --dist loadgroup --no-loadscope-reorder
-
 # A checkout of stable-audio-tools whose requirements $(PYTHON) has is measured too.
 STABLE_AUDIO_TOOLS ?=
 WITH_PEER = $(if $(STABLE_AUDIO_TOOLS),--stable_audio_tools $(STABLE_AUDIO_TOOLS))
@@ -41,18 +38,18 @@ music: $(INSTALLED)  ## write music.wav, 4m45s, with the included checkpoint
 	$(VENV)/bin/stable-longform generate "Genre: Piano|Instruments: Piano|BPM: 90|Key: C major" --seed 1 --overwrite -o music.wav
 
 test: $(INSTALLED)  ## run the test suite
-	$(PYTHON) -m pytest -n 2 $(BY_FILE)
+	$(PYTHON) -m pytest -n 2 --dist loadfile
 
 # The pages of the app and of the listening test, in Chromium.
 test-browser: $(INSTALLED)  ## run the tests in Chromium
-	$(PYTHON) -m pytest -n 2 $(BY_FILE) -m browser
+	$(PYTHON) -m pytest -n 2 --dist loadfile -m browser
 
 # The notebooks and the tutorial, with tiny settings.
 test-docs: $(INSTALLED)  ## run the notebooks and the tutorial
 	$(PYTHON) -m pytest -n 2 -m docs
 
 test-slow: $(INSTALLED)  ## run the tests that take longer
-	$(PYTHON) -m pytest -n 2 $(BY_FILE) -m slow
+	$(PYTHON) -m pytest -n 2 --dist loadfile -m slow
 
 lint: $(INSTALLED)  ## check style
 	$(PYTHON) -m ruff check .

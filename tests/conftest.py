@@ -45,16 +45,38 @@ def synthetic_audio(num_samples: int, num_channels: int = 2, sampling_rate: int 
     return np.stack(channels).astype(np.float32)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """With several processes, a file's tests run in one of them, which sets up what they share once.
+# Files that share what is slow to set up: librosa's functions, which each process compiles, and a server.
+TOGETHER = {
+    "tests/analysis/test_self_similarity.py": "librosa",
+    "tests/benchmarks/test_speed.py": "librosa",
+    "tests/cli/test_evaluate.py": "librosa",
+    "tests/evaluation/test_control.py": "librosa",
+    "tests/metrics/test_key.py": "librosa",
+    "tests/metrics/test_tempo.py": "librosa",
+    "tests/app/test_page.py": "app",
+    "tests/app/test_server.py": "app",
+}
 
-    The trainings come first: their files take longest, and the last ones should end together.
-    """
+
+def pytest_collection_modifyitems(items):
+    """The trainings come first: their files take longest, and all processes should end at the same time."""
     items.sort(key=lambda item: item.path.parent.name != "training")
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `--dist loadfile`, the tests of a file, or of `TOGETHER`, run in one process, in the order above."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class FilesTogether(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return TOGETHER.get(file, file)
+
+    config.option.loadscopereorder = False
+    return FilesTogether(config, log)
 
 
 @pytest.fixture(autouse=True)

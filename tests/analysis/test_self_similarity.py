@@ -6,8 +6,6 @@ import pytest
 
 from stable_longform.analysis.self_similarity import delay_embedding, recurrence_matrix
 
-pytestmark = pytest.mark.xdist_group("librosa")  # one process compiles its functions, not each
-
 
 def noise(num_rows=12, num_columns=100, seed=0):
     return np.random.default_rng(seed).standard_normal((num_rows, num_columns))

@@ -23,7 +23,6 @@ sync_api.expect.set_options(timeout=TIMEOUT_IN_MS)
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium"),
-    pytest.mark.xdist_group("app"),  # one process has a server, not each
 ]
 
 

@@ -13,7 +13,6 @@ from stable_longform.cli import main
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
-pytestmark = pytest.mark.xdist_group("app")  # one process has a server, not each
 
 
 def post(server, **body):

@@ -122,7 +122,6 @@ def test_caches(run, tmp_path):
         assert 0 < float(blocks) < 1 and float(log_mel) > 0.01
 
 
-@pytest.mark.xdist_group("librosa")  # one process compiles its functions, not each
 def test_few_steps(run, tmp_path):
     """The teacher as its own student; its own row is as far from itself as chance leaves it."""
     pytest.importorskip("matplotlib")

@@ -74,7 +74,6 @@ def test_generate_then_score(capsys, tmp_path, checkpoint, prompts, real):
     assert len(report["protocol"]["prompts_sha256"]) == 64
 
 
-@pytest.mark.xdist_group("librosa")
 def test_a_tail_is_written_and_judged(capsys, tmp_path, checkpoint):
     """Files are longer than what the model is asked for, and `control` knows by how much."""
     prompts = tmp_path / "prompts.txt"

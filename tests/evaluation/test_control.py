@@ -18,8 +18,6 @@ from stable_longform.evaluation.control import (
 )
 from stable_longform.metrics.embedders.features import AudioFeatures
 
-pytestmark = pytest.mark.xdist_group("librosa")  # one process compiles its functions, not each
-
 RATE = 22050
 PIECE = {"genre": ["House"], "instruments": ["Piano", "Drums"], "moods": ["Dark"], "bpm": 122, "key": "D# minor"}
 

@@ -5,8 +5,6 @@ import pytest
 
 from stable_longform.metrics.key import PROFILES, RELATIVE_MAJOR, SAMPLING_RATE, estimate_key, key_relation, match_key
 
-pytestmark = pytest.mark.xdist_group("librosa")  # one process compiles its functions, not each
-
 CADENCES = {
     "major": ((0, 4, 7), (5, 9, 12), (7, 11, 14), (0, 4, 7)),
     "minor": ((0, 3, 7), (5, 8, 12), (7, 10, 14), (0, 3, 7)),

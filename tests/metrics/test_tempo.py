@@ -5,8 +5,6 @@ import pytest
 
 from stable_longform.metrics.tempo import SAMPLING_RATE, estimate_tempo, tempo_relation
 
-pytestmark = pytest.mark.xdist_group("librosa")  # one process compiles its functions, not each
-
 
 def clicks(bpm: float, duration_in_s: float = 12.0, offset_in_s: float = 0.1) -> np.ndarray:
     """Short bursts of noise at a steady rate."""
