@@ -131,7 +131,7 @@ def check_clap(audio_config: Mapping, text_config: Mapping, feature_extractor: M
         views = extractor(sound, sampling_rate=rate, return_tensors="pt")["input_features"]
         with torch.device("meta"), torch.no_grad():
             build_clap(audio_config, text_config, projection_dim, text_config["vocab_size"])
-            # Which items are fused depends on values, which the meta device has not; one view has the same shape.
+            # Which items are fused depends on values, and the meta device has none; a single view has the same shape.
             without_fusion = {**audio_config, "enable_fusion": False}
             model = build_clap(without_fusion, text_config, projection_dim, text_config["vocab_size"])
             model.audio_model(torch.empty(views[:, :1].shape))
