@@ -158,6 +158,7 @@ def test_a_file_is_made_again_by_the_command_that_made_it(run, music, fails, tmp
         (["transform", "MUSIC", "--method", "invert", "--scheduler", "ping-pong"], "--method invert needs"),
         (["transform", "missing.wav"], "is not a file"),
         (["transform", "TEXT"], "text.wav"),
+        (["transform", "MP3"], "text.mp3 cannot be read as audio: Format not recognised."),
         (["transform", "MUSIC", "-o", "MUSIC"], "is the input"),
         (["inpaint", "MUSIC"], "at least one --region"),
         (["inpaint", "MUSIC", "--region", "5"], "--region must be START-STOP"),
@@ -190,7 +191,8 @@ def test_bad_input_is_one_line_before_the_model_is_loaded(fails, hollow, music, 
     (tmp_path / "text.wav").write_text("no audio")
     (tmp_path / "sections.txt").write_text("1 a\n0 b\n")
     (tmp_path / "late.txt").write_text("0 a\n5 b\n")
-    files = {"MUSIC": music, "TEXT": tmp_path / "text.wav"}
+    (tmp_path / "text.mp3").write_text("no audio")
+    files = {"MUSIC": music, "TEXT": tmp_path / "text.wav", "MP3": tmp_path / "text.mp3"}
     files |= {"SECTIONS": tmp_path / "sections.txt", "LATE": tmp_path / "late.txt"}
     bad = {"SILENT": ((1600, 2), 0.0), "NAN": ((9, 2), math.nan), "EMPTY": ((0, 2), 0.0), "EIGHT": ((9, 8), 0.1)}
     for name, (shape, value) in bad.items():

@@ -34,6 +34,7 @@ def test_regions():
 
 
 def test_sections_name_the_line_that_is_wrong():
-    assert parse_sections("0 intro\n\n 0:30 chorus, full band \n", "x") == [[0, "intro"], [30, "chorus, full band"]]
+    text = "0 intro\n\n 0:30\tchorus,  full band \n1:00\n"
+    assert parse_sections(text, "x") == [[0, "intro"], [30, "chorus,  full band"], [60, ""]]
     with pytest.raises(ValueError, match="songs.txt, line 2: 'then' is neither"):
         parse_sections("0 intro\nthen chorus", "songs.txt")

@@ -18,6 +18,7 @@ import torch
 
 from stable_longform.app.studio import Cancelled, Make, Progress, Studio
 from stable_longform.music_files import write_music
+from stable_longform.pipelines.inputs import check_number
 from stable_longform.pipelines.pieces import check_edit
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
 from stable_longform.pipelines.pipeline_longform_music_audio_to_audio import LongFormMusicAudioToAudioPipeline
@@ -36,7 +37,7 @@ MAX_SEED = 2**32 - 1
 MAX_HISTORY = 30  # pieces kept for each visitor
 MAX_KNOWN_UPLOADS = 100  # whose peaks are remembered
 NUM_PEAKS = 600
-PLACES = Range(0, MAX_RESULT_IN_S)
+PLACES, DURATIONS = Range(0, MAX_RESULT_IN_S), Range(SECONDS.low, MAX_RESULT_IN_S)
 PRESETS = {
     "Ambient piano": ("Genre: Ambient|Instruments: Piano, Strings|Moods: Calm", 60),
     "Techno": ("Genre: Techno|Instruments: Synthesizer, Drums|Moods: Energetic|128 BPM", 60),
@@ -119,7 +120,10 @@ def _read_peaks(path: str, num_samples: int) -> tuple[float, ...]:
 
 def parse_regions(text: str) -> list[tuple[float, float]]:
     """Parses regions such as `0:10-0:15, 0:20-0:21` to seconds."""
-    return [parse_region(part.strip(), PLACES) for part in text.split(",") if part.strip()]
+    try:
+        return [parse_region(part.strip(), PLACES) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise ValueError(f"Regions: {error}") from error
 
 
 def format_regions(regions: list) -> str:
@@ -127,10 +131,10 @@ def format_regions(regions: list) -> str:
     return ", ".join(f"{start:g}-{stop:g}" for start, stop in regions)
 
 
-def parse_duration(name: str, text: str) -> float:
+def parse_duration(name: str, text: str, accepted: Range = DURATIONS) -> float:
     """Parses a duration such as `1:30` to seconds."""
     try:
-        return parse_seconds(text, Range(SECONDS.low, MAX_RESULT_IN_S))
+        return parse_seconds(text, accepted)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 
@@ -348,29 +352,22 @@ class Page:
             lambda: ("<p>Cancelled.</p>", gr.update(visible=False)), None, [self.status, self.cancel], cancels=events,
             queue=False, show_progress="hidden", api_visibility="private",
         )  # fmt: skip
-        audio, regions = self.tabs["inpaint"]["audio"], self.tabs["inpaint"]["regions"]
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
+        audio, regions = self.tabs["inpaint"]["audio"], self.tabs["inpaint"]["regions"]
         for command, note in self.notes.items():
             if command != "inpaint":
                 self.tabs[command]["audio"].change(_look_at, self.tabs[command]["audio"], note, **quiet)
-        audio.change(_show_upload, [audio, regions], [self.notes["inpaint"], self.waveform], **quiet).then(
-            _mark, [regions, self.waveform], self.waveform, queue=False, **quiet
-        )
-        audio.clear(lambda: "", None, regions, show_progress="hidden", queue=False, api_visibility="private")
+        reading = audio.change(_show_upload, [audio, regions], [self.notes["inpaint"], self.waveform], **quiet)
+        for event in (reading.then, regions.blur):  # a region may be typed while the waveform is read
+            event(_mark, [regions, self.waveform], self.waveform, queue=False, **quiet)
+        audio.clear(lambda: "", None, regions, queue=False, **quiet)
         self.waveform.input(
-            lambda music: format_regions(music["regions"]), self.waveform, regions, show_progress="hidden",
-            queue=False, api_visibility="private",
-        )  # fmt: skip
-        regions.blur(
-            _mark, [regions, self.waveform], self.waveform, show_progress="hidden", queue=False,
-            api_visibility="private",
-        )  # fmt: skip
-        self.choice.input(
-            self._show, [self.history, self.choice], [self.player, self.picture, self.download, self.values],
-            show_progress="hidden", api_visibility="private",
-        )  # fmt: skip
+            lambda music: format_regions(music["regions"]), self.waveform, regions, queue=False, **quiet
+        )
+        shown = [self.player, self.picture, self.download, self.values]
+        self.choice.input(self._show, [self.history, self.choice], shown, **quiet)
         every = [*self._every_control().values()]
-        self.reuse.click(self._fill_in, self.values, every, show_progress="hidden", api_visibility="private")
+        self.reuse.click(self._fill_in, self.values, every, **quiet)
 
     # --- making music
 
@@ -413,11 +410,13 @@ class Page:
 
     def _read(self, command: str, controls: dict) -> Request:
         """Reads the controls; raises a ValueError for what cannot be used."""
+        if any("\0" in value for value in controls.values() if isinstance(value, str)):
+            raise ValueError("Texts must not have NUL characters.")  # no tag can hold them
         seed, prompt = parse_seed(controls["seed"]), controls.get("prompt", "").strip()
         settings = {
             "negative_prompt": controls["negative_prompt"].strip() or None,
-            "num_inference_steps": int(controls["num_inference_steps"]),
-            "guidance_scale": float(controls["guidance_scale"]),
+            "num_inference_steps": int(check_number("Steps", controls["num_inference_steps"])),
+            "guidance_scale": check_number("Guidance", controls["guidance_scale"]),
         }
         made = {
             "prompt": prompt,
@@ -467,7 +466,7 @@ class Page:
         duration = info.duration_in_s
         if duration > self.window_in_s:
             raise ValueError(f"Music to transform must be at most {self.window_in_s:g} s long, got {duration:g} s.")
-        own = {"strength": float(controls["strength"]), "method": controls["method"]}
+        own = {"strength": check_number("Strength", controls["strength"]), "method": controls["method"]}
         if own["method"] != "noise":
             own["source_prompt"] = controls["source_prompt"].strip() or None
         return own, [], duration
@@ -559,7 +558,7 @@ def _read_extension(controls: dict, info: AudioInfo) -> tuple[dict, list, float]
         raise ValueError("Enter a total duration, seconds before, or both.")
     own: dict[str, Any] = {
         "extend_to": parse_duration("Total duration", extend_to) if extend_to else None,
-        "prepend_in_s": parse_seconds(before or 0, PLACES),
+        "prepend_in_s": parse_duration("Seconds before", before or "0", PLACES),
         "loop": bool(controls["loop"]),
     }
     names = ("Total duration", "Seconds before")

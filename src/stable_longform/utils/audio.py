@@ -53,6 +53,8 @@ RATES = {
 }
 TAG_NAMES = tuple(INFO_NAMES)
 READ_BLOCK = 2**18  # frames read at a time
+# What libsndfile says of a file that its mp3 decoder cannot open; that it is a file is checked before.
+NO_FILE = "File does not exist or is not a regular file (possibly a pipe?)."
 # Frames written at a time: libsndfile's vorbis encoder overflows the stack if it gets minutes at once.
 WRITE_BLOCK = 65536
 # Frames decoded before the requested ones: after a seek, the first frames are wrong in formats that overlap blocks
@@ -322,7 +324,8 @@ def _open_audio(path: str | os.PathLike | BinaryIO) -> Iterator[tuple[soundfile.
                 source = FileWithHead(source, check.head, check.skip)
             yield stack.enter_context(_AudioFile(source)), check
     except soundfile.LibsndfileError as error:  # its text would name an object in memory
-        raise ValueError(f"{_name(path)} cannot be read as audio: {error.error_string}") from error
+        reason = error.error_string.replace(NO_FILE, "Format not recognised.")
+        raise ValueError(f"{_name(path)} cannot be read as audio: {reason}") from error
     except (OSError, TypeError) as error:  # the latter for headerless files
         raise ValueError(f"{_name(path)} cannot be read as audio: {error}") from error
 

@@ -58,9 +58,9 @@ def parse_sections(text: str, source: str) -> list[list]:
     sections = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            start, _, prompt = line.strip().partition(" ")
+            start, *prompt = line.split(maxsplit=1)
             try:
-                sections.append([parse_seconds(start, STARTS), prompt.strip()])
+                sections.append([parse_seconds(start, STARTS), "".join(prompt).strip()])
             except ValueError as error:
                 raise ValueError(f"{source}, line {number}: {error}") from error
     return sections

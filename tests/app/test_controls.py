@@ -1,0 +1,98 @@
+"""The page's controls, as people fill them in, without a browser: what the pipelines get, and what is refused."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from stable_longform.utils.audio import write_audio
+
+pytest.importorskip("gradio")
+from stable_longform.app import page as page_module
+from stable_longform.app.page import Page
+
+SHARED = {"negative_prompt": "", "num_inference_steps": 2, "guidance_scale": 2.0, "seed": "1", "format": "wav"}
+CONTROLS = {
+    "generate": {"prompt": "piano", "duration_in_s": "1"},
+    "sections": {"sections": "0 a\n0:00.5 b", "duration_in_s": "1"},
+    "transform": {"prompt": "rock", "strength": 0.5, "method": "noise", "source_prompt": ""},
+    "inpaint": {"prompt": "rock", "regions": "0.2-0.4, 0:00.5-0:00.75", "loop": False},
+    "extend": {"prompt": "rock", "extend_to": "2", "prepend_in_s": "0.25", "loop": True},
+}
+
+
+@pytest.fixture
+def read(pipe, tmp_path):
+    """Reads the controls of a tab, with a second of noise as the upload; some of them changed."""
+    page = Page(SimpleNamespace(pipe=pipe, checkpoint="random"), tmp_path)
+    path = tmp_path / "noise.wav"
+    write_audio(path, torch.rand(1, 12000, generator=torch.Generator().manual_seed(0)) - 0.5, 12000)
+
+    def read(command, **changes):
+        return page._read(command, CONTROLS[command] | SHARED | {"audio": str(path)} | changes)
+
+    return read
+
+
+def test_the_pipelines_get_what_is_typed(read):
+    wanted = read("inpaint")
+    arguments = wanted.make.keywords
+    assert arguments["regions"] == wanted.regions == [(0.2, 0.4), (0.5, 0.75)]
+    assert (wanted.duration_in_s, wanted.made["seed"], wanted.made["input"]) == (1.0, 1, "noise.wav")
+    wanted = read("extend")
+    assert wanted.regions == [(0, 0.25), (1.25, 2.0)] and wanted.duration_in_s == 2.0
+    assert {name: wanted.make.keywords[name] for name in ("extend_to", "prepend_in_s", "loop")} == {
+        "extend_to": 2.0, "prepend_in_s": 0.25, "loop": True,
+    }  # fmt: skip
+    assert read("sections").make.keywords["prompt"] == [[0, "a"], [0.5, "b"]]
+
+
+@pytest.mark.parametrize(
+    ("command", "changes", "message"),
+    [
+        ("generate", {"duration_in_s": "2.5"}, "Duration must be at most 2.048 seconds, got 2.5"),
+        ("generate", {"prompt": "a\0b"}, "Texts must not have NUL characters"),
+        ("generate", {"num_inference_steps": ""}, "Steps must be a number, got ''"),  # an empty field
+        ("generate", {"guidance_scale": ""}, "Guidance must be a number, got ''"),
+        ("generate", {"seed": "1.5"}, "Seed must be a whole number"),
+        ("sections", {"sections": "0 a\nb"}, "Sections, line 2: 'b' is neither"),
+        ("transform", {"strength": ""}, "Strength must be a number, got ''"),
+        ("transform", {"audio": None}, "Upload an audio file first"),
+        ("inpaint", {"regions": ""}, "Mark a region on the waveform"),
+        ("inpaint", {"regions": "0.2"}, "Regions: must be START-STOP, as 0:10-0:15, got '0.2'"),
+        ("inpaint", {"regions": "0.4-0.2"}, "A region must be within the audio"),
+        ("inpaint", {"regions": "0-1"}, "Nothing is kept"),
+        ("inpaint", {"loop": True}, "A loop needs new music at one end"),
+        ("extend", {"extend_to": "1.2"}, r"Total duration must be in \[1.251, 900\] seconds, got 1.2"),
+        ("extend", {"extend_to": "", "prepend_in_s": "nan"}, "Seconds before: must be a number of seconds in"),
+        ("extend", {"extend_to": "", "prepend_in_s": "900"}, "The result must last at most 900 s, got 901 s"),
+        ("extend", {"extend_to": "", "prepend_in_s": ""}, "Enter a total duration, seconds before, or both"),
+    ],
+)
+def test_what_cannot_be_used_is_a_sentence_before_any_work(read, command, changes, message):
+    with pytest.raises(ValueError, match=message):
+        read(command, **changes)
+
+
+def test_an_upload_is_decoded_once(read, tmp_path, monkeypatch):
+    decoded, checked_blocks = [], page_module.checked_blocks
+    monkeypatch.setattr(page_module, "checked_blocks", lambda path: decoded.append(path) or checked_blocks(path))
+    path = str(tmp_path / "noise.wav")
+    note, music = page_module._show_upload(path, "0.25-0.5")
+    assert note == "<p>0:01, 12000 Hz, mono.</p>"
+    assert music["duration"] == 1.0 and music["regions"] == [[0.25, 0.5]]
+    assert 500 < len(music["peaks"]) <= 600 and max(music["peaks"]) == 1.0
+    read("inpaint"), read("extend"), page_module._look_at(path)
+    assert decoded == [path]
+
+
+@pytest.mark.parametrize("num_samples", [1, 7, 600, 601, 5000, 2**18, 2**18 + 1, 600_000])
+def test_peaks_are_in_their_places(tmp_path, num_samples):
+    """A click is where it was, to within two peaks, however the file is read in blocks."""
+    path, at = tmp_path / "click.wav", num_samples * 2 // 3
+    waveform = torch.zeros(2, num_samples)
+    waveform[:, at] = torch.tensor([0.5, -0.5])  # a mono mix would be silent
+    write_audio(path, waveform, 8000, "float")
+    _, peaks = page_module.check_upload(str(path))
+    assert len(peaks) <= 600 and sum(peaks) == max(peaks) == 1.0
+    assert abs(peaks.index(1.0) - len(peaks) * at / num_samples) <= 2
