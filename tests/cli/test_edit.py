@@ -156,6 +156,7 @@ def test_a_file_is_made_again_by_the_command_that_made_it(run, music, fails, tmp
         (["transform", "MUSIC", "--method", "paint"], "--method must be one of noise, invert, edit"),
         (["transform", "MUSIC", "--source-prompt", "a"], "--source-prompt is for"),
         (["transform", "MUSIC", "--method", "invert", "--scheduler", "ping-pong"], "--method invert needs"),
+        (["transform", "MUSIC", "--method", "edit", "--scheduler", "sde-dpmsolver++"], "++ or ping-pong, got"),
         (["transform", "missing.wav"], "is not a file"),
         (["transform", "TEXT"], "text.wav"),
         (["transform", "MP3"], "text.mp3 cannot be read as audio: Format not recognised."),

@@ -11,13 +11,14 @@ from stable_longform.pipelines.guidance import Guidance
 from stable_longform.pipelines.sampling import Run, sample
 from stable_longform.schedulers import scheduling
 from stable_longform.schedulers.scheduling import make_scheduler
+from stable_longform.schedulers.scheduling_ping_pong import PingPongScheduler
 
 STEPS = 8
 SHAPE = (2, LATENT_CHANNELS, 16)
 
 
-def prepared(start: float = 1.0):
-    scheduler = make_scheduler()
+def prepared(start: float = 1.0, scheduler=None):
+    scheduler = make_scheduler() if scheduler is None else scheduler  # without steps, its length is 0
     scheduling.set_timesteps(scheduler, STEPS)
     schedules.start_at(scheduler, start)
     return scheduler
@@ -45,6 +46,24 @@ def test_an_edit_adds_what_the_prompts_differ_in():
         start = noise_schedule.add_noise(music, noise, scheduler.timesteps[0])
         result = sample(edit, scheduler, start, Run(Guidance(1.0), STEPS))
         assert relative_error(result, music + target - source) < 1e-4
+
+
+def test_an_edit_follows_the_noise_of_ping_pong():
+    """Source and target get the same noise in every step, although the scheduler draws it anew."""
+    music, target, source, noise = (draw(number) for number in range(4))
+    scheduler, seen = prepared(0.9, PingPongScheduler()), []
+
+    def leads_to_source(latents, t, time):
+        seen.append((latents - noise_schedule.alpha(t) * music) / noise_schedule.sigma(t))
+        return leads_to(source)(latents, t, time)
+
+    edit = EditVelocity(leads_to(target), leads_to_source, music, noise, scheduler, None)
+    start = noise_schedule.add_noise(music, noise, scheduler.timesteps[0])
+    run = Run(Guidance(1.0), STEPS)
+    result = sample(edit, scheduler, start, run, before_step=edit.renew_noise, generator=seed(5))
+    assert relative_error(result, music + target - source) < 1e-4
+    assert relative_error(seen[0], noise) < 1e-4
+    assert all(abs(float(drawn.mean())) < 0.3 and 0.8 < float(drawn.std()) < 1.2 for drawn in seen)
 
 
 def test_new_noise_in_each_step_does_not_change_what_it_adds():

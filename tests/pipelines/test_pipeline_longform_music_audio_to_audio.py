@@ -12,6 +12,7 @@ from tiny_pipeline import PROMPTS, SHORT, generate, record_transformer, seed, ti
 
 from stable_longform import LongFormMusicAudioToAudioPipeline, LongFormMusicPipeline
 from stable_longform.schedulers.scheduling import make_scheduler
+from stable_longform.schedulers.scheduling_ping_pong import PingPongScheduler
 
 RATE, WINDOW = 8000, 2048  # Hz, samples
 METHODS = ("noise", "invert", "edit")
@@ -50,7 +51,10 @@ def test_without_strength_the_reconstruction_comes_back(pipe, audio, method):
     assert errors[1] < 1e-3 and errors[1] < errors[0] / 10
 
 
-def test_equal_prompts_edit_nothing(pipe, audio):
+@pytest.mark.parametrize("scheduler", [make_scheduler(), PingPongScheduler()], ids=["solver", "ping-pong"])
+def test_equal_prompts_edit_nothing(pipe, audio, scheduler):
+    pipe = LongFormMusicAudioToAudioPipeline.from_pipe(pipe, scheduler=scheduler)
+    pipe.set_progress_bar_config(disable=True)
     arguments = {"method": "edit", "strength": 0.9, "negative_prompt": PROMPTS[3]}
     result = transform(pipe, audio, source_prompt=SHORT, **arguments)[0]
     assert relative_error(result, reconstruction(pipe, audio)) < 1e-3
@@ -218,12 +222,13 @@ def test_a_file_that_is_no_audio_or_too_long_is_refused(pipe, tmp_path):
         transform(pipe, torch.ones(3601), sampling_rate=1)
 
 
-def test_inversion_needs_a_deterministic_scheduler(pipe, audio):
+def test_inversion_and_edits_need_a_deterministic_scheduler(pipe, audio):
     stochastic = LongFormMusicAudioToAudioPipeline.from_pipe(
         pipe, scheduler=make_scheduler(algorithm_type="sde-dpmsolver++")
     )
-    with pytest.raises(ValueError, match="deterministic"):
-        transform(stochastic, audio, method="invert")
+    for method in ("invert", "edit"):
+        with pytest.raises(ValueError, match=f"method='{method}' needs a deterministic scheduler"):
+            transform(stochastic, audio, method=method)
     assert transform(stochastic, audio)[0].shape == audio.shape
 
 

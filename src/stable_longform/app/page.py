@@ -348,11 +348,11 @@ class Page:
                     api_visibility="private",
                 )
             )
-        self.cancel.click(
-            lambda: ("<p>Cancelled.</p>", gr.update(visible=False)), None, [self.status, self.cancel], cancels=events,
-            queue=False, show_progress="hidden", api_visibility="private",
-        )  # fmt: skip
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
+        # Only when the generation's updates no longer arrive, or one of them could replace the text.
+        cancelled = ("<p>Cancelled.</p>", gr.update(visible=False))
+        stopped = self.cancel.click(None, cancels=events, queue=False, **quiet)
+        stopped.then(lambda: cancelled, None, [self.status, self.cancel], queue=False, **quiet)
         audio, regions = self.tabs["inpaint"]["audio"], self.tabs["inpaint"]["regions"]
         for command, note in self.notes.items():
             if command != "inpaint":

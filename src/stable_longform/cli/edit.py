@@ -27,7 +27,7 @@ from stable_longform.cli.edit_settings import (
     InpaintSettings,
     TransformSettings,
 )
-from stable_longform.cli.options import check_device, seconds_option, with_music_options
+from stable_longform.cli.options import SCHEDULERS, check_device, seconds_option, with_music_options
 from stable_longform.cli.settings import (
     Settings,
     draw_seed,
@@ -44,6 +44,7 @@ from stable_longform.utils.ranges import Range
 from stable_longform.utils.recordings import MAX_DURATION_IN_S, check_content, check_file
 from stable_longform.utils.timecodes import parse_region
 
+FOLLOWED_SCHEDULERS = {"noise": SCHEDULERS, "invert": ("dpmsolver++",), "edit": ("dpmsolver++", "ping-pong")}
 PLACES = Range(0, MAX_DURATION_IN_S)  # seconds of audio
 
 Input = Annotated[
@@ -140,8 +141,10 @@ def transform(
     Settings are stored in the file's tags; `stable-longform info FILE` shows them, and `--from FILE` makes it again.
     """
     edit = _check(context, TransformSettings)
-    if edit.own.method == "invert" and edit.settings.scheduler not in (None, "dpmsolver++"):
-        raise ValueError(f"--method invert needs --scheduler dpmsolver++, got {edit.settings.scheduler}.")
+    method, scheduler = edit.own.method, edit.settings.scheduler
+    if scheduler not in (None, *FOLLOWED_SCHEDULERS[method]):
+        accepted = " or ".join(FOLLOWED_SCHEDULERS[method])
+        raise ValueError(f"--method {method} needs --scheduler {accepted}, got {scheduler}.")
     limits, duration = read_limits(edit.checkpoint), edit.duration_in_s
     if limits is not None and duration > limits[0]:
         raise ValueError(f"The result would last {duration:g} s: give a --duration in (0, {limits[0]:.3f}] seconds.")

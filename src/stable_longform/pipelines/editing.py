@@ -16,6 +16,7 @@ import torch
 from stable_longform import noise_schedule
 from stable_longform.pipelines import schedules
 from stable_longform.pipelines.sampling import GuidedVelocity, Velocity
+from stable_longform.schedulers.scheduling_ping_pong import PingPongScheduler
 
 NUM_FIXED_POINT_STEPS = 10
 
@@ -72,7 +73,7 @@ class EditVelocity:
         draw_noise: Callable[[], torch.Tensor],
     ):
         self.target, self.source = target, source
-        self.latents, self.noise = latents, noise
+        self.latents, self.noise, self.predicted = latents, noise, latents
         self.scheduler, self.draw_noise = scheduler, draw_noise
 
     @property
@@ -85,8 +86,15 @@ class EditVelocity:
         self.target.change(**tensors)
 
     def renew_noise(self, step: int, t: torch.Tensor, noisy_latents: torch.Tensor) -> torch.Tensor:
-        """Called before each step; from the second on it replaces the noise in the noisy latents by fresh noise."""
+        """Called before each step; from the second on it replaces the noise in the noisy latents by fresh noise.
+
+        Ping-pong has already added fresh noise to the predicted data. That is the noise from then on.
+        """
         if step == 0:
+            return noisy_latents
+        if isinstance(self.scheduler, PingPongScheduler):
+            a, s = noise_schedule.amplitudes(t)
+            self.noise = (noisy_latents - a * self.predicted) / s
             return noisy_latents
         noise = self.draw_noise().to(noisy_latents)
         change = noise_schedule.sigma(t) * (noise - self.noise)
@@ -97,4 +105,6 @@ class EditVelocity:
         """The velocity; arguments as in `GuidedVelocity`."""
         before = noise_schedule.add_noise(self.latents, self.noise, t)
         difference = self.target(latents, t, time) - self.source(before, t, time)
-        return noise_schedule.velocity(self.latents, self.noise, t) + difference
+        velocity = noise_schedule.velocity(self.latents, self.noise, t) + difference
+        self.predicted = noise_schedule.latents_from_velocity(latents, velocity, t)
+        return velocity

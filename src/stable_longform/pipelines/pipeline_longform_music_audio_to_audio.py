@@ -80,7 +80,8 @@ class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
             method: "noise" adds noise and removes it with the prompt. "invert" finds the noise from which the model
                 would generate the music with the source prompt and without guidance, and samples from it; it keeps
                 more of the music, takes twice the time and needs a deterministic scheduler. "edit" follows the
-                difference between the source and the target prompt, without inversion; it takes twice the time too.
+                difference between the source and the target prompt, without inversion; it takes twice the time too,
+                and needs a deterministic scheduler or ping-pong.
             source_prompt: describes the music as it is now, for "invert" and "edit"; None: no prompt.
             source_guidance_scale: for the source prompt of "edit"; None: `guidance_scale`. "invert" uses no guidance.
             sampling_rate: rate in Hz of audio that is not a file; None: the model's.
@@ -143,8 +144,8 @@ class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
         scheduler = self._check_scheduler(num_inference_steps)
         is_all_noise = method == "noise" and strength >= scheduler.timesteps[0]
         schedules.start_at(scheduler, strength)
-        if method == "invert":
-            schedules.check_reversible(scheduler)
+        if method != "noise":
+            schedules.check_deterministic(scheduler, method)
 
         with self._running(request.guidance, len(scheduler.timesteps)) as run:
             # Encode.

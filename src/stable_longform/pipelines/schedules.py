@@ -36,15 +36,20 @@ def start_at(scheduler, time: float) -> None:
 
 
 def reverse(scheduler) -> None:
-    """Reverses the schedule: from its last time up to its first. See `check_reversible`."""
+    """Reverses the schedule: from its last time up to its first. See `check_deterministic`."""
     _set_levels(scheduler, scheduler.sigmas[:-1].flip(0))
 
 
-def check_reversible(scheduler) -> None:
-    """Raises a ValueError for a stochastic scheduler, whose steps cannot be inverted."""
+def check_deterministic(scheduler, method: str) -> None:
+    """Raises a ValueError for a stochastic scheduler, whose noise neither "invert" nor "edit" can follow.
+
+    "edit" can follow ping-pong, which adds its noise to the predicted data alone.
+    """
+    if method == "edit" and isinstance(scheduler, PingPongScheduler):
+        return
     if scheduler.config.get("algorithm_type", "sde-dpmsolver++").startswith("sde"):
         raise ValueError(
-            "method='invert' needs a deterministic scheduler, as make_scheduler() gives it, got a stochastic "
+            f"method={method!r} needs a deterministic scheduler, as make_scheduler() gives it, got a stochastic "
             f"{type(scheduler).__name__}."
         )
 
