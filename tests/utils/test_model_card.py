@@ -95,18 +95,21 @@ def test_metrics_of_the_runs_are_evaluation_results(tmp_path):
 
 def test_results_go_into_the_header_and_the_text_stays(tmp_path):
     path = write_model_card(tmp_path, **ARGUMENTS)
-    before = ModelCard.load(path)
+    before, own = ModelCard.load(path), shown(path)
     set_results(tmp_path, [Result("songs", "SI-SDR", 3.91234), Result("other songs", "SI-SDR", 0.9)])
     after = ModelCard.load(path)
-    assert shown(path) == [
+    assert shown(path) == own + [
         ("text-to-audio", "songs", "SI-SDR", 3.9123),
         ("text-to-audio", "other songs", "SI-SDR", 0.9),
     ]
     assert (
         after.text == before.text and after.data.license == before.data.license and after.data.tags == before.data.tags
     )
+    set_results(tmp_path, [Result("songs", "tempo", 0.5)])
     set_results(tmp_path, [Result("songs", "SI-SDR", 4.0)])
-    assert len(shown(path)) == 1 and ModelCard.load(path).text == before.text
+    tempo, si_sdr = ("text-to-audio", "songs", "tempo", 0.5), ("text-to-audio", "songs", "SI-SDR", 4.0)
+    assert shown(path) == own + [tempo, si_sdr]
+    assert ModelCard.load(path).text == before.text
 
 
 def test_results_that_cannot_be_shown(tmp_path):

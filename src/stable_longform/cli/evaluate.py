@@ -304,7 +304,10 @@ def card(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of the checkpoint, with a card (README.md).")],
     report: Annotated[list[Path], typer.Argument(help="Folders of reports of `reconstruct-score` and `control`.")],
 ) -> None:
-    """Puts the results of reports into the header of a model card, where the Hub shows them. The text stays."""
+    """Puts the results of reports into the header of a model card, where the Hub shows them.
+
+    Earlier results of the same metrics are replaced; other results and the text stay.
+    """
     results = [result for folder in report for result in read_results(folder)]
     set_results(checkpoint, results)
     rows = [(result.metric, result.value, result.dataset) for result in results]

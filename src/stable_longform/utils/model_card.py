@@ -97,9 +97,9 @@ def write_model_card(
 
 
 def set_results(directory: str | os.PathLike, results: Sequence[Result]) -> None:
-    """Puts evaluation results into the header of a checkpoint's card, in place of those before. The text stays.
+    """Puts evaluation results into the header of a checkpoint's card. The text stays.
 
-    They are the Hub's `model-index`.
+    They are the Hub's `model-index`. Earlier results of the same metrics are replaced; those of other metrics stay.
 
     Args:
         directory: folder of the checkpoint; its name is the model's name, unless the header has one.
@@ -115,7 +115,9 @@ def set_results(directory: str | os.PathLike, results: Sequence[Result]) -> None
         raise ValueError("There is no result to put into the card.")
     card = ModelCard.load(path)
     card.data.model_name = card.data.get("model_name") or Path(directory).resolve().name
-    card.data.eval_results = _eval_results(results)
+    metrics = {result.metric for result in results}
+    kept = [result for result in card.data.eval_results or [] if result.metric_name not in metrics]
+    card.data.eval_results = kept + _eval_results(results)
     write_text(path, str(card))
 
 
