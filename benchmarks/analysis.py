@@ -91,7 +91,7 @@ def make_commands(arguments) -> list[list[str]]:
     cli, model = ["-m", "stable_longform"], ["--checkpoint", arguments.checkpoint]
     rows = [f"{row}={music / row}" for row in ("real", "composed", "ours")]
     memorization = ["--embedder", arguments.embedder, "--segment", arguments.segment, "--duration", arguments.duration]
-    memorization += ["--num-generations", arguments.num_generations, "--num-copies", 10, "--num-splices", 40]
+    memorization += ["--num-generations", arguments.num_generations, "--num-copies", 10, "--num-splices", 24]
     memorization += ["--card", arguments.card] if arguments.card else []
     generated = [output / "prompts.jsonl", music / "ours", "--duration", arguments.figure_duration]
     truth = [arguments.manifest.parent, "--truth", arguments.manifest, "--no-pictures"]

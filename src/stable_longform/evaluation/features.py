@@ -143,7 +143,8 @@ def _features_of_file(
         if not stored.is_file():
             audio = audio or load_audio(path, settings)
             computed = embed_audio(audio, embedder, settings.peak_in_db)
-            arrays = {name: values for name, values in vars(computed).items() if values is not None}
+            # safetensors would store arrays in another order as if they were in this one
+            arrays = {name: np.ascontiguousarray(array) for name, array in vars(computed).items() if array is not None}
             arrays["notes"] = np.frombuffer(json.dumps(audio.notes).encode(), dtype=np.uint8).copy()
             with atomic_path(stored) as temporary:
                 save_file(arrays, temporary)

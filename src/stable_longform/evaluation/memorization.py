@@ -408,12 +408,13 @@ class MemorizationAnalysis:
             music = self._to_channels(self._excerpt(path, duration_in_s, place))
             if music.shape[1] < host.shape[1]:
                 continue
-            for share, found in curve.items():
-                rows = self._embed(self.query_embedder, splice(host, music, share, place))
-                items, cosines = nearest_items(rows, training.segments)
-                best = int(cosines[:, 0].argmax())
-                found["cosines"].append(float(cosines[best, 0]))
-                found["num_of_source"] += int(training.owners[items[best, 0]]) == source
+            rows = [self._embed(self.query_embedder, splice(host, music, share, place)) for share in curve]
+            items, cosines = nearest_items(np.concatenate(rows), training.segments)
+            for number, found in enumerate(curve.values()):
+                own = slice(number * len(rows[0]), (number + 1) * len(rows[0]))
+                best = int(cosines[own, 0].argmax())
+                found["cosines"].append(float(cosines[own, 0][best]))
+                found["num_of_source"] += int(training.owners[items[own, 0][best]]) == source
             progress.update()
         rates = {f"{share:g}": detection_rate(found["cosines"], threshold) for share, found in curve.items()}
         return {"threshold": threshold, "rates": rates, "scores": {f"{share:g}": f for share, f in curve.items()}}

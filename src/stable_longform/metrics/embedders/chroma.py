@@ -73,7 +73,7 @@ class ChromaEmbedder:
         amplitudes = (_pitch_classes() @ spectrum.abs().square()[:, :-1]).sqrt() * (4 / FFT_SIZE)
         amplitudes = torch.where(amplitudes.amax(dim=0) < SILENCE, 0.0, amplitudes)
         parts = torch.nn.functional.avg_pool1d(amplitudes[None], NUM_POOLED)[0]
-        windows = parts.unfold(1, self.num_parts, self.num_hop_parts).permute(1, 0, 2)  # (windows, 24, parts)
+        windows = parts.unfold(1, self.num_parts, self.num_hop_parts).permute(1, 0, 2).contiguous()
         rows = (windows - windows.mean(dim=2, keepdim=True)).flatten(1)
         lengths = rows.norm(dim=1, keepdim=True)
         if not (lengths > SILENCE).any():
