@@ -45,17 +45,15 @@ def synthetic_audio(num_samples: int, num_channels: int = 2, sampling_rate: int 
     return np.stack(channels).astype(np.float32)
 
 
-# Files that share what is slow to set up: librosa's functions, which each process compiles, and a server.
-TOGETHER = {
-    "tests/analysis/test_self_similarity.py": "librosa",
-    "tests/benchmarks/test_speed.py": "librosa",
-    "tests/cli/test_evaluate.py": "librosa",
-    "tests/evaluation/test_control.py": "librosa",
-    "tests/metrics/test_key.py": "librosa",
-    "tests/metrics/test_tempo.py": "librosa",
-    "tests/app/test_page.py": "app",
-    "tests/app/test_server.py": "app",
-}
+# Files that use librosa's functions, which each process compiles.
+TOGETHER = (
+    "tests/analysis/test_self_similarity.py",
+    "tests/benchmarks/test_speed.py",
+    "tests/cli/test_evaluate.py",
+    "tests/evaluation/test_control.py",
+    "tests/metrics/test_key.py",
+    "tests/metrics/test_tempo.py",
+)
 
 
 def pytest_collection_modifyitems(items):
@@ -73,7 +71,7 @@ def pytest_xdist_make_scheduler(config, log):
     class FilesTogether(LoadFileScheduling):
         def _split_scope(self, nodeid):
             file = super()._split_scope(nodeid)
-            return TOGETHER.get(file, file)
+            return "librosa" if file in TOGETHER else file
 
     config.option.loadscopereorder = False
     return FilesTogether(config, log)

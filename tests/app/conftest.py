@@ -1,4 +1,4 @@
-"""A server of the app with a tiny random model, for all tests of a process."""
+"""A server of the app with a tiny random model, for all tests of a file."""
 
 import tempfile
 import threading
@@ -20,7 +20,7 @@ def pipe():
     return pipe
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: tests of other files fork, and the copies share the server's sockets
 def server(pipe, tmp_path_factory):
     """The address of a running server, and the folder that its temporary files are in."""
     pytest.importorskip("gradio")
@@ -36,5 +36,6 @@ def server(pipe, tmp_path_factory):
             patch.undo()
             yield SimpleNamespace(url=url, folder=Path(folder))
             server.should_exit = True
-            thread.join()
+            thread.join(60)
+            assert not thread.is_alive()
     assert list(folder.iterdir()) == []  # nothing is left behind
