@@ -27,7 +27,8 @@ function draw() {
   const step = width / music.peaks.length;
   music.peaks.forEach((peak, number) => {
     const size = Math.max(peak * height * 0.92, ratio);
-    context.fillRect(number * step, (height - size) / 2, Math.max(step * 0.7, 1), size);
+    const left = Math.floor(number * step), right = Math.floor((number + 1) * step); // whole pixels, or there are stripes
+    context.fillRect(left, (height - size) / 2, Math.max(right - left, 1), size);
   });
 }
 
