@@ -58,6 +58,9 @@ class Config:
         Range(0, 1e6, above=True),
         "Windows of all stages of the transformer, in seconds; empty: only the longest.",
     ] = ()
+    max_shard_size_in_mb: Annotated[
+        int, Range(1, 10**6), "Larger files of weights are split into shards of at most this size."
+    ] = 10_000
     description: Annotated[str, "Description of the model, for the card."] = ""
     data: Annotated[str, "Training data and their licences, for the card."] = ""
     license: Annotated[str, "Licence of the weights, for the card, for example cc-by-4.0."] = ""
@@ -88,7 +91,8 @@ def main(config: Config) -> None:
         num_inference_steps=config.num_inference_steps,
         guidance_scale=config.guidance_scale,
     ).to(dtype)
-    export_model(pipe, config.output_dir, keep=(CARD_FILE, "ATTRIBUTION.md"))
+    kept = (CARD_FILE, "ATTRIBUTION.md")
+    export_model(pipe, config.output_dir, keep=kept, max_shard_size=f"{config.max_shard_size_in_mb}MB")
     runs = {"autoencoder": config.autoencoder, "CLAP": config.clap, "transformer": config.dit}
     recorded = {part: read_run(Path(folder).parent) for part, folder in runs.items()}
     networks = ("vae", "text_encoder", "timing_conditioner", "transformer")

@@ -150,7 +150,7 @@ def test_short_window_carries_over_to_a_long_one_and_to_a_pipeline(
     check_script("make_checkpoint.py", "--autoencoder", autoencoder, "--clap", clap, "--dit", long / "dit",
                  "--output_dir", folder / "checkpoint", "--sigma_min", 0.1, "--license", "mit",
                  "--guidance_interval", "[0.0, 0.9]", "--window_in_s", "[0.743, 2.972]",
-                 "--num_inference_steps", 7, "--guidance_scale", 3.5)  # fmt: skip
+                 "--num_inference_steps", 7, "--guidance_scale", 3.5, "--max_shard_size_in_mb", 1)  # fmt: skip
     refused = run_script("make_checkpoint.py", "--autoencoder", other_autoencoder, "--clap", clap,
                          "--dit", long / "dit", "--output_dir", folder / "wrong")  # fmt: skip
     assert refused.returncode == 2 and "latents of another autoencoder" in refused.stderr

@@ -38,14 +38,15 @@ def load_weights(model: torch.nn.Module, source: torch.nn.Module, option: str = 
         raise ValueError(f"--{option} has other weights than the model: {error}") from error
 
 
-def export_model(model, directory: str | os.PathLike, *companions, keep: Sequence[str] = ()) -> None:
+def export_model(model, directory: str | os.PathLike, *companions, keep: Sequence[str] = (), **options) -> None:
     """Saves `model` to `directory` through a temporary folder and replaces the previous content.
 
     `companions`, such as a tokenizer or a feature extractor, are saved into the same folder. Files named in `keep` are
-    kept.
+    kept. `options` are those of the model's `save_pretrained`.
     """
     with atomic_folder(directory) as partial:
-        for part in (model, *companions):
+        model.save_pretrained(partial, **options)
+        for part in companions:
             part.save_pretrained(partial)
         for file in (Path(directory) / name for name in keep):
             if file.is_file():
