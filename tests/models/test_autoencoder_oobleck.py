@@ -11,6 +11,7 @@ from common import (
     relative_error,
 )
 from diffusers import AutoencoderOobleck as DiffusersAutoencoderOobleck
+from packaging.version import Version
 
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 
@@ -392,6 +393,9 @@ def test_return_dict_and_tuple_agree(inputs):
     assert torch.equal(model.decode(posterior.mode(), return_dict=False)[0], sample)
 
 
+@pytest.mark.skipif(
+    Version(torch.__version__) < Version("2.7"), reason="torch 2.6 does not find its own name in diffusers' wrapper"
+)
 def test_compiles_to_one_graph():
     """In chunks without gradients, whole with them; what is compiled is the plain code."""
     model = make_model((2,))

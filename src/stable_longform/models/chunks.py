@@ -7,7 +7,6 @@ concatenated chunks are the result for the whole, and only one chunk has to fit 
 Conventions: waveforms and latents are `(batch_size, channels, length)`. A frame is a latent, or `hop_length` samples.
 """
 
-import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -82,16 +81,16 @@ def join(parts: Iterable[torch.Tensor], length: int) -> torch.Tensor:
     Raises:
         ValueError: there is no part.
     """
-    parts = iter(parts)
-    first = next(parts, None)
-    if first is None:
-        raise ValueError("parts must hold at least one tensor, got none.")
-    if first.shape[-1] == length:
-        return first
-    whole, start = first.new_empty(*first.shape[:-1], length), 0
-    for part in itertools.chain([first], parts):
+    whole, start = None, 0
+    for part in parts:
+        if whole is None:
+            if part.shape[-1] == length:
+                return part
+            whole = part.new_empty(*part.shape[:-1], length)
         whole[..., start : start + part.shape[-1]] = part
         start += part.shape[-1]
+    if whole is None:
+        raise ValueError("parts must hold at least one tensor, got none.")
     return whole
 
 
