@@ -8,13 +8,13 @@ To resume, run the same command again. The result is `output_dir/lora/pytorch_lo
 et al., "LoRA", arXiv 2106.09685.
 """
 
+import functools
 import itertools
 from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 
-from stable_longform.data.latents import LatentWindows, collate_windows
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
 from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.accelerator import make_accelerator
@@ -22,8 +22,8 @@ from stable_longform.training_utils.adapters import add_adapter, checkpoint_adap
 from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.diffusion_validation import validate
 from stable_longform.training_utils.gpu_settings import compile_networks, is_fused
-from stable_longform.training_utils.items import VALIDATION_SEED, make_loader, seed_generators
-from stable_longform.training_utils.latent_windows import check_encoder
+from stable_longform.training_utils.items import make_loader, seed_generators
+from stable_longform.training_utils.latent_windows import check_encoder, open_latent_windows
 from stable_longform.training_utils.learning_rate import linear_warmup, set_learning_rate
 from stable_longform.training_utils.loop import StopRequest, TrainingLoop
 from stable_longform.training_utils.metric_log import log_metrics
@@ -86,10 +86,21 @@ def main(config: Config) -> int:
     adapter = pipe.transformer
     check_encoder(config.latents, pipe.vae)
     shape = adapter.config.sample_size, pipe.timing_conditioner.config.max_value
-    windows = LatentWindows(config.latents, "train", *shape, config.seed, config.max_bad_fraction)
-    valid_windows = None
-    if config.num_validation_windows:
-        valid_windows = LatentWindows(config.latents, "valid", *shape, VALIDATION_SEED, config.max_bad_fraction)
+    draw = functools.partial(
+        draw_noise_and_times,
+        seed=config.seed,
+        condition_dropout=config.condition_dropout,
+        terminal_probability=config.terminal_probability,
+        timestep_shift=config.timestep_shift,
+    )
+    windows = open_latent_windows(
+        config.latents,
+        *shape,
+        config.seed,
+        config.max_bad_fraction,
+        draw,
+        has_valid=config.num_validation_windows > 0,
+    )
     for name in ("vae", "text_encoder", "timing_conditioner", "transformer"):
         getattr(pipe, name).requires_grad_(False)
     add_adapter(adapter, config.rank, config.alpha, config.target_modules)
@@ -114,19 +125,11 @@ def main(config: Config) -> int:
         return dict(zip(("prompt_embeds", "prompt_attention_mask"), pipe.encode_prompt(prompts), strict=True))
 
     def compute_losses(batch: dict) -> dict:
-        batch |= draw_noise_and_times(
-            batch["latents"].shape,
-            batch["item_numbers"],
-            config.seed,
-            config.condition_dropout,
-            config.terminal_probability,
-            config.timestep_shift,
-        )
         with accelerator.autocast():
             return {"loss": velocity_loss(batch | embed_prompts(batch["prompt"])).mean()}
 
     loop = TrainingLoop(accelerator, output_dir, config, stop)
-    batches = make_loader(windows, loop.order, config.max_steps, config.num_workers, collate_windows)
+    batches = make_loader(windows.train, loop.order, config.max_steps, config.num_workers, windows.collate)
     for step in loop.steps():
         set_learning_rate(optimizer, config.learning_rate * linear_warmup(step, config.warmup_steps))
         micro_batches = itertools.islice(batches, loop.order.accumulation)
@@ -137,9 +140,9 @@ def main(config: Config) -> int:
         if loop.is_due(config.validate_every):
             if accelerator.is_main_process:
                 save_adapter(adapter, output_dir / "lora")
-            if valid_windows is not None:
+            if config.num_validation_windows:
                 metrics = validate(
-                    velocity_loss, valid_windows, embed_prompts, config.num_validation_windows, 1, accelerator
+                    velocity_loss, windows.valid, embed_prompts, config.num_validation_windows, 1, accelerator
                 )
                 if accelerator.is_main_process:
                     log_metrics(output_dir, loop.done, metrics, accelerator)

@@ -74,5 +74,5 @@ def test_settings_out_of_range_are_refused(pipe, settings, message):
 
 def test_a_scheduler_for_another_prediction_is_refused(pipe):
     flow = LongFormMusicPipeline.from_pipe(pipe, prediction_type="flow_prediction")
-    with pytest.raises(ValueError, match="as the model"):
+    with pytest.raises(ValueError, match="like the model"):
         flow(SHORT)

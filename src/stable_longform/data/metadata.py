@@ -23,7 +23,7 @@ FIELD_ALIASES = {
     "instrument": "instruments",
 }
 NOTHING = ("", "nan", "none", "null", "n/a", "<na>")  # in any case
-MAX_NUMBER, MAX_TEMPO = 1e15, 1000  # what is beyond is no property of music
+MAX_NUMBER, MAX_TEMPO = 1e15, 1000  # larger values are not properties of music
 TEMPO = re.compile(r"(\d+(?:\.\d+)?)\s*(?:bpm)?", re.IGNORECASE)
 
 

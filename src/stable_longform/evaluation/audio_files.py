@@ -10,13 +10,14 @@ on the stereo file at its own rate, PaSST's and CLAP's after mixing to mono and 
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from stable_longform.data.sources import open_source
+from stable_longform.data.tracks import Track
 from stable_longform.utils.audio import (
     AUDIO_EXTENSIONS,
     UNSUPPORTED_EXTENSIONS,
@@ -95,10 +96,19 @@ def list_tracks(source: str | os.PathLike, split: str, limit: int | None = None)
     Raises:
         ValueError: see `open_source`; or the source holds its audio in tars or tables.
     """
-    tracks = getattr(open_source(source, split), "tracks", None)
+    return {track.path.with_suffix("").as_posix(): track.path for track in tracks_of_files(source, split)[:limit]}
+
+
+def tracks_of_files(source: str | os.PathLike, split: str | None = None) -> Sequence[Track]:
+    """The tracks of a source of music that consists of audio files, in its order; of one split, or all.
+
+    Raises:
+        ValueError: see `open_source`; or the source holds its audio in tars or tables.
+    """
+    tracks = open_source(source, split).tracks
     if tracks is None or any(track.storage is not None for track in tracks):
         raise ValueError(f"{source} does not consist of audio files.")
-    return {track.path.with_suffix("").as_posix(): track.path for track in tracks[:limit]}
+    return tracks
 
 
 def count_other_files(folder: str | os.PathLike) -> dict[str, int]:

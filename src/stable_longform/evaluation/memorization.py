@@ -37,7 +37,6 @@ from stable_longform.analysis.memorization import (
     pair_cosines,
 )
 from stable_longform.data.prompts import build_prompt, prompt_fields
-from stable_longform.data.sources import open_source
 from stable_longform.data.tracks import Track
 from stable_longform.evaluation.audio_files import (
     Audio,
@@ -46,6 +45,7 @@ from stable_longform.evaluation.audio_files import (
     audio_hash,
     load_audio,
     to_channels,
+    tracks_of_files,
 )
 from stable_longform.evaluation.codecs import REPORT_RATE, Codec, reconstruct_stereo
 from stable_longform.evaluation.features import each_file_features
@@ -436,10 +436,7 @@ def open_tracks(source: str, splits: Sequence[str], limit: int | None = None) ->
     Raises:
         ValueError: see `open_source`; or the source holds its audio in tars or tables, or has no such track.
     """
-    tracks = getattr(open_source(source), "tracks", None)
-    if tracks is None or any(track.storage is not None for track in tracks):
-        raise ValueError(f"{source} does not consist of audio files.")
-    found = {track.path.as_posix(): track for track in tracks if track.split in splits}
+    found = {track.path.as_posix(): track for track in tracks_of_files(source) if track.split in splits}
     if not found:
         raise ValueError(f"{source} has no track in the splits {', '.join(splits)}.")
     return dict(list(found.items())[:limit])

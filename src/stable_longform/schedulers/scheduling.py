@@ -175,7 +175,7 @@ def check_scheduler(scheduler, prediction_type: str = V_PREDICTION) -> None:
     config = scheduler.config
     if config.get("prediction_type", FLOW_PREDICTION) != prediction_type:
         raise ValueError(
-            f"scheduler must have prediction_type={prediction_type!r}, as the model, got {config.prediction_type!r}."
+            f"scheduler must have prediction_type={prediction_type!r}, like the model, got {config.prediction_type!r}."
         )
     if config.get("solver_order", 2) not in (1, 2, 3):
         raise ValueError(f"scheduler must have solver_order 1, 2 or 3, got {config.solver_order!r}.")

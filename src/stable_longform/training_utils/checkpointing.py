@@ -21,10 +21,10 @@ from stable_longform.training_utils.run_options import RunOptions
 from stable_longform.training_utils.train_step import SkippedSteps
 from stable_longform.utils.files import (
     file_sha256,
+    raise_as_os_error,
     replace_folder,
     sync_file,
     sync_folder,
-    told_as_os_error,
     write_json,
 )
 from stable_longform.utils.run_folder import rewind_metrics
@@ -59,7 +59,7 @@ def save_checkpoint(
     accelerator.wait_for_everyone()
     error = None
     try:
-        with told_as_os_error():
+        with raise_as_os_error():
             accelerator.save_state(str(partial))
         if accelerator.is_main_process:
             facts: dict[str, Any] = {

@@ -58,14 +58,19 @@ def open_latent_windows(
     max_bad_fraction: float,
     draw: Draw,
     excerpt_probability: float = 0.0,
+    has_valid: bool = True,
 ) -> WindowSource:
     """Windows from a folder of latents; the loader's workers draw what belongs to them.
 
     Args:
-        draw: see `ItemsWithDraws`. The others are those of `LatentWindows`.
+        draw: see `ItemsWithDraws`.
+        has_valid: whether the valid split is needed; otherwise `valid` is empty. The other arguments are those of
+            `LatentWindows`.
     """
     train = LatentWindows(latents, "train", window_length, max_seconds, seed, max_bad_fraction, excerpt_probability)
-    valid = LatentWindows(latents, "valid", window_length, max_seconds, VALIDATION_SEED, max_bad_fraction)
+    valid: Items = []
+    if has_valid:
+        valid = LatentWindows(latents, "valid", window_length, max_seconds, VALIDATION_SEED, max_bad_fraction)
     inspected = torch.stack([train[VALIDATION_SEED + i]["latents"] for i in range(NUM_INSPECTED)])
     return WindowSource(ItemsWithDraws(train, draw), collate_windows, valid, lambda batch: batch, inspected)
 

@@ -51,7 +51,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # several processes may write it
     try:
-        with told_as_os_error():
+        with raise_as_os_error():
             yield temporary
         os.replace(temporary, path)
     finally:
@@ -70,7 +70,7 @@ def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        with told_as_os_error():
+        with raise_as_os_error():
             yield partial
         for file in (path for path in partial.rglob("*") if path.is_file()):
             sync_file(file)
@@ -80,7 +80,7 @@ def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def told_as_os_error() -> Iterator[None]:
+def raise_as_os_error() -> Iterator[None]:
     """Turns the errors of torch and safetensors for files that cannot be written, as on a full disk, into OSErrors."""
     try:
         yield

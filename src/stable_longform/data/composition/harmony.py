@@ -88,7 +88,6 @@ PROGRESSIONS: dict[str, dict[str, tuple]] = {
 }
 # The last bars of a piece.
 CADENCES = {"major": (3, 4, 0), "minor": (5, 4, 0), "dorian": (2, 3, 0)}
-NUM_VOICES = 4
 
 BarChords = tuple[Chord, ...]  # the chords of a bar, which share it equally
 
