@@ -297,7 +297,10 @@ def generate_with_200_steps(page):
     """Starts a generation, and waits for its first step."""
     open_tab(page, "Text").get_by_label("Duration").fill("2")
     open_accordion(page, "Settings")
-    page.get_by_label("number input for Steps").fill("200")
+    steps = page.get_by_label("number input for Steps")
+    steps.fill("200")
+    steps.press("Tab")
+    sync_api.expect(page.get_by_label("range slider for Steps")).to_have_value("200")  # the page has taken it over
     press(page, "Generate")
     status(page, "Sampling, step .* of 200, about .* left")
 
