@@ -95,6 +95,8 @@ def test_clients_at_the_same_time_get_their_own_music(server, pipe):
 
 
 def test_health(server):
+    fields = httpx.get(f"{server.url}/v1/openapi.json").json()["components"]["schemas"]["GenerationRequest"]
+    assert {"prompt", "duration", "seed"} <= set(fields["properties"])
     assert httpx.get(f"{server.url}/v1/health").json() == {
         "status": "ok", "checkpoint": "random", "max_duration_in_s": 2.048, "num_generations": 0,
     }  # fmt: skip

@@ -115,6 +115,18 @@ def test_an_edit_can_be_made_again_or_changed_in_one_thing(run, music, tmp_path,
     assert json.loads(read_tags(again)["comment"]) == settings | {"prompt": "rock"}
 
 
+def test_a_stored_method_or_loop_can_be_left(run, music, tmp_path):
+    options = ["--from", str(tmp_path / "result.wav"), "-o", str(tmp_path / "b.wav"), "--quiet", "--overwrite"]
+    run("transform", str(music), "piano", "--method", "edit", "--source-prompt", "drums")
+    assert main(["transform", *options, "--method", "noise"]) == 0
+    changed = json.loads(read_tags(tmp_path / "b.wav")["comment"])
+    assert changed["method"] == "noise" and "source_prompt" not in changed
+    assert main(["transform", *options, "--method", "noise", "--source-prompt", "drums"]) == 2
+    run("extend", str(music), "piano", *EDITS["extend"], "--loop")
+    assert main(["extend", *options, "--no-loop"]) == 0
+    assert json.loads(read_tags(tmp_path / "b.wav")["comment"])["loop"] is False
+
+
 def test_made_again_with_other_audio_it_is_as_long_as_that(run, music, tmp_path, make_audio):
     run("transform", str(music), "piano", "--duration", "0.15")
     other = tmp_path / "other.wav"

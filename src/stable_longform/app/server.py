@@ -66,7 +66,7 @@ def make_app(studio: Studio, folder: Path) -> fastapi.FastAPI:
         studio: makes the music.
         folder: for temporary files.
     """
-    app = fastapi.FastAPI(title="stable-longform", docs_url="/v1/docs", openapi_url="/v1/openapi.json", redoc_url=None)
+    app = fastapi.FastAPI(title="stable-longform", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json")
     app.add_middleware(BodyLimit)
 
     @app.get("/v1/health")

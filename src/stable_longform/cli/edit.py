@@ -82,7 +82,7 @@ Repeats = Annotated[
     ),
 ]
 Loop = Annotated[
-    bool, typer.Option("--loop", help="Make the end lead back to the beginning; one of them must be new.")
+    bool, typer.Option("--loop/--no-loop", help="Make the end lead back to the beginning; one of them must be new.")
 ]
 
 
@@ -263,6 +263,8 @@ def _own_settings(context: typer.Context, cls: type[Own], stored: dict | None, i
     for name in options.keys() & stored.keys():
         if source_of(context, name) != "COMMANDLINE":
             options[name] = stored[name]
+    if options.get("method") == "noise" and source_of(context, "source_prompt") != "COMMANDLINE":
+        options["source_prompt"] = None  # of another file's method
     own = cls(**options)
     own.check(info)
     return own
