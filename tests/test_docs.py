@@ -181,8 +181,10 @@ def cli_options(parameter: inspect.Parameter) -> list[str]:
     declared = [
         name
         for info in getattr(parameter.annotation, "__metadata__", ())
-        for name in [getattr(info, "default", None), *(getattr(info, "param_decls", None) or ())]
-        if isinstance(name, str) and name.startswith("--")
+        for names in [getattr(info, "default", None), *(getattr(info, "param_decls", None) or ())]
+        if isinstance(names, str)
+        for name in names.split("/")  # "--loop/--no-loop"
+        if name.startswith("--")
     ]
     return declared or [f"--{parameter.name.replace('_', '-')}"]
 
