@@ -11,7 +11,6 @@ during the training. The defaults are the paper's second stage (4m45s); the firs
 transformer, and the timing conditioner. `training/make_checkpoint.py` then assembles a pipeline.
 """
 
-import functools
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +45,7 @@ from stable_longform.training_utils.latent_windows import (
 from stable_longform.training_utils.learning_rate import falling_rate, inverse_lr, set_learning_rate
 from stable_longform.training_utils.loop import StopRequest, TrainingLoop
 from stable_longform.training_utils.metric_log import log_metrics
-from stable_longform.training_utils.noise_and_times import draw_noise_and_times
+from stable_longform.training_utils.noise_and_times import make_draw
 from stable_longform.training_utils.options import ArgumentsOf, NumEntries, build_model
 from stable_longform.training_utils.pretrained import load_text_encoder, load_weights
 from stable_longform.training_utils.run_options import TrainingOptions
@@ -272,14 +271,7 @@ def open_windows(
         ValueError: the latents are from another autoencoder, or the data cannot be used.
     """
     shape = velocity_loss.transformer.config.sample_size, velocity_loss.timing_conditioner.config.max_value
-    draw = functools.partial(
-        draw_noise_and_times,
-        seed=config.seed,
-        condition_dropout=config.condition_dropout,
-        terminal_probability=config.terminal_probability,
-        timestep_shift=config.timestep_shift,
-    )
-    options = {"seed": config.seed, "max_bad_fraction": config.max_bad_fraction, "draw": draw}
+    options = {"seed": config.seed, "max_bad_fraction": config.max_bad_fraction, "draw": make_draw(config)}
     if config.latents is not None:
         if vae is not None:
             check_encoder(config.latents, vae)

@@ -8,7 +8,6 @@ To resume, run the same command again. The result is `output_dir/lora/pytorch_lo
 et al., "LoRA", arXiv 2106.09685.
 """
 
-import functools
 import itertools
 from dataclasses import dataclass
 from typing import Annotated
@@ -27,7 +26,7 @@ from stable_longform.training_utils.latent_windows import check_encoder, open_la
 from stable_longform.training_utils.learning_rate import linear_warmup, set_learning_rate
 from stable_longform.training_utils.loop import StopRequest, TrainingLoop
 from stable_longform.training_utils.metric_log import log_metrics
-from stable_longform.training_utils.noise_and_times import draw_noise_and_times
+from stable_longform.training_utils.noise_and_times import make_draw
 from stable_longform.training_utils.run_options import TrainingOptions
 from stable_longform.training_utils.runs import start_run
 from stable_longform.training_utils.train_step import train_step
@@ -86,19 +85,12 @@ def main(config: Config) -> int:
     adapter = pipe.transformer
     check_encoder(config.latents, pipe.vae)
     shape = adapter.config.sample_size, pipe.timing_conditioner.config.max_value
-    draw = functools.partial(
-        draw_noise_and_times,
-        seed=config.seed,
-        condition_dropout=config.condition_dropout,
-        terminal_probability=config.terminal_probability,
-        timestep_shift=config.timestep_shift,
-    )
     windows = open_latent_windows(
         config.latents,
         *shape,
         config.seed,
         config.max_bad_fraction,
-        draw,
+        make_draw(config),
         has_valid=config.num_validation_windows > 0,
     )
     for name in ("vae", "text_encoder", "timing_conditioner", "transformer"):

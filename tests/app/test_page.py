@@ -40,10 +40,8 @@ def page(browser, server):
     """A visitor's page, from which nothing may be sent to another machine."""
     elsewhere = []
     context = browser.new_context(accept_downloads=True)
-    page = open_page(context, server)
-    page.on("request", lambda request: elsewhere.append(request.url) if is_elsewhere(request.url) else None)
-    page.reload()
-    yield page
+    context.on("request", lambda request: elsewhere.append(request.url) if is_elsewhere(request.url) else None)
+    yield open_page(context, server)
     context.close()
     assert elsewhere == []
 

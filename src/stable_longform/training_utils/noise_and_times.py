@@ -4,7 +4,9 @@ All are functions of the seed and the item's number. So the workers of a data lo
 on a GPU, the main process would take longer for the noise than the GPU for the step.
 """
 
+import functools
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -50,12 +52,43 @@ def draw_noise_and_times(
     }
 
 
+class DrawOptions(Protocol):
+    """The options of a training on which its draws depend, see `draw_noise_and_times`."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of the whole training."""
+
+    @property
+    def condition_dropout(self) -> float:
+        """Share of the items whose condition is dropped."""
+
+    @property
+    def terminal_probability(self) -> float:
+        """Share of the items at t = 1."""
+
+    @property
+    def timestep_shift(self) -> float:
+        """See `shift_times`."""
+
+
+def make_draw(options: DrawOptions) -> Draw:
+    """`draw_noise_and_times` with the options of a training."""
+    return functools.partial(
+        draw_noise_and_times,
+        seed=options.seed,
+        condition_dropout=options.condition_dropout,
+        terminal_probability=options.terminal_probability,
+        timestep_shift=options.timestep_shift,
+    )
+
+
 class ItemsWithDraws(NumberedItems):
     """Items of another sequence with their draws, so that a data loader's workers draw them.
 
     Args:
         items: with `latents (C, L)`.
-        draw: `draw_noise_and_times` with its settings.
+        draw: of `make_draw`.
     """
 
     def __init__(self, items: NumberedItems, draw: Draw):
