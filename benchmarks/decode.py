@@ -18,8 +18,9 @@ from model_pairs import DECODERS, LATENT_CHANNELS, autoencoders, stable_audio_to
 from timing import interleave, machine, print_table
 
 from stable_longform import AutoencoderOobleck
+from stable_longform.utils.accepted_values import DTYPES
 from stable_longform.utils.ranges import Range
-from stable_longform.utils.scripts import DTYPES, SECONDS, ScriptParser, run_main
+from stable_longform.utils.scripts import SECONDS, ScriptParser, run_main
 
 SAMPLING_RATE, HOP_LENGTH = 44100, 2048
 
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of the computation")
     parser.add_device()
     arguments = parser.parse_args()
-    dtype = getattr(torch, arguments.dtype)
+    dtype = DTYPES[arguments.dtype]
     print(f"{arguments.size} decoder, {arguments.dtype}; {machine(arguments.device)}\n")
     ours, theirs = autoencoders(arguments.size, dtype, arguments.device)
     peers = {f"diffusers, {name}": diffusers_decoder(theirs, name == "tiled") for name in arguments.peers}

@@ -22,8 +22,9 @@ from model_pairs import autoencoders
 from timing import machine, peak_resident_bytes, print_table, resident_bytes, synchronize
 
 from stable_longform import TINY_CHECKPOINT, LongFormMusicPipeline
+from stable_longform.utils.accepted_values import DTYPES
 from stable_longform.utils.ranges import Range
-from stable_longform.utils.scripts import DTYPES, SECONDS, STEPS, ScriptParser, run_main
+from stable_longform.utils.scripts import SECONDS, STEPS, ScriptParser, run_main
 
 PROMPT = "Genre: Ambient|Instruments: Synth|Moods: Slow"
 
@@ -48,7 +49,7 @@ def main() -> None:
     pipe = LongFormMusicPipeline.from_pretrained(arguments.checkpoint)
     pipe.set_progress_bar_config(disable=True)
     for model in (pipe.transformer, pipe.text_encoder):
-        model.to(getattr(torch, arguments.dtype))
+        model.to(DTYPES[arguments.dtype])
     pipe.to(arguments.device)
     rows = []
     for steps in arguments.num_inference_steps:
@@ -135,7 +136,7 @@ def run_peer(pipe, arguments: argparse.Namespace) -> tuple[float, float]:
     names = ("num_layers", "num_attention_heads", "attention_head_dim", "cross_attention_dim", "in_channels")
     names += ("num_key_value_attention_heads", "out_channels", "sample_size", "time_proj_dim")
     names += ("global_states_input_dim", "cross_attention_input_dim")
-    dtype = getattr(torch, arguments.dtype)
+    dtype = DTYPES[arguments.dtype]
     transformer = StableAudioDiTModel(**{name: config[name] for name in names}).to(device, dtype).eval()
     length, dim = config.sample_size, config.attention_head_dim // 2
     rotary = get_1d_rotary_pos_embed(dim, length + 1, use_real=True, repeat_interleave_real=False)

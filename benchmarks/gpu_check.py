@@ -32,10 +32,11 @@ from transformer_step import NUM_TEXT_TOKENS, operations
 from stable_longform import LongFormMusicPipeline, TimingConditioner
 from stable_longform.models.acceleration.engine import SWITCH
 from stable_longform.schedulers.scheduling import make_scheduler
+from stable_longform.utils.accepted_values import DTYPES
 from stable_longform.utils.files import write_text
 from stable_longform.utils.optional import require
 from stable_longform.utils.ranges import Range
-from stable_longform.utils.scripts import DTYPES, STEPS, ScriptParser, run_main
+from stable_longform.utils.scripts import STEPS, ScriptParser, run_main
 
 HEADER = ("steps", "model", "sampling, s", "decoding, s", "whole, s", "ratio", "peak memory, GB", "share of the peak")
 
@@ -65,7 +66,7 @@ def main() -> None:
 @torch.inference_mode()
 def check(arguments: argparse.Namespace) -> None:
     """All rows."""
-    dtype, device = getattr(torch, arguments.dtype), arguments.device
+    dtype, device = DTYPES[arguments.dtype], arguments.device
     print(f"{arguments.size} size, {arguments.window} latents, {arguments.dtype}; {machine(device)}\n")
     ours, theirs = transformers(arguments.size, None, dtype, device)
     vae, their_vae = autoencoders(arguments.size, torch.float32, device)

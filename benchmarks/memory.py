@@ -16,7 +16,8 @@ from model_pairs import DECODERS, LATENT_CHANNELS, autoencoders
 from timing import machine, peak_resident_bytes, print_table, resident_bytes, run_child, synchronize
 
 from stable_longform import TINY_CHECKPOINT, AutoencoderOobleck
-from stable_longform.utils.scripts import DTYPES, ScriptParser, run_main
+from stable_longform.utils.accepted_values import DTYPES
+from stable_longform.utils.scripts import ScriptParser, run_main
 
 SAMPLING_RATE, HOP_LENGTH = 44100, 2048
 MODES = ("ours", "stream", "encode", "tiled", "whole")
@@ -55,7 +56,7 @@ def main() -> None:
 def measure(case: str, arguments: argparse.Namespace) -> dict:
     """Bytes above the weights, and seconds, after a warm-up with a quarter of a second of audio."""
     mode, _, seconds = case.partition(":")
-    dtype, device = getattr(torch, arguments.dtype), arguments.device
+    dtype, device = DTYPES[arguments.dtype], arguments.device
     if mode == "encode" and arguments.size == "embedded":
         model = AutoencoderOobleck.from_pretrained(TINY_CHECKPOINT, subfolder="vae").to(device, dtype)
     elif mode == "encode":

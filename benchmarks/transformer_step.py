@@ -23,8 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stable_longform.pipelines.guidance import branches_in_turn, make_conditions, predict_velocity
 from stable_longform.schedulers import scheduling
+from stable_longform.utils.accepted_values import DTYPES
 from stable_longform.utils.ranges import Range
-from stable_longform.utils.scripts import DTYPES, ScriptParser, run_main
+from stable_longform.utils.scripts import ScriptParser, run_main
 
 NUM_TEXT_TOKENS = 77
 
@@ -53,7 +54,7 @@ def main() -> None:
 @torch.inference_mode()
 def print_transformers(arguments: argparse.Namespace) -> None:
     """A row for each length and model."""
-    dtype, device = getattr(torch, arguments.dtype), arguments.device
+    dtype, device = DTYPES[arguments.dtype], arguments.device
     ours, theirs = transformers(arguments.size, arguments.num_layers, dtype, device)
     other = arguments.stable_audio_tools and stable_audio_tools_transformer(ours, arguments.stable_audio_tools)
     config = ours.config

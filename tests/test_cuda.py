@@ -5,7 +5,7 @@ import torch
 from common import relative_error
 from tiny_pipeline import SHORT, generate, tiny_pipeline
 
-from stable_longform.schedulers.scheduling import SCHEDULER_NAMES
+from stable_longform.utils.accepted_values import SCHEDULER_NAMES
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 

@@ -38,7 +38,6 @@ from stable_longform.training_utils.items import make_loader, seed_generators
 from stable_longform.training_utils.learning_rate import falling_rate, linear_warmup, set_learning_rate
 from stable_longform.training_utils.loop import StopRequest, TrainingLoop
 from stable_longform.training_utils.metric_log import log_metrics
-from stable_longform.training_utils.pretrained import float_dtype
 from stable_longform.training_utils.run_options import TrainingOptions
 from stable_longform.training_utils.runs import start_run, write_stage
 from stable_longform.training_utils.train_step import train_step
@@ -49,6 +48,7 @@ from stable_longform.training_utils.trajectories import (
     read_point,
     trajectory_path,
 )
+from stable_longform.utils.accepted_values import DTYPES
 from stable_longform.utils.files import atomic_folder, weights_sha256
 from stable_longform.utils.ranges import Range
 
@@ -66,7 +66,7 @@ class Config(TrainingOptions):
         Annotated[str, "Folder of trajectories, which runs can share; null: output_dir/trajectories."] | None
     ) = None
     num_trajectories: Annotated[
-        int, Range(1, shared.MAX_STEPS), "Number of the teacher's trajectories, including held-out ones."
+        int, Range(1, shared.MAX_TRAINING_STEPS), "Number of the teacher's trajectories, including held-out ones."
     ] = 1024
     num_validation_trajectories: Annotated[int, Range(1, shared.MAX_COUNT), "Number of held-out trajectories."] = 16
     durations_in_s: Annotated[
@@ -217,7 +217,7 @@ def sample_trajectories(
         "durations_in_s": config.durations_in_s,
         "dtype": config.trajectory_dtype,
     }
-    dtype, share = float_dtype(config.trajectory_dtype), (accelerator.process_index, accelerator.num_processes)
+    dtype, share = DTYPES[config.trajectory_dtype], (accelerator.process_index, accelerator.num_processes)
     with accelerator.main_process_first():  # the first process writes the settings, the others compare them
         make_trajectories(pipe, [], folder, settings, config.seed)
     make_trajectories(pipe, requests, folder, settings, config.seed, dtype, *share, **call)

@@ -29,7 +29,7 @@ from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.latent_encoding import describe_track, encode_silence, encode_tracks, track_key
 from stable_longform.training_utils.loop import StopRequest
 from stable_longform.training_utils.options import NumEntries
-from stable_longform.training_utils.pretrained import float_dtype
+from stable_longform.utils.accepted_values import DTYPES
 from stable_longform.utils.files import atomic_path, weights_sha256, write_json, write_text
 from stable_longform.utils.ranges import Range
 from stable_longform.utils.text_files import read_json
@@ -51,7 +51,7 @@ class Config:
         NumEntries(1),
         "Splits to encode, in this order.",
     ] = ("valid", "train")
-    max_tracks: Annotated[int | None, Range(1, shared.MAX_STEPS), "Number of tracks of each split."] = None
+    max_tracks: Annotated[int | None, Range(1, shared.MAX_TRAINING_STEPS), "Number of tracks of each split."] = None
     dtype: Annotated[shared.Dtype, "Precision of the autoencoder during encoding."] = "float32"
     tracks_per_shard: Annotated[int, Range(1, shared.MAX_COUNT), "Tracks after which a shard is written."] = 64
     minutes_per_shard: Annotated[
@@ -69,7 +69,7 @@ class Config:
 def main(config: Config) -> int:
     """Encodes this process's tracks, then writes the index; returns the exit code."""
     stop = StopRequest(config.max_minutes)
-    dtype = float_dtype(config.dtype)
+    dtype = DTYPES[config.dtype]
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST_WAIT)
     output_dir = Path(config.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)

@@ -18,8 +18,9 @@ from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipel
 from stable_longform.schedulers.scheduling import SIGMA_MAX, SIGMA_MIN, make_scheduler
 from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.config import launch
-from stable_longform.training_utils.pretrained import export_model, float_dtype, load_text_encoder
+from stable_longform.training_utils.pretrained import export_model, load_text_encoder
 from stable_longform.training_utils.runs import STAGE_FILE
+from stable_longform.utils.accepted_values import DTYPES
 from stable_longform.utils.files import weights_sha256
 from stable_longform.utils.model_card import CARD_FILE, write_model_card
 from stable_longform.utils.ranges import Range
@@ -68,7 +69,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Loads the parts, checks that they fit, saves the pipeline."""
-    dtype = float_dtype(config.dtype)
+    dtype = DTYPES[config.dtype]
     vae = AutoencoderOobleck.from_pretrained(config.autoencoder)
     transformer = DiTTransformer1D.from_pretrained(config.dit, subfolder="transformer")
     if transformer.config.in_channels != vae.config.decoder_input_channels:

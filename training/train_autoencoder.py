@@ -106,12 +106,12 @@ class Config(TrainingOptions):
     max_minutes: shared.MaxMinutes | None = None
     discriminator_start_step: Annotated[
         int,
-        Range(0, shared.MAX_STEPS),
+        Range(0, shared.MAX_TRAINING_STEPS),
         "Before this step only the generator is trained.",
     ] = 0
     encoder_freeze_step: Annotated[
         int | None,
-        Range(0, shared.MAX_STEPS),
+        Range(0, shared.MAX_TRAINING_STEPS),
         "From this step on only the decoder is trained; 0 for a decoder-only stage.",
     ] = None
     learning_rate: shared.LearningRate = 1.5e-4

@@ -104,7 +104,7 @@ class Config(TrainingOptions):
     max_minutes: shared.MaxMinutes | None = None
     schedule_steps: Annotated[
         int | None,
-        Range(1, shared.MAX_STEPS),
+        Range(1, shared.MAX_TRAINING_STEPS),
         "Steps of the learning-rate schedule; null: max_steps.",
     ] = None
     learning_rate: shared.LearningRate = 1e-4

@@ -126,7 +126,7 @@ class Config(TrainingOptions):
         "Ranges of t with separate losses; at most one per window.",
     ] = 4
     demo_every: Annotated[
-        int, Range(0, shared.MAX_STEPS), "Steps between demos, which need autoencoder; 0: no demos."
+        int, Range(0, shared.MAX_TRAINING_STEPS), "Steps between demos, which need autoencoder; 0: no demos."
     ] = 0
     autoencoder: Annotated[
         str | None,

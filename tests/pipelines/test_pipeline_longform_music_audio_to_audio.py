@@ -13,9 +13,9 @@ from tiny_pipeline import PROMPTS, SHORT, generate, record_transformer, seed, ti
 from stable_longform import LongFormMusicAudioToAudioPipeline, LongFormMusicPipeline
 from stable_longform.schedulers.scheduling import make_scheduler
 from stable_longform.schedulers.scheduling_ping_pong import PingPongScheduler
+from stable_longform.utils.accepted_values import EDIT_METHODS
 
 RATE, WINDOW = 8000, 2048  # Hz, samples
-METHODS = ("noise", "invert", "edit")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def reconstruction(pipe, audio):
 # --- laws
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", EDIT_METHODS)
 def test_without_strength_the_reconstruction_comes_back(pipe, audio, method):
     errors = [
         relative_error(transform(pipe, audio, strength=strength, method=method)[0], reconstruction(pipe, audio))
@@ -94,7 +94,7 @@ def test_a_scheduler_with_another_scale_starts_from_the_same_noisy_music(pipe, a
     assert relative_error(first[0]["latents"], first[1]["latents"]) < 1e-5
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", EDIT_METHODS)
 def test_an_item_does_not_depend_on_its_neighbours(pipe, make_audio, method):
     audios = [make_audio(samples, sampling_rate=RATE, seed=samples) for samples in (700, WINDOW)]
     generators = {} if method == "invert" else {"generator": [seed(0), seed(1)]}
@@ -117,7 +117,7 @@ def test_the_schedule_is_the_end_of_that_of_text_to_music(pipe, audio):
 
 
 def test_the_prompt_is_heard_with_every_method(pipe, audio):
-    for method in METHODS:
+    for method in EDIT_METHODS:
         first, other = (transform(pipe, audio, prompt, method=method)[0] for prompt in PROMPTS[1:3])
         assert relative_error(other, first) > 1e-3, method
 

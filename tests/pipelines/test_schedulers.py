@@ -6,7 +6,7 @@ from common import relative_error
 from tiny_pipeline import SHORT, generate, record_transformer, seed, tiny_pipeline
 
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
-from stable_longform.schedulers.scheduling import SCHEDULER_NAMES
+from stable_longform.utils.accepted_values import SCHEDULER_NAMES
 
 
 @pytest.fixture

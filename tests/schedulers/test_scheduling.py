@@ -13,7 +13,6 @@ from diffusers import (
 
 from stable_longform.noise_schedule import FLOW_PREDICTION
 from stable_longform.schedulers.scheduling import (
-    SCHEDULER_NAMES,
     SIGMA_MAX,
     SIGMA_MIN,
     check_scheduler,
@@ -22,6 +21,7 @@ from stable_longform.schedulers.scheduling import (
     set_timesteps,
 )
 from stable_longform.schedulers.scheduling_ping_pong import PingPongScheduler
+from stable_longform.utils.accepted_values import SCHEDULER_NAMES
 
 
 def sample(

@@ -19,6 +19,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from stable_longform.app.page import CSS, MAX_UPLOAD, Page, text_to_music
 from stable_longform.app.streams import MEDIA_TYPES, stream_audio
 from stable_longform.app.studio import Busy, Studio
+from stable_longform.utils.accepted_values import MAX_GUIDANCE_SCALE, MAX_SEED, MAX_STEPS
 from stable_longform.utils.timecodes import SECONDS
 
 MAX_BODY = 2**16  # bytes of a request to /v1/
@@ -31,9 +32,9 @@ class GenerationRequest(pydantic.BaseModel, extra="forbid", strict=True):
     prompt: str = pydantic.Field("", max_length=2000)
     duration: float = pydantic.Field(30.0, ge=SECONDS.low, description="Seconds, up to the model's window.")
     negative_prompt: str | None = pydantic.Field(None, max_length=2000)
-    num_inference_steps: int | None = pydantic.Field(None, ge=1, le=1000)
-    guidance_scale: float | None = pydantic.Field(None, ge=-100, le=100)
-    seed: int = pydantic.Field(0, ge=0, le=2**63 - 1)
+    num_inference_steps: int | None = pydantic.Field(None, ge=1, le=MAX_STEPS)
+    guidance_scale: float | None = pydantic.Field(None, ge=-MAX_GUIDANCE_SCALE, le=MAX_GUIDANCE_SCALE)
+    seed: int = pydantic.Field(0, ge=0, le=MAX_SEED)
     response_format: Literal["wav", "flac"] = "wav"
 
 

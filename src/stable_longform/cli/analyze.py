@@ -10,7 +10,6 @@ from accelerate import PartialState
 from stable_longform.cli.evaluate import GuidanceScale, Seed, Steps, load_codec, load_model
 from stable_longform.cli.options import (
     MAX_COUNT,
-    MAX_SEED,
     Checkpoint,
     Device,
     check_device,
@@ -28,6 +27,7 @@ from stable_longform.evaluation.memorization import (
 )
 from stable_longform.evaluation.memorization_report import CARD_TITLE, card_section, report_generations
 from stable_longform.evaluation.structure import NUM_RESAMPLES, analyze_folders, read_sections
+from stable_longform.utils.accepted_values import MAX_SEED
 from stable_longform.utils.model_card import set_section
 
 HELD_OUT = ("valid", "test")  # splits of music that the model has not seen

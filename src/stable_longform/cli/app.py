@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from stable_longform.cli.common import load_pipeline, resolve_checkpoint
-from stable_longform.cli.options import DTYPES, Checkpoint, Device, Dtype, check_choice, check_device
+from stable_longform.cli.options import Checkpoint, Device, Dtype, check_choice, check_device
+from stable_longform.utils.accepted_values import DTYPES
 from stable_longform.utils.optional import require
 
 

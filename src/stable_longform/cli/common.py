@@ -14,9 +14,9 @@ import typer
 from tqdm import tqdm
 
 import stable_longform
-from stable_longform.cli.options import DTYPES
 from stable_longform.cli.settings import Settings
 from stable_longform.music_files import write_music
+from stable_longform.utils.accepted_values import DTYPES
 from stable_longform.utils.audio import check_output_path
 from stable_longform.utils.optional import require
 

@@ -13,13 +13,14 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
-from stable_longform.cli.options import MAX_COUNT, MAX_SEED
+from stable_longform.cli.options import MAX_COUNT
 from stable_longform.data.bad_tracks import BadTrackError
 from stable_longform.data.manifest import mix_manifests, write_manifest
 from stable_longform.data.prompts import preview as preview_prompts
 from stable_longform.data.sources import open_source
 from stable_longform.data.statistics import Examined, draw_durations, examine_track, format_summary, summarize
 from stable_longform.data.tracks import SPLITS, Track
+from stable_longform.utils.accepted_values import MAX_SEED
 from stable_longform.utils.files import check_output_file
 from stable_longform.utils.text_files import printable
 

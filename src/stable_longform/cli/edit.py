@@ -21,13 +21,8 @@ from stable_longform.cli.common import (
     resolve_checkpoint,
     write_with_progress,
 )
-from stable_longform.cli.edit_settings import (
-    MAX_CROSSFADE_IN_S,
-    MAX_REPEATS,
-    InpaintSettings,
-    TransformSettings,
-)
-from stable_longform.cli.options import SCHEDULERS, check_device, seconds_option, with_music_options
+from stable_longform.cli.edit_settings import InpaintSettings, TransformSettings
+from stable_longform.cli.options import check_device, seconds_option, with_music_options
 from stable_longform.cli.settings import (
     Settings,
     draw_seed,
@@ -38,13 +33,14 @@ from stable_longform.cli.settings import (
     source_of,
 )
 from stable_longform.pipelines.sections import check_durations
+from stable_longform.utils.accepted_values import MAX_CROSSFADE_IN_S, MAX_REPEATS, SCHEDULER_NAMES
 from stable_longform.utils.audio import AudioInfo
 from stable_longform.utils.files import file_sha256
 from stable_longform.utils.ranges import Range
 from stable_longform.utils.recordings import MAX_DURATION_IN_S, check_content, check_file
 from stable_longform.utils.timecodes import parse_region
 
-FOLLOWED_SCHEDULERS = {"noise": SCHEDULERS, "invert": ("dpmsolver++",), "edit": ("dpmsolver++", "ping-pong")}
+FOLLOWED_SCHEDULERS = {"noise": SCHEDULER_NAMES, "invert": ("dpmsolver++",), "edit": ("dpmsolver++", "ping-pong")}
 PLACES = Range(0, MAX_DURATION_IN_S)  # seconds of audio
 
 Input = Annotated[

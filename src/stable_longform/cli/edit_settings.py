@@ -4,10 +4,8 @@ from dataclasses import dataclass
 
 from stable_longform.cli.options import check_choice, check_count, check_range, check_seconds, check_text
 from stable_longform.pipelines.pieces import check_edit
+from stable_longform.utils.accepted_values import EDIT_METHODS, MAX_CROSSFADE_IN_S, MAX_REPEATS
 from stable_longform.utils.audio import AudioInfo
-
-METHODS = ("noise", "invert", "edit")
-MAX_CROSSFADE_IN_S, MAX_REPEATS = 10, 100
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class TransformSettings:
         check_range("--strength", self.strength, 0, 1)
         if self.strength == 0:
             raise ValueError("--strength must be greater than 0: `stable-longform reconstruct` is what 0 would be.")
-        check_choice("--method", self.method, METHODS)
+        check_choice("--method", self.method, EDIT_METHODS)
         if self.source_prompt is not None:
             check_text("--source-prompt", self.source_prompt)
             if self.method == "noise":

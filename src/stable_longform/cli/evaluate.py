@@ -13,9 +13,6 @@ from transformers import AutoModel
 from stable_longform.cli.common import load_autoencoder, load_pipeline, resolve_checkpoint
 from stable_longform.cli.options import (
     MAX_COUNT,
-    MAX_GUIDANCE_SCALE,
-    MAX_SEED,
-    MAX_STEPS,
     Checkpoint,
     Device,
     check_device,
@@ -36,6 +33,7 @@ from stable_longform.evaluation.peer_clips import prepare_peer_clips
 from stable_longform.evaluation.prompt_lists import read_prompt_list
 from stable_longform.evaluation.scores import NUM_RESAMPLES
 from stable_longform.metrics.embedders import minilm, musicnn
+from stable_longform.utils.accepted_values import MAX_GUIDANCE_SCALE, MAX_SEED, MAX_STEPS
 from stable_longform.utils.environment import describe_environment
 from stable_longform.utils.files import file_sha256, weights_sha256, write_json, write_text
 from stable_longform.utils.model_card import set_results

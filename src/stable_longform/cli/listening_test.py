@@ -8,9 +8,10 @@ import typer
 from stable_longform.analysis.listening_test_scores import MAX_REPEAT_DIFFERENCE
 from stable_longform.analysis.listening_test_server import make_server
 from stable_longform.cli.analyze import name_folders
-from stable_longform.cli.options import MAX_COUNT, MAX_SEED, folder_option, seconds_option
+from stable_longform.cli.options import MAX_COUNT, folder_option, seconds_option
 from stable_longform.evaluation.listening_test import ListeningTestSettings, build_test, score_test
 from stable_longform.evaluation.prompt_lists import read_prompt_list
+from stable_longform.utils.accepted_values import MAX_SEED
 
 app = typer.Typer(help="Listening tests, Table 4.", rich_markup_mode=None, add_completion=False)
 

@@ -19,8 +19,8 @@ from stable_longform.cli.generate import generate
 from stable_longform.cli.info import info
 from stable_longform.cli.options import require_finite
 from stable_longform.cli.reconstruct import reconstruct
+from stable_longform.utils.scripts import EXIT_BAD_INPUT
 
-EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
 # The error of typer for unknown options, missing values etc.: click's class or typer's copy of it.

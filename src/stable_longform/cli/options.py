@@ -10,16 +10,13 @@ from typing import Annotated
 import torch
 import typer
 
+from stable_longform.utils.accepted_values import MAX_GUIDANCE_SCALE, MAX_SEED, MAX_STEPS, SCHEDULER_NAMES
 from stable_longform.utils.files import check_output_folder
 from stable_longform.utils.ranges import Range, shown
 from stable_longform.utils.timecodes import SECONDS, parse_seconds
 
-MAX_STEPS = 1000
-MAX_GUIDANCE_SCALE = 100.0
 MAX_LORA_SCALE = 10.0
-SCHEDULERS = ("dpmsolver++", "sde-dpmsolver++", "sde-dpmsolver++-3m", "ping-pong")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-MAX_SEED, MAX_COUNT = 2**63 - 1, 10**6
+MAX_COUNT = 10**6
 CHECKPOINT_VARIABLE, DEVICE_VARIABLE = "STABLE_LONGFORM_CHECKPOINT", "STABLE_LONGFORM_DEVICE"
 
 
@@ -94,7 +91,8 @@ GuidanceScale = Annotated[
     ),
 ]
 Scheduler = Annotated[
-    str | None, typer.Option(help=f"{', '.join(SCHEDULERS[:-1])} or {SCHEDULERS[-1]}. [default: the checkpoint's]")
+    str | None,
+    typer.Option(help=f"{', '.join(SCHEDULER_NAMES[:-1])} or {SCHEDULER_NAMES[-1]}. [default: the checkpoint's]"),
 ]
 Lora = Annotated[str | None, typer.Option(help="Folder, file or Hub id of a LoRA adapter.")]
 LoraScale = Annotated[float, typer.Option(min=-MAX_LORA_SCALE, max=MAX_LORA_SCALE, help="Strength of the adapter.")]

@@ -8,12 +8,7 @@ from pathlib import Path
 import typer
 
 from stable_longform.cli.options import (
-    DTYPES,
-    MAX_GUIDANCE_SCALE,
     MAX_LORA_SCALE,
-    MAX_SEED,
-    MAX_STEPS,
-    SCHEDULERS,
     check_choice,
     check_count,
     check_range,
@@ -21,6 +16,13 @@ from stable_longform.cli.options import (
     check_text,
 )
 from stable_longform.music_files import read_values
+from stable_longform.utils.accepted_values import (
+    DTYPES,
+    MAX_GUIDANCE_SCALE,
+    MAX_SEED,
+    MAX_STEPS,
+    SCHEDULER_NAMES,
+)
 from stable_longform.utils.text_files import read_text
 from stable_longform.utils.timecodes import parse_sections
 
@@ -87,7 +89,7 @@ class Settings:
             if len(self.guidance_interval) != 2 or self.guidance_interval[0] > self.guidance_interval[1]:
                 raise ValueError(f"--guidance-interval must be two rising times, got {self.guidance_interval}.")
         if self.scheduler is not None:
-            check_choice("--scheduler", self.scheduler, SCHEDULERS)
+            check_choice("--scheduler", self.scheduler, SCHEDULER_NAMES)
         if self.lora is not None:
             check_text("--lora", self.lora)
         check_range("--lora-scale", self.lora_scale, -MAX_LORA_SCALE, MAX_LORA_SCALE)

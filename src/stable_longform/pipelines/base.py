@@ -34,6 +34,7 @@ from stable_longform.pipelines.sampling import GuidedVelocity, Run, sample
 from stable_longform.pipelines.stable_audio_folder import StableAudioFolderMixin
 from stable_longform.pipelines.windows import WindowSizes
 from stable_longform.schedulers import scheduling
+from stable_longform.utils.accepted_values import MAX_STEPS
 
 logger = logging.get_logger(__name__)
 
@@ -163,7 +164,7 @@ class LongFormMusicPipelineBase(
             zero_text_padding=inputs.check_flag("zero_text_padding", zero_text_padding),
             guidance_interval=list(inputs.check_interval(guidance_interval)),
             window_in_s=windows_in_s,
-            num_inference_steps=inputs.check_count("num_inference_steps", num_inference_steps, inputs.MAX_STEPS),
+            num_inference_steps=inputs.check_count("num_inference_steps", num_inference_steps, MAX_STEPS),
             guidance_scale=inputs.check_guidance_scale(guidance_scale),
             prediction_type=prediction_type,
         )
@@ -219,7 +220,7 @@ class LongFormMusicPipelineBase(
         return self._window_sizes.max_in_s
 
     def use_scheduler(self, name: str) -> None:
-        """Replaces the scheduler by another one of `scheduling.SCHEDULER_NAMES`, with the same prediction type.
+        """Replaces the scheduler by another one of `accepted_values.SCHEDULER_NAMES`, with the same prediction type.
 
         "dpmsolver++" is the paper's, "sde-dpmsolver++" its stochastic variant, "sde-dpmsolver++-3m" the stochastic
         variant of third order. "ping-pong" is for models that were distilled to few steps.
@@ -383,7 +384,7 @@ class LongFormMusicPipelineBase(
             timesteps = inputs.check_times("timesteps", timesteps)
         else:
             steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
-            num_inference_steps = inputs.check_count("num_inference_steps", steps, inputs.MAX_STEPS)
+            num_inference_steps = inputs.check_count("num_inference_steps", steps, MAX_STEPS)
         scheduler = copy.deepcopy(self.scheduler)
         scheduling.set_timesteps(
             scheduler, num_inference_steps, self._execution_device, timesteps, self.config.prediction_type

@@ -13,11 +13,10 @@ import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
 from stable_longform.pipelines.sections import Section, is_sectioned
+from stable_longform.utils.accepted_values import MAX_GUIDANCE_SCALE, MAX_STEPS
 from stable_longform.utils.ranges import check_number
 
 Prompt = str | Sequence[Section]
-MAX_STEPS = 1000
-MAX_GUIDANCE_SCALE = 100.0
 MAX_BATCH_SIZE = 1024
 OUTPUT_TYPES = ("pt", "np", "latent")
 Generators = torch.Generator | Sequence[torch.Generator] | None

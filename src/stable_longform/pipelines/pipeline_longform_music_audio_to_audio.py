@@ -22,8 +22,7 @@ from stable_longform.pipelines.editing import EditVelocity, invert
 from stable_longform.pipelines.guidance import Guidance
 from stable_longform.pipelines.inputs import Generators, Prompt
 from stable_longform.pipelines.sampling import GuidedVelocity
-
-METHODS = ("noise", "invert", "edit")
+from stable_longform.utils.accepted_values import EDIT_METHODS
 
 
 class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
@@ -193,8 +192,8 @@ def _check_method(
     method: str, source_prompt, source_guidance_scale: float | None, latents: torch.Tensor | None
 ) -> None:
     """Raises a ValueError for an unknown method, or for arguments that the method does not use."""
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
+    if method not in EDIT_METHODS:
+        raise ValueError(f"method must be one of {', '.join(EDIT_METHODS)}, got {method!r}.")
     if source_prompt is not None and method == "noise":
         raise ValueError("source_prompt is for method='invert' and method='edit', got method='noise'.")
     if source_guidance_scale is not None and method != "edit":

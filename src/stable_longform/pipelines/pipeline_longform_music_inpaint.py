@@ -37,10 +37,10 @@ from stable_longform.pipelines.pieces import (
 from stable_longform.pipelines.repaint import KeptMusic
 from stable_longform.pipelines.sampling import GuidedVelocity, Run, WindowedVelocity
 from stable_longform.pipelines.windows import place_window, window_starts
+from stable_longform.utils.accepted_values import MAX_CROSSFADE_IN_S, MAX_REPEATS
 from stable_longform.utils.recordings import MAX_DURATION_IN_S
 
 OUTPUT_TYPES = (*inputs.OUTPUT_TYPES, "stream")
-MAX_REPEATS = 100
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         places = [self._lay_out(waveform, regions, mask, extend_to, prepend_in_s, loop) for waveform in waveforms]
         pieces = [piece for piece, _ in places]
         context = None if context_in_s is None else self._frames("context_in_s", context_in_s)
-        fade = round(inputs.check_number("crossfade_in_s", crossfade_in_s, 0, 10) * self.sampling_rate)
+        fade = round(inputs.check_number("crossfade_in_s", crossfade_in_s, 0, MAX_CROSSFADE_IN_S) * self.sampling_rate)
         num_repeats = inputs.check_count("num_repeats", num_repeats, MAX_REPEATS)
         guidance = self._check_guidance(guidance_scale, guidance_rescale, guidance_interval)
         callback = self._check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)

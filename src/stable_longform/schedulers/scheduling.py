@@ -24,13 +24,13 @@ from stable_longform.noise_schedule import (
 )
 from stable_longform.schedulers.scheduling_ping_pong import PingPongScheduler
 from stable_longform.schedulers.scheduling_sde_dpmsolver import SDEDPMSolverMultistepScheduler
+from stable_longform.utils.accepted_values import SCHEDULER_NAMES
 from stable_longform.utils.ranges import Range
 
 ACCEPTED = {
     V_PREDICTION: (DPMSolverMultistepScheduler, CosineDPMSolverMultistepScheduler, PingPongScheduler),
     FLOW_PREDICTION: (DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, PingPongScheduler),
 }
-SCHEDULER_NAMES = ("dpmsolver++", "sde-dpmsolver++", "sde-dpmsolver++-3m", "ping-pong")
 ALGORITHM_TYPES = ("dpmsolver++", "sde-dpmsolver++")
 SIGMA_MIN, SIGMA_MAX = 0.3, 500.0  # noise levels σ/α of the last and the first sampling step
 NOISE_LEVELS = Range(0, above=True)

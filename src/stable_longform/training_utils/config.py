@@ -13,10 +13,11 @@ from typing import Any
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from stable_longform.training_utils.options import options_of
+from stable_longform.utils.scripts import EXIT_BAD_INPUT
 from stable_longform.utils.text_files import printable
 from stable_longform.utils.yaml_files import format_yaml, parse_yaml, read_yaml
 
-EXIT_BAD_INPUT, EXIT_NOT_FINITE = 2, 3
+EXIT_NOT_FINITE = 3
 PRINT_CONFIG, HELP = "--print_config", ("-h", "--help")
 HELP_WIDTH = 110
 

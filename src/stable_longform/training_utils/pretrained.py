@@ -51,14 +51,3 @@ def export_model(model, directory: str | os.PathLike, *companions, keep: Sequenc
         for file in (Path(directory) / name for name in keep):
             if file.is_file():
                 shutil.copy2(file, partial)
-
-
-def float_dtype(name: str) -> torch.dtype:
-    """The dtype named "float32", "bfloat16" or "float16".
-
-    Raises:
-        ValueError: the name is another one.
-    """
-    if name not in ("float32", "bfloat16", "float16"):
-        raise ValueError(f"dtype must be float32, bfloat16 or float16, got {name!r}.")
-    return getattr(torch, name)

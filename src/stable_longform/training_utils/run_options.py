@@ -5,7 +5,7 @@ from typing import Annotated
 
 from stable_longform.training_utils.shared_options import (
     MAX_COUNT,
-    MAX_STEPS,
+    MAX_TRAINING_STEPS,
     BatchSize,
     LogEvery,
     MaxSteps,
@@ -21,7 +21,7 @@ class RunOptions:
     keep_last: Annotated[int, Range(1, MAX_COUNT), "Number of newest checkpoints to keep."] = 2
     keep_every: Annotated[
         int,
-        Range(0, MAX_STEPS),
+        Range(0, MAX_TRAINING_STEPS),
         "Interval in steps of checkpoints that are kept forever; a multiple of save_every; 0: none.",
     ] = 0
     max_skipped_steps: Annotated[

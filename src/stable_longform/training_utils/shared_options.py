@@ -3,9 +3,10 @@
 from typing import Annotated, Literal
 
 from stable_longform.training_utils.options import NumEntries
+from stable_longform.utils.accepted_values import MAX_SEED, DtypeName
 from stable_longform.utils.ranges import Range
 
-MAX_STEPS, MAX_COUNT = 10**9, 65536
+MAX_TRAINING_STEPS, MAX_COUNT = 10**9, 65536
 
 Manifest = Annotated[str, "Source of music: a manifest, a folder, tars ..., see docs/data.md."]
 OutputDir = Annotated[str, "Folder for the results; to continue after a stop, run the same command again."]
@@ -15,20 +16,22 @@ MaxMinutes = Annotated[
     Range(0, 1e6, above=True),
     "Time limit in minutes; the script stops after the current step, as after the last one.",
 ]
-Dtype = Annotated[Literal["float32", "bfloat16", "float16"], "Precision of the weights."]
-Seed = Annotated[int, Range(0, 2**63 - 1), "Random seed."]
+Dtype = Annotated[DtypeName, "Precision of the weights."]
+Seed = Annotated[int, Range(0, MAX_SEED), "Random seed."]
 
 BatchSize = Annotated[int, Range(1, MAX_COUNT), "Items per process and micro-batch."]
 Accumulation = Annotated[int, Range(1, MAX_COUNT), "Micro-batches per step."]
-MaxSteps = Annotated[int, Range(1, MAX_STEPS), "Number of training steps."]
+MaxSteps = Annotated[int, Range(1, MAX_TRAINING_STEPS), "Number of training steps."]
 NumWorkers = Annotated[int, Range(0, 1024), "Data-loading processes per training process; 0: none."]
 MixedPrecision = Annotated[
     Literal["no", "bf16", "fp16"], "Precision of the forward pass; the weights stay in float32."
 ]
 GradientCheckpointing = Annotated[bool, "Recompute activations: less memory, about a third more time."]
-SaveEvery = Annotated[int, Range(1, MAX_STEPS), "Steps between checkpoints."]
-LogEvery = Annotated[int, Range(1, MAX_STEPS), "Steps between lines of metrics.jsonl."]
-ValidateEvery = Annotated[int, Range(1, MAX_STEPS), "Steps between validations, each with an export of the model."]
+SaveEvery = Annotated[int, Range(1, MAX_TRAINING_STEPS), "Steps between checkpoints."]
+LogEvery = Annotated[int, Range(1, MAX_TRAINING_STEPS), "Steps between lines of metrics.jsonl."]
+ValidateEvery = Annotated[
+    int, Range(1, MAX_TRAINING_STEPS), "Steps between validations, each with an export of the model."
+]
 Trackers = Annotated[tuple[str, ...], "Additional trackers for the metrics: tensorboard, wandb, trackio."]
 
 LearningRate = Annotated[float, Range(0, 10, above=True), "Peak learning rate."]
@@ -38,7 +41,7 @@ InvGamma = Annotated[
     float, Range(0, 1e15, above=True), "Steps after which the learning rate has fallen by a factor of √2."
 ]
 Warmup = Annotated[float, Range(0, 1, below=True), "Base of the exponential ramp-up; 0: none."]
-WarmupSteps = Annotated[int, Range(0, MAX_STEPS), "Steps of the linear warm-up."]
+WarmupSteps = Annotated[int, Range(0, MAX_TRAINING_STEPS), "Steps of the linear warm-up."]
 DecayStart = Annotated[
     float, Range(0, 1), "Share of max_steps after which the learning rate also falls linearly; 1: never."
 ]

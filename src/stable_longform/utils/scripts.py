@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import torch
 
+from stable_longform.utils.accepted_values import MAX_SEED, MAX_STEPS
 from stable_longform.utils.ranges import Range
 
 EXIT_BAD_INPUT = 2
-SEEDS, STEPS, SECONDS = Range(0, 2**63 - 1), Range(1, 1000), Range(0, 1e5, above=True)
-DTYPES = ("float32", "bfloat16", "float16")
+SEEDS, STEPS, SECONDS = Range(0, MAX_SEED), Range(1, MAX_STEPS), Range(0, 1e5, above=True)
 
 
 class ScriptParser(argparse.ArgumentParser):
