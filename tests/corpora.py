@@ -8,7 +8,7 @@ from pathlib import Path
 import soundfile
 from conftest import synthetic_audio
 
-from stable_longform.data.sources import ListedSource
+from stable_longform.data.listed_source import ListedSource
 from stable_longform.data.tracks import Track
 
 RATE = 22050

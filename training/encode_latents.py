@@ -11,6 +11,7 @@ import datetime
 import itertools
 import json
 import logging
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,7 @@ def main(config: Config) -> int:
     state.wait_for_everyone()  # all processes read the list before the first one writes to the folder
     place = state.process_index, state.num_processes, config.max_tracks
     shares = [part.share(*place, lambda track: track_key(track) not in done) for part in parts]
-    total = None if source.tracks is None else sum(map(len, shares))
+    total = sum(map(operator.length_hint, shares)) or None  # unknown for a stream
     tracks = itertools.takewhile(
         lambda _: not (stop.is_time_over() or stop.is_signalled()), itertools.chain.from_iterable(shares)
     )
@@ -100,10 +101,10 @@ def main(config: Config) -> int:
 
 
 def _index_rows(done: dict[str, dict], parts: Sequence[Source]) -> list[dict]:
-    """The rows of the index: tracks of listed sources with current metadata; all encoded tracks of a stream."""
-    if parts[0].tracks is None:
-        return list(done.values())
+    """The rows of the index: the known tracks with current metadata; for a stream, all encoded tracks."""
     tracks = [track for part in parts for track in part.tracks]
+    if not tracks:
+        return list(done.values())
     return [done[track_key(track)] | describe_track(track) for track in tracks if track_key(track) in done]
 
 

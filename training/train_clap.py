@@ -254,7 +254,7 @@ def export(model: ClapModel, processor: ClapProcessor, output_dir: Path, step: i
         write_stage(folder, output_dir, "clap", step)
 
 
-def load_tokenizer(config: Config, output_dir: Path, tracks: Sequence[Track] | None):
+def load_tokenizer(config: Config, output_dir: Path, tracks: Sequence[Track]):
     """The tokenizer of `init_from` or `tokenizer`, or one trained on the prompts and saved in `output_dir/tokenizer`.
 
     Raises:

@@ -9,7 +9,7 @@ import torch
 from transformers import ClapFeatureExtractor
 
 from stable_longform.data.clap_pairs import PairMaker, mark_longer
-from stable_longform.data.sources import ListedSource
+from stable_longform.data.listed_source import ListedSource
 from stable_longform.data.tracks import Track
 
 RATE = 48000

@@ -7,8 +7,9 @@ import pytest
 from corpora import RATE, encode, write_folder
 
 from stable_longform.data.bad_tracks import TooManyBadTracks
+from stable_longform.data.listed_source import ListedSource
 from stable_longform.data.manifest import read_manifest, write_manifest
-from stable_longform.data.sources import ListedSource, open_source
+from stable_longform.data.sources import open_source
 
 AUDIO = encode(0, "wav", RATE)
 

@@ -267,11 +267,11 @@ def test_is_stream(source, expected):
 
 def test_streams_of_tars_and_datasets(sources):
     source = open_source("https://x.org/{00..11}.tar?download=1", "train")
-    assert source.tracks is None and source.split == "train"
+    assert source.tracks == () and source.split == "train"
     assert source.shards.num_shards == 12 and source.shards.tars[3] == "https://x.org/03.tar?download=1"
     for name in ("parquet", "saved"):
         source = open_source(f"stream:{sources[name]}")
-        assert source.tracks is None and source.shards.num_shards == 1
+        assert source.tracks == () and source.shards.num_shards == 1
         found = list(source.found())
         assert all(isinstance(track, Track) for track in found)
         assert [track.metadata for track in found] == [track.metadata for track in tracks_of(sources[name])]

@@ -14,7 +14,8 @@ from launch import call_in_processes
 
 from stable_longform.data.audio_crops import CropMaker, collate_crops
 from stable_longform.data.bad_tracks import BadTrackError, TooManyBadTracks
-from stable_longform.data.sources import ListedSource, open_source
+from stable_longform.data.listed_source import ListedSource
+from stable_longform.data.sources import open_source
 from stable_longform.data.streams import StreamedSource, StreamItems
 from stable_longform.data.tars import TarShards
 

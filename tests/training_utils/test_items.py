@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stable_longform.data.sources import ListedSource
+from stable_longform.data.listed_source import ListedSource
 from stable_longform.data.tracks import Track
 from stable_longform.training_utils.items import ItemOrder, item_generator, make_loader, seed_generators
 

@@ -8,8 +8,8 @@ from tiny_training import CLAP
 from transformers import RobertaTokenizerFast
 
 from stable_longform.data.clap_pairs import PairMaker
+from stable_longform.data.listed_source import ListedSource
 from stable_longform.data.manifest import read_manifest
-from stable_longform.data.sources import ListedSource
 from stable_longform.data.tokenizer import train_tokenizer
 from stable_longform.training_utils.clap_networks import build_clap, build_feature_extractor
 from stable_longform.training_utils.retrieval_validation import validate_retrieval

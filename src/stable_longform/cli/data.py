@@ -122,17 +122,17 @@ def _examine(
 ) -> tuple[list[Examined], list[BadTrackError]]:
     """The usable tracks of a source, and the unusable ones."""
     opened = open_source(source, split, max_bad_fraction=1.0)
-    if opened.tracks is None:
-        results = [
-            result if isinstance(result, BadTrackError) else examine_track(result, number < num_measured)
-            for number, result in enumerate(_show_progress(itertools.islice(opened.found(), limit)))
-        ]
-    else:
+    if opened.tracks:
         tracks = opened.tracks[:limit]
         measured = set(random.Random(0).sample(range(len(tracks)), min(num_measured, len(tracks))))
         with ThreadPoolExecutor(NUM_THREADS) as pool:
             examined = pool.map(lambda number: examine_track(tracks[number], number in measured), range(len(tracks)))
             results = [*opened.left_out, *_show_progress(examined, len(tracks))]
+    else:
+        results = [
+            result if isinstance(result, BadTrackError) else examine_track(result, number < num_measured)
+            for number, result in enumerate(_show_progress(itertools.islice(opened.found(), limit)))
+        ]
     errors = [result for result in results if isinstance(result, BadTrackError)]
     return [result for result in results if isinstance(result, Examined)], errors
 

@@ -13,33 +13,31 @@
 | `composed:0..399` | music composed from these seeds and rendered when needed | `composed_music.py` |
 
 All but the last three are listed: a `ListedSource` knows its tracks and can read any part of them at any time. The
-others are streams: `stable_longform.data.streams.StreamedSource`. Both return items of their tracks in the same way,
-count unusable tracks, and stop if there are too many.
+others are streams: a `StreamedSource` is read from start to end. `Source` is what both can do.
 
 To add a kind of source, write a function that returns its recordings, or its shards, in a new file, and call it in
 `_find_recordings` or `open_source`.
 """
 
-import copy
 import logging
 import os
-import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
-from stable_longform.data.bad_tracks import KINDS, MAX_BAD_FRACTION, BadTrackError, BadTracks
+from stable_longform.data.bad_tracks import MAX_BAD_FRACTION, BadTrackError, BadTracks
 from stable_longform.data.composed_music import COMPOSED_PREFIX, open_composed
 from stable_longform.data.folders import search_folder
 from stable_longform.data.hub_datasets import DATASET_ID, DatasetShards, is_dataset_folder, list_dataset, load_datasets
+from stable_longform.data.listed_source import ListedSource
 from stable_longform.data.manifest import read_manifest
-from stable_longform.data.numbered_items import EpochItems, MakeItem, NumberedItems, WeightedItems
-from stable_longform.data.prompts import prompt_fields
+from stable_longform.data.numbered_items import MakeItem, NumberedItems
 from stable_longform.data.recordings import Found, Recording, examine
 from stable_longform.data.splits import with_both_splits
-from stable_longform.data.streams import StreamedSource
+from stable_longform.data.streams import MakeItems, StreamedSource, StreamItems
 from stable_longform.data.tables import read_csv
 from stable_longform.data.tars import TarShards, expand_tars, index_tars, is_remote, is_tars
 from stable_longform.data.tracks import SPLITS, Track
@@ -53,93 +51,61 @@ NUM_THREADS = 8  # for reading headers
 NUM_NAMED = 10  # values in a message
 
 
-class ListedSource:
-    """A source whose tracks are known.
+class Source(Protocol):
+    """Tracks of music, and items made from them. A source counts its unusable tracks and limits their share itself.
+
+    `ListedSource` knows its tracks; `StreamedSource` reads them from start to end.
 
     Args:
-        tracks: at least one is needed for items.
-        max_bad_fraction: share of the tracks, including those in `left_out`, that may be unusable.
-        left_out: errors of the files that are not among the tracks.
-        name: of the source, for messages.
-
-    Raises:
-        ValueError: `max_bad_fraction` is outside [0, 1].
-        TooManyBadTracks: the share of unusable tracks is larger.
+        tracks: those that are known; none for a stream.
+        left_out: errors of the files that are not among the tracks; none for a stream.
+        bad_tracks: counts the unusable tracks, and raises TooManyBadTracks if their share is too large.
     """
 
-    def __init__(
-        self,
-        tracks: Sequence[Track],
-        max_bad_fraction: float = MAX_BAD_FRACTION,
-        left_out: Sequence[BadTrackError] = (),
-        name: str = "The source",
-    ):
-        self.tracks, self.left_out, self.name = tracks, left_out, name
-        num_bad = sum(error.kind in KINDS for error in left_out)
-        self.bad_tracks = BadTracks(len(tracks) + num_bad, max_bad_fraction)
-        for error in left_out:
-            self.bad_tracks.note(error)
+    tracks: Sequence[Track]
+    left_out: Sequence[BadTrackError]
+    bad_tracks: BadTracks
 
-    def of_split(self, split: str) -> "ListedSource":
+    def of_split(self, split: str) -> "Source":
         """The part of one split; both sources count unusable tracks together.
 
         Raises:
             ValueError: there is no track in it.
         """
-        tracks = [track for track in self.tracks if track.split == split]
-        if not tracks:
-            raise ValueError(f"{self.name} has no track in split {split!r}.")
-        return self._part(tracks)
 
-    def with_prompts(self) -> "ListedSource":
-        """The part with metadata for prompts; the number of tracks left out is logged."""
-        tracks = [track for track in self.tracks if prompt_fields(track.metadata)]
-        if len(tracks) < len(self.tracks):
-            missing = len(self.tracks) - len(tracks)
-            logger.warning("%d of %d tracks have no metadata for a prompt.", missing, len(self.tracks))
-        return self._part(tracks)
+    def with_prompts(self) -> "Source":
+        """The part with metadata for prompts."""
 
     def found(self) -> Iterator[Found]:
-        """The errors of unusable files, and all tracks."""
-        yield from self.left_out
-        yield from self.tracks
+        """All tracks, and the errors of unusable files."""
 
     def items(
         self,
-        make_item: MakeItem,
+        make_item: MakeItems,
         seed: int = 0,
         process_index: int = 0,
         num_processes: int = 1,
         is_weighted_by_duration: bool = True,
         batch_size: int | None = None,
-    ) -> NumberedItems:
-        """An endless sequence of items of random tracks. It is the same in all processes, which share it by number.
+    ) -> NumberedItems | StreamItems:
+        """An endless sequence of items of random tracks.
 
         Args:
             make_item: makes an item from a track.
             seed: of the whole sequence.
             process_index: only for streams: number of this process.
             num_processes: only for streams: number of processes.
-            is_weighted_by_duration: whether tracks are drawn in proportion to weight times duration. If not, they are
-                drawn in proportion to weight, for items that use most of a track.
-            batch_size: of all processes together. If it is given, weights are ignored: each track is used once in an
-                epoch, and no batch contains a track twice.
+            is_weighted_by_duration: only for lists: whether tracks are drawn in proportion to weight times duration.
+                If not, they are drawn in proportion to weight, for items that use most of a track.
+            batch_size: only for lists, of all processes together. If it is given, weights are ignored: each track is
+                used once in an epoch, and no batch contains a track twice.
 
         Raises:
             ValueError: there are no tracks, or fewer than `batch_size`.
         """
-        if not self.tracks:
-            raise ValueError(f"{self.name} has no usable track.")
-        if batch_size is not None:
-            return EpochItems(self.tracks, make_item, seed, self.bad_tracks, batch_size)
-        lengths = [track.duration_in_s if is_weighted_by_duration else 1.0 for track in self.tracks]
-        weights = [track.weight * length for track, length in zip(self.tracks, lengths, strict=True)]
-        return WeightedItems(self.tracks, make_item, seed, self.bad_tracks, weights)
 
     def sample(self, make_item: MakeItem, count: int, seed: int) -> list[dict]:
-        """Items of at most `count` different tracks drawn at random."""
-        count = min(count, len(self.tracks))
-        return self.items(make_item, seed, batch_size=count).take(count)
+        """Items of at most `count` different tracks."""
 
     def share(
         self,
@@ -147,41 +113,25 @@ class ListedSource:
         num_processes: int = 1,
         max_tracks: int | None = None,
         is_wanted: Callable[[Track], bool] = lambda track: True,
-    ) -> Sequence[Track]:
+    ) -> Iterable[Track]:
         """This process's share of the tracks, each of them once. `bad_tracks.usable` reads them.
 
         Args:
             process_index: number of this process, in [0, num_processes).
             num_processes: number of processes that share the tracks.
-            max_tracks: number of tracks for all processes together; drawn at random, the same in every run.
+            max_tracks: number of tracks for all processes together, the same in every run.
             is_wanted: whether to take a track at all.
         """
-        tracks = self.tracks
-        if max_tracks is not None and max_tracks < len(tracks):
-            tracks = random.Random(0).sample(tracks, max_tracks)
-        return list(filter(is_wanted, tracks))[process_index::num_processes]
 
     def state_dict(self) -> dict:
-        """An empty state: an item depends only on its number. Streams, in contrast, have a position to save."""
-        return {}
+        """The position of the latest items, for all processes; every process must call this."""
 
     def load_state_dict(self, state: dict) -> None:
-        """Checks that a checkpoint is not from a stream.
+        """Makes the latest items continue at the position in `state_dict`.
 
         Raises:
-            ValueError: it is from a stream.
+            ValueError: it is from another number of processes, or from a source of another kind.
         """
-        if state:
-            raise ValueError("The checkpoint stores a position in a stream: it belongs to another source.")
-
-    def _part(self, tracks: Sequence[Track]) -> "ListedSource":
-        """This source with some of its tracks."""
-        part = copy.copy(self)
-        part.tracks = tracks
-        return part
-
-
-Source = ListedSource | StreamedSource
 
 
 def open_source(

@@ -14,7 +14,7 @@ item.
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -53,7 +53,7 @@ class Shards(Protocol):
 
 
 class StreamedSource:
-    """A source that is read from start to end. `stable_longform.data.sources` describes what all sources share.
+    """A source that is read from start to end. `data.sources.Source` describes what it shares with lists.
 
     Args:
         shards: of the recordings.
@@ -64,7 +64,8 @@ class StreamedSource:
         ValueError: `max_bad_fraction` is outside [0, 1].
     """
 
-    tracks = None  # unknown until they are read
+    tracks: Sequence[Track] = ()  # none are known before they are read
+    left_out: Sequence[BadTrackError] = ()
 
     def __init__(
         self,
@@ -78,11 +79,7 @@ class StreamedSource:
         self._items: StreamItems | None = None
 
     def of_split(self, split: str) -> "StreamedSource":
-        """The part of one split; both sources count unusable tracks together.
-
-        Raises:
-            ValueError: the source does not have this split.
-        """
+        """See `Source.of_split`."""
         part = copy.copy(self)
         part.shards, part.split = self.shards.of_split(split), split
         return part
@@ -108,10 +105,9 @@ class StreamedSource:
         is_weighted_by_duration: bool = True,
         batch_size: int | None = None,
     ) -> "StreamItems":
-        """This process's part of an endless sequence of items; this source saves the position in it.
+        """See `Source.items`. This process's part of the sequence; this source saves the position in it.
 
-        `is_weighted_by_duration` and `batch_size` only apply to listed sources: streams have no weights, and a batch
-        that spans two epochs may contain a track twice.
+        Streams have no weights, and a batch that spans two epochs may contain a track twice.
         """
         self._items = StreamItems(self, make_item, seed, process_index, num_processes, make_item.items_per_track)
         return self._items
@@ -127,14 +123,14 @@ class StreamedSource:
         max_tracks: int | None = None,
         is_wanted: Callable[[Track], bool] = lambda track: True,
     ) -> Iterator[Track]:
-        """This process's share of the tracks, each once, see `ListedSource.share`; `max_tracks` takes the first."""
+        """See `Source.share`; `max_tracks` takes the first."""
         place = {"process_index": process_index, "num_processes": num_processes}
         tracks = StreamItems(self, lambda track, rng: track, **place, shuffle_tracks=1, num_epochs=1)
         limit = None if max_tracks is None else -(-max_tracks // num_processes)
         return filter(is_wanted, itertools.islice(tracks, limit))
 
     def state_dict(self) -> dict:
-        """The position of the latest items, for all processes; every process must call this."""
+        """See `Source.state_dict`."""
         if self._items is None:
             return {}
         place = self._items.loader_state()
@@ -144,11 +140,7 @@ class StreamedSource:
         return {"places": places}
 
     def load_state_dict(self, state: dict) -> None:
-        """Makes the latest items continue at the position in `state_dict`.
-
-        Raises:
-            ValueError: it is from another number of processes, or from a source of another kind.
-        """
+        """See `Source.load_state_dict`."""
         if "places" not in state:
             raise ValueError("The checkpoint stores no position in a stream: it belongs to another source.")
         if self._items is None:

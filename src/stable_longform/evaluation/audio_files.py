@@ -106,7 +106,7 @@ def tracks_of_files(source: str | os.PathLike, split: str | None = None) -> Sequ
         ValueError: see `open_source`; or the source holds its audio in tars or tables.
     """
     tracks = open_source(source, split).tracks
-    if tracks is None or any(track.storage is not None for track in tracks):
+    if not tracks or any(track.storage is not None for track in tracks):
         raise ValueError(f"{source} does not consist of audio files.")
     return tracks
 
