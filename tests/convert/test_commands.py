@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from common import relative_error
 from golden import CASES, model_config, state_dict
 from safetensors.torch import load_file, save_file
 from stable_audio import stable_audio_pipeline, tiny_t5, tiny_t5_tokenizer
@@ -14,7 +15,7 @@ from test_laion_clap import state_dict as laion_clap_state_dict
 from tiny_pipeline import tiny_tokenizer
 from transformers import ClapAudioConfig, ClapConfig, ClapModel, ClapTextConfig
 
-from stable_longform import AutoencoderOobleck, LongFormMusicPipeline
+from stable_longform import AutoencoderOobleck, LongFormMusicAudioToAudioPipeline, LongFormMusicPipeline
 from stable_longform.cli import main
 
 MAX_POSITIONS = 90
@@ -72,6 +73,11 @@ def test_a_converted_folder_makes_music(converted):
     assert pipe.transformer.config.sample_size == 48
     audio = pipe("solo piano", 0.05, num_inference_steps=2, generator=torch.Generator().manual_seed(0)).audios[0]
     assert audio.shape == (2, 2205) and audio.isfinite().all() and audio.std() > 0.01
+    transform = LongFormMusicAudioToAudioPipeline.from_pipe(pipe)
+    transform.set_progress_bar_config(disable=True)
+    edited = transform("drums", audio, method="edit", strength=0.001, num_inference_steps=2, guidance_scale=1.0)
+    reconstruction = pipe.vae(torch.nn.functional.pad(audio, (0, 4096))[None]).sample[0, :, :2205]
+    assert relative_error(edited.audios[0], reconstruction) < 0.05
     assert sorted(path.name for path in folder.parent.iterdir()) == ["ours", "theirs"]
 
 

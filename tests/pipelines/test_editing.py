@@ -1,7 +1,9 @@
 """Edits and schedules by themselves, with models whose result is known."""
 
+import pytest
 import torch
 from common import relative_error
+from diffusers import FlowMatchEulerDiscreteScheduler
 from tiny_pipeline import LATENT_CHANNELS, seed
 
 from stable_longform import noise_schedule
@@ -17,10 +19,11 @@ STEPS = 8
 SHAPE = (2, LATENT_CHANNELS, 16)
 
 
-def prepared(start: float = 1.0, scheduler=None):
-    scheduler = make_scheduler() if scheduler is None else scheduler  # without steps, its length is 0
-    scheduling.set_timesteps(scheduler, STEPS)
-    schedules.start_at(scheduler, start)
+def prepared(start: float = 1.0, kind: str = "v_prediction", scheduler=None):
+    if scheduler is None:  # without steps, its length is 0
+        scheduler = make_scheduler() if kind == "v_prediction" else FlowMatchEulerDiscreteScheduler()
+    scheduling.set_timesteps(scheduler, STEPS, prediction_type=kind)
+    schedules.start_at(scheduler, start, kind)
     return scheduler
 
 
@@ -28,37 +31,42 @@ def draw(number: int) -> torch.Tensor:
     return torch.randn(SHAPE, generator=seed(number))
 
 
-def leads_to(music: torch.Tensor):
+def leads_to(music: torch.Tensor, kind: str = "v_prediction"):
     """The velocity of a model that knows one piece of music: whatever it is shown, it denoises to that."""
 
     def velocity(latents, t, time):
-        return (noise_schedule.alpha(t) * latents - music) / noise_schedule.sigma(t)
+        a, s = noise_schedule.amplitudes(t, kind)
+        return ((latents if kind == "flow_prediction" else a * latents) - music) / s
 
     return velocity
 
 
-def test_an_edit_adds_what_the_prompts_differ_in():
+@pytest.mark.parametrize("kind", noise_schedule.PREDICTION_TYPES)
+def test_an_edit_adds_what_the_prompts_differ_in(kind):
     """Models that know one piece each: the edit is the music plus the target's piece minus the source's."""
     music, target, source, noise = (draw(number) for number in range(4))
     for strength in (0.1, 0.5, 0.99):
-        scheduler = prepared(strength)
-        edit = EditVelocity(leads_to(target), leads_to(source), music, noise, scheduler, lambda: noise)
-        start = noise_schedule.add_noise(music, noise, scheduler.timesteps[0])
+        scheduler = prepared(strength, kind)
+        models = leads_to(target, kind), leads_to(source, kind)
+        edit = EditVelocity(*models, music, noise, scheduler, lambda: noise, kind)
+        start = noise_schedule.add_noise(music, noise, scheduler.timesteps[0], kind)
         result = sample(edit, scheduler, start, Run(Guidance(1.0), STEPS))
         assert relative_error(result, music + target - source) < 1e-4
 
 
-def test_an_edit_follows_the_noise_of_ping_pong():
+@pytest.mark.parametrize("kind", noise_schedule.PREDICTION_TYPES)
+def test_an_edit_follows_the_noise_of_ping_pong(kind):
     """Source and target get the same noise in every step, although the scheduler draws it anew."""
     music, target, source, noise = (draw(number) for number in range(4))
-    scheduler, seen = prepared(0.9, PingPongScheduler()), []
+    scheduler, seen = prepared(0.9, kind, PingPongScheduler(kind)), []
 
     def leads_to_source(latents, t, time):
-        seen.append((latents - noise_schedule.alpha(t) * music) / noise_schedule.sigma(t))
-        return leads_to(source)(latents, t, time)
+        a, s = noise_schedule.amplitudes(t, kind)
+        seen.append((latents - a * music) / s)
+        return leads_to(source, kind)(latents, t, time)
 
-    edit = EditVelocity(leads_to(target), leads_to_source, music, noise, scheduler, None)
-    start = noise_schedule.add_noise(music, noise, scheduler.timesteps[0])
+    edit = EditVelocity(leads_to(target, kind), leads_to_source, music, noise, scheduler, None, kind)
+    start = noise_schedule.add_noise(music, noise, scheduler.timesteps[0], kind)
     run = Run(Guidance(1.0), STEPS)
     result = sample(edit, scheduler, start, run, before_step=edit.renew_noise, generator=seed(5))
     assert relative_error(result, music + target - source) < 1e-4
@@ -66,45 +74,54 @@ def test_an_edit_follows_the_noise_of_ping_pong():
     assert all(abs(float(drawn.mean())) < 0.3 and 0.8 < float(drawn.std()) < 1.2 for drawn in seen)
 
 
-def test_new_noise_in_each_step_does_not_change_what_it_adds():
+@pytest.mark.parametrize("kind", noise_schedule.PREDICTION_TYPES)
+def test_new_noise_in_each_step_does_not_change_what_it_adds(kind):
     music, target, source, noise = (draw(number) for number in range(4))
-    scheduler = prepared(0.9)
+    scheduler = prepared(0.9, kind)
     draws = iter(range(10, 10 + STEPS))
-    edit = EditVelocity(leads_to(target), leads_to(source), music, noise, scheduler, lambda: draw(next(draws)))
+    models = leads_to(target, kind), leads_to(source, kind)
+    edit = EditVelocity(*models, music, noise, scheduler, lambda: draw(next(draws)), kind)
 
     def before_step(step, t, latents):
         changed = edit.renew_noise(step, t, latents)
-        edited_so_far = (changed - noise_schedule.sigma(t) * edit.noise) / noise_schedule.alpha(t)
-        assert ((latents - changed).abs().max() > 0.01) == (step > 0) and edited_so_far.abs().max() < 10
+        a, s = noise_schedule.amplitudes(t, kind)
+        edited_so_far = (changed - s * edit.noise) / a
+        assert ((latents - changed).abs().max() > s) == (step > 0) and edited_so_far.abs().max() < 10
         return changed
 
-    start = noise_schedule.add_noise(music, noise, scheduler.timesteps[0])
+    start = noise_schedule.add_noise(music, noise, scheduler.timesteps[0], kind)
     result = sample(edit, scheduler, start, Run(Guidance(1.0), STEPS), before_step=before_step)
     assert relative_error(result, music + target - source) < 1e-4
 
 
-def test_a_later_start_keeps_the_rest_of_the_schedule():
-    whole = prepared()
+@pytest.mark.parametrize("kind", noise_schedule.PREDICTION_TYPES)
+def test_a_later_start_keeps_the_rest_of_the_schedule(kind):
+    whole = prepared(kind=kind)
     for start in (0.999999, 0.95, 0.4, 0.05, 1e-6):
-        rest = prepared(start)
+        rest = prepared(start, kind)
         times = rest.timesteps.tolist()
         assert abs(times[0] - min(start, whole.timesteps[0].item())) < 1e-6
         assert times[1:] == whole.timesteps.tolist()[len(whole.timesteps) - len(times) + 1 :]
         assert len(rest.sigmas) == len(times) + 1 and rest.sigmas[-1] == 0
-    assert torch.equal(prepared(1.0).sigmas, whole.sigmas)
+    assert torch.equal(prepared(1.0, kind).sigmas, whole.sigmas)
 
 
-def test_no_step_is_tiny():
+@pytest.mark.parametrize("kind", noise_schedule.PREDICTION_TYPES)
+def test_no_step_is_tiny(kind):
     """A start just above a node takes its place: solvers divide by the length of their steps."""
-    whole = prepared()
+    whole = prepared(kind=kind)
     for node in whole.timesteps[1:-1].tolist():
-        levels = prepared(node + 1e-5).sigmas[:-1].log()
-        assert (levels[:-1] - levels[1:]).min() > 0.4 * (whole.sigmas[0] / whole.sigmas[1]).log()
+        times = prepared(node + 1e-5, kind).timesteps
+        assert (
+            times[0] == pytest.approx(node + 1e-5)
+            and times[1] == whole.timesteps[whole.timesteps < times[0] - 1e-4][0]
+        )
 
 
-def test_the_way_back_is_the_schedule_turned_around():
-    scheduler = prepared(0.9)
-    levels = scheduler.sigmas.clone()
-    schedules.reverse(scheduler)
+@pytest.mark.parametrize("kind", noise_schedule.PREDICTION_TYPES)
+def test_the_way_back_is_the_schedule_turned_around(kind):
+    scheduler = prepared(0.9, kind)
+    levels, times = scheduler.sigmas.clone(), scheduler.timesteps.clone()
+    schedules.reverse(scheduler, kind)
     assert torch.equal(scheduler.sigmas, levels[:-1].flip(0))
-    assert len(scheduler.timesteps) == len(levels) - 2
+    torch.testing.assert_close(scheduler.timesteps, times.flip(0)[:-1])

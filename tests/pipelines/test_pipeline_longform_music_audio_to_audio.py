@@ -7,7 +7,11 @@ import pytest
 import soundfile
 import torch
 from common import assert_all_equal, relative_error
-from diffusers import CosineDPMSolverMultistepScheduler
+from diffusers import (
+    CosineDPMSolverMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
 from tiny_pipeline import PROMPTS, SHORT, generate, record_transformer, seed, tiny_pipeline
 
 from stable_longform import LongFormMusicAudioToAudioPipeline, LongFormMusicPipeline
@@ -16,6 +20,15 @@ from stable_longform.schedulers.scheduling_ping_pong import PingPongScheduler
 from stable_longform.utils.accepted_values import EDIT_METHODS
 
 RATE, WINDOW = 8000, 2048  # Hz, samples
+FLOW = "flow_prediction"
+
+
+def flow_solver(order: int = 2):
+    return DPMSolverMultistepScheduler(prediction_type=FLOW, use_flow_sigmas=True, solver_order=order)
+
+
+DETERMINISTIC = {"v": make_scheduler, "flow, Euler": FlowMatchEulerDiscreteScheduler, "flow, solver": flow_solver}
+PING_PONG = {"ping-pong": PingPongScheduler, "flow, ping-pong": lambda: PingPongScheduler(FLOW)}
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +39,14 @@ def pipe():
 @pytest.fixture
 def audio(make_audio):
     return make_audio(WINDOW, sampling_rate=RATE)
+
+
+def with_scheduler(pipe, scheduler):
+    """The same components with another scheduler, as a model of what it samples."""
+    kind = scheduler.config.get("prediction_type", FLOW)
+    other = LongFormMusicAudioToAudioPipeline.from_pipe(pipe, scheduler=scheduler, prediction_type=kind)
+    other.set_progress_bar_config(disable=True)
+    return other
 
 
 def transform(pipe, audio, prompt=SHORT, **arguments):
@@ -42,8 +63,10 @@ def reconstruction(pipe, audio):
 # --- laws
 
 
+@pytest.mark.parametrize("name", DETERMINISTIC)
 @pytest.mark.parametrize("method", EDIT_METHODS)
-def test_without_strength_the_reconstruction_comes_back(pipe, audio, method):
+def test_without_strength_the_reconstruction_comes_back(pipe, audio, method, name):
+    pipe = with_scheduler(pipe, DETERMINISTIC[name]())
     errors = [
         relative_error(transform(pipe, audio, strength=strength, method=method)[0], reconstruction(pipe, audio))
         for strength in (1e-1, 1e-5)
@@ -51,21 +74,28 @@ def test_without_strength_the_reconstruction_comes_back(pipe, audio, method):
     assert errors[1] < 1e-3 and errors[1] < errors[0] / 10
 
 
-@pytest.mark.parametrize("scheduler", [make_scheduler(), PingPongScheduler()], ids=["solver", "ping-pong"])
-def test_equal_prompts_edit_nothing(pipe, audio, scheduler):
-    pipe = LongFormMusicAudioToAudioPipeline.from_pipe(pipe, scheduler=scheduler)
-    pipe.set_progress_bar_config(disable=True)
+@pytest.mark.parametrize("name", [*DETERMINISTIC, *PING_PONG])
+def test_equal_prompts_edit_nothing(pipe, audio, name):
+    pipe = with_scheduler(pipe, (DETERMINISTIC | PING_PONG)[name]())
     arguments = {"method": "edit", "strength": 0.9, "negative_prompt": PROMPTS[3]}
     result = transform(pipe, audio, source_prompt=SHORT, **arguments)[0]
     assert relative_error(result, reconstruction(pipe, audio)) < 1e-3
     assert relative_error(transform(pipe, audio, source_prompt=PROMPTS[1], **arguments)[0], result) > 0.01
 
 
-@pytest.mark.parametrize("order", [1, 2])
-def test_inversion_comes_home_the_nearer_the_more_steps(pipe, audio, order):
+@pytest.mark.parametrize(
+    ("scheduler", "order"),
+    [
+        (make_scheduler(solver_order=1), 1),
+        (make_scheduler(solver_order=2), 2),
+        (FlowMatchEulerDiscreteScheduler(), 1),
+        (flow_solver(2), 2),
+    ],
+    ids=["v, order 1", "v, order 2", "flow, Euler", "flow, order 2"],
+)
+def test_inversion_comes_home_the_nearer_the_more_steps(pipe, audio, scheduler, order):
     """Without guidance and with the prompt of the inversion. Twice the steps, 1 / 2**order of the error."""
-    pipe = LongFormMusicAudioToAudioPipeline.from_pipe(pipe, scheduler=make_scheduler(solver_order=order))
-    pipe.set_progress_bar_config(disable=True)
+    pipe = with_scheduler(pipe, scheduler)
     arguments = {"method": "invert", "source_prompt": SHORT, "guidance_scale": 1, "strength": 0.95}
     expected = reconstruction(pipe, audio)
     errors = [
@@ -77,11 +107,11 @@ def test_inversion_comes_home_the_nearer_the_more_steps(pipe, audio, order):
 
 
 def test_the_whole_strength_is_text_to_music(pipe, audio):
-    for scheduler in (make_scheduler(), CosineDPMSolverMultistepScheduler(sigma_min=0.3, sigma_max=500)):
-        pipe.register_modules(scheduler=scheduler)
-        expected = generate(LongFormMusicPipeline.from_pipe(pipe), duration=0.256)
-        assert_all_equal(transform(pipe, audio, strength=1.0), expected)
-    pipe.register_modules(scheduler=make_scheduler())
+    cosine = CosineDPMSolverMultistepScheduler(sigma_min=0.3, sigma_max=500)
+    for scheduler in (cosine, *(make() for make in (DETERMINISTIC | PING_PONG).values())):
+        other = with_scheduler(pipe, scheduler)
+        expected = generate(LongFormMusicPipeline.from_pipe(other), duration=0.256)
+        assert_all_equal(transform(other, audio, strength=1.0), expected)
 
 
 def test_a_scheduler_with_another_scale_starts_from_the_same_noisy_music(pipe, audio):
@@ -94,8 +124,10 @@ def test_a_scheduler_with_another_scale_starts_from_the_same_noisy_music(pipe, a
     assert relative_error(first[0]["latents"], first[1]["latents"]) < 1e-5
 
 
+@pytest.mark.parametrize("name", ["v", "flow, Euler"])
 @pytest.mark.parametrize("method", EDIT_METHODS)
-def test_an_item_does_not_depend_on_its_neighbours(pipe, make_audio, method):
+def test_an_item_does_not_depend_on_its_neighbours(pipe, make_audio, method, name):
+    pipe = with_scheduler(pipe, DETERMINISTIC[name]())
     audios = [make_audio(samples, sampling_rate=RATE, seed=samples) for samples in (700, WINDOW)]
     generators = {} if method == "invert" else {"generator": [seed(0), seed(1)]}
     batch = transform(pipe, audios, list(PROMPTS[:2]), method=method, **generators)
@@ -114,6 +146,18 @@ def test_the_schedule_is_the_end_of_that_of_text_to_music(pipe, audio):
     whole, rest = times[:30], times[30:]
     assert rest[0] == pytest.approx(0.7) and 1 < len(rest) < 15
     assert rest[1:] == whole[31 - len(rest) :]
+
+
+def test_rectified_flow_starts_from_music_and_noise_in_the_proportion_of_the_strength(pipe, audio):
+    with torch.no_grad():
+        music = pipe.vae.encode(audio[None]).latent_dist.mode()
+    noise = torch.randn(1, *music.shape[1:], generator=seed(0))
+    calls = record_transformer(pipe)
+    for make in (FlowMatchEulerDiscreteScheduler, flow_solver, PING_PONG["flow, ping-pong"]):
+        transform(with_scheduler(pipe, make()), audio, strength=0.7, guidance_scale=1.0)
+        assert float(calls[0]["timestep"][0]) == pytest.approx(0.7)
+        assert relative_error(calls[0]["latents"], 0.3 * music + 0.7 * noise) < 1e-5
+        calls.clear()
 
 
 def test_the_prompt_is_heard_with_every_method(pipe, audio):

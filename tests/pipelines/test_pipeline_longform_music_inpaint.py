@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from common import assert_all_equal, relative_error
-from diffusers import CosineDPMSolverMultistepScheduler
+from diffusers import CosineDPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from tiny_pipeline import LATENT_CHANNELS, PROMPTS, SHORT, generate, record_transformer, seed, tiny_pipeline
 
 from stable_longform import (
@@ -255,10 +255,9 @@ def test_a_step_that_is_undone_has_the_noise_of_before(scheduler):
 
 def test_few_steps_of_a_distilled_model_and_rectified_flow(pipe, audio):
     """Other schedulers, other meanings of time: what is kept is shown with the noise of the step."""
-    for prediction_type in noise_schedule.PREDICTION_TYPES:
-        other = LongFormMusicInpaintPipeline.from_pipe(
-            pipe, scheduler=PingPongScheduler(prediction_type), prediction_type=prediction_type
-        )
+    for scheduler in (*map(PingPongScheduler, noise_schedule.PREDICTION_TYPES), FlowMatchEulerDiscreteScheduler()):
+        prediction_type = scheduler.config.get("prediction_type", "flow_prediction")
+        other = LongFormMusicInpaintPipeline.from_pipe(pipe, scheduler=scheduler, prediction_type=prediction_type)
         other.set_progress_bar_config(disable=True)
         calls = record_transformer(other)
         result = inpaint(other, audio, regions=[(0.1, 0.15)], num_repeats=2, guidance_scale=1)[0]

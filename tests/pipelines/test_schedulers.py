@@ -3,6 +3,7 @@
 import pytest
 import torch
 from common import relative_error
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from tiny_pipeline import SHORT, generate, record_transformer, seed, tiny_pipeline
 
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
@@ -43,6 +44,19 @@ def test_the_third_order_sampler_can_be_saved(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
     opened = LongFormMusicPipeline.from_pretrained(tmp_path)
     assert torch.equal(generate(opened, output_type="latent"), generate(pipe, output_type="latent"))
+
+
+def test_euler_and_the_solver_take_rectified_flow_to_the_same_music(pipe):
+    results = []
+    for scheduler, steps in (
+        (FlowMatchEulerDiscreteScheduler(), 160),
+        (DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True), 40),
+    ):
+        flow = LongFormMusicPipeline.from_pipe(pipe, scheduler=scheduler, prediction_type="flow_prediction")
+        flow.set_progress_bar_config(disable=True)
+        results.append(generate(flow, num_inference_steps=steps, guidance_scale=1.0, output_type="latent"))
+    noise = torch.randn(results[0].shape, generator=seed(0))
+    assert relative_error(results[0], results[1]) < 0.02 < 0.5 < relative_error(results[0], noise)
 
 
 def test_times_instead_of_a_number_of_steps(pipe):

@@ -5,7 +5,7 @@ velocity are `(B, C, L)` in float32, times t are in [0, 1].
 
 References: Lu et al., "DPM-Solver++", arXiv 2211.01095, whose steps also work towards more noise. Hong et al., "On
 exact inversion of DPM-solvers", arXiv 2311.18387 (the implicit step). Kulikov et al., "FlowEdit", arXiv 2412.08629
-(source and target from the same noise), here for the v-objective.
+(source and target from the same noise, for rectified flow), here for the v-objective too.
 """
 
 import copy
@@ -21,7 +21,13 @@ from stable_longform.schedulers.scheduling_ping_pong import PingPongScheduler
 NUM_FIXED_POINT_STEPS = 10
 
 
-def invert(velocity: Velocity, scheduler, latents: torch.Tensor, follow: Callable[..., torch.Tensor]) -> torch.Tensor:
+def invert(
+    velocity: Velocity,
+    scheduler,
+    latents: torch.Tensor,
+    follow: Callable[..., torch.Tensor],
+    prediction_type: str = noise_schedule.V_PREDICTION,
+) -> torch.Tensor:
     """Finds the noisy latents at a schedule's first time from which sampling leads to the given latents.
 
     Args:
@@ -29,21 +35,27 @@ def invert(velocity: Velocity, scheduler, latents: torch.Tensor, follow: Callabl
         scheduler: deterministic, with its steps set.
         latents: of the music.
         follow: the sampling loop, called as `follow(velocity, latents, path=scheduler)`.
+        prediction_type: what the transformer predicts.
     """
-    noisy_latents = _undo_last_step(velocity, latents, scheduler.timesteps[-1])
+    noisy_latents = _undo_last_step(velocity, latents, scheduler.timesteps[-1], prediction_type)
     if len(scheduler.timesteps) == 1:
         return noisy_latents
     way_back = copy.deepcopy(scheduler)
-    schedules.reverse(way_back)
+    schedules.reverse(way_back, prediction_type)
     return follow(velocity, noisy_latents, path=way_back)
 
 
-def _undo_last_step(velocity: Velocity, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """Finds the x_t for which α·x_t − σ·v(x_t) equals the latents, as the fixed point of x ← (z + σ·v(x)) / α."""
-    noisy_latents = noise_schedule.alpha(t) * latents
+def _undo_last_step(velocity: Velocity, latents: torch.Tensor, t: torch.Tensor, prediction_type: str) -> torch.Tensor:
+    """Finds the x_t from which the last step leads to the latents.
+
+    That is the fixed point of x ← (z + σ·v(x)) / α, or x ← z + σ·v(x) for rectified flow.
+    """
+    a, s = noise_schedule.amplitudes(t, prediction_type)
+    noisy_latents = a * latents
     for _ in range(NUM_FIXED_POINT_STEPS):
-        v = velocity(noisy_latents, t, float(t))
-        noisy_latents = (latents + noise_schedule.sigma(t) * v) / noise_schedule.alpha(t)
+        noisy_latents = latents + s * velocity(noisy_latents, t, float(t))
+        if prediction_type != noise_schedule.FLOW_PREDICTION:
+            noisy_latents = noisy_latents / a
     return noisy_latents
 
 
@@ -51,8 +63,8 @@ class EditVelocity:
     """A velocity that leads back to the same music, except for the difference between target and source prompt.
 
     Both prompts get the same noise ε: the target with the music edited so far, the source with the original music.
-    v = (α·ε − σ·z) + v_target(x_t) − v_source(α·z + σ·ε) is the true velocity of the music plus the difference. With
-    equal prompts nothing changes.
+    v = v_true + v_target(x_t) − v_source(α·z + σ·ε), where v_true is the velocity of the music itself: α·ε − σ·z, or
+    ε − z for rectified flow. With equal prompts nothing changes.
 
     Args:
         target: velocity with the prompt of the result.
@@ -61,6 +73,7 @@ class EditVelocity:
         noise: ε; the sampling starts at α·z + σ·ε.
         scheduler: of the sampling loop, with its steps set.
         draw_noise: returns fresh noise of the same shape.
+        prediction_type: what the transformer predicts.
     """
 
     def __init__(
@@ -71,10 +84,11 @@ class EditVelocity:
         noise: torch.Tensor,
         scheduler,
         draw_noise: Callable[[], torch.Tensor],
+        prediction_type: str = noise_schedule.V_PREDICTION,
     ):
         self.target, self.source = target, source
         self.latents, self.noise, self.predicted = latents, noise, latents
-        self.scheduler, self.draw_noise = scheduler, draw_noise
+        self.scheduler, self.draw_noise, self.prediction_type = scheduler, draw_noise, prediction_type
 
     @property
     def conditioning(self):
@@ -92,19 +106,20 @@ class EditVelocity:
         """
         if step == 0:
             return noisy_latents
+        a, s = noise_schedule.amplitudes(t, self.prediction_type)
         if isinstance(self.scheduler, PingPongScheduler):
-            a, s = noise_schedule.amplitudes(t)
             self.noise = (noisy_latents - a * self.predicted) / s
             return noisy_latents
         noise = self.draw_noise().to(noisy_latents)
-        change = noise_schedule.sigma(t) * (noise - self.noise)
+        change = s * (noise - self.noise)
         self.noise = noise
         return noisy_latents + schedules.in_scheduler_scale(self.scheduler, change, t)
 
     def __call__(self, latents: torch.Tensor, t: torch.Tensor, time: float) -> torch.Tensor:
         """The velocity; arguments as in `GuidedVelocity`."""
-        before = noise_schedule.add_noise(self.latents, self.noise, t)
+        kind = self.prediction_type
+        before = noise_schedule.add_noise(self.latents, self.noise, t, kind)
         difference = self.target(latents, t, time) - self.source(before, t, time)
-        velocity = noise_schedule.velocity(self.latents, self.noise, t) + difference
-        self.predicted = noise_schedule.latents_from_velocity(latents, velocity, t)
+        velocity = noise_schedule.velocity(self.latents, self.noise, t, kind) + difference
+        self.predicted = noise_schedule.latents_from_velocity(latents, velocity, t, kind)
         return velocity

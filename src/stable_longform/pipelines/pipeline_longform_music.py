@@ -16,6 +16,7 @@ from stable_longform.pipelines.base import LongFormMusicPipelineBase, LongFormMu
 from stable_longform.pipelines.dissimilarity import DissimilarityGuidance, DissimilarVelocity
 from stable_longform.pipelines.inputs import Generators, Prompt
 from stable_longform.pipelines.sampling import GuidedVelocity
+from stable_longform.schedulers import scheduling
 
 
 class LongFormMusicPipeline(LongFormMusicPipelineBase):
@@ -135,7 +136,7 @@ class LongFormMusicPipeline(LongFormMusicPipelineBase):
                 velocity = GuidedVelocity(self.transformer, sectioned, run.guidance)
                 if dissimilarity is not None:
                     velocity = DissimilarVelocity(velocity, dissimilarity, self.config.prediction_type)
-                return follow(velocity, start * scheduler.init_noise_sigma)
+                return follow(velocity, start * scheduling.init_noise_sigma(scheduler))
 
             sampled = self._sample(latent_lengths, sample_items, scheduler, run, request)
             # Decode.

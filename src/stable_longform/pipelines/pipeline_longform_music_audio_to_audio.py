@@ -22,6 +22,7 @@ from stable_longform.pipelines.editing import EditVelocity, invert
 from stable_longform.pipelines.guidance import Guidance
 from stable_longform.pipelines.inputs import Generators, Prompt
 from stable_longform.pipelines.sampling import GuidedVelocity
+from stable_longform.schedulers import scheduling
 from stable_longform.utils.accepted_values import EDIT_METHODS
 
 
@@ -70,9 +71,10 @@ class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
             prompt: for the result, as a text or in sections; None: music without a prompt.
             audio: one recording for all prompts, or one for each; a single prompt may have several recordings. A path,
                 or a tensor or array `(channels, num_samples)` with full scale 1. Any rate; mono or stereo.
-            strength: time t in (0, 1] at which sampling starts. The noise level is tan(πt/2): near 0 the result is the
-                music itself, at 1 it is independent of it. stable-audio-tools' `init_noise_level` 0.1, 0.5, 1, 5, 10
-                and 100 correspond to 0.064, 0.295, 0.5, 0.874, 0.937 and 0.994.
+            strength: time t in (0, 1] at which sampling starts: near 0 the result is the music itself, at 1 it is
+                independent of it. The noise level σ/α is tan(πt/2), for rectified flow t / (1 − t).
+                stable-audio-tools' `init_noise_level` 0.1, 0.5, 1, 5, 10 and 100 correspond to 0.064, 0.295, 0.5,
+                0.874, 0.937 and 0.994; for rectified flow it is the time itself.
             duration: seconds of music to return; None: as long as the audio. Longer audio is cut off, shorter audio
                 is followed by silence.
             negative_prompt: what to steer away from.
@@ -137,12 +139,11 @@ class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
         timing, latent_lengths = self._check_timing(
             duration, seconds_start, seconds_total, len(prompts), window_in_s, self._check_noise(latents, request)
         )
-        if self.config.prediction_type != noise_schedule.V_PREDICTION:
-            raise ValueError(f"Audio to audio needs a model of v_prediction, not of {self.config.prediction_type}.")
         self._check_sections(prompts, timing.durations)
         scheduler = self._check_scheduler(num_inference_steps)
         is_all_noise = method == "noise" and strength >= scheduler.timesteps[0]
-        schedules.start_at(scheduler, strength)
+        kind = self.config.prediction_type
+        schedules.start_at(scheduler, strength, kind)
         if method != "noise":
             schedules.check_deterministic(scheduler, method)
 
@@ -168,16 +169,17 @@ class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
                 velocity = GuidedVelocity(self.transformer, sectioned, run.guidance)
                 source = GuidedVelocity(self.transformer, source_conditioning.select(items), source_guidance, "source")
                 if method == "invert":
-                    return follow(velocity, invert(source, scheduler, before, follow))
+                    return follow(velocity, invert(source, scheduler, before, follow, kind))
                 drawn = torch.stack([noise[item] for item in items]).to(before)
                 if is_all_noise:
-                    return follow(velocity, drawn * scheduler.init_noise_sigma)
+                    return follow(velocity, drawn * scheduling.init_noise_sigma(scheduler))
                 t = scheduler.timesteps[0]
-                start = schedules.in_scheduler_scale(scheduler, noise_schedule.add_noise(before, drawn, t), t)
+                noisy = noise_schedule.add_noise(before, drawn, t, kind)
+                start = schedules.in_scheduler_scale(scheduler, noisy, t)
                 if method == "noise":
                     return follow(velocity, start)
                 edit = EditVelocity(
-                    velocity, source, before, drawn, scheduler, lambda: self._draw_noise_like(drawn, generator)
+                    velocity, source, before, drawn, scheduler, lambda: self._draw_noise_like(drawn, generator), kind
                 )
                 return follow(edit, start, before_step=edit.renew_noise)
 

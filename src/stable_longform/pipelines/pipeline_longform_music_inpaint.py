@@ -37,6 +37,7 @@ from stable_longform.pipelines.pieces import (
 from stable_longform.pipelines.repaint import KeptMusic
 from stable_longform.pipelines.sampling import GuidedVelocity, Run, WindowedVelocity
 from stable_longform.pipelines.windows import place_window, window_starts
+from stable_longform.schedulers import scheduling
 from stable_longform.utils.accepted_values import MAX_CROSSFADE_IN_S, MAX_REPEATS
 from stable_longform.utils.recordings import MAX_DURATION_IN_S
 
@@ -287,7 +288,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
             )
             return follow(
                 self._velocity(plan, group, text, request.prompts, run.guidance),
-                start * scheduler.init_noise_sigma,
+                start * scheduling.init_noise_sigma(scheduler),
                 before_step=kept_music.put_in_place,
                 num_repeats=plan.num_repeats,
                 undo_step=kept_music.undo_step,

@@ -22,6 +22,7 @@ from stable_longform.pipelines.guidance import (
     make_conditions,
     predict_velocity,
 )
+from stable_longform.schedulers import scheduling
 
 Velocity = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 StepHook = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -197,7 +198,7 @@ def sample(
                 latents = undo_step(step, t, latents)
             if before_step is not None:
                 latents = before_step(step, t, latents)
-            v = velocity(scheduler.scale_model_input(latents, t), t, times[step])
+            v = velocity(scheduling.scale_model_input(scheduler, latents, t), t, times[step])
             latents = scheduler.step(v, t, latents, generator=generator, return_dict=False)[0]
         if after_step is not None:
             latents = after_step(step, t, latents)

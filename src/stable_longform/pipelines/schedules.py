@@ -6,13 +6,13 @@ The functions modify a scheduler that was prepared for text to music.
 import math
 
 import torch
-from diffusers import CosineDPMSolverMultistepScheduler
+from diffusers import CosineDPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
-from stable_longform.noise_schedule import alpha, amplitudes, time_from_noise_level
+from stable_longform.noise_schedule import FLOW_PREDICTION, alpha, amplitudes, time_from_noise_level
 from stable_longform.schedulers.scheduling_ping_pong import PingPongScheduler
 
 
-def start_at(scheduler, time: float) -> None:
+def start_at(scheduler, time: float, prediction_type: str) -> None:
     """Removes the times above the start. The rest of the schedule is kept, at least one step.
 
     A node less than half a step below the start is removed too, because solvers divide by the length of their steps.
@@ -20,24 +20,25 @@ def start_at(scheduler, time: float) -> None:
     Args:
         scheduler: with its timesteps set.
         time: t in (0, 1] of the new first step. If it is at or above the schedule's first time, nothing changes.
+        prediction_type: what the transformer predicts.
     """
+    times = scheduler.timesteps.tolist()
+    if time >= times[0]:
+        return
+    first = next((step for step, t in enumerate(times) if t < time), len(times))
+    if first < len(times) and time - times[first] < (times[first - 1] - times[first]) / 2:
+        first += 1
     if isinstance(scheduler, PingPongScheduler):
-        times, half_step = scheduler.timesteps.tolist(), 0.5 / len(scheduler.timesteps)
-        if time < times[0]:
-            kept = [time, *(t for t in times if t < time - half_step)]
-            scheduler.set_timesteps(timesteps=kept, device=scheduler.timesteps.device)
+        scheduler.set_timesteps(timesteps=[time, *times[first:]], device=scheduler.timesteps.device)
         return
-    levels = scheduler.sigmas[:-1].float()
-    if time >= time_from_noise_level(levels[0]):
-        return
-    first = torch.tan(torch.tensor(time, dtype=torch.float64) * math.pi / 2).to(levels)
-    half_step = (levels[1] / levels[0]).sqrt() if len(levels) > 1 else 1
-    _set_levels(scheduler, torch.cat([first[None], levels[levels < first * half_step], scheduler.sigmas[-1:]]))
+    level = time if prediction_type == FLOW_PREDICTION else math.tan(time * math.pi / 2)
+    levels = scheduler.sigmas.float()
+    _set_levels(scheduler, torch.cat([levels.new_tensor([level]), levels[first:]]), prediction_type)
 
 
-def reverse(scheduler) -> None:
+def reverse(scheduler, prediction_type: str) -> None:
     """Reverses the schedule: from its last time up to its first. See `check_deterministic`."""
-    _set_levels(scheduler, scheduler.sigmas[:-1].flip(0))
+    _set_levels(scheduler, scheduler.sigmas[:-1].flip(0), prediction_type)
 
 
 def check_deterministic(scheduler, method: str) -> None:
@@ -45,6 +46,8 @@ def check_deterministic(scheduler, method: str) -> None:
 
     "edit" can follow ping-pong, which adds its noise to the predicted data alone.
     """
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        return
     if method == "edit" and isinstance(scheduler, PingPongScheduler):
         return
     if scheduler.config.get("algorithm_type", "sde-dpmsolver++").startswith("sde"):
@@ -55,7 +58,10 @@ def check_deterministic(scheduler, method: str) -> None:
 
 
 def in_scheduler_scale(scheduler, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """Converts noisy latents x_t = α·z + σ·ε to the scheduler's own scale: `CosineDPMSolver...` uses x_t / α."""
+    """Converts noisy latents x_t = α·z + σ·ε to the scheduler's own scale.
+
+    Only `CosineDPMSolver...`, which rectified flow does not use, has another: x_t / α.
+    """
     return latents / alpha(t) if isinstance(scheduler, CosineDPMSolverMultistepScheduler) else latents
 
 
@@ -73,9 +79,12 @@ def undo_step(scheduler, step: int, latents: torch.Tensor, noise: torch.Tensor, 
     return in_scheduler_scale(scheduler, undone, t)
 
 
-def _set_levels(scheduler, levels: torch.Tensor) -> None:
-    """Makes these noise levels the scheduler's nodes; it ends at the last one."""
+def _set_levels(scheduler, levels: torch.Tensor, prediction_type: str) -> None:
+    """Makes these noise levels, σ/α or σ for rectified flow, the scheduler's nodes; it ends at the last one."""
     scheduler.sigmas = levels.cpu()
-    scheduler.timesteps = time_from_noise_level(levels[:-1].float()).to(scheduler.timesteps.device)
+    times = levels[:-1].float()
+    if prediction_type != FLOW_PREDICTION:
+        times = time_from_noise_level(times)
+    scheduler.timesteps = times.to(scheduler.timesteps.device)
     scheduler.num_inference_steps = len(levels) - 1
     scheduler.set_begin_index(0)

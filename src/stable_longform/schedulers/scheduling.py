@@ -154,6 +154,16 @@ def set_timesteps(
     return scheduler.timesteps
 
 
+def init_noise_sigma(scheduler) -> float:
+    """The factor of unit noise at the start. diffusers' scheduler for rectified flow does not define it: it is 1."""
+    return getattr(scheduler, "init_noise_sigma", 1.0)
+
+
+def scale_model_input(scheduler, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """Converts latents at time t from the scheduler's scale to the network's: for rectified flow, they are equal."""
+    return scheduler.scale_model_input(latents, t) if hasattr(scheduler, "scale_model_input") else latents
+
+
 def check_scheduler(scheduler, prediction_type: str = V_PREDICTION) -> None:
     """Raises a ValueError unless the scheduler's noise levels and predictions match what the network has learned.
 
