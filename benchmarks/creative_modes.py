@@ -43,6 +43,7 @@ from stable_longform.data.sources import open_source
 from stable_longform.data.tracks import Track
 from stable_longform.evaluation.audio_files import ReadingSettings
 from stable_longform.evaluation.control import TAGGER, WordListeners, asked_by_truth
+from stable_longform.evaluation.control_report import show_share
 from stable_longform.evaluation.embedders import load_embedder
 from stable_longform.evaluation.features import file_features
 from stable_longform.evaluation.reports import markdown_table
@@ -116,7 +117,16 @@ def main() -> None:
             results.setdefault(name, []).append(Result(**values))
     scores = score_parts(arguments, list(results), pieces, truth)
     rows = [[name, *_summarize(found, results["text to music"]), *scores[name]] for name, found in results.items()]
-    header = ("mode", "kept error", "distance", "click ratio", "time", "FD mel44", "genre wins", "instruments win")
+    header = (
+        "mode",
+        "kept error",
+        "distance",
+        "click ratio",
+        "time",
+        "FD mel44",
+        "own genre wins",
+        "own instruments win",
+    )
     table = markdown_table(header, rows) + f"\n{len(pieces)} pieces; {machine('cpu')}\n"
     write_text(arguments.output / "table.md", table)
     print(table, end="")
@@ -213,10 +223,8 @@ def score_parts(arguments: argparse.Namespace, modes: list[str], pieces: list[Tr
         wanted = {name: asked_by_truth(pieces[(int(name) + shift) % len(pieces)].metadata) for name in features}
         shares = listeners.shares(features, wanted)
         wins = [shares[f"{field}, probe"] for field in ("genre", "instruments")]
-        scores[mode] = [
-            round(frechet_score(features, known, "mel44").value),
-            *(share and f"{share.value:.0%} ± {share.error:.0%}" for share in wins),
-        ]
+        shown = [show_share(share and asdict(share)) for share in wins]
+        scores[mode] = [round(frechet_score(features, known, "mel44").value), *shown]
     return scores
 
 

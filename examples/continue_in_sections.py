@@ -23,7 +23,7 @@ def main() -> None:
     )
     parser.add_number("--seconds", SECONDS, kind=float, default=20.0, help="seconds of each new section")
     parser.add_number("--seed", SEEDS, default=0, help="seed of the noise")
-    parser.add_number("--num_inference_steps", STEPS, default=100, help="sampling steps")
+    parser.add_number("--num_inference_steps", STEPS, help="sampling steps; not given: the checkpoint's")
     parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
     parser.add_argument("--output", type=Path, default=Path("continued.wav"), help="file to write")
     arguments = parser.parse_args()

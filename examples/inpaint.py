@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_number("--stop", SECONDS, kind=float, required=True, help="end of the new part in seconds")
     parser.add_number("--window_in_s", SECONDS, kind=float, help="seconds that are sampled at once")
     parser.add_number("--seed", SEEDS, default=0, help="seed of the noise")
-    parser.add_number("--num_inference_steps", STEPS, default=100, help="sampling steps")
+    parser.add_number("--num_inference_steps", STEPS, help="sampling steps; not given: the checkpoint's")
     parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
     parser.add_argument("--output", type=Path, default=Path("inpainted.wav"), help="file to write")
     arguments = parser.parse_args()

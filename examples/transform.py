@@ -25,7 +25,7 @@ def main() -> None:
         "--strength", Range(0, 1, above=True), kind=float, default=0.8, help="how much the music changes"
     )
     parser.add_number("--seed", SEEDS, default=0, help="seed of the noise")
-    parser.add_number("--num_inference_steps", STEPS, default=100, help="steps from noise to music")
+    parser.add_number("--num_inference_steps", STEPS, help="steps from noise to music; not given: the checkpoint's")
     parser.add_argument("--checkpoint", default=TINY_CHECKPOINT, help="folder or Hub id")
     parser.add_argument("--output", type=Path, default=Path("transformed.wav"), help="file to write")
     arguments = parser.parse_args()

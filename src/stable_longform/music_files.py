@@ -43,6 +43,8 @@ def write_music(
 ) -> dict:
     """Writes decoded chunks to a file; if any sample exceeds full scale, the whole is turned down.
 
+    Files of floating-point samples hold any level and are never turned down.
+
     Args:
         path: file to write.
         chunks: consecutive chunks `(audio_channels, n)`.
@@ -55,7 +57,7 @@ def write_music(
         The values in the tags: those given, the version, and the `gain` that was applied, at most 1.
     """
     with stored(chunks, path.absolute().parent) as (chunks, peak):
-        gain = 1 / max(peak, 1)
+        gain = 1.0 if sample_format == "float" else 1 / max(peak, 1)
         values = dict(values) | {"version": stable_longform.__version__, "gain": gain}
         tags = make_tags(title, values)
         write_audio(path, (chunk * gain for chunk in chunks), sampling_rate, sample_format, tags)

@@ -285,6 +285,16 @@ def test_loud_audio_is_turned_down_not_clipped(generate, checkpoint, tmp_path, c
     torch.testing.assert_close(waveform, quiet * factor / 4, rtol=0, atol=1e-4)
 
 
+def test_a_float_file_keeps_the_level_of_loud_audio(generate, checkpoint, tmp_path, capsys):
+    options = ["--seed", "1", "--sample-format", "float"]
+    quiet, _ = read_audio(generate("piano", *options, output="quiet.wav"))
+    loud = rescale_output(checkpoint, tmp_path / "loud", 4 / quiet.abs().max().item())
+    path = generate("piano", *options, "--checkpoint", str(loud), output="loud.wav")
+    waveform, _ = read_audio(path)
+    assert settings_of(path)["gain"] == 1 and "turned down" not in capsys.readouterr().err
+    assert waveform.abs().max() == pytest.approx(4, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -102,7 +102,7 @@ def generate(
 
     Prompt, seed, settings and checkpoint are stored in the file's tags (`stable-longform info FILE` shows them), and
     `--from FILE` makes the same music again. If the audio exceeds full scale, the whole is turned down instead of
-    clipped.
+    clipped; with `--sample-format float` it keeps its level.
     """
     options = context.params
     sections_file, sample_format, quiet = options["sections_file"], options["sample_format"], options["quiet"]
