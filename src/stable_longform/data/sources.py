@@ -56,7 +56,7 @@ class Source(Protocol):
 
     `ListedSource` knows its tracks; `StreamedSource` reads them from start to end.
 
-    Args:
+    Attributes:
         tracks: those that are known; none for a stream.
         left_out: errors of the files that are not among the tracks; none for a stream.
         bad_tracks: counts the unusable tracks, and raises TooManyBadTracks if their share is too large.
