@@ -102,6 +102,7 @@ class Config(TrainingOptions):
         "Share of items for which a part of the track is treated as the whole.",
     ] = 0.0
     timestep_shift: shared.TimestepShift = 1.0  # above 1, more items are near t = 1; not in the paper
+    min_timestep: shared.MinTimestep = 0.0  # the least that the sampler asks for: (2/π)·atan(sigma_min)
     mask_text_padding: Annotated[
         bool,
         "Hide padding tokens of the prompts from the transformer; the paper: false.",

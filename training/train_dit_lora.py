@@ -54,6 +54,7 @@ class Config(TrainingOptions):
     weight_decay: shared.WeightDecay = 1e-2
     condition_dropout: shared.ConditionDropout = 0.1
     timestep_shift: shared.TimestepShift = 1.0
+    min_timestep: shared.MinTimestep = 0.0
     terminal_probability: shared.TerminalProbability = 0.01
     mixed_precision: shared.MixedPrecision = "no"
     gradient_checkpointing: shared.GradientCheckpointing = False

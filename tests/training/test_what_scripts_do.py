@@ -93,10 +93,18 @@ def test_dropped_conditions_train_no_cross_attention(train_dit, initial):
 def test_at_pure_noise_only_the_loss_is_that_of_guessing(train_dit):
     """Every item at t = 1: the loss no longer depends on what the model makes of noisy latents at other times."""
     losses = {}
-    for name, settings in {"end": {"terminal_probability": 1.0}, "shifted": {"timestep_shift": 1e3}}.items():
+    everywhere = {
+        "end": {"terminal_probability": 1.0},
+        "shifted": {"timestep_shift": 1e3},
+        "least": {"min_timestep": 0.99, "terminal_probability": 0.0},
+        "all": {"terminal_probability": 0.0},
+    }
+    for name, settings in everywhere.items():
         run = train_dit(name, condition_dropout=0.0, batch_size=8, **settings)
         losses[name] = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])["loss"]
     assert losses["shifted"] == pytest.approx(losses["end"], rel=1e-3)  # the shift moves all of them there, too
+    assert losses["least"] == pytest.approx(losses["end"], rel=0.02)
+    assert losses["all"] != pytest.approx(losses["end"], rel=0.05)
 
 
 @pytest.mark.parametrize(("warmup_steps", "factor"), [(1, 1.0), (4, 0.25)])

@@ -77,3 +77,11 @@ def test_times_of_a_batch_are_shifted_but_for_those_at_the_end():
     expected = shift_times(uniform_times(numbers, 5), 4.0)
     is_inner = draws["timestep"] < 1
     assert torch.equal(draws["timestep"][is_inner], expected[is_inner]) and 0.5 < is_inner.float().mean() < 0.9
+
+
+def test_times_below_the_least_are_not_drawn_and_the_others_stay_even():
+    times = draw(range(2**10), terminal_probability=0.0, min_timestep=0.25)["timestep"]
+    assert times.min() >= 0.25 and torch.histc(times, 64, 0.25, 1).tolist() == [16] * 64
+    shifted = draw(range(64), terminal_probability=0.0, min_timestep=0.25, timestep_shift=4.0)["timestep"]
+    expected = 0.25 + 0.75 * shift_times(uniform_times(range(64), 5), 4.0)
+    assert torch.allclose(shifted, expected, atol=1e-6)

@@ -27,6 +27,7 @@ def draw_noise_and_times(
     condition_dropout: float,
     terminal_probability: float = 0.01,
     timestep_shift: float = 1.0,
+    min_timestep: float = 0.0,
 ) -> dict[str, torch.Tensor]:
     """Draws the inputs of `VelocityLoss` besides the data for a batch. Paper: §3.
 
@@ -37,6 +38,8 @@ def draw_noise_and_times(
         condition_dropout: share of the items whose condition is dropped, in [0, 1].
         terminal_probability: share of the items at t = 1, pure noise, in [0, 1].
         timestep_shift: see `shift_times`.
+        min_timestep: the least time, in [0, 1). All others move up in proportion, after the shift. A sampler that ends
+            at the noise level tan(πt/2) never asks for the velocity at earlier times. Not in the paper.
 
     Returns:
         `noise (B, C, L)` with standard deviation 1, `timestep (B,)` in [0, 1] and boolean `is_dropped (B,)`.
@@ -44,7 +47,7 @@ def draw_noise_and_times(
     generators = [item_generator(seed, number) for number in item_numbers]
     chances = torch.stack([torch.rand(2, generator=generator) for generator in generators])
     noise = torch.stack([torch.randn(tuple(shape[1:]), generator=generator) for generator in generators])
-    times = shift_times(uniform_times(item_numbers, seed), timestep_shift)
+    times = min_timestep + (1 - min_timestep) * shift_times(uniform_times(item_numbers, seed), timestep_shift)
     return {
         "noise": noise,
         "timestep": torch.where(chances[:, 0] < terminal_probability, 1.0, times),
@@ -71,6 +74,10 @@ class DrawOptions(Protocol):
     def timestep_shift(self) -> float:
         """See `shift_times`."""
 
+    @property
+    def min_timestep(self) -> float:
+        """The least time."""
+
 
 def make_draw(options: DrawOptions) -> Draw:
     """`draw_noise_and_times` with the options of a training."""
@@ -80,6 +87,7 @@ def make_draw(options: DrawOptions) -> Draw:
         condition_dropout=options.condition_dropout,
         terminal_probability=options.terminal_probability,
         timestep_shift=options.timestep_shift,
+        min_timestep=options.min_timestep,
     )
 
 

@@ -62,4 +62,5 @@ TargetModules = Annotated[tuple[str, ...], NumEntries(1), "Layers with an adapte
 
 ConditionDropout = Annotated[float, Range(0, 1), "Share of items trained without their prompt."]
 TimestepShift = Annotated[float, Range(0, 1e3, above=True), "Above 1, more items are near t = 1; the paper: 1."]
+MinTimestep = Annotated[float, Range(0, 0.99), "Times below it are not drawn; the paper: 0."]
 TerminalProbability = Annotated[float, Range(0, 1), "Share of items at t = 1 (pure noise)."]
