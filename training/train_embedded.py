@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 from stable_longform.data.manifest import read_manifest
-from stable_longform.models.acceleration.bfloat16_decoding import multiplies_bfloat16
+from stable_longform.models.bfloat16_decoding import multiplies_bfloat16
 from stable_longform.utils.files import write_json
 from stable_longform.utils.ranges import Range
 from stable_longform.utils.run_folder import METRICS_FILE, read_metrics

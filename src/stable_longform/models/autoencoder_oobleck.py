@@ -18,8 +18,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 
-from stable_longform.models.acceleration.bfloat16_decoding import Bfloat16DecodingMixin
 from stable_longform.models.acceleration.engine import engine_for
+from stable_longform.models.bfloat16_decoding import Bfloat16DecodingMixin
 from stable_longform.models.checked_loading import CheckedModelMixin, check_integer_lists, check_integers
 from stable_longform.models.chunks import ChunkedModelMixin, join, latent_chunks, waveform_chunks
 from stable_longform.models.diagonal_gaussian import DiagonalGaussian

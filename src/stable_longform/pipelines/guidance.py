@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from stable_longform.models.acceleration.hooks import has_hooks
 from stable_longform.models.dit_attention import Context
+from stable_longform.models.hooks import has_hooks
 from stable_longform.models.transformer_dit_1d import DiTTransformer1D
 from stable_longform.pipelines.sections import attention_mask as section_mask
 

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from stable_longform.models.acceleration.bfloat16_decoding import multiplies_bfloat16
-from stable_longform.models.acceleration.hooks import has_hooks
 from stable_longform.models.acceleration.oobleck_engine import OobleckEngine
 from stable_longform.models.acceleration.transformer_engine import TransformerEngine
+from stable_longform.models.bfloat16_decoding import multiplies_bfloat16
+from stable_longform.models.hooks import has_hooks
 from stable_longform.models.oobleck_layers import OobleckDecoder, OobleckEncoder
 
 SWITCH = "STABLE_LONGFORM_ACCELERATION"  # environment variable: "0" turns the engine off
