@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stable_longform.pipelines.pieces import (
-    Piece,
+    EditedPiece,
     check_edit,
     check_extension,
     check_regions,
@@ -151,7 +151,7 @@ def test_what_cannot_be_laid_out(regions, before, after, is_loop, message):
 
 
 def test_long_music_is_read_block_by_block():
-    piece = Piece(3 * 2**20, [(0, torch.ones(1, 2**20))], [(2**20, 3 * 2**20)], HOP)
+    piece = EditedPiece(3 * 2**20, [(0, torch.ones(1, 2**20))], [(2**20, 3 * 2**20)], HOP)
     assert [block.shape[1] for block in piece.read_blocks(5, 2**21 + 6)] == [2**20, 2**20, 1]
 
 

@@ -176,7 +176,7 @@ def show_error(error: Exception, upload: str | None = None) -> str:
 
 
 @dataclass(frozen=True)
-class Request:
+class MusicRequest:
     """A request for music.
 
     Args:
@@ -408,7 +408,7 @@ class Page:
         else:
             yield self._show_result(path, made, wanted, history)
 
-    def _read(self, command: str, controls: dict) -> Request:
+    def _read(self, command: str, controls: dict) -> MusicRequest:
         """Reads the controls; raises a ValueError for what cannot be used."""
         if any("\0" in value for value in controls.values() if isinstance(value, str)):
             raise ValueError("Texts must not have NUL characters.")  # no tag can hold them
@@ -445,7 +445,7 @@ class Page:
         if make is not inpaint:
             arguments["duration"] = duration
         title = prompt or " / ".join(text for _, text in sections)
-        return Request(
+        return MusicRequest(
             functools.partial(make, **arguments), made | {"duration_in_s": duration}, title, regions, duration
         )
 
@@ -471,7 +471,7 @@ class Page:
             own["source_prompt"] = controls["source_prompt"].strip() or None
         return own, [], duration
 
-    def _show_result(self, path: Path, made: dict, wanted: Request, history: list) -> dict:
+    def _show_result(self, path: Path, made: dict, wanted: MusicRequest, history: list) -> dict:
         """The changes of the page when the music is finished; `made` is what its tags say."""
         picture = path.with_suffix(".png")
         draw_music(read_audio(path)[0], self.studio.pipe.sampling_rate, picture, wanted.regions)

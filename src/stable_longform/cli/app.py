@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from stable_longform.cli.common import load_pipeline, resolve_checkpoint
-from stable_longform.cli.options import Checkpoint, Device, Dtype, check_choice, check_device
+from stable_longform.cli.options import Checkpoint, Device, Dtype, check_device
 from stable_longform.utils.accepted_values import DTYPES
 from stable_longform.utils.optional import require
+from stable_longform.utils.ranges import check_choice
 
 
 def app(

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from stable_longform.cli.options import check_choice, check_count, check_range, check_seconds, check_text
+from stable_longform.cli.options import check_count, check_range, check_seconds, check_text
 from stable_longform.pipelines.pieces import check_edit
 from stable_longform.utils.accepted_values import EDIT_METHODS, MAX_CROSSFADE_IN_S, MAX_REPEATS
 from stable_longform.utils.audio import AudioInfo
+from stable_longform.utils.ranges import check_choice
 
 
 @dataclass(frozen=True)

@@ -188,12 +188,6 @@ def check_seconds(name: str, value: float) -> None:
         raise ValueError(f"{name} must be a number of seconds {SECONDS}, got {value!r}.")
 
 
-def check_choice(name: str, value: str, choices) -> None:
-    """Raises a ValueError unless the value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
-
-
 def check_text(name: str, text: str) -> None:
     """Raises a ValueError unless the text is valid Unicode that a tag can hold."""
     if not isinstance(text, str) or "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):

@@ -9,7 +9,6 @@ import typer
 
 from stable_longform.cli.options import (
     MAX_LORA_SCALE,
-    check_choice,
     check_count,
     check_range,
     check_seconds,
@@ -23,6 +22,7 @@ from stable_longform.utils.accepted_values import (
     MAX_STEPS,
     SCHEDULER_NAMES,
 )
+from stable_longform.utils.ranges import check_choice
 from stable_longform.utils.text_files import read_text
 from stable_longform.utils.timecodes import parse_sections
 

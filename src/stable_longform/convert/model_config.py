@@ -58,7 +58,7 @@ class DiffusionModelConfig(ModelConfig):
     objective: str
 
 
-class Section:
+class JsonObject:
     """A JSON object that records which of its fields were read.
 
     Args:
@@ -98,9 +98,9 @@ class Section:
             raise ValueError(f"{self.path(name)} must be a list of positive integers, got {value!r}.")
         return value
 
-    def section(self, name: str, default=REQUIRED) -> "Section":
+    def section(self, name: str, default=REQUIRED) -> "JsonObject":
         """The field's value as a section."""
-        return Section(self.take(name, default), self.path(name))
+        return JsonObject(self.take(name, default), self.path(name))
 
     def require(self, name: str, *accepted, default=REQUIRED) -> None:
         """Raises a ValueError unless the field has one of the accepted values."""
@@ -126,7 +126,7 @@ def read_model_config(config: Mapping) -> ModelConfig:
     Raises:
         ValueError: a field is missing, unknown, or cannot be represented; the message names it.
     """
-    top = Section(config)
+    top = JsonObject(config)
     top.require("model_type", "autoencoder", "diffusion_cond")
     top.ignore("training", "dataset", "audio_channels", "name", "description")
     sampling_rate, window = top.count("sample_rate"), top.count("sample_size")
@@ -156,7 +156,7 @@ def read_model_config(config: Mapping) -> ModelConfig:
     )
 
 
-def _read_autoencoder(model: Section, sampling_rate: int) -> dict:
+def _read_autoencoder(model: JsonObject, sampling_rate: int) -> dict:
     """Arguments of `AutoencoderOobleck`."""
     latent_channels, audio_channels = model.count("latent_dim"), model.count("io_channels")
     for name in ("in_channels", "out_channels"):
@@ -201,14 +201,14 @@ def _read_autoencoder(model: Section, sampling_rate: int) -> dict:
     }
 
 
-def _read_conditioning(conditioning: Section) -> tuple[dict, dict]:
+def _read_conditioning(conditioning: JsonObject) -> tuple[dict, dict]:
     """Arguments of `TimingConditioner`, and the settings of the text conditioner."""
     width = conditioning.count("cond_dim")
     for name, empty in (("default_keys", {}), ("pre_encoded_keys", [])):
         conditioning.require(name, empty, default=empty)
     ranges, text = {}, None
     for i, entry in enumerate(conditioning.take("configs")):
-        conditioner = Section(entry, f"{conditioning.path('configs')}[{i}]")
+        conditioner = JsonObject(entry, f"{conditioning.path('configs')}[{i}]")
         name, kind = conditioner.take("id"), conditioner.take("type")
         fields = conditioner.section("config", {})
         conditioner.finish()
@@ -234,7 +234,7 @@ def _read_conditioning(conditioning: Section) -> tuple[dict, dict]:
     return timing | {"use_seconds_start": "seconds_start" in ranges, "text_encoder_dim": text["width"]}, text
 
 
-def _read_text(kind: str, fields: Section) -> dict:
+def _read_text(kind: str, fields: JsonObject) -> dict:
     """The width of a text conditioner and the settings that its encoder needs."""
     if kind == "t5":
         fields.require("enable_grad", False, default=False)  # else its weights would be in the checkpoint
@@ -248,7 +248,7 @@ def _read_text(kind: str, fields: Section) -> dict:
     return {"width": CLAP_WIDTH, "feature_layer": layer, "path": path, "max_length": 77}
 
 
-def _read_diffusion(diffusion: Section, timing: dict, text: dict, latent_channels: int) -> dict:
+def _read_diffusion(diffusion: JsonObject, timing: dict, text: dict, latent_channels: int) -> dict:
     """Arguments of `DiTTransformer1D` except the window."""
     diffusion.require("type", "dit")
     numbers = ["seconds_start", "seconds_total"][0 if timing["use_seconds_start"] else 1 :]
@@ -299,7 +299,7 @@ def _read_diffusion(diffusion: Section, timing: dict, text: dict, latent_channel
     return transformer
 
 
-def _require_plain_transformer(fields: Section) -> Section:
+def _require_plain_transformer(fields: JsonObject) -> JsonObject:
     """Raises a ValueError if the transformer has parts that ours does not have; returns "attn_kwargs"."""
     fields.ignore("zero_init_branch_outputs", "abs_pos_emb_max_length")
     required: dict[str, Any] = {"transformer_type": "continuous_transformer", "global_cond_type": "prepend"}

@@ -24,7 +24,7 @@ FIELD_ALIASES = {
 }
 NOTHING = ("", "nan", "none", "null", "n/a", "<na>")  # in any case
 MAX_NUMBER, MAX_TEMPO = 1e15, 1000  # larger values are not properties of music
-TEMPO = re.compile(r"(\d+(?:\.\d+)?)\s*(?:bpm)?", re.IGNORECASE)
+BPM_VALUE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:bpm)?", re.IGNORECASE)
 
 
 def is_empty(value: object) -> bool:
@@ -105,7 +105,7 @@ def _text_or_number(value: object) -> str | int | float | None:
 def _tempo(value: object) -> int | float | None:
     """Beats a minute from a number or a text like "120 BPM"; None for anything else."""
     if isinstance(value, str):
-        match = TEMPO.fullmatch(value)
+        match = BPM_VALUE.fullmatch(value)
         value = float(match[1]) if match else None
     number = _text_or_number(value)
     if not isinstance(number, (int, float)) or not 0 < number <= MAX_TEMPO:

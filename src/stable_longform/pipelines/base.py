@@ -35,6 +35,7 @@ from stable_longform.pipelines.stable_audio_folder import StableAudioFolderMixin
 from stable_longform.pipelines.windows import WindowSizes
 from stable_longform.schedulers import scheduling
 from stable_longform.utils.accepted_values import MAX_STEPS
+from stable_longform.utils.ranges import check_choice
 
 logger = logging.get_logger(__name__)
 
@@ -149,7 +150,7 @@ class LongFormMusicPipelineBase(
         prediction_type: str = noise_schedule.V_PREDICTION,
     ):
         super().__init__()
-        inputs.check_choice("prediction_type", prediction_type, noise_schedule.PREDICTION_TYPES)
+        check_choice("prediction_type", prediction_type, noise_schedule.PREDICTION_TYPES)
         windows_in_s = None if window_in_s is None else inputs.check_windows(window_in_s)
         self.register_modules(
             vae=vae,

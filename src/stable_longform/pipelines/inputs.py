@@ -14,7 +14,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
 from stable_longform.pipelines.sections import Section, is_sectioned
 from stable_longform.utils.accepted_values import MAX_GUIDANCE_SCALE, MAX_STEPS
-from stable_longform.utils.ranges import check_number
+from stable_longform.utils.ranges import check_choice, check_number
 
 Prompt = str | Sequence[Section]
 MAX_BATCH_SIZE = 1024
@@ -301,13 +301,6 @@ def check_flag(name: str, value: bool) -> bool:
     """Returns a bool; raises a ValueError for anything else: the text "no" would count as true."""
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be true or false, got {value!r}.")
-    return value
-
-
-def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
-    """Checks that a word is one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
     return value
 
 

@@ -24,7 +24,7 @@ EXTENSION = ("extend_to", "prepend_in_s")  # arguments
 
 
 @dataclass(frozen=True)
-class Piece:
+class EditedPiece:
     """The known and the new parts of a piece.
 
     Args:
@@ -76,7 +76,7 @@ class Piece:
         for first in range(start, stop, BLOCK):
             yield self.read(first, min(first + BLOCK, stop))
 
-    def rotate(self, shift: int) -> "Piece":
+    def rotate(self, shift: int) -> "EditedPiece":
         """The piece as a loop that starts `shift` samples later; parts that cross the new start are cut in two."""
 
         def cut(begin: int, end: int) -> list[tuple[int, int, int]]:
@@ -110,7 +110,7 @@ class Piece:
 
 def lay_out(
     waveform: torch.Tensor, regions: Sequence[tuple[int, int]], before: int, after: int, hop_length: int, is_loop: bool
-) -> tuple[Piece, int]:
+) -> tuple[EditedPiece, int]:
     """Returns the piece around the music, and for a loop how many samples later than the music it starts.
 
     A loop starts in the middle of its longest kept part. So the new part at its ends has kept music on both sides.
@@ -128,7 +128,7 @@ def lay_out(
     """
     every = join_regions(regions, waveform.shape[1], before, after, is_loop)
     num_samples = before + waveform.shape[1] + after
-    piece = Piece(num_samples, [(before, waveform)], every, hop_length)
+    piece = EditedPiece(num_samples, [(before, waveform)], every, hop_length)
     if piece.is_free.all():
         raise ValueError(f"No whole frame of {hop_length} samples is kept: keep more, or use text to music.")
     if not is_loop:

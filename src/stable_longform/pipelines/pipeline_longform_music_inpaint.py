@@ -26,7 +26,7 @@ from stable_longform.pipelines.base import (
 from stable_longform.pipelines.guidance import Conditioning, Guidance
 from stable_longform.pipelines.inputs import Generators, Prompt, Prompts, Timing
 from stable_longform.pipelines.pieces import (
-    Piece,
+    EditedPiece,
     check_extension,
     check_regions,
     crossfade,
@@ -64,7 +64,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Plan:
+class InpaintPlan:
     """What is sampled, and where.
 
     Args:
@@ -75,7 +75,7 @@ class Plan:
         num_repeats: how often each step is taken.
     """
 
-    places: list[tuple[Piece, int]]
+    places: list[tuple[EditedPiece, int]]
     spans: list[Span]
     timing: Timing
     window: int
@@ -195,7 +195,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         scheduler = self._check_scheduler(num_inference_steps, timesteps)
 
         spans = self._find_spans(request.items, pieces, context, window, window_in_s is not None)
-        plan = Plan(places, spans, timing, window, num_repeats)
+        plan = InpaintPlan(places, spans, timing, window, num_repeats)
 
         with self._running(request.guidance, len(scheduler.timesteps)) as run:
             # Encode.
@@ -218,7 +218,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
 
     def _lay_out(
         self, waveform: torch.Tensor, regions, mask, extend_to: float | None, prepend_in_s: float, loop: bool
-    ) -> tuple[Piece, int]:
+    ) -> tuple[EditedPiece, int]:
         """The piece around a recording, see `pieces.lay_out`."""
         rate, hop_length = self.sampling_rate, self.vae.hop_length
         num_samples = waveform.shape[1]
@@ -234,7 +234,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
 
     # --- encode
 
-    def _encode_kept(self, piece: Piece) -> torch.Tensor:
+    def _encode_kept(self, piece: EditedPiece) -> torch.Tensor:
         """Latents `(latent_channels, num_frames)` of the kept music, on the CPU; zeros elsewhere."""
         latents = torch.zeros(self.transformer.config.in_channels, piece.num_frames)
         hop_length, context = self.vae.hop_length, self.vae.encoder_context
@@ -247,7 +247,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         return check_finite("latents that are", latents, self.vae)
 
     def _find_spans(
-        self, items: Sequence[int], pieces: Sequence[Piece], context: int | None, window: int, is_fixed: bool
+        self, items: Sequence[int], pieces: Sequence[EditedPiece], context: int | None, window: int, is_fixed: bool
     ) -> list[Span]:
         """The spans of all results. One that fits into a window gets a window's length, the longest if `is_fixed`."""
         sizes, patch_size, spans = self._window_sizes, self.transformer.config.patch_size, []
@@ -265,7 +265,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
 
     # --- sample
 
-    def _sample_spans(self, plan: Plan, kept: Sequence[torch.Tensor], scheduler, run: Run, request: Request):
+    def _sample_spans(self, plan: InpaintPlan, kept: Sequence[torch.Tensor], scheduler, run: Run, request: Request):
         """Latents `(latent_channels, num_frames)` of each result: the kept frames, and new ones between them."""
         spans, generators = plan.spans, request.generator
         if isinstance(generators, list):
@@ -302,7 +302,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
             part[:, is_free] = latents[:, : span.stop - span.start].to(part)[:, is_free]
         return results
 
-    def _span_times(self, span: Span, piece: Piece, shift: int) -> torch.Tensor:
+    def _span_times(self, span: Span, piece: EditedPiece, shift: int) -> torch.Tensor:
         """Seconds at which the frames of a span start in the result, `(length,)`; in a loop they wrap around."""
         samples = (span.start + torch.arange(span.length)) * self.vae.hop_length
         if shift > 0:
@@ -310,7 +310,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         return samples / self.sampling_rate
 
     def _velocity(
-        self, plan: Plan, group: Sequence[Span], text: Conditioning, prompts: Prompts, guidance: Guidance
+        self, plan: InpaintPlan, group: Sequence[Span], text: Conditioning, prompts: Prompts, guidance: Guidance
     ) -> GuidedVelocity | WindowedVelocity:
         """The velocity of spans of one length; `text` is the conditioning of all prompts without timing."""
         items = [span.item for span in group]
@@ -347,7 +347,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
 
     # --- decode
 
-    def _finish(self, latents: torch.Tensor, piece: Piece, shift: int, fade: int, output_type: str):
+    def _finish(self, latents: torch.Tensor, piece: EditedPiece, shift: int, fade: int, output_type: str):
         """One result as `output_type` says, with a loop rotated back to its own start."""
         if output_type == "latent":
             return latents
@@ -364,7 +364,9 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         return waveform.numpy() if output_type == "np" else waveform
 
     @torch.no_grad()
-    def _render(self, latents: torch.Tensor, piece: Piece, fade: int, start: int, stop: int) -> Iterator[torch.Tensor]:
+    def _render(
+        self, latents: torch.Tensor, piece: EditedPiece, fade: int, start: int, stop: int
+    ) -> Iterator[torch.Tensor]:
         """Samples `start` to `stop` of a piece, chunk by chunk: kept music unchanged, new music decoded."""
         position = start
         for low, high in piece.regions:

@@ -20,7 +20,7 @@ from stable_longform.training_utils.items import item_generator
 from stable_longform.utils.files import atomic_path, write_json
 from stable_longform.utils.text_files import read_json
 
-INFO_FILE = "trajectories.json"
+TRAJECTORIES_FILE = "trajectories.json"
 
 
 def trajectory_path(folder: Path, number: int) -> Path:
@@ -165,7 +165,7 @@ def collate_points(items: Sequence[dict]) -> dict:
 
 def _check_info(folder: Path, info: dict) -> None:
     """Writes what the trajectories depend on; raises a ValueError if the folder holds others."""
-    path, info = folder / INFO_FILE, json.loads(json.dumps(info))
+    path, info = folder / TRAJECTORIES_FILE, json.loads(json.dumps(info))
     if path.is_file():
         old = read_json(path)
         changed = sorted(name for name in old.keys() | info.keys() if old.get(name) != info.get(name))

@@ -1,8 +1,9 @@
-"""Ranges of options and arguments: their description and the check of a value."""
+"""Ranges of options and arguments, described and checked; checks of single values."""
 
 import math
 import numbers
 import reprlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -60,6 +61,13 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
     if not low <= number <= high:
         raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {value}.")
     return number
+
+
+def check_choice(name: str, value: str, choices: Collection[str]) -> str:
+    """Checks that a word is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+    return value
 
 
 def shown(value: object) -> str:

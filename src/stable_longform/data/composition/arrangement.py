@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from stable_longform.data.composition import accompaniment
-from stable_longform.data.composition.forms import Section
+from stable_longform.data.composition.forms import FormSection
 from stable_longform.data.composition.genres import Genre
 from stable_longform.data.composition.harmony import CADENCES, BarChords, make_chord, voice
 from stable_longform.data.composition.instruments import Instrument
@@ -44,7 +44,7 @@ class Arranger:
 
     def write(
         self,
-        sections: Sequence[Section],
+        sections: Sequence[FormSection],
         chords: Mapping[str, Sequence[BarChords]],
         melodies: Mapping[str, Sequence[Tone]],
     ) -> tuple[Part, ...]:
@@ -68,7 +68,7 @@ class Arranger:
         return tuple(self._part(player) for player in self.players.values() if player.notes)
 
     def _chords_of(
-        self, sections: Sequence[Section], number: int, bar: int, chords: Mapping[str, Sequence[BarChords]]
+        self, sections: Sequence[FormSection], number: int, bar: int, chords: Mapping[str, Sequence[BarChords]]
     ) -> BarChords:
         """The chords of a bar of a section; an ending has a cadence, and a bridge leads back to the main key."""
         section = sections[number]
@@ -83,7 +83,7 @@ class Arranger:
     def _chord(self, key: Key, degree: int) -> Chord:
         return make_chord(key, degree, self.genre.chord_steps, self.genre.has_leading_tone)
 
-    def _plays(self, role: str, section: Section, bar: int) -> bool:
+    def _plays(self, role: str, section: FormSection, bar: int) -> bool:
         """Whether a role plays in a bar."""
         if len(self.players) == 1:
             return True
@@ -98,7 +98,7 @@ class Arranger:
             return energy >= 0.6 or letter in "KUB" or (letter == "I" and role == "pad")
         return role == "chords" and not (letter == "K" and bool(self.genre.pad) and not is_second_half)
 
-    def _write_bar(self, section: Section, bar: int, chords: BarChords, following: Chord, is_last: bool) -> None:
+    def _write_bar(self, section: FormSection, bar: int, chords: BarChords, following: Chord, is_last: bool) -> None:
         """Writes one bar of all parts except the melody."""
         start = (section.start_bar + bar) * self.genre.beats_per_bar
         for role in ("chords", "pad", "arpeggio"):
@@ -113,7 +113,7 @@ class Arranger:
         if "drums" in self.players and self._plays("drums", section, bar):
             self._write_drums(section, bar, start, is_last)
 
-    def _write_chords(self, role: str, section: Section, start: float, chords: BarChords, is_last: bool) -> None:
+    def _write_chords(self, role: str, section: FormSection, start: float, chords: BarChords, is_last: bool) -> None:
         """Writes a bar of chords, pad or arpeggio."""
         instrument = self.players[role].instrument
         register = pitch_range(role, instrument, self.genre.chord_steps)
@@ -134,7 +134,7 @@ class Arranger:
         """The number of the pattern for an energy, out of `count` from calm to busy."""
         return min(max(int((energy + 0.3 * self.density - 0.2) / 0.7 * count), 0), count - 1)
 
-    def _write_drums(self, section: Section, bar: int, start: float, is_last: bool) -> None:
+    def _write_drums(self, section: FormSection, bar: int, start: float, is_last: bool) -> None:
         """Writes a bar of drums."""
         genre = self.genre
         is_swung = genre.swing == 2 / 3
@@ -157,7 +157,7 @@ class Arranger:
             velocity = round(velocity * gain + self.rng.uniform(-4, 4))
             notes.append(Note(time, duration, pitch, min(max(velocity, 1), 127)))
 
-    def _write_melody(self, section: Section, melody: Sequence[Tone], num_theme_bars: int) -> None:
+    def _write_melody(self, section: FormSection, melody: Sequence[Tone], num_theme_bars: int) -> None:
         """Writes the melody of a section: varied when it returns, with a second voice in sections where all play."""
         beats_per_bar, is_duet = self.genre.beats_per_bar, "second" in self.players
         start, length = section.start_bar * beats_per_bar, section.num_bars * beats_per_bar

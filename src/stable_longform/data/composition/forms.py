@@ -33,7 +33,7 @@ BRIDGE_MODULATES = 0.6  # probability that a bridge is in another key
 
 
 @dataclass(frozen=True)
-class Section:
+class FormSection:
     """A part of a piece.
 
     Attributes:
@@ -66,7 +66,7 @@ class Section:
 
 def plan_sections(
     form: str, num_bars: int, theme_bars: int, key: Key, intensity: float, rng: random.Random
-) -> list[Section]:
+) -> list[FormSection]:
     """Plans the sections of a piece: together they cover its bars without a gap.
 
     Args:
@@ -87,7 +87,7 @@ def plan_sections(
             theme = f"solo {count}"
         energy = ENERGIES[letter] + 0.05 * count + (0.1 if index == last_chorus else 0) + intensity
         section_key = bridge_key if letter == "B" else key
-        sections.append(Section(letter, theme, start_bar, length, section_key, min(max(energy, 0.1), 1.0), count))
+        sections.append(FormSection(letter, theme, start_bar, length, section_key, min(max(energy, 0.1), 1.0), count))
         start_bar, counts[letter] = start_bar + length, count + 1
     return sections
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from stable_longform.data.composition.forms import Section
+from stable_longform.data.composition.forms import FormSection
 from stable_longform.data.composition.instruments import Instrument
 from stable_longform.data.composition.theory import Key
 
@@ -47,7 +47,7 @@ class Piece:
     bpm: int
     key: Key | None
     beats_per_bar: int
-    sections: tuple[Section, ...]
+    sections: tuple[FormSection, ...]
     parts: tuple[Part, ...]
     level_in_dbfs: float = -16.0
     description: str | None = None

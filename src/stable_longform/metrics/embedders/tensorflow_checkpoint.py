@@ -14,7 +14,7 @@ import numpy as np
 
 FOOTER_SIZE = 48
 TABLE_MAGIC = 0xDB4775248B80FB57
-DTYPES: dict[int, np.dtype] = {
+NUMPY_DTYPES: dict[int, np.dtype] = {
     1: np.dtype("<f4"),
     2: np.dtype("<f8"),
     3: np.dtype("<i4"),
@@ -56,7 +56,7 @@ def _read_tensor(entry: bytes, data: bytes, name: str) -> np.ndarray:
     shape = []
     for dim in _read_message(fields.get(SHAPE_FIELD, [b""])[0]).get(DIM_FIELD, []):
         shape.append(_read_message(dim).get(DIM_SIZE_FIELD, [0])[0])
-    dtype = DTYPES.get(fields.get(DTYPE_FIELD, [0])[0])
+    dtype = NUMPY_DTYPES.get(fields.get(DTYPE_FIELD, [0])[0])
     offset, size = fields.get(OFFSET_FIELD, [0])[0], fields.get(SIZE_FIELD, [0])[0]
     count = int(np.prod(shape, dtype=np.int64))
     if dtype is None or SHARD_FIELD in fields or size != count * dtype.itemsize or offset + size > len(data):

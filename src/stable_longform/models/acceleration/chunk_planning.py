@@ -10,7 +10,7 @@ MIN_LENGTH_OF_WORKER = 32  # frames; the context of shorter chunks costs more th
 MEMORY_OF_THREAD_IN_BYTES = 96 * 2**20  # default for each thread, if this is more than the default for all together
 
 
-class Plan(NamedTuple):
+class ChunkPlan(NamedTuple):
     """Frames of a chunk, and how many chunks are computed at a time, each of them by one thread."""
 
     chunk_length: int
@@ -23,7 +23,7 @@ def make_plan(
     num_frames: int | None = None,
     chunk_length: int | None = None,
     memory_in_bytes: int | None = None,
-) -> Plan:
+) -> ChunkPlan:
     """Plans a decoding or an encoding.
 
     Short chunks recompute their context; idle workers cost nothing. So if memory is short, the number of workers is
@@ -45,8 +45,8 @@ def make_plan(
         most = min(most, math.ceil(num_frames / longest) if chunk_length else num_frames // MIN_LENGTH_OF_WORKER)
     num_workers = max(min(most, int(memory // bytes_of_chunk(longest))), 1)
     if chunk_length is not None:
-        return Plan(chunk_length, num_workers)
+        return ChunkPlan(chunk_length, num_workers)
     length = MAX_LENGTH
     while length > MIN_LENGTH and num_workers * bytes_of_chunk(length) > memory:
         length //= 2
-    return Plan(length if num_frames is None else min(length, math.ceil(num_frames / num_workers)), num_workers)
+    return ChunkPlan(length if num_frames is None else min(length, math.ceil(num_frames / num_workers)), num_workers)

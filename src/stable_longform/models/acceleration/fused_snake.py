@@ -12,7 +12,7 @@ except ImportError:
     triton = None
 
 BLOCK = 1024  # values computed by one program
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # the kernel computes in float32
+SUPPORTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # the kernel computes in float32
 
 
 class FusedSnakeLayers(FoldedLayers):
@@ -20,7 +20,7 @@ class FusedSnakeLayers(FoldedLayers):
 
     def snake(self, snake: Snake1d, hidden_states: torch.Tensor) -> torch.Tensor:
         """`Snake1d`."""
-        if triton is None or hidden_states.dtype not in DTYPES:
+        if triton is None or hidden_states.dtype not in SUPPORTED_DTYPES:
             return super().snake(snake, hidden_states)
         return fused_snake(hidden_states, *(constant.flatten() for constant in snake.constants()))
 
@@ -29,7 +29,7 @@ def fused_snake(hidden_states: torch.Tensor, alpha: torch.Tensor, inverse: torch
     """`x + inverse · sin²(alpha · x)` without gradients, computed in float32.
 
     Args:
-        hidden_states: `(batch_size, channels, length)`, in one of `DTYPES`.
+        hidden_states: `(batch_size, channels, length)`, in one of `SUPPORTED_DTYPES`.
         alpha: `(channels,)`.
         inverse: `(channels,)`.
     """
