@@ -114,13 +114,7 @@ def main(config: Config) -> int:
             f"got {config.num_validation_trajectories}."
         )
     rows = read_prompt_list(config.prompts)
-    accelerator = make_accelerator(
-        config.mixed_precision,
-        config.gradient_accumulation_steps,
-        config.trackers,
-        config.output_dir,
-        options=config,
-    )
+    accelerator = make_accelerator(config)
     seed_generators(config.seed, 0)
     pipe = LongFormMusicPipeline.from_pretrained(config.checkpoint)
     if pipe.config.prediction_type != V_PREDICTION:

@@ -141,14 +141,7 @@ def main(config: Config) -> int:
     """Builds, resumes, loops, saves; returns the exit code."""
     stop = StopRequest(config.max_minutes)
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=config.encoder_freeze_step is not None)]
-    accelerator = make_accelerator(
-        config.mixed_precision,
-        config.gradient_accumulation_steps,
-        trackers=config.trackers,
-        output_dir=config.output_dir,
-        kwargs_handlers=handlers,
-        options=config,
-    )
+    accelerator = make_accelerator(config, kwargs_handlers=handlers)
     seed_generators(config.seed, 0)
     model = build_model(AutoencoderOobleck, config.model, "model")
     discriminator = build_model(MultiScaleSTFTDiscriminator, config.discriminator, "discriminator")

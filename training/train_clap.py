@@ -133,13 +133,7 @@ class Config(TrainingOptions):
 def main(config: Config) -> int:
     """Builds, resumes, loops, saves; returns the exit code."""
     stop = StopRequest(config.max_minutes)
-    accelerator = make_accelerator(
-        config.mixed_precision,
-        config.gradient_accumulation_steps,
-        config.trackers,
-        config.output_dir,
-        options=config,
-    )
+    accelerator = make_accelerator(config)
     check_config(config)
     if config.init_from is not None:
         extractor = BlockwiseClapFeatureExtractor.from_pretrained(config.init_from)

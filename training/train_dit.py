@@ -151,14 +151,7 @@ def main(config: Config) -> int:
     """Builds, resumes, loops, saves; returns the exit code."""
     stop = StopRequest(config.max_minutes)
     check_config(config)
-    accelerator = make_accelerator(
-        config.mixed_precision,
-        config.gradient_accumulation_steps,
-        config.trackers,
-        config.output_dir,
-        can_shard=True,
-        options=config,
-    )
+    accelerator = make_accelerator(config, can_shard=True)
     seed_generators(config.seed, 0)
 
     # Models and data

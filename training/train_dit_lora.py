@@ -74,13 +74,7 @@ class Config(TrainingOptions):
 def main(config: Config) -> int:
     """Loads, adds the adapter, resumes, loops, saves; returns the exit code."""
     stop = StopRequest(config.max_minutes)
-    accelerator = make_accelerator(
-        config.mixed_precision,
-        config.gradient_accumulation_steps,
-        config.trackers,
-        config.output_dir,
-        options=config,
-    )
+    accelerator = make_accelerator(config)
     seed_generators(config.seed, 0)
     pipe = LongFormMusicPipeline.from_pretrained(config.checkpoint)
     adapter = pipe.transformer

@@ -87,13 +87,7 @@ class Config(TrainingOptions):
 def main(config: Config) -> int:
     """Builds, resumes, loops, saves; returns the exit code."""
     stop = StopRequest(config.max_minutes)
-    accelerator = make_accelerator(
-        config.mixed_precision,
-        config.gradient_accumulation_steps,
-        trackers=config.trackers,
-        output_dir=config.output_dir,
-        options=config,
-    )
+    accelerator = make_accelerator(config)
     seed_generators(config.seed, 0)
     network = LinearAutoencoder(build_model(AutoencoderOobleck, config.model, "model"))
     check_config(config, network.vae)

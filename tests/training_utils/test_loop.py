@@ -4,14 +4,13 @@ import json
 import os
 import signal
 import time
-from dataclasses import dataclass
 
 import pytest
 import torch
 from accelerate import Accelerator
+from training_options import Options
 
 from stable_longform.training_utils.loop import StopRequest, TrainingLoop
-from stable_longform.training_utils.run_options import TrainingOptions
 
 
 @pytest.fixture(autouse=True)
@@ -48,16 +47,6 @@ def test_a_signal_is_remembered_and_ends_nothing(number):
     assert not stop.is_signalled() and stop.exit_code == 0
     os.kill(os.getpid(), number)
     assert stop.is_signalled() and stop.exit_code == 75
-
-
-@dataclass(frozen=True)
-class Options(TrainingOptions):
-    """What a loop asks of a script's options."""
-
-    batch_size: int = 1
-    max_steps: int = 7
-    log_every: int = 2
-    save_every: int = 3
 
 
 def run(output_dir, options=Options(), signal_in=None, log=None):  # noqa: B008

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from training_options import Options
 
 from stable_longform.training_utils.accelerator import make_accelerator
 from stable_longform.training_utils.metric_log import log_metrics
@@ -31,7 +32,7 @@ def test_tensorboard_gets_the_metrics(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    accelerator = make_accelerator(trackers=("tensorboard",), output_dir=tmp_path)
+    accelerator = make_accelerator(Options(trackers=("tensorboard",), output_dir=str(tmp_path)))
     start_run(tmp_path, Config("m.jsonl"), accelerator)
     log_metrics(tmp_path, 7, {"loss": torch.tensor(0.5)}, accelerator)
     accelerator.end_training()

@@ -10,39 +10,23 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, InitProcessGroupKwargs
 
 from stable_longform.training_utils.gpu_settings import set_kernels
-from stable_longform.training_utils.run_options import RunOptions
+from stable_longform.training_utils.run_options import TrainingOptions
 
 
-def make_accelerator(
-    mixed_precision: str = "no",
-    accumulation: int = 1,
-    trackers: Sequence[str] = (),
-    output_dir: str | os.PathLike | None = None,
-    can_shard: bool = False,
-    kwargs_handlers: Sequence = (),
-    options: RunOptions = RunOptions(),  # noqa: B008
-) -> Accelerator:
+def make_accelerator(options: TrainingOptions, can_shard: bool = False, kwargs_handlers: Sequence = ()) -> Accelerator:
     """Makes the accelerator of a script, for all processes of `accelerate launch` or `torchrun`, on GPUs if present.
 
     Checkpoints hold the weights under the model's own names, so that any number of processes can resume them.
 
     Args:
-        mixed_precision: "no", "bf16" or "fp16".
-        accumulation: micro-batches in a step.
-        trackers: names of accelerate's trackers, such as "tensorboard".
-        output_dir: folder for the trackers' files.
+        options: of the script.
         can_shard: whether the script trains one model with one optimiser, as FSDP requires.
         kwargs_handlers: see accelerate.
-        options: of the run; they set how long processes wait for each other, and how GPUs compute.
 
     Raises:
-        ValueError: accelerate does not know a precision or tracker, or it is not installed; accumulation is below 1;
-            FSDP is requested in a script that does not support it; or FSDP1 or DeepSpeed are requested.
+        ValueError: accelerate does not know a tracker, or it is not installed; FSDP is requested in a script that does
+            not support it; or FSDP1 or DeepSpeed are requested.
     """
-    if accumulation < 1:
-        raise ValueError(f"gradient_accumulation_steps must be at least 1, got {accumulation}.")
-    if mixed_precision not in ("no", "bf16", "fp16"):
-        raise ValueError(f"mixed_precision must be no, bf16 or fp16, got {mixed_precision!r}.")
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
         raise ValueError(
             "DeepSpeed is not supported: it applies a step before its gradient can be checked, and takes clipping and "
@@ -52,13 +36,13 @@ def make_accelerator(
     timeout = InitProcessGroupKwargs(timeout=datetime.timedelta(minutes=options.timeout_in_minutes))
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),
-        mixed_precision=mixed_precision,
-        gradient_accumulation_steps=accumulation,
-        log_with=list(trackers) or None,
-        project_dir=output_dir,
+        mixed_precision=options.mixed_precision,
+        gradient_accumulation_steps=options.gradient_accumulation_steps,
+        log_with=list(options.trackers) or None,
+        project_dir=options.output_dir,
         kwargs_handlers=[timeout, *kwargs_handlers],
     )
-    missing = sorted(set(trackers) - {str(getattr(name, "value", name)) for name in accelerator.log_with})
+    missing = sorted(set(options.trackers) - {str(getattr(name, "value", name)) for name in accelerator.log_with})
     if missing:
         raise ValueError(f"trackers: {', '.join(missing)} is not installed; try `pip install {' '.join(missing)}`.")
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":

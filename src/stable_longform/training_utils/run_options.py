@@ -6,10 +6,14 @@ from typing import Annotated
 from stable_longform.training_utils.shared_options import (
     MAX_COUNT,
     MAX_TRAINING_STEPS,
+    Accumulation,
     BatchSize,
     LogEvery,
     MaxSteps,
+    MixedPrecision,
+    OutputDir,
     SaveEvery,
+    Trackers,
 )
 from stable_longform.utils.ranges import Range
 
@@ -48,10 +52,14 @@ class TrainingOptions(RunOptions):
         ValueError: milestones do not coincide with checkpoints.
     """
 
+    output_dir: OutputDir
     batch_size: BatchSize
+    gradient_accumulation_steps: Accumulation
+    mixed_precision: MixedPrecision
     max_steps: MaxSteps
     save_every: SaveEvery
     log_every: LogEvery
+    trackers: Trackers
 
     def __post_init__(self):
         if self.keep_every % self.save_every:
