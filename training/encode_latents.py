@@ -27,11 +27,17 @@ from stable_longform.data.sources import Source, open_source
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.config import launch
-from stable_longform.training_utils.latent_encoding import describe_track, encode_silence, encode_tracks, track_key
+from stable_longform.training_utils.latent_encoding import (
+    describe_encoder,
+    describe_track,
+    encode_silence,
+    encode_tracks,
+    track_key,
+)
 from stable_longform.training_utils.loop import StopRequest
 from stable_longform.training_utils.options import NumEntries
 from stable_longform.utils.accepted_values import DTYPES
-from stable_longform.utils.files import atomic_path, weights_sha256, write_json, write_text
+from stable_longform.utils.files import atomic_path, write_json, write_text
 from stable_longform.utils.ranges import Range
 from stable_longform.utils.text_files import read_json
 
@@ -110,8 +116,7 @@ def _index_rows(done: dict[str, dict], parts: Sequence[Source]) -> list[dict]:
 
 def _check_autoencoder(vae: AutoencoderOobleck, file: Path, state: PartialState) -> None:
     """Records which autoencoder encodes the latents, or checks that existing ones are from the same autoencoder."""
-    info = {"latent_rate": vae.latent_rate, "hop_length": vae.hop_length}
-    info |= {"encoder_sha256": weights_sha256(vae.encoder)}
+    info = describe_encoder(vae)
     if file.exists() and read_json(file) != info:
         raise ValueError(f"{file.parent} holds latents of another autoencoder; use another output_dir.")
     state.wait_for_everyone()

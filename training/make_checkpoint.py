@@ -18,10 +18,10 @@ from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipel
 from stable_longform.schedulers.scheduling import SIGMA_MAX, SIGMA_MIN, make_scheduler
 from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.config import launch
+from stable_longform.training_utils.latent_encoding import has_encoded
 from stable_longform.training_utils.pretrained import export_model, load_text_encoder
 from stable_longform.training_utils.runs import STAGE_FILE
 from stable_longform.utils.accepted_values import DTYPES
-from stable_longform.utils.files import weights_sha256
 from stable_longform.utils.model_card import CARD_FILE, write_model_card
 from stable_longform.utils.ranges import Range
 from stable_longform.utils.text_files import read_json, read_json_lines
@@ -113,7 +113,7 @@ def check_history(stage: Path, vae: AutoencoderOobleck) -> None:
     if not stage.is_file():
         raise ValueError(f"{stage.parent} was not exported by a training script: it has no {STAGE_FILE}.")
     latents = read_json(stage, "sources")["sources"].get("latents", {}).get("latents", {})
-    if "encoder_sha256" in latents and latents["encoder_sha256"] != weights_sha256(vae.encoder):
+    if "encoder_sha256" in latents and not has_encoded(vae, latents):
         raise ValueError(f"{stage.parent} was trained on latents of another autoencoder than the one given.")
 
 

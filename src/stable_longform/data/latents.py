@@ -54,15 +54,25 @@ class LatentTrack:
         return f"{self.key}.{name}" if self.key else name
 
 
+def find_file(directory: str | os.PathLike, name: str) -> Path:
+    """A file of a folder of latents.
+
+    Raises:
+        ValueError: it is missing.
+    """
+    file = Path(directory) / name
+    if not file.is_file():
+        raise ValueError(f"{directory} is not a folder of latents: it has no {name}.")
+    return file
+
+
 def read_latent_index(directory: str | os.PathLike, split: str | None = None) -> list[LatentTrack]:
     """Reads the tracks of a folder of latents, those of one split or all.
 
     Raises:
         ValueError: the folder has no index, or no track in that split.
     """
-    index = Path(directory) / INDEX_FILE
-    if not index.is_file():
-        raise ValueError(f"{directory} is not a folder of latents: it has no {INDEX_FILE}.")
+    index = find_file(directory, INDEX_FILE)
     tracks = [_latent_track(row, place, index.parent) for place, row in read_json_lines(index)]
     tracks = [track for track in tracks if split in (None, track.split)]
     if not tracks:
@@ -161,8 +171,8 @@ class LatentWindows(NumberedItems):
         self.excerpt_probability = excerpt_probability
         self.tracks = read_latent_index(directory, split)
         super().__init__(seed, BadTracks(len(self.tracks), max_bad_fraction))
-        self.frames_per_s = _read_rate(Path(directory) / INFO_FILE)
-        self.silence = _read_silence(Path(directory) / SILENCE_FILE)
+        self.frames_per_s = _read_rate(find_file(directory, INFO_FILE))
+        self.silence = _read_silence(find_file(directory, SILENCE_FILE))
         self.window_length, self.max_seconds = window_length, max_seconds
         for track in self.tracks:
             if not available_fields(track.metadata):

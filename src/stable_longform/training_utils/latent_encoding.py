@@ -3,7 +3,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from stable_longform.data.bad_tracks import BadTracks
 from stable_longform.data.latents import write_shard
 from stable_longform.data.tracks import Track, read_track
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+from stable_longform.utils.files import weights_sha256
 
 
 def encode_tracks(
@@ -56,6 +57,20 @@ def encode_silence(vae: AutoencoderOobleck) -> dict[str, torch.Tensor]:
     """Posterior `mean` and `std` `(channels, 1)` of one frame of silence, far from the ends."""
     silence = encode_posterior(vae, torch.zeros(2, vae.hop_length * (2 * vae.encoder_context + 1)))
     return {name: value[:, vae.encoder_context, None].contiguous() for name, value in silence.items()}
+
+
+def describe_encoder(vae: AutoencoderOobleck) -> dict:
+    """The content of `latents.json`."""
+    return {
+        "latent_rate": vae.latent_rate,
+        "hop_length": vae.hop_length,
+        "encoder_sha256": weights_sha256(vae.encoder),
+    }
+
+
+def has_encoded(vae: AutoencoderOobleck, description: Mapping) -> bool:
+    """Whether the latents with this `latents.json` were encoded by this autoencoder's encoder."""
+    return description.get("encoder_sha256") == weights_sha256(vae.encoder)
 
 
 def track_key(track: Track) -> str:

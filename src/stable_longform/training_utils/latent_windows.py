@@ -8,20 +8,19 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
 from stable_longform.data.audio_crops import CropMaker, collate_crops
-from stable_longform.data.latents import INFO_FILE, LatentWindows, collate_windows
+from stable_longform.data.latents import INFO_FILE, LatentWindows, collate_windows, find_file
 from stable_longform.data.numbered_items import Items, NumberedItems
 from stable_longform.data.sources import open_source
 from stable_longform.data.streams import StreamItems
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.training_utils.items import VALIDATION_SEED, item_generator
+from stable_longform.training_utils.latent_encoding import has_encoded
 from stable_longform.training_utils.noise_and_times import Draw, ItemsWithDraws
-from stable_longform.utils.files import weights_sha256
 from stable_longform.utils.text_files import read_json
 
 POSTERIOR_SEED = 2**29  # for samples from the posteriors; far from any training seed
@@ -150,8 +149,5 @@ def check_scale(latents: torch.Tensor, accelerator: Accelerator) -> None:
 
 def check_encoder(latents: str | os.PathLike, vae: AutoencoderOobleck) -> None:
     """Raises a ValueError unless the latents were encoded by this autoencoder's encoder."""
-    file = Path(latents) / INFO_FILE
-    if not file.is_file():
-        raise ValueError(f"{latents} is not a folder of latents: it has no {INFO_FILE}.")
-    if read_json(file, "encoder_sha256")["encoder_sha256"] != weights_sha256(vae.encoder):
+    if not has_encoded(vae, read_json(find_file(latents, INFO_FILE))):
         raise ValueError(f"{latents} holds latents of another autoencoder than the one given.")
