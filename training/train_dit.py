@@ -20,6 +20,7 @@ import torch
 from accelerate import Accelerator
 from diffusers.models.attention_dispatch import AttentionBackendName
 
+from stable_longform.data.sources import open_source
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.clap_text_encoder import encode_texts
 from stable_longform.models.timing_conditioner import TimingConditioner
@@ -167,7 +168,7 @@ def main(config: Config) -> int:
     sources = {"init_from": config.init_from, "clap": config.clap}
     sources |= {"latents": config.latents} if config.latents else {"autoencoder": config.autoencoder}
     output_dir = start_run(config.output_dir, config, accelerator, sources)
-    check_scale(windows.inspected, accelerator)
+    check_scale(windows.inspect(), accelerator)
 
     # Optimiser and average
     prepare_models(config, velocity_loss, is_new=latest_checkpoint(output_dir) is None)
@@ -265,13 +266,16 @@ def open_windows(
         ValueError: the latents are from another autoencoder, or the data cannot be used.
     """
     shape = velocity_loss.transformer.config.sample_size, velocity_loss.timing_conditioner.config.max_value
-    options = {"seed": config.seed, "max_bad_fraction": config.max_bad_fraction, "draw": make_draw(config)}
+    draw = make_draw(config)
     if config.latents is not None:
         if vae is not None:
             check_encoder(config.latents, vae)
-        return open_latent_windows(config.latents, *shape, excerpt_probability=config.excerpt_probability, **options)
+        return open_latent_windows(
+            config.latents, *shape, config.seed, config.max_bad_fraction, draw, config.excerpt_probability
+        )
+    source = open_source(config.manifest, max_bad_fraction=config.max_bad_fraction)
     num_valid = max(config.num_validation_windows, config.num_demos)
-    return open_music_windows(config.manifest, vae, *shape, num_valid=num_valid, accelerator=accelerator, **options)
+    return open_music_windows(source, vae, *shape, config.seed, draw, num_valid, accelerator)
 
 
 def prepare_models(config: Config, velocity_loss: VelocityLoss, is_new: bool) -> None:

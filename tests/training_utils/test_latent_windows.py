@@ -5,6 +5,7 @@ import torch
 from accelerate import Accelerator
 
 from stable_longform.data.latents import LatentWindows
+from stable_longform.data.sources import open_source
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.training_utils.items import ItemOrder, make_loader
 from stable_longform.training_utils.latent_windows import (
@@ -22,7 +23,7 @@ def draw(shape, numbers):
 
 
 def open_music(manifest, vae):
-    return open_music_windows(str(manifest), vae, 16, 512.0, 0, 0.01, draw, 3, Accelerator(cpu=True))
+    return open_music_windows(open_source(manifest), vae, 16, 512.0, 0, draw, 3, Accelerator(cpu=True))
 
 
 def test_latents_are_samples_of_the_posterior_and_functions_of_the_number(autoencoder):
@@ -48,7 +49,7 @@ def test_items_are_encoded_crops_with_their_timing(tiny_manifest, autoencoder):
     assert all(torch.equal(completed[name], drawn) for name, drawn in draw((2, 4, 16), [3, 4]).items())
     assert torch.equal(latents, sample_latents(vae, batch["waveform"], [3, 4])) and latents.shape == (2, 4, 16)
     assert all(batch["prompt"]) and (batch["seconds_total"] > batch["seconds_start"]).all()
-    assert len(windows.valid) == 3 and windows.inspected.shape == (3, 4, 16)
+    assert len(windows.valid) == 3 and windows.inspect().shape == (3, 4, 16)
     again = open_music(tiny_manifest, vae)
     for first, second in zip(windows.valid, again.valid, strict=True):
         assert torch.equal(first["latents"], second["latents"]) and first["prompt"] == second["prompt"]

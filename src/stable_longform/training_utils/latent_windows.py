@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from stable_longform.data.audio_crops import CropMaker, collate_crops
 from stable_longform.data.latents import INFO_FILE, LatentWindows, collate_windows, find_file
 from stable_longform.data.numbered_items import Items, NumberedItems
-from stable_longform.data.sources import open_source
+from stable_longform.data.sources import Source
 from stable_longform.data.streams import StreamItems
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.training_utils.items import VALIDATION_SEED, item_generator
@@ -39,14 +39,14 @@ class WindowSource:
         valid: items of the valid split by number, with `latents (C, L)`, `seconds_start`, `seconds_total`, `prompt`.
         complete: adds `latents (B, C, L)`, `noise`, `timestep` and `is_dropped` to a batch of `make_loader`, where it
             does not have them.
-        inspected: some latents `(N, C, L)`.
+        inspect: reads some latents `(N, C, L)`, for `check_scale`.
     """
 
     train: NumberedItems | StreamItems
     collate: Callable[[Sequence[dict]], dict]
     valid: Items
     complete: Callable[[dict], dict]
-    inspected: torch.Tensor
+    inspect: Callable[[], torch.Tensor]
 
 
 def open_latent_windows(
@@ -70,17 +70,19 @@ def open_latent_windows(
     valid: Items = []
     if has_valid:
         valid = LatentWindows(latents, "valid", window_length, max_seconds, VALIDATION_SEED, max_bad_fraction)
-    inspected = torch.stack([train[VALIDATION_SEED + i]["latents"] for i in range(NUM_INSPECTED)])
-    return WindowSource(ItemsWithDraws(train, draw), collate_windows, valid, lambda batch: batch, inspected)
+
+    def inspect() -> torch.Tensor:
+        return torch.stack([train[VALIDATION_SEED + i]["latents"] for i in range(NUM_INSPECTED)])
+
+    return WindowSource(ItemsWithDraws(train, draw), collate_windows, valid, lambda batch: batch, inspect)
 
 
 def open_music_windows(
-    manifest: str,
+    source: Source,
     vae: AutoencoderOobleck,
     window_length: int,
     max_seconds: float,
     seed: int,
-    max_bad_fraction: float,
     draw: Draw,
     num_valid: int,
     accelerator: Accelerator,
@@ -88,12 +90,11 @@ def open_music_windows(
     """Crops of music, encoded in the process that trains on them; short tracks are padded with silence.
 
     Args:
-        manifest: any source of music, see `data.sources`.
+        source: of the music, all splits.
         vae: the autoencoder; it is moved to the accelerator's device.
         window_length: frames of an item.
         max_seconds: largest `seconds_start` and `seconds_total`.
         seed: of the whole sequence.
-        max_bad_fraction: share of the tracks that may turn out to be unusable, in [0, 1].
         draw: draws noise, times and dropped conditions for a shape `(B, C, L)` and B item numbers.
         num_valid: number of items of the valid split, which are encoded immediately; at least 1.
         accelerator: of the run; its checkpoints hold the position in the source.
@@ -103,11 +104,10 @@ def open_music_windows(
         window_length * vae.hop_length, vae.config.sampling_rate, max_seconds=max_seconds, needs_prompt=True
     )
 
-    source = open_source(manifest, max_bad_fraction=max_bad_fraction)
-    source, valid_source = source.of_split("train"), source.of_split("valid")
+    train_source, valid_source = source.of_split("train"), source.of_split("valid")
     place = accelerator.process_index, accelerator.num_processes
-    train = source.items(make_item, seed, *place, is_weighted_by_duration=False)
-    accelerator.register_for_checkpointing(source)
+    train = train_source.items(make_item, seed, *place, is_weighted_by_duration=False)
+    accelerator.register_for_checkpointing(train_source)
 
     def complete(batch: dict) -> dict:
         latents = sample_latents(vae, batch["waveform"], batch["item_numbers"])
@@ -120,7 +120,7 @@ def open_music_windows(
         for number, item in enumerate(valid_items)
     ]
     inspected = torch.stack([item["latents"] for item in valid[:NUM_INSPECTED]])
-    return WindowSource(train, collate_crops, valid, complete, inspected)
+    return WindowSource(train, collate_crops, valid, complete, lambda: inspected)
 
 
 @torch.no_grad()
