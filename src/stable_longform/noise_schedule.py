@@ -65,14 +65,6 @@ def latents_from_velocity(
     return (noisy_latents if prediction_type == FLOW_PREDICTION else a * noisy_latents) - s * velocity
 
 
-def noise_from_velocity(
-    noisy_latents: torch.Tensor, velocity: torch.Tensor, t: torch.Tensor, prediction_type: str = V_PREDICTION
-) -> torch.Tensor:
-    """The noise that a velocity predicts: ε = σ·x_t + α·v, or x_t + α·v for rectified flow; shapes as above."""
-    a, s = amplitudes(_align(t, noisy_latents), prediction_type)
-    return (noisy_latents if prediction_type == FLOW_PREDICTION else s * noisy_latents) + a * velocity
-
-
 def _align(t: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
     """`(B,)` to `(B, 1, ...)` with as many dimensions as the batch."""
     return t.reshape(-1, *[1] * (batch.ndim - 1))

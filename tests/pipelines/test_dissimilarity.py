@@ -6,9 +6,9 @@ from tiny_pipeline import LATENT_CHANNELS, generate, tiny_pipeline
 
 from stable_longform.noise_schedule import (
     PREDICTION_TYPES,
+    add_noise,
     amplitudes,
     latents_from_velocity,
-    noise_from_velocity,
     velocity,
 )
 from stable_longform.pipelines.dissimilarity import DissimilarityGuidance, DissimilarVelocity
@@ -33,9 +33,9 @@ def sample_by_euler(predict, prediction_type, num_steps=40):
     latents = torch.randn(3, 4, 64, generator=torch.Generator().manual_seed(1))
     times = torch.linspace(0.98, 0.0, num_steps + 1)
     for t, after in zip(times[:-1], times[1:], strict=True):
-        v, after_amplitudes = predict(latents, t, float(t)), amplitudes(after, prediction_type)
-        clean, noise = (read(latents, v, t, prediction_type) for read in (latents_from_velocity, noise_from_velocity))
-        latents = after_amplitudes[0] * clean + after_amplitudes[1] * noise
+        clean = latents_from_velocity(latents, predict(latents, t, float(t)), t, prediction_type)
+        a, s = amplitudes(t, prediction_type)
+        latents = add_noise(clean, (latents - a * clean) / s, after, prediction_type)
     return latents
 
 

@@ -44,22 +44,6 @@ class GaussianStatistics:
         deviations = embeddings - mean
         return cls(len(embeddings), mean, deviations.T @ deviations)
 
-    @classmethod
-    def from_moments(cls, mean: np.ndarray, covariance: np.ndarray, count: int = 2) -> "GaussianStatistics":
-        """Statistics from a known mean and sample covariance, such as published ones; `count` is the merge weight.
-
-        Raises:
-            ValueError: the shapes do not match, or the count is below 2.
-        """
-        mean, covariance = np.asarray(mean, dtype=np.float64), np.asarray(covariance, dtype=np.float64)
-        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-            raise ValueError(
-                f"mean and covariance must be (dim,) and (dim, dim), got {mean.shape} and {covariance.shape}."
-            )
-        if count < 2:
-            raise ValueError(f"count must be at least 2, got {count}.")
-        return cls(count, mean, covariance * (count - 1))
-
     @property
     def covariance(self) -> np.ndarray:
         """Sample covariance, `(dim, dim)`.
