@@ -29,7 +29,12 @@ from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipel
 from stable_longform.schedulers.scheduling_ping_pong import PingPongScheduler
 from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.accelerator import make_accelerator
-from stable_longform.training_utils.adapters import add_adapter, checkpoint_adapter_only, save_adapter
+from stable_longform.training_utils.adapters import (
+    add_adapter,
+    check_target_modules,
+    checkpoint_adapter_only,
+    save_adapter,
+)
 from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.ema import EMAModel
 from stable_longform.training_utils.end_point_objective import EndPointLoss, validate_end_points
@@ -43,6 +48,8 @@ from stable_longform.training_utils.runs import start_run, write_stage
 from stable_longform.training_utils.train_step import train_step
 from stable_longform.training_utils.trajectories import (
     TrajectoryPoints,
+    check_settings,
+    check_teacher,
     collate_points,
     make_trajectories,
     read_point,
@@ -123,10 +130,13 @@ def main(config: Config) -> int:
     for name in ("vae", "text_encoder", "timing_conditioner", "transformer"):
         getattr(pipe, name).requires_grad_(False)
     pipe.to(accelerator.device)
+    folder = Path(config.trajectories or Path(config.output_dir, "trajectories"))
+    plan = plan_trajectories(config, pipe, rows, folder)
+    if config.rank:
+        check_target_modules(pipe.transformer, config.target_modules)
     sources = {"checkpoint": config.checkpoint, "trajectories": config.trajectories}
     output_dir = start_run(config.output_dir, config, accelerator, sources)
-    folder = output_dir / "trajectories" if config.trajectories is None else Path(config.trajectories)
-    sample_trajectories(config, pipe, rows, folder, accelerator)
+    sample_trajectories(config, pipe, plan, folder, accelerator)
 
     transformer = pipe.transformer.train()
     if config.rank:
@@ -192,10 +202,21 @@ def main(config: Config) -> int:
     return stop.exit_code
 
 
-def sample_trajectories(
-    config: Config, pipe: LongFormMusicPipeline, rows: Sequence[PromptRow], folder: Path, accelerator: Accelerator
-) -> None:
-    """Samples the trajectories that are missing in the folder; all processes share the work."""
+@dataclass(frozen=True)
+class Plan:
+    """Trajectories: prompt and seconds of each, the pipeline's other arguments, and all settings they depend on."""
+
+    requests: list[tuple[str, float]]
+    call: dict
+    settings: dict
+
+
+def plan_trajectories(config: Config, pipe: LongFormMusicPipeline, rows: Sequence[PromptRow], folder: Path) -> Plan:
+    """Plans the trajectories in a folder, and checks that they can be sampled.
+
+    Raises:
+        ValueError: the teacher refuses a request, or the folder holds trajectories with other settings.
+    """
     window = pipe.max_duration_in_s if config.window_in_s is None else config.window_in_s
     requests = choose_requests(rows, config.durations_in_s or (window,), config.num_trajectories, config.seed)
     call = {
@@ -211,10 +232,19 @@ def sample_trajectories(
         "durations_in_s": config.durations_in_s,
         "dtype": config.trajectory_dtype,
     }
+    check_teacher(pipe, requests, **call)
+    check_settings(folder, settings, config.seed)
+    return Plan(requests, call, settings)
+
+
+def sample_trajectories(
+    config: Config, pipe: LongFormMusicPipeline, plan: Plan, folder: Path, accelerator: Accelerator
+) -> None:
+    """Samples the trajectories that are missing in the folder; all processes share the work."""
     dtype, share = DTYPES[config.trajectory_dtype], (accelerator.process_index, accelerator.num_processes)
     with accelerator.main_process_first():  # the first process writes the settings, the others compare them
-        make_trajectories(pipe, [], folder, settings, config.seed)
-    make_trajectories(pipe, requests, folder, settings, config.seed, dtype, *share, **call)
+        make_trajectories(pipe, [], folder, plan.settings, config.seed)
+    make_trajectories(pipe, plan.requests, folder, plan.settings, config.seed, dtype, *share, **plan.call)
     accelerator.wait_for_everyone()
 
 

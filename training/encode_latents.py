@@ -78,16 +78,15 @@ def main(config: Config) -> int:
     stop = StopRequest(config.max_minutes)
     dtype = DTYPES[config.dtype]
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST_WAIT)
-    output_dir = Path(config.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
     vae = AutoencoderOobleck.from_pretrained(config.autoencoder)
+    source = open_source(config.manifest, max_bad_fraction=config.max_bad_fraction)
+    parts = [source.of_split(split) for split in config.splits]
+    output_dir = Path(config.output_dir)
     _check_autoencoder(vae, output_dir / INFO_FILE, state)
     vae = vae.to(state.device, dtype).eval()
     if state.is_main_process:
         with atomic_path(output_dir / SILENCE_FILE) as temporary:
             save_file(encode_silence(vae), temporary)
-    source = open_source(config.manifest, max_bad_fraction=config.max_bad_fraction)
-    parts = [source.of_split(split) for split in config.splits]
     done = read_shards(output_dir)
     state.wait_for_everyone()  # all processes read the list before the first one writes to the folder
     place = state.process_index, state.num_processes, config.max_tracks
@@ -120,6 +119,7 @@ def _check_autoencoder(vae: AutoencoderOobleck, file: Path, state: PartialState)
     if file.exists() and read_json(file) != info:
         raise ValueError(f"{file.parent} holds latents of another autoencoder; use another output_dir.")
     state.wait_for_everyone()
+    file.parent.mkdir(parents=True, exist_ok=True)
     if state.is_main_process:
         write_json(file, info)
 

@@ -38,7 +38,7 @@ from stable_longform.training_utils.checkpointing import latest_checkpoint
 from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.ema import EMAModel
 from stable_longform.training_utils.gpu_settings import compile_networks, is_fused
-from stable_longform.training_utils.items import item_generator, make_loader, seed_generators
+from stable_longform.training_utils.items import VALIDATION_SEED, item_generator, make_loader, seed_generators
 from stable_longform.training_utils.learning_rate import falling_rate, inverse_lr, set_learning_rate
 from stable_longform.training_utils.loop import StopRequest, TrainingLoop
 from stable_longform.training_utils.metric_log import log_metrics
@@ -152,11 +152,8 @@ def main(config: Config) -> int:
     place = accelerator.process_index, accelerator.num_processes
     crops = source.items(make_item, config.seed, *place)
     accelerator.register_for_checkpointing(source)
-    sources = {"init_from": config.init_from, "init_discriminator_from": config.init_discriminator_from}
-    output_dir = start_run(config.output_dir, config, accelerator, sources)
-    if config.gradient_checkpointing:
-        model.enable_gradient_checkpointing()
-    is_new = latest_checkpoint(output_dir) is None
+    crops.take(1, VALIDATION_SEED)  # unusable music is refused before the run begins
+    is_new = latest_checkpoint(config.output_dir) is None
     if is_new and config.init_from is not None:
         load_weights(model, AutoencoderOobleck.from_pretrained(config.init_from))
     if is_new and config.init_discriminator_from is not None:
@@ -165,6 +162,10 @@ def main(config: Config) -> int:
             MultiScaleSTFTDiscriminator.from_pretrained(config.init_discriminator_from),
             "init_discriminator_from",
         )
+    sources = {"init_from": config.init_from, "init_discriminator_from": config.init_discriminator_from}
+    output_dir = start_run(config.output_dir, config, accelerator, sources)
+    if config.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
     compile_networks(config, model.encoder, model.decoder, discriminator)
     optimizers = (
         _optimizer(model, config.learning_rate, config, accelerator.device),
@@ -226,6 +227,8 @@ def check_config(config: Config, model: AutoencoderOobleck) -> None:
     Raises:
         ValueError: a value is not possible; the message names it.
     """
+    if model.config.audio_channels != 2:
+        raise ValueError(f"model.audio_channels must be 2, as crops are stereo, got {model.config.audio_channels}.")
     least = max((*config.fft_sizes, *(config.complex_fft_sizes if config.loss_weights["complex_stft"] else ())))
     if config.crop_num_samples % model.hop_length or config.crop_num_samples < least:
         raise ValueError(

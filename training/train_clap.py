@@ -18,7 +18,7 @@ from typing import Annotated
 
 import torch
 from accelerate import Accelerator
-from transformers import AutoTokenizer, ClapModel, ClapProcessor, RobertaTokenizerFast
+from transformers import AutoTokenizer, ClapModel, ClapProcessor, PreTrainedTokenizerBase, RobertaTokenizerFast
 
 from stable_longform.data.clap_features import BlockwiseClapFeatureExtractor
 from stable_longform.data.clap_pairs import PairMaker
@@ -54,6 +54,7 @@ from stable_longform.training_utils.run_options import TrainingOptions
 from stable_longform.training_utils.runs import start_run, write_stage
 from stable_longform.training_utils.train_step import finish_step, keep_buffers
 from stable_longform.utils.files import atomic_folder
+from stable_longform.utils.model_sources import check_source, load_whole
 from stable_longform.utils.ranges import Range
 
 NUM_PROMPTS_PER_TRACK = 100  # for training the tokenizer
@@ -149,11 +150,14 @@ def main(config: Config) -> int:
     pairs = source.items(make_item, config.seed, *place, batch_size=num_pairs)
     accelerator.register_for_checkpointing(source)
     validation = valid_source.sample(make_item, config.num_validation_pairs, VALIDATION_SEED)  # distinct tracks
+    tokenizer, initial = load_ready_parts(config, source.tracks)
     output_dir = start_run(config.output_dir, config, accelerator, {"init_from": config.init_from})
-    with accelerator.main_process_first():
-        tokenizer = load_tokenizer(config, output_dir, source.tracks)
+    if tokenizer is None:
+        with accelerator.main_process_first():
+            tokenizer = make_tokenizer(config, output_dir / "tokenizer", source.tracks)
     seed_generators(config.seed, 0)
-    model = load_networks(config, len(tokenizer), accelerator)
+    model = initial or build_clap(config.audio_config, config.text_config, config.projection_dim, len(tokenizer))
+    model = prepare_networks(config, model, accelerator)
     compile_networks(config, model.audio_model, model.text_model)
     optimizer = torch.optim.Adam(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
@@ -218,15 +222,41 @@ def check_config(config: Config) -> None:
     check_clap(config.audio_config, config.text_config, config.feature_extractor, config.projection_dim)
 
 
-def load_networks(config: Config, vocab_size: int, accelerator: Accelerator) -> ClapModel:
-    """The two encoders, new or from `init_from`, with one trained temperature, `logit_scale_a`.
+def load_ready_parts(
+    config: Config, tracks: Sequence[Track]
+) -> tuple[PreTrainedTokenizerBase | None, ClapModel | None]:
+    """The tokenizer and the weights that exist before the run; None: they have to be made.
+
+    Raises:
+        ValueError: they cannot be loaded, the pad token is another one, or there are no tracks to make a tokenizer of.
+    """
+    source = config.init_from or config.tokenizer
+    if source is None:
+        if not tracks:
+            raise ValueError("A tokenizer can only be made from a list of tracks; with a stream, give --tokenizer.")
+        return None, None
+    check_source(source)
+    tokenizer = AutoTokenizer.from_pretrained(source, model_max_length=MAX_LENGTH, padding_side="right")
+    if tokenizer.pad_token_id != SPECIAL_TOKENS.index("<pad>"):
+        raise ValueError(f"The pad token of {source} must have id 1, got {tokenizer.pad_token_id}.")
+    return tokenizer, None if config.init_from is None else load_whole(ClapModel, config.init_from)
+
+
+def make_tokenizer(config: Config, folder: Path, tracks: Sequence[Track]) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder; if there is none yet, it is trained on the prompts of the tracks."""
+    if not (folder / "tokenizer.json").exists():
+        folder.mkdir(exist_ok=True)
+        rng = random.Random(config.seed)
+        prompts = [build_prompt(track.metadata, rng) for track in tracks for _ in range(NUM_PROMPTS_PER_TRACK)]
+        train_tokenizer(prompts, config.text_config["vocab_size"]).save(str(folder / "tokenizer.json"))
+    return RobertaTokenizerFast.from_pretrained(folder, model_max_length=MAX_LENGTH, padding_side="right")
+
+
+def prepare_networks(config: Config, model: ClapModel, accelerator: Accelerator) -> ClapModel:
+    """Gives the two encoders one trained temperature, `logit_scale_a`, and applies the options of the training.
 
     With several processes, the batch norms use the items of all processes, as in LAION's code.
     """
-    if config.init_from is not None:
-        model = ClapModel.from_pretrained(config.init_from)
-    else:
-        model = build_clap(config.audio_config, config.text_config, config.projection_dim, vocab_size)
     clamp_logit_scale(model)
     model.logit_scale_t.requires_grad_(False)
     if config.gradient_checkpointing:
@@ -246,29 +276,6 @@ def export(model: ClapModel, processor: ClapProcessor, output_dir: Path, step: i
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         write_stage(folder, output_dir, "clap", step)
-
-
-def load_tokenizer(config: Config, output_dir: Path, tracks: Sequence[Track]):
-    """The tokenizer of `init_from` or `tokenizer`, or one trained on the prompts and saved in `output_dir/tokenizer`.
-
-    Raises:
-        ValueError: the pad token is another one, or there are no tracks to train it on.
-    """
-    source = config.init_from or config.tokenizer
-    if source is not None:
-        tokenizer = AutoTokenizer.from_pretrained(source, model_max_length=MAX_LENGTH, padding_side="right")
-        if tokenizer.pad_token_id != SPECIAL_TOKENS.index("<pad>"):
-            raise ValueError(f"The pad token of {source} must have id 1, got {tokenizer.pad_token_id}.")
-        return tokenizer
-    folder = output_dir / "tokenizer"
-    if not (folder / "tokenizer.json").exists():
-        if not tracks:
-            raise ValueError("A tokenizer can only be made from a list of tracks; with a stream, give --tokenizer.")
-        folder.mkdir(exist_ok=True)
-        rng = random.Random(config.seed)
-        prompts = [build_prompt(track.metadata, rng) for track in tracks for _ in range(NUM_PROMPTS_PER_TRACK)]
-        train_tokenizer(prompts, config.text_config["vocab_size"]).save(str(folder / "tokenizer.json"))
-    return RobertaTokenizerFast.from_pretrained(folder, model_max_length=MAX_LENGTH, padding_side="right")
 
 
 if __name__ == "__main__":

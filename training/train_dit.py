@@ -18,7 +18,6 @@ from typing import Annotated
 
 import torch
 from accelerate import Accelerator
-from diffusers.models.attention_dispatch import AttentionBackendName
 
 from stable_longform.data.sources import open_source
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
@@ -34,7 +33,7 @@ from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.demos import make_demos
 from stable_longform.training_utils.diffusion_validation import validate
 from stable_longform.training_utils.ema import EMAModel, full_tensor
-from stable_longform.training_utils.gpu_settings import compile_networks, is_fused
+from stable_longform.training_utils.gpu_settings import compile_networks, is_fused, set_attention_backend
 from stable_longform.training_utils.items import make_loader, seed_generators
 from stable_longform.training_utils.latent_windows import (
     WindowSource,
@@ -160,18 +159,19 @@ def main(config: Config) -> int:
         build_model(DiTTransformer1D, config.model, "model"),
         build_model(TimingConditioner, config.timing, "timing"),
     )
-    check_widths(velocity_loss)
     vae = None if config.autoencoder is None else AutoencoderOobleck.from_pretrained(config.autoencoder)
     windows = open_windows(config, vae, velocity_loss, accelerator)
     text_encoder, tokenizer = load_text_encoder(config.clap)
     text_encoder.requires_grad_(False).eval().to(accelerator.device)
+    inspected = windows.inspect()
+    check_widths(velocity_loss, text_encoder.config.hidden_size, inspected.shape[1])
+    check_scale(inspected, accelerator)
+    prepare_models(config, velocity_loss, accelerator.device, is_new=latest_checkpoint(config.output_dir) is None)
     sources = {"init_from": config.init_from, "clap": config.clap}
     sources |= {"latents": config.latents} if config.latents else {"autoencoder": config.autoencoder}
     output_dir = start_run(config.output_dir, config, accelerator, sources)
-    check_scale(windows.inspect(), accelerator)
 
     # Optimiser and average
-    prepare_models(config, velocity_loss, is_new=latest_checkpoint(output_dir) is None)
     optimizer = make_optimizer(config, velocity_loss, accelerator.device)
     velocity_loss, optimizer = accelerator.prepare(velocity_loss, optimizer)
     averaged = list(accelerator.unwrap_model(velocity_loss).transformer.parameters())
@@ -246,9 +246,6 @@ def check_config(config: Config) -> None:
         raise ValueError("--manifest needs --autoencoder, which encodes the music.")
     if config.autoencoder is None and config.demo_every:
         raise ValueError("demo_every needs --autoencoder, the one that made the latents.")
-    backends = [backend.value for backend in AttentionBackendName]
-    if config.attention_backend is not None and config.attention_backend not in backends:
-        raise ValueError(f"attention_backend must be one of {', '.join(backends)}, got {config.attention_backend!r}.")
     for name in ("excerpt_probability", "balance_silence"):
         if config.manifest is not None and getattr(config, name):
             raise ValueError(f"{name}={getattr(config, name)} needs --latents.")
@@ -278,11 +275,11 @@ def open_windows(
     return open_music_windows(source, vae, *shape, config.seed, draw, num_valid, accelerator)
 
 
-def prepare_models(config: Config, velocity_loss: VelocityLoss, is_new: bool) -> None:
+def prepare_models(config: Config, velocity_loss: VelocityLoss, device: torch.device, is_new: bool) -> None:
     """Loads the weights of `init_from` if the run is new, and applies the options that save memory and time.
 
     Raises:
-        ValueError: the weights of `init_from` do not fit the model.
+        ValueError: the weights of `init_from` do not fit the model, or the attention backend cannot be used.
     """
     transformer = velocity_loss.transformer
     if config.init_from is not None and is_new:
@@ -291,7 +288,7 @@ def prepare_models(config: Config, velocity_loss: VelocityLoss, is_new: bool) ->
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     if config.attention_backend is not None:
-        transformer.set_attention_backend(config.attention_backend)
+        set_attention_backend(transformer, config.attention_backend, device, config.mixed_precision)
     compile_networks(config, transformer)
 
 

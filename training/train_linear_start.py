@@ -97,10 +97,10 @@ def main(config: Config) -> int:
     place = accelerator.process_index, accelerator.num_processes
     crops = source.items(make_item, config.seed, *place)
     accelerator.register_for_checkpointing(source)
-    output_dir = start_run(config.output_dir, config, accelerator)
-    if latest_checkpoint(output_dir) is None:
+    if latest_checkpoint(config.output_dir) is None:
         items = crops.take(NUM_SCALING_CROPS, VALIDATION_SEED)
         initialize(network, torch.stack([item["waveform"] for item in items]))
+    output_dir = start_run(config.output_dir, config, accelerator)
     parameters = network.trained_parameters()
     compile_networks(config, network)
     optimizer = torch.optim.AdamW(
@@ -153,6 +153,8 @@ def check_config(config: Config, vae: AutoencoderOobleck) -> None:
     Raises:
         ValueError: a value is not possible; the message names it.
     """
+    if vae.config.audio_channels != 2:
+        raise ValueError(f"model.audio_channels must be 2, as crops are stereo, got {vae.config.audio_channels}.")
     if config.crop_num_samples % vae.hop_length:
         raise ValueError(f"crop_num_samples must be a multiple of {vae.hop_length}, got {config.crop_num_samples}.")
     if 2 * config.edge_num_samples >= config.crop_num_samples:

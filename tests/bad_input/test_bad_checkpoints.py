@@ -12,9 +12,13 @@ from safetensors.torch import load_file, save_file
 from tiny_pipeline import WIDTH, tiny_pipeline
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from transformers import AutoTokenizer
 
 from stable_longform.data.latents import INDEX_FILE, INFO_FILE, LatentWindows, write_shard
+from stable_longform.metrics.embedders.clap import ClapEmbedder
+from stable_longform.models.clap_text_encoder import ClapTextEncoder
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+from stable_longform.training_utils.pretrained import load_text_encoder
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -157,6 +161,48 @@ def test_a_damaged_checkpoint_is_not_opened(saved, tmp_path, damage):
     shutil.copytree(saved, folder)
     damage(folder)
     refused(lambda: LongFormMusicPipeline.from_pretrained(folder))
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_missing_weights_are_named_as_they_should_be_called(saved, tmp_path, part, variant):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(saved, folder)
+    (folder / part / WEIGHTS).unlink()
+    model_class = type(getattr(LongFormMusicPipeline.from_pretrained(saved), part))
+    name = WEIGHTS if variant is None else "diffusion_pytorch_model.fp16.safetensors"
+    message = refused(lambda: model_class.from_pretrained(folder, subfolder=part, variant=variant), part, name)
+    assert ".bin" not in message
+
+
+CLAP_DAMAGES = {
+    "nowhere": (lambda folder: shutil.rmtree(folder), "does not exist"),
+    "no weights": (remove("model.safetensors"), "model.safetensors"),
+    "no configuration": (remove("config.json"), ""),
+    "another model": (set_field("config.json", model_type="bert"), "is no ClapModel but a bert"),
+    "a tensor too few": (
+        lambda folder: save_file(without_first(load_file(folder / "model.safetensors")), folder / "model.safetensors"),
+        "lacks weights of a ClapModel: audio_model",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage, message", CLAP_DAMAGES.values(), ids=CLAP_DAMAGES)
+def test_a_damaged_clap_is_not_opened(clap, tmp_path, damage, message):
+    folder = tmp_path / "clap"
+    shutil.copytree(clap, folder)
+    damage(folder)
+    for load in (ClapTextEncoder.from_clap, ClapEmbedder.from_pretrained, load_text_encoder):
+        refused(lambda load=load: load(folder), message)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_text_encoder_is_refused(clap, tmp_path):
+    folder = tmp_path / "clap"
+    shutil.copytree(clap, folder)
+    tokenizer = AutoTokenizer.from_pretrained(clap)
+    tokenizer.add_tokens([f"word {number}" for number in range(100)])
+    tokenizer.save_pretrained(folder)
+    refused(lambda: load_text_encoder(folder), "tokens, the text encoder takes 300")
 
 
 @pytest.mark.parametrize("part", PARTS)

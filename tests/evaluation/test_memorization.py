@@ -1,7 +1,9 @@
 """Memorization from files to report: planted duplicates and planted copies are found, and nothing else is."""
 
 import json
+import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -163,6 +165,27 @@ def test_several_processes_find_the_same(report, corpus, tmp_path):
         thread.join()
     found = json.loads((report / "memorization.json").read_text())
     assert results == [(found["calibration"], found["duplicates"])] * 3
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_held_out_music_that_is_gone_or_broken_has_no_excerpt(corpus, tmp_path, num_processes):
+    shutil.copytree(corpus, tmp_path / "corpus")
+    barrier = threading.Barrier(num_processes)
+    analyses = [
+        make_analysis(tmp_path / "corpus", tmp_path, number, num_processes, barrier.wait)
+        for number in range(num_processes)
+    ]
+    (tmp_path / "corpus" / "held1.wav").unlink()
+    (tmp_path / "corpus" / "held2.wav").write_bytes(b"no audio")
+    threads = [threading.Thread(target=analysis.embed) for analysis in analyses]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    held_out, excerpts = analyses[0].open("held_out"), analyses[0].open("excerpts")
+    assert [Path(name).name for name in held_out.names] == ["held0.wav", "held3.wav"]
+    assert sorted(Path(name).name for name in held_out.skipped) == ["held1.wav", "held2.wav"]
+    assert (excerpts.names, excerpts.skipped) == (held_out.names, {})
 
 
 def test_prompts_of_duplicates_come_first_then_those_that_are_shared(tmp_path):

@@ -122,8 +122,12 @@ def test_an_adapter_of_the_student_opens_in_the_teachers_pipeline(folder, traine
         ("--num_validation_trajectories=6", "must be below num_trajectories=6"),
         ("--prompts=nowhere.txt", "nowhere.txt"),
         ("--window_in_s=9", "window_in_s"),
+        ("--durations_in_s=[0.1, 300]", "duration must be in"),
+        ("--rank=2 --target_modules=[nothing]", "no linear layer whose name ends in 'nothing'"),
+        ("--seed=1 --trajectories={folder}/whole/trajectories", "other values of seed"),
     ],
 )
-def test_wrong_settings(folder, change, message):
-    finished = run_script(*command(folder, "wrong", change))
+def test_wrong_settings(folder, trained, change, message):
+    finished = run_script(*command(folder, "wrong", *change.format(folder=folder).replace(" --", "\n--").split("\n")))
     assert finished.returncode == 2 and message in finished.stderr.splitlines()[-1]
+    assert not (folder / "wrong").exists()

@@ -123,9 +123,10 @@ def test_streams(encode, audio, tmp_path):
         ("--splits=[test]", "has no track in split 'test'"),
     ],
 )
-def test_wrong_configurations_are_told(encode, option, message):
+def test_wrong_configurations_are_told(encode, tmp_path, option, message):
     finished = encode("latents", option, check=run_script)
     assert finished.returncode == 2 and message in finished.stderr.splitlines()[-1]
+    assert not (tmp_path / "latents").exists()
 
 
 def test_two_processes_share_the_tracks(encode, tmp_path):

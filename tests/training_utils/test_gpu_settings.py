@@ -58,4 +58,4 @@ def test_of_a_transformer_only_the_repeated_blocks_are_compiled():
 
 def test_a_backend_that_does_not_exist_is_named():
     with pytest.raises(ValueError, match="compile_backend must be null or one of .*inductor.*, got 'fast'"):
-        compile_networks(RunOptions(compile_backend="fast"))
+        RunOptions(compile_backend="fast")

@@ -8,6 +8,7 @@ from stable_longform.data.bad_tracks import DataError
 from stable_longform.training_utils.items import item_generator
 from stable_longform.training_utils.trajectories import (
     TrajectoryPoints,
+    check_teacher,
     collate_points,
     make_trajectories,
     read_point,
@@ -64,11 +65,18 @@ def test_trajectories_made_otherwise_are_refused(pipe, folder, settings, number,
         make_trajectories(pipe, REQUESTS, folder, settings, number, **CALL)
 
 
-def test_a_stochastic_teacher_is_refused(tmp_path):
+def test_a_stochastic_teacher_is_refused():
     pipe = tiny_pipeline()
     pipe.use_scheduler("sde-dpmsolver++")
     with pytest.raises(ValueError, match="deterministic"):
-        make_trajectories(pipe, REQUESTS, tmp_path, {}, 0)
+        check_teacher(pipe, REQUESTS)
+
+
+@pytest.mark.parametrize("duration", [1e-9, 1e3])
+def test_a_request_that_the_teacher_refuses_is_found_among_many(pipe, duration):
+    check_teacher(pipe, REQUESTS, **CALL)
+    with pytest.raises(ValueError, match=f"duration must be .*{duration:g}"):
+        check_teacher(pipe, [REQUESTS[0], ("Genre: Rock", duration), REQUESTS[1]], **CALL)
 
 
 def test_items_are_points_of_trajectories_as_their_numbers_say(folder):

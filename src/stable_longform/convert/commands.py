@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableAudioPipeline
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoTokenizer, ClapModel, PreTrainedModel, T5EncoderModel
+from transformers import AutoTokenizer, ClapModel, T5EncoderModel
 
 from stable_longform.convert import verify as verification
 from stable_longform.convert.laion_clap import from_laion_clap, is_laion_clap, text_branch_to_laion_clap
@@ -42,6 +42,7 @@ from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipel
 from stable_longform.schedulers.scheduling import make_scheduler
 from stable_longform.schedulers.scheduling_ping_pong import PingPongScheduler
 from stable_longform.utils.files import atomic_folder, write_json
+from stable_longform.utils.model_sources import load_whole
 
 CONFIG_NAME, WEIGHTS_NAME, CLAP_NAME = "model_config.json", "model.safetensors", "clap.ckpt"
 ROBERTA = "FacebookAI/roberta-base"  # whose tokenizer LAION-CLAP uses
@@ -244,7 +245,7 @@ def _load_text(
     if text["type"] == "t5":
         name = text["name"] if "/" in text["name"] else f"{T5_OWNER}/{text['name']}"
         source = name if source is None else source
-        encoder = _load_encoder(T5EncoderModel, source)
+        encoder = load_whole(T5EncoderModel, source)
         width = encoder.config.d_model
         loaded_tokenizer = AutoTokenizer.from_pretrained(source if tokenizer is None else tokenizer)
         loaded_tokenizer.model_max_length = text["max_length"]
@@ -256,7 +257,7 @@ def _load_text(
         if Path(source).is_file():
             clap = from_laion_clap(read_state_dict(source, allow_pickle))
         else:
-            clap = _load_encoder(ClapModel, source)
+            clap = load_whole(ClapModel, source)
         encoder = ClapTextEncoder.from_clap(clap, text["feature_layer"], text["max_length"])
         width = encoder.config.hidden_size
         has_tokenizer = Path(source).is_dir() and (Path(source) / "tokenizer_config.json").is_file()
@@ -265,17 +266,6 @@ def _load_text(
     if width != text["width"]:
         raise ValueError(f"The text encoder must have {text['width']} features for this checkpoint, got {width}.")
     return {"text_encoder": encoder, "tokenizer": loaded_tokenizer}
-
-
-def _load_encoder(model_class: type[PreTrainedModel], source: str | os.PathLike) -> PreTrainedModel:
-    """Loads a model of this class; for another class, transformers itself would return random weights."""
-    kind = AutoConfig.from_pretrained(source).model_type
-    if kind != model_class.config_class.model_type:
-        raise ValueError(f"{source} is no {model_class.__name__} but a {kind}.")
-    model, info = model_class.from_pretrained(source, output_loading_info=True)
-    if info["missing_keys"]:
-        raise ValueError(f"{source} lacks weights of a {model_class.__name__}: {', '.join(info['missing_keys'])}.")
-    return model.eval()
 
 
 def _is_t5(pipe: LongFormMusicPipeline) -> bool:

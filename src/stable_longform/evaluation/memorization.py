@@ -10,6 +10,7 @@ segment, by the nearest one, so that a copied passage is detected. Generations h
 lowers the cosine of a copy. So if the autoencoder is given, held-out music and planted passages pass through it too.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -166,30 +167,35 @@ class MemorizationAnalysis:
             share = dict(list(files.items())[self.process :: self.num_processes])
             for _ in each_file_features(share, [self.embedder], self.reading, self.cache, "embedding"):
                 pass
-        excerpts = self._cut_excerpts()
+        excerpts = self._excerpt_files()
+        self._cut_excerpts(excerpts)
         self.wait()
         if self.process == 0:
+            excerpts = {name: file for name, file in excerpts.items() if file.is_file()}  # of all processes
             self._collect(self.training_files, self.embedder, self.reading, "training")
             self._collect(self.held_out_files, self.embedder, self.reading, "held_out", self.standardizer)
             self._collect(excerpts, self.query_embedder, self.reading, "excerpts", self.standardizer)
         self.wait()
 
-    def _cut_excerpts(self) -> dict[str, Path]:
-        """Writes this process's share of the excerpts of held-out music; returns the files of all shares by name."""
+    def _excerpt_files(self) -> dict[str, Path]:
+        """The files for the excerpts of held-out music, by name; unreadable music has none."""
         depends_on = [self.settings.excerpt_in_s, self.settings.seed, self.codec and self.codec.protocol]
         folder = self.work / f"excerpts-{hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:16]}"
         folder.mkdir(exist_ok=True)
         files = {}
-        for number, (name, path) in enumerate(self.held_out_files.items()):
-            try:
+        for name, path in self.held_out_files.items():
+            with contextlib.suppress(UnusableAudioError):  # reported with the held-out music
                 files[name] = folder / f"{audio_hash(path)}.wav"
-                if number % self.num_processes == self.process and not files[name].is_file():
-                    place = random.Random(f"{self.settings.seed}:{name}").random()
-                    excerpt = self._excerpt(path, self.settings.excerpt_in_s, place)
-                    write_audio(files[name], excerpt.waveform, excerpt.sampling_rate)
-            except UnusableAudioError:  # reported with the held-out music
-                del files[name]
         return files
+
+    def _cut_excerpts(self, files: Mapping[str, Path]) -> None:
+        """Writes this process's share of the excerpts, except those of music that turns out to be unusable."""
+        for name in list(self.held_out_files)[self.process :: self.num_processes]:
+            if name in files and not files[name].is_file():
+                place = random.Random(f"{self.settings.seed}:{name}").random()
+                with contextlib.suppress(UnusableAudioError):  # reported with the held-out music
+                    excerpt = self._excerpt(self.held_out_files[name], self.settings.excerpt_in_s, place)
+                    write_audio(files[name], excerpt.waveform, excerpt.sampling_rate)
 
     def _excerpt(self, path: Path, duration_in_s: float, place: float) -> Audio:
         """An excerpt of a file as the autoencoder reconstructs it."""

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME, _add_variant
 
-from stable_longform.utils.text_files import parse_json_object, read_text
-
-NUM_NAMED = 5  # number of problems listed in an error
+from stable_longform.utils.model_sources import check_source
+from stable_longform.utils.text_files import list_some, parse_json_object, read_text
 
 
 class ConfigurationError(ValueError):
@@ -45,14 +45,18 @@ class CheckedModelMixin:
         """As in diffusers, in float32 unless `torch_dtype` says otherwise.
 
         Raises:
-            ValueError: a field is invalid, or tensors are missing, unknown or of another shape; the message names the
-                file and the field, or the tensors.
+            ValueError: there is no such folder or Hub id, or a folder without weights; a field is invalid, or tensors
+                are missing, unknown or of another shape. The message names the file and the field, or the tensors.
         """
+        check_source(pretrained_model_name_or_path)
         with_info = kwargs.pop("output_loading_info", False)
         folder = Path(str(pretrained_model_name_or_path), kwargs.get("subfolder") or "")
         file = folder / cls.config_name
         if file.is_file():
             parse_json_object(read_text(file), str(file))
+            if not any(folder.glob("diffusion_pytorch_model.*")):
+                name = _add_variant(SAFETENSORS_WEIGHTS_NAME, kwargs.get("variant"))
+                raise ValueError(f"{folder} has no {name}, which holds the weights.")
         try:
             with _default_dtype(torch.float32):
                 model, info = super().from_pretrained(
@@ -65,14 +69,8 @@ class CheckedModelMixin:
         problems = [f"missing {key}" for key in info.get("missing_keys", ())]
         problems += [f"unexpected {key}" for key in info.get("unexpected_keys", ())]
         if problems:
-            raise ValueError(f"The weights in {folder} don't fit {cls.__name__}: {list_problems(problems)}.")
+            raise ValueError(f"The weights in {folder} don't fit {cls.__name__}: {list_some(problems)}.")
         return (model, info) if with_info else model
-
-
-def list_problems(problems: Sequence[str]) -> str:
-    """Lists the first few problems, and says how many more there are."""
-    more = f" and {len(problems) - NUM_NAMED} more" if len(problems) > NUM_NAMED else ""
-    return ", ".join(problems[:NUM_NAMED]) + more
 
 
 def check_integers(config: Mapping, *names: str, low: int = 1, high: int = 2**16) -> None:

@@ -18,6 +18,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutput
 
 from stable_longform.models.checked_loading import CheckedModelMixin, check_integers, check_numbers
+from stable_longform.utils.model_sources import load_whole
 
 MAX_TEXT_LENGTH = 4096  # tokens; a tokenizer without a limit reports an astronomically large one
 TOKENIZER_LOCK = threading.Lock()
@@ -121,11 +122,14 @@ class ClapTextEncoder(CheckedModelMixin, ModelMixin, ConfigMixin):
             feature_layer: see the class.
             max_length: see the class.
 
+        Raises:
+            ValueError: there is no such folder or Hub id, it holds another model, or weights are missing.
+
         Returns:
             The encoder, in evaluation mode, with the device and dtype of the CLAP model.
         """
         if not isinstance(clap, ClapModel):
-            clap = ClapModel.from_pretrained(clap)
+            clap = load_whole(ClapModel, clap)
         text_config = clap.config.text_config
         fields = {name: getattr(text_config, name) for name in TEXT_CONFIG_FIELDS}
         encoder = cls(**fields, feature_layer=feature_layer, max_length=max_length)

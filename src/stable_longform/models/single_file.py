@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from stable_longform.models.checked_loading import list_problems
 from stable_longform.utils.key_maps import KeyMap, Rule, to_ours, unknown_keys
+from stable_longform.utils.text_files import list_some
 
 
 class SingleFileMixin:
@@ -72,7 +72,7 @@ class SingleFileMixin:
             model = cls.from_config(full_config)
         state_dict, problems = _to_ours(model, state_dict)
         if problems:
-            raise ValueError(f"The weights don't fit this {cls.__name__}: {list_problems(problems)}.")
+            raise ValueError(f"The weights don't fit this {cls.__name__}: {list_some(problems)}.")
         copies = {key: tensor.to(torch_dtype, copy=True) for key, tensor in state_dict.items()}
         model.load_state_dict(copies, assign=True)
         return model.eval()

@@ -53,11 +53,16 @@ def add_adapter(transformer: DiTTransformer1D, rank: int, alpha: float, target_m
     """
     if rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}.")
+    check_target_modules(transformer, target_modules)
+    transformer.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(target_modules)))
+
+
+def check_target_modules(transformer: DiTTransformer1D, target_modules: Sequence[str]) -> None:
+    """Raises a ValueError unless the transformer has a linear layer for each of these ends of names."""
     names = [name for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)]
     for target in target_modules:
         if not any(name.endswith(f".{target}") for name in names):
             raise ValueError(f"target_modules: the transformer has no linear layer whose name ends in {target!r}.")
-    transformer.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(target_modules)))
 
 
 def save_adapter(transformer: DiTTransformer1D, directory: Path) -> None:

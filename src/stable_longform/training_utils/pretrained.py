@@ -17,11 +17,22 @@ def load_text_encoder(source: str | os.PathLike) -> tuple[ClapTextEncoder, PreTr
 
     Args:
         source: folder or Hub id of a transformers ClapModel with its tokenizer, or folder of a pipeline.
+
+    Raises:
+        ValueError: there is no such folder or Hub id, something in it cannot be used, or the tokenizer has more tokens
+            than the text encoder.
     """
     if (Path(source) / "model_index.json").is_file():
         text_encoder = ClapTextEncoder.from_pretrained(source, subfolder="text_encoder")
-        return text_encoder, AutoTokenizer.from_pretrained(source, subfolder="tokenizer")
-    return ClapTextEncoder.from_clap(source), AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, subfolder="tokenizer")
+    else:
+        text_encoder, tokenizer = ClapTextEncoder.from_clap(source), AutoTokenizer.from_pretrained(source)
+    if len(tokenizer) > text_encoder.config.vocab_size:
+        raise ValueError(
+            f"The tokenizer of {source} has {len(tokenizer)} tokens, "
+            f"the text encoder takes {text_encoder.config.vocab_size}."
+        )
+    return text_encoder, tokenizer
 
 
 def load_weights(model: torch.nn.Module, source: torch.nn.Module, option: str = "init_from") -> None:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+import torch
+
 from stable_longform.training_utils.shared_options import (
     MAX_COUNT,
     MAX_TRAINING_STEPS,
@@ -20,7 +22,11 @@ from stable_longform.utils.ranges import Range
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a run is executed. docs/training.md explains these options."""
+    """How a run is executed. docs/training.md explains these options.
+
+    Raises:
+        ValueError: torch does not have the backend.
+    """
 
     keep_last: Annotated[int, Range(1, MAX_COUNT), "Number of newest checkpoints to keep."] = 2
     keep_every: Annotated[
@@ -43,6 +49,13 @@ class RunOptions:
         str | None, 'Backend of torch.compile for the networks, such as "inductor"; null: no compilation.'
     ] = None
 
+    def __post_init__(self):
+        if self.compile_backend is not None:
+            known = torch.compiler.list_backends(exclude_tags=())
+            if self.compile_backend not in known:
+                names = ", ".join(known)
+                raise ValueError(f"compile_backend must be null or one of {names}, got {self.compile_backend!r}.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions(RunOptions):
@@ -62,5 +75,6 @@ class TrainingOptions(RunOptions):
     trackers: Trackers
 
     def __post_init__(self):
+        super().__post_init__()
         if self.keep_every % self.save_every:
             raise ValueError(f"keep_every must be a multiple of save_every, {self.save_every}, got {self.keep_every}.")

@@ -57,12 +57,12 @@ def make_trajectories(
         call: further arguments of the pipeline.
 
     Raises:
-        ValueError: the scheduler is stochastic, or the folder holds trajectories with other settings.
+        ValueError: the folder holds trajectories with other settings.
     """
-    if getattr(pipe.scheduler.config, "algorithm_type", "sde").startswith("sde"):
-        raise ValueError(f"The teacher's scheduler must be deterministic, got {type(pipe.scheduler).__name__}.")
+    check_settings(folder, settings, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    _check_info(folder, settings | {"seed": seed})
+    if not (folder / TRAJECTORIES_FILE).is_file():
+        write_json(folder / TRAJECTORIES_FILE, settings | {"seed": seed})
     todo = [k for k in range(process_index, len(requests), num_processes) if not trajectory_path(folder, k).is_file()]
     for number in tqdm(todo, desc="trajectories", disable=process_index > 0):
         prompt, duration = requests[number]
@@ -72,6 +72,33 @@ def make_trajectories(
         metadata = {"request": json.dumps([prompt, duration])}
         with atomic_path(trajectory_path(folder, number)) as temporary:
             save_file(tensors, temporary, metadata)
+
+
+def check_settings(folder: Path, settings: dict, seed: int) -> None:
+    """Raises a ValueError if the folder holds trajectories with other settings or another seed."""
+    path, new = folder / TRAJECTORIES_FILE, json.loads(json.dumps(settings | {"seed": seed}))
+    old = read_json(path) if path.is_file() else new
+    changed = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    if changed:
+        raise ValueError(f"{folder} holds trajectories made with other values of {', '.join(changed)}.")
+
+
+def check_teacher(pipe, requests: Sequence[tuple[str, float]], **call) -> None:
+    """Checks that a teacher can sample some requests; takes one step for the shortest and one for the longest.
+
+    Args:
+        pipe: the teacher.
+        requests: prompts and seconds.
+        call: further arguments of the pipeline.
+
+    Raises:
+        ValueError: the scheduler is stochastic, or the pipeline refuses a request or an argument.
+    """
+    if getattr(pipe.scheduler.config, "algorithm_type", "sde").startswith("sde"):
+        raise ValueError(f"The teacher's scheduler must be deterministic, got {type(pipe.scheduler).__name__}.")
+    for choose in (min, max):
+        prompt, duration = choose(requests, key=lambda request: request[1])
+        pipe(prompt, duration, output_type="latent", **call | {"num_inference_steps": 1})
 
 
 def sample_trajectory(
@@ -161,15 +188,3 @@ def collate_points(items: Sequence[dict]) -> dict:
     """Makes a batch of points, whose windows must have the same length."""
     batch = {name: torch.stack([item[name] for item in items]) for name in items[0] if name != "prompt"}
     return batch | {"prompt": [item["prompt"] for item in items]}
-
-
-def _check_info(folder: Path, info: dict) -> None:
-    """Writes what the trajectories depend on; raises a ValueError if the folder holds others."""
-    path, info = folder / TRAJECTORIES_FILE, json.loads(json.dumps(info))
-    if path.is_file():
-        old = read_json(path)
-        changed = sorted(name for name in old.keys() | info.keys() if old.get(name) != info.get(name))
-        if changed:
-            raise ValueError(f"{folder} holds trajectories made with other values of {', '.join(changed)}.")
-    else:
-        write_json(path, info)

@@ -62,18 +62,29 @@ class VelocityLoss(torch.nn.Module):
         ).sample
 
 
-def check_widths(networks: VelocityLoss) -> None:
-    """Raises a ValueError unless the timing conditioner's tokens are as wide as the transformer takes them."""
+def check_widths(networks: VelocityLoss, text_width: int, latent_channels: int) -> None:
+    """Checks that the transformer's widths fit those of the text encoder, the timing conditioner and the latents.
+
+    Raises:
+        ValueError: a width is another one; the message names it.
+    """
     config = networks.transformer.config
     with torch.no_grad():
         timing = networks.timing_conditioner(torch.zeros(1), torch.zeros(1))
-    widths = {
-        "cross_attention_input_dim": timing.encoder_hidden_states.shape[-1],
-        "global_states_input_dim": timing.global_hidden_states.shape[-1],
-    }
-    for name, width in widths.items():
+    timing_tokens, global_tokens = (
+        (tokens.shape[-1], "as timing.conditioning_dim makes it")
+        for tokens in (timing.encoder_hidden_states, timing.global_hidden_states)
+    )
+    needed = (
+        ("cross_attention_input_dim", *timing_tokens),
+        ("global_states_input_dim", *global_tokens),
+        ("cross_attention_input_dim", text_width, "the width of the text encoder"),
+        ("in_channels", latent_channels, "the channels of the latents"),
+        ("out_channels", latent_channels, "the channels of the latents"),
+    )
+    for name, width, reason in needed:
         if config[name] != width:
-            raise ValueError(f"model.{name} must be {width}, as timing.conditioning_dim makes it, got {config[name]}.")
+            raise ValueError(f"model.{name} must be {width}, {reason}, got {config[name]}.")
 
 
 def balance_silence(latent_mask: torch.Tensor) -> torch.Tensor:

@@ -6,10 +6,11 @@ prompts may contain.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+NUM_LISTED = 5  # texts in a message
 
 
 def read_text(path: str | os.PathLike) -> str:
@@ -120,3 +121,9 @@ def is_text(value: object) -> bool:
 def printable(name: str | os.PathLike) -> str:
     """A readable path or text; bytes of a file name that are not UTF-8 become escapes such as `\\xe9`."""
     return os.fspath(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def list_some(texts: Sequence[str]) -> str:
+    """Lists the first few texts, and says how many more there are."""
+    more = f" and {len(texts) - NUM_LISTED} more" if len(texts) > NUM_LISTED else ""
+    return ", ".join(texts[:NUM_LISTED]) + more

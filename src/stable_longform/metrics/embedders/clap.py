@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel
 
 from stable_longform.metrics.embedders.features import AudioFeatures, check_waveform
 from stable_longform.utils.files import weights_sha256
+from stable_longform.utils.model_sources import load_whole
 from stable_longform.utils.seeding import seeded_numpy
 
 LAION_CLAP = "laion/clap-htsat-fused"  # HTSAT-tiny with fusion, as in the paper's evaluation
@@ -48,7 +49,7 @@ class ClapEmbedder:
         cls, source: str = LAION_CLAP, name: str = "laion_clap", device: str | torch.device = "cpu"
     ) -> "ClapEmbedder":
         """Opens a folder or Hub id that holds model, feature extractor and tokenizer."""
-        model = ClapModel.from_pretrained(source).to(device)
+        model = load_whole(ClapModel, source).to(device)
         extractor = ClapFeatureExtractor.from_pretrained(source)
         return cls(model, extractor, AutoTokenizer.from_pretrained(source), name, str(source))
 
