@@ -8,7 +8,7 @@ from tiny_pipeline import LATENT_CHANNELS, seed
 
 from stable_longform import noise_schedule
 from stable_longform.pipelines import schedules
-from stable_longform.pipelines.editing import EditVelocity
+from stable_longform.pipelines.editing import EditVelocity, _undo_last_step
 from stable_longform.pipelines.guidance import Guidance
 from stable_longform.pipelines.sampling import Run, sample
 from stable_longform.schedulers import scheduling
@@ -116,6 +116,18 @@ def test_no_step_is_tiny(kind):
             times[0] == pytest.approx(node + 1e-5)
             and times[1] == whole.timesteps[whole.timesteps < times[0] - 1e-4][0]
         )
+
+
+@pytest.mark.parametrize("kind", noise_schedule.PREDICTION_TYPES)
+def test_a_step_that_cannot_be_undone_does_not_explode(kind):
+    """The slope of the first item's velocity is too steep for a fixed point; the second has one."""
+    slopes, latents = torch.tensor([6.0, 0.1])[:, None, None], draw(0)
+    t = torch.tensor(0.5)
+    a, s = noise_schedule.amplitudes(t, kind)
+    noisy = _undo_last_step(lambda x, t, time: slopes * x, latents, t, kind)
+    assert noisy[0].norm() < 20 * latents[0].norm()
+    scale = 1 if kind == "flow_prediction" else a
+    torch.testing.assert_close(noisy[1], latents[1] / (scale - 0.1 * s))
 
 
 @pytest.mark.parametrize("kind", noise_schedule.PREDICTION_TYPES)

@@ -61,7 +61,9 @@ def test_a_mask_of_frames_is_regions_of_whole_frames(pipe, audio):
     mask = torch.zeros(50, dtype=torch.bool)
     mask[[3, 4, 5, 20, 48, 49]] = True
     regions = [(first * HOP / RATE, stop * HOP / RATE) for first, stop in ((3, 6), (20, 21), (48, 50))]
-    assert_all_equal(inpaint(pipe, audio, mask=mask), inpaint(pipe, audio, regions=torch.tensor(regions)))
+    expected = inpaint(pipe, audio, regions=torch.tensor(regions))
+    assert_all_equal(inpaint(pipe, audio, mask=mask), expected)
+    assert_all_equal(inpaint(pipe, audio, mask=mask.numpy()), expected)
 
 
 @pytest.mark.parametrize("prepend", [0.0, 0.03])
@@ -325,6 +327,7 @@ def test_known_frames_carry_their_noise_in_every_step(pipe, audio):
         ({"prepend_in_s": -1}, "prepend_in_s"),
         ({"prepend_in_s": 0.0005}, "prepend_in_s must be 0 or at least 0.001 s, got 0.0005"),
         ({"prepend_in_s": 3600}, "The result must last at most 3600 s, got 3600.2 s"),
+        ({"extend_to": 0.4, "loop": "yes"}, "loop must be true or false, got 'yes'"),
         ({"regions": [(0.05, 0.1)], "loop": True}, "A loop needs new music at one end"),
         ({"regions": [(0.05, 0.1)], "context_in_s": -1}, "context_in_s"),
         ({"regions": [(0.05, 0.1)], "crossfade_in_s": math.nan}, "crossfade_in_s"),

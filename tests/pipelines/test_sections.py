@@ -142,6 +142,8 @@ def test_inpainting_in_sections_of_the_result(pipe, make_audio):
         ([(0, "a"), (0.2, "b"), (0.1, "c")], "rise"),
         ([(0, "a"), (float("nan"), "b")], "The start of a section must be finite"),
         ([(0, "a"), (0.256, "b")], "Sections must start before the end at 0.256 s, got 0.256 s"),
+        ([(0, "a"), ("0.1", "b")], "The start of a section must be a number, got '0.1'"),
+        ([(0, "a", 1)], "A section must be"),
         ([(0, "a"), (0.1, 3)], "prompt must be text, got 3"),
         ([[(0, "a")], 3], "prompt must"),
     ],

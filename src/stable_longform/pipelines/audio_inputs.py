@@ -10,7 +10,7 @@ from diffusers.utils import logging
 
 from stable_longform.pipelines import inputs
 from stable_longform.utils.audio import read_audio, resample, to_stereo
-from stable_longform.utils.recordings import MAX_DURATION_IN_S, check_file, check_size
+from stable_longform.utils.recordings import MAX_DURATION_IN_S, check_file, check_samples, check_size
 
 logger = logging.get_logger(__name__)
 
@@ -37,15 +37,16 @@ def read_audios(
         max_duration_in_s: longer audio is rejected.
 
     Raises:
-        ValueError: audio cannot be read, is empty, silent, not finite or too long, or has more than two channels.
+        ValueError: audio cannot be read, is empty, silent, not finite, too loud or too long, or has more than two
+            channels.
     """
     if sampling_rate is not None:
         sampling_rate = inputs.check_count("sampling_rate", sampling_rate, MAX_RATE)
     every: list[Any] = list(audio) if isinstance(audio, (list, tuple)) else [audio]
-    if not every:
-        raise ValueError("audio must hold at least one recording, got an empty list.")
     if len(every) == 1 and isinstance(every[0], (torch.Tensor, np.ndarray)) and every[0].ndim == 3:
         every = list(every[0])
+    if not every:
+        raise ValueError("audio must hold at least one recording, got none.")
     return [_read(one, sampling_rate or model_rate, model_rate, model_channels, max_duration_in_s) for one in every]
 
 
@@ -58,13 +59,14 @@ def _read(audio: Audio, rate: int, model_rate: int, model_channels: int, max_dur
         name, waveform = "audio", _as_tensor(audio)
         channels, duration_in_s = waveform.shape[0], waveform.shape[1] / rate
         check_size(name, channels, duration_in_s, max_duration_in_s)
-    if not waveform.isfinite().all():
-        raise ValueError(f"{name} contains non-finite samples.")
+    check_samples(name, waveform)
     if not waveform.any():
         raise ValueError(f"{name} is silent: all its samples are 0.")
     if rate != model_rate:
         logger.warning("The audio has %d Hz and is resampled to the model's %d Hz.", rate, model_rate)
         waveform = resample(waveform, rate, model_rate)
+    if waveform.shape[1] == 0:
+        raise ValueError(f"{name} is shorter than a sample at the model's {model_rate} Hz.")
     return to_stereo(waveform) if model_channels == 2 else waveform.mean(dim=0, keepdim=True)
 
 

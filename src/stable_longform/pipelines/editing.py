@@ -48,14 +48,18 @@ def invert(
 def _undo_last_step(velocity: Velocity, latents: torch.Tensor, t: torch.Tensor, prediction_type: str) -> torch.Tensor:
     """Finds the x_t from which the last step leads to the latents.
 
-    That is the fixed point of x ← (z + σ·v(x)) / α, or x ← z + σ·v(x) for rectified flow.
+    That is the fixed point of x ← (z + σ·v(x)) / α, or x ← z + σ·v(x) for rectified flow. Where the iteration
+    diverges, as it does for a single step from a high noise level, the item keeps its last x before that.
     """
     a, s = noise_schedule.amplitudes(t, prediction_type)
-    noisy_latents = a * latents
+    scale = 1 if prediction_type == noise_schedule.FLOW_PREDICTION else a
+    noisy_latents, change = a * latents, torch.full((len(latents), 1, 1), torch.inf, device=latents.device)
     for _ in range(NUM_FIXED_POINT_STEPS):
-        noisy_latents = latents + s * velocity(noisy_latents, t, float(t))
-        if prediction_type != noise_schedule.FLOW_PREDICTION:
-            noisy_latents = noisy_latents / a
+        found = (latents + s * velocity(noisy_latents, t, float(t))) / scale
+        new_change = (found - noisy_latents).norm(dim=(1, 2), keepdim=True)
+        is_nearer = new_change < change
+        noisy_latents = torch.where(is_nearer, found, noisy_latents)
+        change = torch.where(is_nearer, new_change, change)
     return noisy_latents
 
 

@@ -98,6 +98,9 @@ def check_sections(prompt: Prompt | Sequence[Prompt]) -> list[list[Section]] | N
         if not is_sectioned(one):
             every.append([(0.0, check_texts("prompt", one)[0])])
             continue
+        for part in one:
+            if not isinstance(part, (list, tuple)) or len(part) != 2:
+                raise ValueError(f"A section must be (start in seconds, text), got {part!r}.")
         starts = [check_number("The start of a section", start, 0) for start, _ in one]
         if starts[0] != 0 or any(a >= b for a, b in zip(starts, starts[1:], strict=False)):
             raise ValueError(f"Sections must start at 0 s and rise, got {', '.join(f'{s:g}' for s in starts)}.")
@@ -249,7 +252,8 @@ def check_place(
 def check_frame_mask(mask: torch.Tensor, latent_length: int) -> None:
     """Checks a boolean tensor `(latent_length,)`."""
     if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or mask.shape != (latent_length,):
-        got = f"shape {tuple(mask.shape)}, dtype {mask.dtype}" if isinstance(mask, torch.Tensor) else repr(mask)
+        is_tensor = isinstance(mask, torch.Tensor)
+        got = f"shape {tuple(mask.shape)}, dtype {mask.dtype}" if is_tensor else type(mask).__name__
         raise ValueError(f"mask must be a boolean tensor ({latent_length},), True = replace, got {got}.")
 
 

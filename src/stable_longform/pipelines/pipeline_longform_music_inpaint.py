@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
 
 from stable_longform.pipelines import inputs
@@ -94,7 +95,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         prompt: Prompt | Sequence[Prompt] | None = None,
         audio: Audio | Sequence[Audio] | None = None,
         regions: Sequence[tuple[float, float]] | None = None,
-        mask: torch.Tensor | None = None,
+        mask: torch.Tensor | np.ndarray | None = None,
         extend_to: float | None = None,
         prepend_in_s: float = 0.0,
         loop: bool = False,
@@ -131,8 +132,8 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
             audio: one recording for all prompts, or one for each; a single prompt may have several recordings. A path,
                 or a tensor or array `(channels, num_samples)` with full scale 1. Any rate; mono or stereo.
             regions: `(start, stop)` to replace, in seconds of the audio; rising, not overlapping.
-            mask: the regions as latent frames instead: boolean `(latent_length,)`, True = replace. `latent_length` is
-                the number of samples at the model's rate divided by `vae.hop_length`, rounded up.
+            mask: the regions as latent frames instead: boolean tensor or array `(latent_length,)`, True = replace.
+                `latent_length` is the number of samples at the model's rate divided by `vae.hop_length`, rounded up.
             extend_to: duration of the result in seconds; the music continues after the audio.
             prepend_in_s: seconds of new music before the audio.
             loop: make a loop: the end of the result leads back to its beginning, and new music there connects them.
@@ -178,6 +179,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         embeds = (prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask)
         prompts = self._check_prompts(prompt, negative_prompt, *embeds)
         waveforms = inputs.one_for_each("audio", waveforms, len(prompts))
+        loop = inputs.check_flag("loop", loop)
         places = [self._lay_out(waveform, regions, mask, extend_to, prepend_in_s, loop) for waveform in waveforms]
         pieces = [piece for piece, _ in places]
         context = None if context_in_s is None else self._frames("context_in_s", context_in_s)
@@ -226,11 +228,12 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         if mask is not None:
             if regions is not None:
                 raise ValueError("Give regions or mask, not both.")
+            mask = torch.from_numpy(mask) if isinstance(mask, np.ndarray) else mask
             inputs.check_frame_mask(mask, math.ceil(num_samples / hop_length))
             samples = [(a * hop_length, min(b * hop_length, num_samples)) for a, b in runs(mask.cpu())]
         else:
             samples = check_regions([] if regions is None else regions, num_samples, rate)
-        return lay_out(waveform, samples, before, after, hop_length, bool(loop))
+        return lay_out(waveform, samples, before, after, hop_length, loop)
 
     # --- encode
 

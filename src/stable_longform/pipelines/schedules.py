@@ -31,8 +31,9 @@ def start_at(scheduler, time: float, prediction_type: str) -> None:
     if isinstance(scheduler, PingPongScheduler):
         scheduler.set_timesteps(timesteps=[time, *times[first:]], device=scheduler.timesteps.device)
         return
-    level = time if prediction_type == FLOW_PREDICTION else math.tan(time * math.pi / 2)
     levels = scheduler.sigmas.float()
+    level = time if prediction_type == FLOW_PREDICTION else math.tan(time * math.pi / 2)
+    level = max(level, torch.finfo(levels.dtype).tiny)  # solvers divide by it
     _set_levels(scheduler, torch.cat([levels.new_tensor([level]), levels[first:]]), prediction_type)
 
 

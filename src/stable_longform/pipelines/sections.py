@@ -19,7 +19,7 @@ def is_sectioned(prompt) -> bool:
     return (
         isinstance(prompt, (list, tuple))
         and len(prompt) > 0
-        and all(isinstance(part, (list, tuple)) and len(part) == 2 and isinstance(part[0], Real) for part in prompt)
+        and any(isinstance(part, (list, tuple)) and len(part) > 0 and isinstance(part[0], Real) for part in prompt)
     )
 
 

@@ -9,6 +9,7 @@ import torch
 from stable_longform.utils.audio import AudioInfo, read_blocks, read_info
 
 MAX_DURATION_IN_S = 3600.0
+MAX_PEAK = 100.0  # loud mixes in float reach 10; 8-bit integers taken for float reach 128
 
 
 def check_file(path: str | os.PathLike, max_duration_in_s: float = MAX_DURATION_IN_S) -> AudioInfo:
@@ -37,16 +38,24 @@ def checked_blocks(path: str | os.PathLike) -> Iterator[torch.Tensor]:
     """Reads a file block by block, as `read_blocks` does, and checks its samples.
 
     Raises:
-        ValueError: it cannot be decoded, or has samples that are not finite; after the last block: it is silent.
+        ValueError: it cannot be decoded, or `check_samples` rejects samples; after the last block: it is silent.
     """
     is_silent = True
     for block in read_blocks(path):
-        if not block.isfinite().all():
-            raise ValueError(f"audio {str(path)!r} contains non-finite samples.")
+        check_samples(f"audio {str(path)!r}", block)
         is_silent = is_silent and not block.any()
         yield block
     if is_silent:
         raise ValueError(f"audio {str(path)!r} is silent: all its samples are 0.")
+
+
+def check_samples(name: str, samples: torch.Tensor) -> None:
+    """Raises a ValueError if samples are not finite, or so large that full scale is not 1 for them."""
+    if not samples.isfinite().all():
+        raise ValueError(f"{name} contains non-finite samples.")
+    peak = float(samples.abs().max()) if samples.numel() else 0.0
+    if peak > MAX_PEAK:
+        raise ValueError(f"{name} has a peak of {peak:g}: samples must be in [-1, 1] at full scale.")
 
 
 def check_size(name: str, channels: int, duration_in_s: float, max_duration_in_s: float) -> None:
