@@ -8,7 +8,7 @@ References: Meng et al., "SDEdit", arXiv 2108.01073; for the others see `editing
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import diffusers
@@ -17,13 +17,33 @@ import torch
 from stable_longform import noise_schedule
 from stable_longform.pipelines import inputs, schedules
 from stable_longform.pipelines.audio_inputs import Audio, read_audios
-from stable_longform.pipelines.base import LongFormMusicPipelineBase, LongFormMusicPipelineOutput
+from stable_longform.pipelines.base import LongFormMusicPipelineBase, LongFormMusicPipelineOutput, Request
 from stable_longform.pipelines.editing import EditVelocity, invert
 from stable_longform.pipelines.guidance import Guidance
-from stable_longform.pipelines.inputs import Generators, Prompt
-from stable_longform.pipelines.sampling import GuidedVelocity
+from stable_longform.pipelines.inputs import Generators, Prompt, Prompts, Timing
+from stable_longform.pipelines.sampling import GuidedVelocity, Run
 from stable_longform.schedulers import scheduling
 from stable_longform.utils.accepted_values import EDIT_METHODS
+from stable_longform.utils.ranges import check_choice
+
+
+@dataclass(frozen=True)
+class TransformPlan:
+    """How music becomes other music.
+
+    Args:
+        method: one of `EDIT_METHODS`.
+        is_all_noise: whether the sampling starts from noise alone, which is so if the strength reaches its first time.
+        timing: of each prompt.
+        source_prompts: what the original music is like.
+        source_guidance: how strongly the velocity of the original music follows them.
+    """
+
+    method: str
+    is_all_noise: bool
+    timing: Timing
+    source_prompts: Prompts
+    source_guidance: Guidance
 
 
 class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
@@ -123,16 +143,11 @@ class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
         embeds = (prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask)
         prompts = self._check_prompts(prompt, negative_prompt, *embeds)
         waveforms = inputs.one_for_each("audio", waveforms, len(prompts))
-        source_texts = inputs.check_texts("source_prompt", "" if source_prompt is None else source_prompt)
-        source_texts = inputs.one_for_each("source_prompt", source_texts, len(prompts))
-        source_prompts = self._check_prompts(source_texts, negative_prompt, None, None, *embeds[2:])
+        source_prompts = self._check_source_prompts(source_prompt, negative_prompt, *embeds[2:], len(prompts))
         guidance = self._check_guidance(guidance_scale, guidance_rescale, guidance_interval)
+        source_guidance = _check_source_guidance(method, guidance, source_guidance_scale)
         callback = self._check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         request = self._check_request(prompts, guidance, callback, num_waveforms_per_prompt, generator, output_type)
-        source_guidance = Guidance(1.0) if method == "invert" else guidance
-        if source_guidance_scale is not None:
-            source_guidance_scale = inputs.check_guidance_scale(source_guidance_scale, "source_guidance_scale")
-            source_guidance = replace(guidance, scale=source_guidance_scale)
         duration, seconds_start = inputs.check_start_and_end(duration, seconds_start, audio_start_in_s, audio_end_in_s)
         if duration is None:
             duration = [waveform.shape[1] / self.sampling_rate for waveform in waveforms]
@@ -140,12 +155,8 @@ class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
             duration, seconds_start, seconds_total, len(prompts), window_in_s, self._check_noise(latents, request)
         )
         self._check_sections(prompts, timing.durations)
-        scheduler = self._check_scheduler(num_inference_steps)
-        is_all_noise = method == "noise" and strength >= scheduler.timesteps[0]
-        kind = self.config.prediction_type
-        schedules.start_at(scheduler, strength, kind)
-        if method != "noise":
-            schedules.check_deterministic(scheduler, method)
+        scheduler, is_all_noise = self._check_start(strength, method, num_inference_steps)
+        plan = TransformPlan(method, is_all_noise, timing, source_prompts, source_guidance)
 
         with self._running(request.guidance, len(scheduler.timesteps)) as run:
             # Encode.
@@ -154,48 +165,100 @@ class LongFormMusicAudioToAudioPipeline(LongFormMusicPipelineBase):
                 for waveform, seconds, length in zip(waveforms, timing.durations, latent_lengths, strict=True)
             ]
             self.maybe_free_model_hooks()
-            conditioning = self._make_conditioning(prompts, timing).select(request.items)
-            source_conditioning = self._make_conditioning(source_prompts, timing).select(request.items)
             # Sample.
-            latent_lengths = [latent_lengths[item] for item in request.items]
+            noise = None
             if method != "invert":
-                noise = self._noise(latents, latent_lengths, request)
-
-            def sample_items(items, follow, generator):
-                numbers = [request.items[item] for item in items]
-                before = torch.stack([music[number] for number in numbers])
-                times = self._frame_times(before.shape[-1])
-                sectioned = self._in_sections(conditioning.select(items), prompts, numbers, times)
-                velocity = GuidedVelocity(self.transformer, sectioned, run.guidance)
-                source = GuidedVelocity(self.transformer, source_conditioning.select(items), source_guidance, "source")
-                if method == "invert":
-                    return follow(velocity, invert(source, scheduler, before, follow, kind))
-                drawn = torch.stack([noise[item] for item in items]).to(before)
-                if is_all_noise:
-                    return follow(velocity, drawn * scheduling.init_noise_sigma(scheduler))
-                t = scheduler.timesteps[0]
-                noisy = noise_schedule.add_noise(before, drawn, t, kind)
-                start = schedules.in_scheduler_scale(scheduler, noisy, t)
-                if method == "noise":
-                    return follow(velocity, start)
-                edit = EditVelocity(
-                    velocity, source, before, drawn, scheduler, lambda: self._draw_noise_like(drawn, generator), kind
-                )
-                return follow(edit, start, before_step=edit.renew_noise)
-
-            num_paths = 2 if method == "invert" else 1
-            sampled = self._sample(latent_lengths, sample_items, scheduler, run, request, num_paths)
+                noise = self._noise(latents, [latent_lengths[item] for item in request.items], request)
+            sampled = self._transform(plan, music, noise, scheduler, run, request)
             # Decode.
             audios = self._decode(sampled, [timing.durations[item] for item in request.items], output_type)
         return LongFormMusicPipelineOutput(audios, self.sampling_rate) if return_dict else (audios, self.sampling_rate)
+
+    # --- check
+
+    def _check_source_prompts(
+        self, source_prompt, negative_prompt, negative_embeds, negative_mask, num_prompts: int
+    ) -> Prompts:
+        """Checks the prompts of the original music, one for each prompt of the result, with the same negative ones."""
+        texts = inputs.check_texts("source_prompt", "" if source_prompt is None else source_prompt)
+        texts = inputs.one_for_each("source_prompt", texts, num_prompts)
+        return self._check_prompts(texts, negative_prompt, None, None, negative_embeds, negative_mask)
+
+    def _check_start(self, strength: float, method: str, num_inference_steps: int | None) -> tuple[Any, bool]:
+        """A copy of the scheduler that starts at `strength`, and whether it starts from noise alone."""
+        scheduler = self._check_scheduler(num_inference_steps)
+        is_all_noise = method == "noise" and strength >= scheduler.timesteps[0]
+        schedules.start_at(scheduler, strength, self.config.prediction_type)
+        if method != "noise":
+            schedules.check_deterministic(scheduler, method)
+        return scheduler, bool(is_all_noise)
+
+    # --- sample
+
+    def _transform(
+        self,
+        plan: TransformPlan,
+        music: Sequence[torch.Tensor],
+        noise: Sequence[torch.Tensor] | None,
+        scheduler,
+        run: Run,
+        request: Request,
+    ) -> list[torch.Tensor]:
+        """Latents `(latent_channels, latent_length)` of each result.
+
+        Args:
+            plan: what to do.
+            music: latents of the audio of each prompt.
+            noise: for each result, in the shape of its music; None for "invert".
+            scheduler: starting at the strength.
+            run: the state of the generation.
+            request: the arguments that all pipelines share.
+        """
+        prompts, kind = request.prompts, self.config.prediction_type
+        conditioning = self._make_conditioning(prompts, plan.timing).select(request.items)
+        source_conditioning = self._make_conditioning(plan.source_prompts, plan.timing).select(request.items)
+
+        def sample_items(items, follow, generator):
+            numbers = [request.items[item] for item in items]
+            before = torch.stack([music[number] for number in numbers])
+            sectioned = self._in_sections(
+                conditioning.select(items), prompts, numbers, self._frame_times(before.shape[-1])
+            )
+            velocity = GuidedVelocity(self.transformer, sectioned, run.guidance)
+            source = GuidedVelocity(
+                self.transformer, source_conditioning.select(items), plan.source_guidance, "source"
+            )
+            if noise is None:
+                return follow(velocity, invert(source, scheduler, before, follow, kind))
+            drawn = torch.stack([noise[item] for item in items]).to(before)
+            if plan.is_all_noise:
+                return follow(velocity, drawn * scheduling.init_noise_sigma(scheduler))
+            t = scheduler.timesteps[0]
+            start = schedules.in_scheduler_scale(scheduler, noise_schedule.add_noise(before, drawn, t, kind), t)
+            if plan.method == "noise":
+                return follow(velocity, start)
+            edit = EditVelocity(
+                velocity, source, before, drawn, scheduler, lambda: self._draw_noise_like(drawn, generator), kind
+            )
+            return follow(edit, start, before_step=edit.renew_noise)
+
+        latent_lengths = [music[item].shape[-1] for item in request.items]
+        num_paths = 2 if plan.method == "invert" else 1
+        return self._sample(latent_lengths, sample_items, scheduler, run, request, num_paths)
+
+
+def _check_source_guidance(method: str, guidance: Guidance, scale: float | None) -> Guidance:
+    """The guidance of the original music's velocity: none for "invert", else that of the result, or its own scale."""
+    if scale is not None:
+        return replace(guidance, scale=inputs.check_guidance_scale(scale, "source_guidance_scale"))
+    return Guidance(1.0) if method == "invert" else guidance
 
 
 def _check_method(
     method: str, source_prompt, source_guidance_scale: float | None, latents: torch.Tensor | None
 ) -> None:
     """Raises a ValueError for an unknown method, or for arguments that the method does not use."""
-    if method not in EDIT_METHODS:
-        raise ValueError(f"method must be one of {', '.join(EDIT_METHODS)}, got {method!r}.")
+    check_choice("method", method, EDIT_METHODS)
     if source_prompt is not None and method == "noise":
         raise ValueError("source_prompt is for method='invert' and method='edit', got method='noise'.")
     if source_guidance_scale is not None and method != "edit":
