@@ -67,7 +67,7 @@ def main() -> None:
         rows.append(row(name, make(pipe, arguments), exact, pipe))
         pipe.transformer.disable_cache()
     hook = pipe.transformer.transformer_blocks[0].register_forward_hook(lambda *_: None)
-    rows.append(row("text anew in each step", make(pipe, arguments), exact, pipe))
+    rows.append(row("text projected again in each step", make(pipe, arguments), exact, pipe))
     hook.remove()
     print_table(HEADER, rows)
 

@@ -315,7 +315,7 @@ def print_adherence(pipe: LongFormMusicPipeline, tracks: Sequence[Track], argume
     def sample(prompt: str, seed: int, duration: float) -> torch.Tensor:
         return pipe(prompt, duration, generator=torch.Generator().manual_seed(seed), **settings).audios[0]
 
-    print("\n| asked for (s) | music before the end (dBFS) | from 1.5 times that on (dBFS) |\n|---|---|---|")
+    print("\n| requested (s) | music before the end (dBFS) | from 1.5 times that on (dBFS) |\n|---|---|---|")
     for duration in (share * pipe.max_duration_in_s for share in END_SHARES):
         audio = pipe.decode_latents(sample(prompts[0], 0, duration), pipe.max_duration_in_s)
         asked = round(duration * pipe.sampling_rate)

@@ -68,7 +68,7 @@ def main() -> None:
         cells = [show_share(row["generated"]) for row in found]
         chance, ceiling = found[0]["generated"], found[0]["truth"]
         rows.append([found[0]["what"], *cells, chance and f"{chance['by_chance']:.0%}", show_share(ceiling)])
-    header = ("heard as asked for", "first section", "second section", "by chance", "truth (ceiling)")
+    header = ("measured as requested", "first section", "second section", "by chance", "truth (ceiling)")
     table = markdown_table(header, rows) + f"\n{len(pieces)} pieces; {machine('cpu')}\n"
     write_text(arguments.output / "table.md", table)
     print(table, end="")

@@ -107,7 +107,7 @@ def vary(pipe: LongFormMusicPipeline, folder: Path, steps: int) -> None:
 
 
 def inpaint(pipe: LongFormMusicPipeline, folder: Path, steps: int) -> None:
-    """One second of the first piece made anew."""
+    """One second of the first piece, regenerated."""
     inpaint = LongFormMusicInpaintPipeline.from_pipe(pipe)
     result = inpaint(
         "Genre: Ambient|Instruments: Strings",

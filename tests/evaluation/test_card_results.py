@@ -48,7 +48,7 @@ def test_results_name_what_they_were_measured_on(reports):
         ("corpus, split test, 1 recordings", "mel distance of the autoencoder", 1.7),
     ]
     assert read_results(reports / "control") == [
-        ("30 held-out prompts", "key as asked for", 0.25),
+        ("30 held-out prompts", "key as requested", 0.25),
         ("30 held-out prompts", "share of power in partials, median", 0.5),
     ]
 
@@ -66,6 +66,6 @@ def test_command(reports):
     folders = [str(reports), str(reports / "reconstruction"), str(reports / "control")]
     result = CliRunner().invoke(app, ["evaluate", "card", *folders])
     assert result.exit_code == 0, result.output
-    assert "| key as asked for | 0.25 | 30 held-out prompts |" in result.output
+    assert "| key as requested | 0.25 | 30 held-out prompts |" in result.output
     results = ModelCard.load(reports / "README.md").data.eval_results
     assert [item.metric_value for item in results] == [3.9, 1.95, 1.7, 0.25, 0.5]

@@ -52,9 +52,9 @@ def _of_reconstruction(report: Mapping) -> list[Result]:
 
 
 def _of_control(report: Mapping) -> list[Result]:
-    """Shares of generations in which what was asked for is heard, and the medians of both note measures."""
+    """Shares of generations that have what their prompts request, and the medians of both note measures."""
     dataset = f"{report['generated']['num_files']} held-out prompts"
     shares = {row["what"]: row["generated"] for row in report["shares"]}
-    found = [Result(dataset, f"{what} as asked for", share["value"]) for what, share in shares.items() if share]
+    found = [Result(dataset, f"{what} as requested", share["value"]) for what, share in shares.items() if share]
     notes = {title: report["notes"][measure]["generated"] for measure, title in NOTES.items()}
     return found + [Result(dataset, title, summary["median"]) for title, summary in notes.items() if summary]

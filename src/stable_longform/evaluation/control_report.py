@@ -82,7 +82,7 @@ def evaluate_control(
         What `control.json` holds.
 
     Raises:
-        ValueError: a folder without a usable file, no prompts, nothing that is asked for, or truth that can't be read.
+        ValueError: a folder without a usable file, no prompts, prompts that request nothing, or truth that can't be read.
     """
     files, rows, skipped = _find_files(folder, rows)
     pieces = _truth_files(truth)
@@ -271,7 +271,7 @@ def _table(report: Mapping) -> str:
         ratio = None if row["of_ceiling"] is None else f"{row['of_ceiling']:.2f}"
         chance = None if generated is None or generated["by_chance"] is None else f"{generated['by_chance']:.0%}"
         rows.append([row["what"], show_share(generated), chance, show_share(truth), ratio])
-    text = markdown_table(("heard as asked for", "generated", "by chance", "truth (ceiling)", "of the ceiling"), rows)
+    text = markdown_table(("measured as requested", "generated", "by chance", "truth (ceiling)", "of the ceiling"), rows)
     rows = []
     for measure, name in NOTE_MEASURES.items():
         pairs = [report["notes"][measure][title] or {} for title in ("generated", "truth")]
@@ -280,7 +280,7 @@ def _table(report: Mapping) -> str:
     text += "\n" + markdown_table(header, rows)
     if endings := report["endings"]:
         text += (
-            f"\nSilent (≤ {SILENCE_IN_DB:g} dBFS) from 2 s behind the end asked for: {endings['silent']:.0%} of "
+            f"\nSilent (≤ {SILENCE_IN_DB:g} dBFS) from 2 s after the requested end: {endings['silent']:.0%} of "
             f"{endings['num_files']} files, median {endings['median_in_db']:.0f} dBFS.\n"
         )
     for title in ("generated", "truth"):
@@ -308,12 +308,12 @@ def _draw(path: Path, generated: Evidence, known: Evidence, title: str) -> None:
         tempo_axis.plot(*(np.array(points).reshape(-1, 2).T), "o", color=color, markersize=4, label=label)
     for factor, style in ((1, "-"), (2, ":"), (0.5, ":")):
         tempo_axis.plot([40, 240], [40 * factor, 240 * factor], style, color="0.3", linewidth=0.8)
-    tempo_axis.set(xlabel="asked (BPM)", ylabel="heard (BPM)", title="tempo", xlim=(50, 200), ylim=(40, 250))
+    tempo_axis.set(xlabel="requested (BPM)", ylabel="measured (BPM)", title="tempo", xlim=(50, 200), ylim=(40, 250))
     tempo_axis.legend(fontsize=8)
     _draw_notes(note_axis, generated, known)
     _draw_keys(key_axis, generated, known)
     _draw_shares(share_axis, generated.shares, known.shares)
-    figure.suptitle(f"{title}: asked for and heard", fontsize=10)
+    figure.suptitle(f"{title}: requested and measured", fontsize=10)
     save_figure(figure, path)
 
 
@@ -333,7 +333,7 @@ def _draw_keys(axis, generated: Evidence, known: Evidence) -> None:
         shares = [relations.count(relation) / max(len(relations), 1) for relation in RELATIONS]
         axis.bar(np.arange(len(RELATIONS)) + offset, shares, 0.4, color=color, label=label)
     axis.set_xticks(range(len(RELATIONS)), RELATIONS, fontsize=8)
-    axis.set(title="key heard, to the key asked for", ylim=(0, 1))
+    axis.set(title="measured key, relative to the requested one", ylim=(0, 1))
     axis.legend(fontsize=8)
 
 
@@ -348,4 +348,4 @@ def _draw_shares(axis, generated: Mapping[str, Share | None], known: Mapping[str
         for value, color, style in lines:
             axis.plot([value, value], [position - 0.4, position + 0.4], style, color=color, linewidth=2)
     axis.set_yticks(range(len(names)), list(reversed(names)), fontsize=8)
-    axis.set(xlim=(0, 1), title="share heard as asked for; truth: dark line, chance: dots")
+    axis.set(xlim=(0, 1), title="share measured as requested; truth: dark line, chance: dots")

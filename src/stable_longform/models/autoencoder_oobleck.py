@@ -193,7 +193,7 @@ class AutoencoderOobleck(
             `decode` returns.
 
         Raises:
-            ValueError: as `decode`, before the first chunk is asked for.
+            ValueError: as in `decode`, raised by this call and not by the first chunk.
         """
         return torch.no_grad()(self._decode_chunks)(latents, self._check_latents(latents, num_frames))
 
