@@ -36,7 +36,10 @@ def test_odd_metrics_are_left_out_and_counted(tmp_path, capsys, caplog):
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert printed[:-1] == [["loss", "inf", "step", "9"], ["a$b_$", "nan", "step", "1"]]
     (record,) = caplog.records
-    assert f"metrics.jsonl: {len(odd)} lines are left out, line 2 first" in record.getMessage()
+    assert (
+        f"metrics.jsonl: {len(odd)} lines without a `step` and numbers are left out, line 2 first"
+        in record.getMessage()
+    )
 
 
 def test_the_picture_can_have_another_name(tmp_path, capsys):

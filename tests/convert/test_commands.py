@@ -174,11 +174,11 @@ def test_bad_input_ends_with_one_line_and_leaves_nothing(texts, tmp_path, capsys
     for arguments, message in (
         (["convert", checkpoint, "-o", tmp_path / "full"], "full exists and is not an empty folder: choose another"),
         (["convert", tmp_path / "none.ckpt", "-o", output], "none.ckpt"),
-        (["convert", checkpoint, "-o", output], "clap_ckpt_path '/path/to/clap.ckpt' is not there"),
+        (["convert", checkpoint, "-o", output], "clap_ckpt_path '/path/to/clap.ckpt' does not exist"),
         (["convert", *with_text, clap, "--config", tmp_path / "bad.json"], "bad.json is not JSON"),
         (["convert", *with_text, clap, "--config", tmp_path / "none.json"], "There is no"),
         (["convert", *with_text, clap, "--ema"], "holds no moving average"),
-        (["convert", *with_text, t5], "t5 is no ClapModel but a t5"),
+        (["convert", *with_text, t5], "t5 is a t5, not a ClapModel"),
         (["export", "-o", output, "--to", "onnx"], "must be one of diffusers, stable-audio-tools, got 'onnx'"),
         (["export", "-o", output, "--to", "diffusers"], "text_encoder is 'ClapTextEncoder'"),
         (["export", "-o", output, "--to", "stable-audio-tools"], "cannot express mask_text_padding=True"),

@@ -57,7 +57,7 @@ def test_a_folder_without_a_report(reports):
     with pytest.raises(ValueError, match="has no reconstruction.json or control.json"):
         read_results(reports)
     (reports / "control" / "control.json").write_text("{}")
-    with pytest.raises(ValueError, match="control.json is no report of this version"):
+    with pytest.raises(ValueError, match="control.json is not a report of this version"):
         read_results(reports / "control")
 
 

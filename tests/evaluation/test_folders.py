@@ -82,7 +82,7 @@ def test_files_of_no_audio_and_without_a_prompt_are_counted(folders):
     report = score(folders)
     assert report["generated"]["other_files"] == {".png": 1, ".txt": 1}
     assert "unreadable" in report["generated"]["skipped"]["song"]
-    assert "Not taken for audio: 1 × .png, 1 × .txt." in (folders[2] / "table.md").read_text()
+    assert "Not treated as audio: 1 × .png, 1 × .txt." in (folders[2] / "table.md").read_text()
     report = score(folders, rows=[PromptRow("0", "piano"), PromptRow("deep/3", "harp")])
     assert report["generated"]["not_asked_for"] == ["1", "2", "song"]
     assert "Without a prompt: 1, 2, song." in (folders[2] / "table.md").read_text()

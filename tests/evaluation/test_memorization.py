@@ -211,7 +211,7 @@ def test_prompts_of_duplicates_come_first_then_those_that_are_shared(tmp_path):
         (["{manifest}", "-o", "{out}", "--generated", "a=nowhere"], "nowhere is not a folder"),
         (["{manifest}", "-o", "{out}", "--embedder", "ears"], "must be one of"),
         (["{train_only}", "-o", "{out}"], "no track in the splits valid, test"),
-        (["{one}", "-o", "{out}", "--segment", "9"], "passages that differ, got 1 of one kind"),
+        (["{one}", "-o", "{out}", "--segment", "9"], "passages that differ; all 1 are the same"),
         (
             ["{manifest}", "-o", "{out}", "--max-duration", "2", "--segment", "3"],
             "No file of the set 'training' can be used: ",

@@ -65,5 +65,5 @@ def test_bad_input_is_named():
     features, labels = make_truth(20)
     with pytest.raises(ValueError, match="finite and .20, dim."):
         Probe(features[:5], labels)
-    with pytest.raises(ValueError, match="No word is that of 4 recordings"):
+    with pytest.raises(ValueError, match="No word describes 4 recordings"):
         Probe(features, [{"x"}] * 20)

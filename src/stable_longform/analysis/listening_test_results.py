@@ -133,7 +133,7 @@ def _read_file(path: Path) -> Iterator[tuple[str, tuple[str, Answer] | str]]:
         for row in rows:
             where = f"{path}:{rows.line_num}"
             if None in row or None in row.values():
-                yield where, "a line that was cut off, or of another number of columns"
+                yield where, "a line that was cut off, or has another number of columns"
             elif kind == "page":
                 yield where, (row["test_id"], Answer(row["listener"], row["trial_id"], row["question"], row["answer"]))
             elif kind == "webmushra":

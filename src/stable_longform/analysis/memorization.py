@@ -61,7 +61,7 @@ class Standardizer:
         mean = total / max(count, 1)
         deviation = np.sqrt(np.maximum(squares / max(count, 1) - np.square(mean), 0))
         if not np.any(deviation > MIN_DEVIATION):
-            raise ValueError(f"The training set must have passages that differ, got {count} of one kind.")
+            raise ValueError(f"The training set must have passages that differ; all {count} are the same.")
         return cls(mean, deviation)
 
     def __call__(self, embeddings: np.ndarray) -> np.ndarray:
@@ -293,7 +293,7 @@ def choose_threshold(others: Sequence[float], max_false_positives: float = MAX_F
         ValueError: `others` is empty.
     """
     if not len(others):
-        raise ValueError("A threshold needs music that is known to be no copy.")
+        raise ValueError("A threshold needs music that is known not to be a copy.")
     ordered = np.sort(np.asarray(others, dtype=np.float64))[::-1]
     return float(np.nextafter(ordered[int(max_false_positives * len(ordered))], np.inf))
 

@@ -26,12 +26,13 @@ MIDDLE = (0.2, 0.8)  # the middle part of the piece
 SEGMENT_IN_S = 10.0
 
 DEFINITIONS = {
-    "late_return": "share of the second half that repeats, for at least 6 s, something of the first half that lies at "
-    "least a quarter of the piece before",
-    "longest_repetition_in_s": "longest passage that is heard again",
-    "longest_loop_in_s": "longest stretch that is one passage at least three times in a row",
+    "late_return": "share of the second half that repeats, for at least 6 s, a passage of the first half at least a "
+    "quarter of the piece earlier",
+    "longest_repetition_in_s": "longest repeated passage",
+    "longest_loop_in_s": "longest stretch in which a passage occurs at least three times in a row",
     "loop_share": "longest loop as a share of the piece",
-    "introduction_contrast": "how unlike the middle the first tenth is: 0.5 as unlike as parts of the middle, 1 most",
+    "introduction_contrast": "how much the first tenth differs from the middle: 0.5 as much as parts of the middle "
+    "do, 1 most",
     "ending_contrast": "the same for the last tenth",
     "derivation": "mean cosine of the first 10 s with each later 10 s",
     "num_sections": "sections found",

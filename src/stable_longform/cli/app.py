@@ -15,7 +15,7 @@ from stable_longform.utils.ranges import check_choice
 def app(
     checkpoint: Checkpoint = "tiny",
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for the network.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 7860,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 7860,
     device: Device = None,
     dtype: Dtype = "float32",
 ) -> None:

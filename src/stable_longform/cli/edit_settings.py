@@ -21,7 +21,7 @@ class TransformSettings:
         """Raises a ValueError for values outside their ranges; `info` is of the input."""
         check_range("--strength", self.strength, 0, 1)
         if self.strength == 0:
-            raise ValueError("--strength must be greater than 0: `stable-longform reconstruct` is what 0 would be.")
+            raise ValueError("--strength must be greater than 0; for 0, use `stable-longform reconstruct`.")
         check_choice("--method", self.method, EDIT_METHODS)
         if self.source_prompt is not None:
             check_text("--source-prompt", self.source_prompt)

@@ -74,7 +74,7 @@ def generate(
         tuple[float, float] | None,
         typer.Option(
             metavar="T0 T1",
-            help="Times in 0 to 1, from music to noise, between which guidance is on. [default: the checkpoint's]",
+            help="Times between which guidance is on, from 0 (music) to 1 (noise). [default: the checkpoint's]",
         ),
     ] = None,
     seconds_start: Annotated[

@@ -253,7 +253,9 @@ def _load_text(
         if source is None:
             source = text["path"]
             if source is None or not Path(source).exists():
-                raise ValueError(f"The configuration's clap_ckpt_path {source!r} is not there: give the text encoder.")
+                raise ValueError(
+                    f"The configuration's clap_ckpt_path {source!r} does not exist: give the text encoder."
+                )
         if Path(source).is_file():
             clap = from_laion_clap(read_state_dict(source, allow_pickle))
         else:

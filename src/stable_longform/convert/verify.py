@@ -177,7 +177,7 @@ def _stable_audio_tools_model(config: Mapping, state_dict: Mapping[str, torch.Te
     try:
         model.load_state_dict(state_dict)
     except RuntimeError as error:
-        raise ValueError(f"stable-audio-tools does not take the checkpoint: {error}") from error
+        raise ValueError(f"stable-audio-tools does not accept the checkpoint: {error}") from error
     return model.eval()
 
 

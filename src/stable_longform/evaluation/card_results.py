@@ -34,7 +34,7 @@ def read_results(report: Path) -> list[Result]:
         try:
             results += read(read_json(path))
         except (ValueError, KeyError, TypeError, StopIteration) as error:
-            raise ValueError(f"{path} is no report of this version: {error!r}") from error
+            raise ValueError(f"{path} is not a report of this version: {error!r}") from error
     return [result for result in results if math.isfinite(result.value)]
 
 

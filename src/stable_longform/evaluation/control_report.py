@@ -82,7 +82,7 @@ def evaluate_control(
         What `control.json` holds.
 
     Raises:
-        ValueError: a folder without a usable file, no prompts, prompts that request nothing, or truth that can't be read.
+        ValueError: no usable file, no prompts, prompts that request nothing, or truth that can't be read.
     """
     files, rows, skipped = _find_files(folder, rows)
     pieces = _truth_files(truth)
@@ -271,7 +271,9 @@ def _table(report: Mapping) -> str:
         ratio = None if row["of_ceiling"] is None else f"{row['of_ceiling']:.2f}"
         chance = None if generated is None or generated["by_chance"] is None else f"{generated['by_chance']:.0%}"
         rows.append([row["what"], show_share(generated), chance, show_share(truth), ratio])
-    text = markdown_table(("measured as requested", "generated", "by chance", "truth (ceiling)", "of the ceiling"), rows)
+    text = markdown_table(
+        ("measured as requested", "generated", "by chance", "truth (ceiling)", "of the ceiling"), rows
+    )
     rows = []
     for measure, name in NOTE_MEASURES.items():
         pairs = [report["notes"][measure][title] or {} for title in ("generated", "truth")]

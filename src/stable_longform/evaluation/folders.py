@@ -158,7 +158,7 @@ def _table(scores: Sequence, generated: FolderFeatures, reference: FolderFeature
             text += f"\nWithout a prompt: {', '.join(found.not_asked_for)}.\n"
         if found.other_files:
             counts = ", ".join(f"{count} × {name or 'without extension'}" for name, count in found.other_files.items())
-            text += f"\nNot taken for audio: {counts}.\n"
+            text += f"\nNot treated as audio: {counts}.\n"
         if found.notes:
             text += f"\nNotes on {title} files:\n"
             text += "".join(f"- {name}: {', '.join(notes)}\n" for name, notes in sorted(found.notes.items()))

@@ -46,7 +46,7 @@ BOUNDARY_DEFINITIONS = {
     "boundary_f_3s": "the same within 3 s",
     "boundary_precision_3s": "share of found boundaries that are within 3 s of a true one",
     "boundary_recall_3s": "share of true boundaries that were found within 3 s",
-    "baseline_f_3s": "boundary_f_3s of sections of equal length, as many as there truly are",
+    "baseline_f_3s": "boundary_f_3s of as many sections of equal length as there truly are",
 }
 
 
@@ -273,7 +273,7 @@ def make_table(report: Mapping) -> str:
         text += "".join(f"- {file}: {', '.join(notes)} (used)\n" for file, notes in sorted(system["notes"].items()))
         if system["other_files"]:
             counts = (f"{count} × {kind or 'without extension'}" for kind, count in system["other_files"].items())
-            text += f"\nNot taken for audio: {', '.join(counts)}.\n"
+            text += f"\nNot treated as audio: {', '.join(counts)}.\n"
     return text
 
 

@@ -44,7 +44,7 @@ class Probe:
         counts = {word: sum(word in found for found in labels) for word in sorted(set().union(*labels))}
         self.words = [word for word, n in counts.items() if MIN_ITEMS <= n <= len(labels) - MIN_ITEMS]
         if not self.words:
-            raise ValueError(f"No word is that of {MIN_ITEMS} recordings, and not of as many others.")
+            raise ValueError(f"No word describes {MIN_ITEMS} recordings and is absent from as many others.")
         self.mean, self.scale = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-6)
         standardized = (features - self.mean) / self.scale
         rows, self.priors = [], []

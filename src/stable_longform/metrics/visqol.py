@@ -45,7 +45,7 @@ def visqol(decoded: torch.Tensor, reference: torch.Tensor, sampling_rate: int) -
     segments = [slice(start, start + length) for start in range(0, num_samples - length + 1, length)]
     segments = [part for part in segments if (mono[1][part] ** 2).mean() > 10 ** (SILENCE_IN_DB / 10)]
     if not segments:
-        raise ValueError("The reference is silent: ViSQOL has no meaning.")
+        raise ValueError("The reference is silent: ViSQOL is undefined.")
     api = require("visqol", "visqol").VisqolApi()
     api.create(mode="audio")
     scores = [api.measure_from_arrays(mono[1][part], mono[0][part], SAMPLING_RATE).moslqo for part in segments]

@@ -147,7 +147,7 @@ def set_timesteps(
         scheduler.sigmas = _noise_levels(scheduler, timesteps, prediction_type).to(scheduler.sigmas)
     noise_levels = scheduler.sigmas[:-1].float()
     if not noise_levels.isfinite().all() or (noise_levels.diff() >= 0).any():
-        raise ValueError(f"The scheduler has no {len(noise_levels)} finite noise levels that strictly fall.")
+        raise ValueError(f"The scheduler does not have {len(noise_levels)} finite, strictly falling noise levels.")
     times = noise_levels if prediction_type == FLOW_PREDICTION else time_from_noise_level(noise_levels)
     scheduler.timesteps = times.to(device)
     scheduler.set_begin_index(0)

@@ -99,7 +99,7 @@ def _check_wav(file: BinaryIO, head: bytes) -> HeaderCheck:
         file.seek(0)
         return HeaderCheck(file.read(first - 4) + min(there, MAX_SIZE).to_bytes(4, "little"), first)
     if head[:4] == b"RIFF" and there - size >= 2**32 - TOLERANCE:
-        return HeaderCheck(loss=f"its header has no room for its {there} bytes, it says {size}")
+        return HeaderCheck(loss=f"it has {there} bytes, more than its header can express; the header says {size}")
     return _check_size(file, first + size)
 
 

@@ -29,7 +29,10 @@ def read_metrics(output_dir: str | os.PathLike) -> list[dict]:
     bad = [number for number, row in enumerate(rows, 1) if row is None]
     if bad:
         logger.warning(
-            "%s: %d lines are left out, line %d first: they hold no `step` and numbers.", file, len(bad), bad[0]
+            "%s: %d lines without a `step` and numbers are left out, line %d first.",
+            file,
+            len(bad),
+            bad[0],
         )
     return [row for row in (*rows, _parse_row(last)) if row is not None]
 

@@ -41,7 +41,7 @@ def decode(data: bytes, name: str | os.PathLike) -> str:
         ) from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise ValueError(f"{printable(name)}:{line} holds a NUL character: the file is no text, or not in UTF-8.")
+        raise ValueError(f"{printable(name)}:{line} holds a NUL character: the file is not text, or not in UTF-8.")
     return text
 
 
