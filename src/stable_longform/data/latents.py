@@ -181,7 +181,7 @@ class LatentWindows(NumberedItems):
         self._files: dict[Path, Any] = {}
 
     def __getstate__(self) -> dict:
-        """For workers that are not forks: open files stay behind."""
+        """For workers that are not forks: open files are not passed on."""
         return self.__dict__ | {"_files": {}}
 
     def candidates(self, number: int, rng: np.random.Generator) -> Iterator[LatentTrack]:

@@ -237,7 +237,7 @@ def tokenize_texts(tokenizer, texts: Sequence[str], max_length: int) -> tuple[to
         number of tokens of each text before it is cut.
 
     Raises:
-        ValueError: a tokenizer without a padding token, or whose `model_max_length` is no number.
+        ValueError: a tokenizer without a padding token, or whose `model_max_length` is not a number.
     """
     if tokenizer.pad_token_id is None:
         raise ValueError("The tokenizer has no padding token: set pad_token in its tokenizer_config.json.")

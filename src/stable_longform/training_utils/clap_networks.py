@@ -20,7 +20,7 @@ from stable_longform.training_utils.options import NumEntries
 from stable_longform.utils.ranges import Range
 
 MAX_LENGTH = 77  # tokens of a prompt, as in LAION's code
-NUM_POSITIONS = MAX_LENGTH + SPECIAL_TOKENS.index("<pad>") + 1  # RoBERTa counts them from behind the padding token's
+NUM_POSITIONS = MAX_LENGTH + SPECIAL_TOKENS.index("<pad>") + 1  # RoBERTa counts them from after the padding token's
 MAX_LOGIT_SCALE = math.log(100)
 
 Size = Annotated[int, Range(1, 2**16)]

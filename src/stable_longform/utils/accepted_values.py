@@ -1,6 +1,6 @@
 """What pipelines, commands, the server and scripts accept alike.
 
-These values stand in the lowest layer, because the command line checks its options without importing diffusers.
+They are in the lowest layer because the command line checks its options without importing diffusers.
 """
 
 from typing import Literal, get_args
