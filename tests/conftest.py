@@ -10,6 +10,7 @@ os.environ.setdefault("NUMBA_OPT", "0")  # compiling librosa's functions takes l
 # Two processes that compile librosa's functions at once can leave a cache that crashes every later process.
 os.environ["NUMBA_CACHE_DIR"] = os.path.abspath(f".pytest_cache/numba-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}")
 
+import hypothesis
 import numpy as np
 import pytest
 import soundfile
@@ -19,6 +20,10 @@ pytest_plugins = ["model_folders"]
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton's kernels run on the CPU, where it is installed
+
+# A test does not fail because the machine is busy.
+hypothesis.settings.register_profile("suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("suite")
 
 torch.set_num_threads(1)  # the networks are tiny and the suite runs in several processes
 

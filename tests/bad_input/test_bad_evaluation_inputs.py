@@ -68,7 +68,7 @@ def test_prompt_lists(tmp_path, name):
     refused(lambda: read_prompt_list(path), name)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1), min_size=1))
 def test_prompts_that_are_written_are_read_back(tmp_path_factory, prompts):
     prompts = [prompt for prompt in prompts if prompt.strip()] or ["calm"]

@@ -130,7 +130,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0/"), min_size=1, max_size=30)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     name=names.filter(lambda name: name not in (".", "..")),
     duration=st.floats(1e-3, 1e6),

@@ -150,7 +150,7 @@ def test_sidecars_that_are_wrong_are_named(tmp_path, data):
 stems = st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1, max_size=20)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(stems.filter(lambda stem: not stem.startswith(".")), min_size=1, max_size=3, unique_by=str.casefold))
 def test_what_is_packed_is_found(tmp_path_factory, names):
     path = tmp_path_factory.getbasetemp() / "packed.tar"

@@ -34,7 +34,7 @@ def as_sets(fields: dict) -> dict:
     }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(METADATA, SEEDS)
 def test_what_the_builder_writes_is_read_back(metadata, seed):
     """Typed or not, with either delimiter, in any order and case: fields with all of their values, and no others."""
@@ -43,7 +43,7 @@ def test_what_the_builder_writes_is_read_back(metadata, seed):
     assert found and all(values == expected[field] for field, values in found.items())
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(METADATA, SEEDS)
 def test_each_field_is_found(metadata, seed):
     for field, value in metadata.items():
@@ -51,7 +51,7 @@ def test_each_field_is_found(metadata, seed):
         assert as_sets(found) == as_sets({field: value})
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.dictionaries(st.sampled_from(list(VOCABULARY)), WORDS, min_size=1), SEEDS)
 def test_typed_prompts_need_no_vocabulary(metadata, seed):
     prompt = build_prompt(metadata, random.Random(seed))

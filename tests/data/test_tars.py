@@ -133,7 +133,7 @@ def test_names_that_lead_out_or_are_no_utf_8_stay_names(tmp_path, name):
 NAMES = st.text("ab. ", min_size=1, max_size=4).filter(lambda name: not name.startswith(".") and name.strip(". "))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(names=st.lists(NAMES, min_size=1, max_size=4, unique=True), order=st.randoms())
 def test_what_is_written_is_read_back(tmp_path_factory, names, order):
     """In any order of the members, with names that hold dots and blanks."""

@@ -42,7 +42,7 @@ def laid_out(layout, is_loop=False):
         return None, 0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(layouts(), st.data())
 def test_what_is_read_is_what_is_known_or_its_mirror_image(layout, data):
     waveform, _, before, after = layout
@@ -60,7 +60,7 @@ def test_what_is_read_is_what_is_known_or_its_mirror_image(layout, data):
     assert torch.equal(piece.read(start, stop)[0], whole[start:stop])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(layouts())
 @example((wave(4), [(0, 1), (2, 3)], 1, 0))
 def test_a_loop_that_is_turned_is_the_same_loop(layout):
@@ -90,7 +90,7 @@ def test_a_loop_that_is_turned_is_the_same_loop(layout):
             assert whole[start] == whole[start - 1] and whole[stop - 1] == whole[stop]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.booleans(), min_size=1, max_size=80).filter(any),
     st.one_of(st.none(), st.integers(0, 20)),

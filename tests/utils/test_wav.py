@@ -55,7 +55,7 @@ def test_a_large_file_stays_rf64(tmp_path, monkeypatch):
     assert (read_audio(tmp_path / "a.wav")[0] - WAVEFORM).abs().max() < 1e-4
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(tags=st.dictionaries(st.sampled_from(TAG_NAMES), TAG))
 def test_tags_are_read_back(tmp_path_factory, tags):
     path = tmp_path_factory.mktemp("tags") / "a.wav"
