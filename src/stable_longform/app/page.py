@@ -23,17 +23,18 @@ from stable_longform.pipelines.pieces import check_edit
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
 from stable_longform.pipelines.pipeline_longform_music_audio_to_audio import LongFormMusicAudioToAudioPipeline
 from stable_longform.pipelines.pipeline_longform_music_inpaint import LongFormMusicInpaintPipeline
+from stable_longform.utils.accepted_values import EDIT_METHODS, MAX_SEED
 from stable_longform.utils.audio import AudioInfo, read_audio
 from stable_longform.utils.files import file_sha256
 from stable_longform.utils.pictures import draw_music, envelope
 from stable_longform.utils.ranges import Range
 from stable_longform.utils.recordings import check_file, checked_blocks
+from stable_longform.utils.seeding import draw_seed
 from stable_longform.utils.timecodes import SECONDS, format_seconds, parse_region, parse_seconds, parse_sections
 
 MAX_UPLOAD = "500mb"
 MAX_UPLOAD_IN_S = 900.0
 MAX_RESULT_IN_S = 900.0
-MAX_SEED = 2**32 - 1
 MAX_HISTORY = 30  # pieces kept for each visitor
 MAX_KNOWN_UPLOADS = 100  # whose peaks are remembered
 NUM_PEAKS = 600
@@ -142,7 +143,7 @@ def parse_duration(name: str, text: str, accepted: Range = DURATIONS) -> float:
 def parse_seed(text: str) -> int:
     """Parses a seed; an empty text gives a random one."""
     if not text.strip():
-        return secrets.randbelow(MAX_SEED + 1)
+        return draw_seed()
     if not text.strip().isdecimal() or int(text) > MAX_SEED:
         raise ValueError(f"Seed must be a whole number in [0, {MAX_SEED}], got {text!r}.")
     return int(text)
@@ -250,7 +251,7 @@ class Page:
                 strength = gr.Slider(
                     0.01, 1, 0.8, step=0.01, label="Strength", info="At 1 the original has no influence."
                 )
-                method = gr.Radio(["noise", "invert", "edit"], value="noise", label="Method")
+                method = gr.Radio(list(EDIT_METHODS), value="noise", label="Method")
                 source = gr.Textbox(label="Description of the original", info="Used by invert and edit. May be empty.")
                 self.tabs["transform"] = {
                     "audio": audio, "prompt": prompt, "strength": strength, "method": method, "source_prompt": source,

@@ -25,7 +25,6 @@ from stable_longform.cli.edit_settings import InpaintSettings, TransformSettings
 from stable_longform.cli.options import check_device, seconds_option, with_music_options
 from stable_longform.cli.settings import (
     Settings,
-    draw_seed,
     given_settings,
     read_sections,
     read_stored,
@@ -38,6 +37,7 @@ from stable_longform.utils.audio import AudioInfo
 from stable_longform.utils.files import file_sha256
 from stable_longform.utils.ranges import Range
 from stable_longform.utils.recordings import MAX_DURATION_IN_S, check_content, check_file
+from stable_longform.utils.seeding import draw_seed
 from stable_longform.utils.timecodes import parse_region
 
 FOLLOWED_SCHEDULERS = {"noise": SCHEDULER_NAMES, "invert": ("dpmsolver++",), "edit": ("dpmsolver++", "ping-pong")}

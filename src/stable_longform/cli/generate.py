@@ -21,7 +21,6 @@ from stable_longform.cli.common import (
 from stable_longform.cli.options import check_device, seconds_option, with_music_options
 from stable_longform.cli.settings import (
     Settings,
-    draw_seed,
     given_settings,
     read_sections,
     read_stored,
@@ -29,6 +28,7 @@ from stable_longform.cli.settings import (
 )
 from stable_longform.pipelines.sections import check_durations
 from stable_longform.utils.ranges import Range
+from stable_longform.utils.seeding import draw_seed
 from stable_longform.utils.text_files import read_lines
 from stable_longform.utils.timecodes import SECONDS
 

@@ -1,6 +1,5 @@
 """The settings of a piece of music, stored in the tags of its file so that it can be made again."""
 
-import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -25,8 +24,6 @@ from stable_longform.utils.accepted_values import (
 from stable_longform.utils.ranges import check_choice
 from stable_longform.utils.text_files import read_text
 from stable_longform.utils.timecodes import parse_sections
-
-MAX_RANDOM_SEED = 2**32 - 1
 
 # Omitted from the tags if they have these values; all other settings are always included.
 OPTIONAL = (
@@ -111,11 +108,6 @@ class Settings:
         """From tags; their other entries, which describe the result, are ignored."""
         names = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in names})
-
-
-def draw_seed() -> int:
-    """A random seed, short enough to type."""
-    return secrets.randbelow(MAX_RANDOM_SEED + 1)
 
 
 def _check_sections(sections: list[list]) -> None:

@@ -1,9 +1,17 @@
-"""Seeds libraries that draw random numbers from a global generator."""
+"""Random seeds, and seeds for libraries that draw random numbers from a global generator."""
 
 import contextlib
+import secrets
 from collections.abc import Iterator
 
 import numpy as np
+
+MAX_DRAWN_SEED = 2**32 - 1  # short enough to type
+
+
+def draw_seed() -> int:
+    """A random seed."""
+    return secrets.randbelow(MAX_DRAWN_SEED + 1)
 
 
 @contextlib.contextmanager
