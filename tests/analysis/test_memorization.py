@@ -131,7 +131,7 @@ def test_a_threshold_has_no_more_false_positives_than_allowed(share):
     threshold = choose_threshold(others, share)
     reached = np.mean(others >= threshold)
     assert reached <= share < reached + 1 / 137  # one lower value would be one too many
-    with pytest.raises(ValueError, match="known to be no copy"):
+    with pytest.raises(ValueError, match="known not to be a copy"):
         choose_threshold([])
 
 
