@@ -179,7 +179,7 @@ CLAP_DAMAGES = {
     "nowhere": (lambda folder: shutil.rmtree(folder), "does not exist"),
     "no weights": (remove("model.safetensors"), "model.safetensors"),
     "no configuration": (remove("config.json"), ""),
-    "another model": (set_field("config.json", model_type="bert"), "is no ClapModel but a bert"),
+    "another model": (set_field("config.json", model_type="bert"), "is a bert, not a ClapModel"),
     "a tensor too few": (
         lambda folder: save_file(without_first(load_file(folder / "model.safetensors")), folder / "model.safetensors"),
         "lacks weights of a ClapModel: audio_model",

@@ -30,7 +30,7 @@ def load_whole(model_class: type[ModelT], source: str | os.PathLike) -> ModelT:
     check_source(source)
     kind = AutoConfig.from_pretrained(source).model_type
     if kind != model_class.config_class.model_type:
-        raise ValueError(f"{source} is no {model_class.__name__} but a {kind}.")
+        raise ValueError(f"{source} is a {kind}, not a {model_class.__name__}.")
     model, info = model_class.from_pretrained(source, output_loading_info=True)
     # Constants, such as position_ids, need not be in the file.
     constants = {name for name, tensor in model.state_dict().items() if not tensor.is_floating_point()}
