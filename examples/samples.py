@@ -8,12 +8,10 @@ Each clip is 20 seconds from one prompt, with the checkpoint's own number of ste
 
 from pathlib import Path
 
-import numpy as np
-import soundfile
 import torch
 
 from stable_longform import TINY_CHECKPOINT, LongFormMusicPipeline
-from stable_longform.utils.audio import resample
+from stable_longform.utils.audio import write_clip
 from stable_longform.utils.files import write_text
 from stable_longform.utils.pictures import draw_music
 from stable_longform.utils.scripts import SECONDS, STEPS, ScriptParser, run_main
@@ -26,8 +24,6 @@ CLIPS = {
     "rock": "Genre: Rock|Instruments: Electric Guitar, Bass Guitar, Drums|BPM: 120",
     "techno": "techno, synth, drums, 130 BPM",
 }
-OPUS_RATE = 48000
-OPUS_COMPRESSION = 0.92  # libsndfile's scale from 0 to 1; about 50 kbit/s in stereo, 130 kB for 20 seconds
 
 HEAD = """\
 # Samples
@@ -75,7 +71,7 @@ def main() -> None:
             num_inference_steps=arguments.num_inference_steps,
             generator=torch.Generator().manual_seed(seed),
         )
-        write_opus(folder / f"{name}.opus", result.audios[0], result.sampling_rate)
+        write_clip(folder / f"{name}.opus", result.audios[0], result.sampling_rate)
         draw_music(result.audios[0], result.sampling_rate, folder / f"{name}.webp")
         print(folder / f"{name}.opus")
     write_text(folder.with_suffix(".md"), make_page(arguments.duration))
@@ -88,12 +84,6 @@ def make_page(duration_in_s: float) -> str:
         for seed, (name, prompt) in enumerate(CLIPS.items(), 1)
     ]
     return "".join([HEAD, *clips])
-
-
-def write_opus(path: Path, waveform: torch.Tensor, sampling_rate: int) -> None:
-    """Writes `(channels, num_samples)` in a smaller file than `write_audio` would, small enough for a repository."""
-    samples = resample(waveform, sampling_rate, OPUS_RATE).T.numpy().astype(np.float32)
-    soundfile.write(path, samples, OPUS_RATE, format="OGG", subtype="OPUS", compression_level=OPUS_COMPRESSION)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Annotated
 import torch
 
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+from stable_longform.pipelines.windows import WindowSizes
 from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.accelerator import make_accelerator
 from stable_longform.training_utils.adapters import add_adapter, checkpoint_adapter_only, save_adapter
@@ -45,6 +46,7 @@ class Config(TrainingOptions):
     rank: Annotated[int, Range(1, 65536), "Rank of the adapter's matrices."] = 16
     alpha: shared.Alpha = 16.0
     target_modules: shared.TargetModules = ("to_q", "to_k", "to_v", "to_out.0")
+    window_in_s: Annotated[float, Range(0, 1e6, above=True), "Window in seconds; null: the longest."] | None = None
     batch_size: shared.BatchSize = 4
     gradient_accumulation_steps: shared.Accumulation = 1
     max_steps: shared.MaxSteps = 1000
@@ -79,10 +81,11 @@ def main(config: Config) -> int:
     pipe = LongFormMusicPipeline.from_pretrained(config.checkpoint)
     adapter = pipe.transformer
     check_encoder(config.latents, pipe.vae)
-    shape = adapter.config.sample_size, pipe.timing_conditioner.config.max_value
+    sizes = WindowSizes(adapter.config.sample_size, adapter.config.patch_size, pipe.vae.latent_rate)
     windows = open_latent_windows(
         config.latents,
-        *shape,
+        sizes.max_length if config.window_in_s is None else sizes.length(config.window_in_s),
+        pipe.timing_conditioner.config.max_value,
         config.seed,
         config.max_bad_fraction,
         make_draw(config),

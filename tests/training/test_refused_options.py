@@ -43,7 +43,10 @@ CASES = {
         "--model.sample_size=15": "model.sample_size must be a multiple of patch_size=2, got 15",
         "--timing.min_value=1000": "timing.max_value must be greater than min_value=1000, got 512",
     },
-    "train_dit_lora.py": {"--target_modules=[nothing]": "no linear layer whose name ends in 'nothing'"},
+    "train_dit_lora.py": {
+        "--target_modules=[nothing]": "no linear layer whose name ends in 'nothing'",
+        "--window_in_s=1e3": "window_in_s must be in (0, ",
+    },
 }
 ALL = [(script, option, text) for script, cases in CASES.items() for option, text in cases.items()]
 

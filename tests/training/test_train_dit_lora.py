@@ -68,6 +68,12 @@ def test_six_steps_and_six_more_equal_twelve(folder, trained):
     assert "optimizer.bin" in files and not any(name.startswith("model") for name in files)  # the base is not copied
 
 
+def test_shorter_windows_give_another_adapter_of_the_same_shape(folder, trained):
+    check_script(*command(folder, "short", f"--window_in_s={tiny_pipeline().max_duration_in_s / 2}", "--max_steps=1"))
+    one, other = (load_file(run / "lora" / WEIGHTS) for run in (trained, folder / "short"))
+    assert {key: value.shape for key, value in one.items()} == {key: value.shape for key, value in other.items()}
+
+
 def test_adapter_opens_in_the_pipeline(folder, trained):
     pipe = tiny_pipeline(mask_text_padding=True)
     before = generate(pipe, output_type="latent")
