@@ -73,6 +73,7 @@ def test_a_converted_folder_makes_music(converted):
     assert pipe.transformer.config.sample_size == 48
     audio = pipe("solo piano", 0.05, num_inference_steps=2, generator=torch.Generator().manual_seed(0)).audios[0]
     assert audio.shape == (2, 2205) and audio.isfinite().all() and audio.std() > 0.01
+    audio = audio / audio.abs().max()  # weights of a formula make it louder than full scale
     transform = LongFormMusicAudioToAudioPipeline.from_pipe(pipe)
     transform.set_progress_bar_config(disable=True)
     edited = transform("drums", audio, method="edit", strength=0.001, num_inference_steps=2, guidance_scale=1.0)
