@@ -106,6 +106,16 @@ def test_inversion_comes_home_the_nearer_the_more_steps(pipe, audio, scheduler, 
     assert errors[1] < 0.05
 
 
+def test_the_inversion_is_without_guidance(pipe, audio):
+    """Guidance then leads away from the music, even with the same prompt; a guided inversion would lead back to it."""
+    arguments = {"method": "invert", "source_prompt": SHORT, "strength": 0.95, "num_inference_steps": 20}
+    expected = reconstruction(pipe, audio)
+    without, with_guidance = (
+        relative_error(transform(pipe, audio, guidance_scale=scale, **arguments)[0], expected) for scale in (1, 2)
+    )
+    assert with_guidance > 10 * without
+
+
 def test_the_whole_strength_is_text_to_music(pipe, audio):
     cosine = CosineDPMSolverMultistepScheduler(sigma_min=0.3, sigma_max=500)
     for scheduler in (cosine, *(make() for make in (DETERMINISTIC | PING_PONG).values())):
