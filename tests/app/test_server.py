@@ -1,7 +1,13 @@
 """The server over HTTP, as a program sees it."""
 
+import contextlib
 import io
+import os
+import signal
 import socket
+import tempfile
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -46,11 +52,13 @@ def test_generations_are_the_pipeline_s_own(server, pipe, format):
         ({"seed": -1}, 422, "greater than or equal to 0"),
         ({"response_format": "exe"}, 422, "'wav' or 'flac'"),
         ({"temperature": 1}, 422, "temperature"),
+        ({"x" * 60000: 1}, 422, "x: Extra inputs are not permitted."),
     ],
 )
 def test_bad_requests_say_what_is_wrong(server, body, status, message):
     answer = post(server, **{"duration": 1} | body)
     assert answer.status_code == status and message in answer.json()["detail"]
+    assert len(answer.json()["detail"]) < 200
 
 
 BAD_BODIES = {
@@ -97,6 +105,7 @@ def test_clients_at_the_same_time_get_their_own_music(server, pipe):
 def test_health(server):
     fields = httpx.get(f"{server.url}/v1/openapi.json").json()["components"]["schemas"]["GenerationRequest"]
     assert {"prompt", "duration", "seed"} <= set(fields["properties"])
+    assert httpx.head(f"{server.url}/v1/health").status_code == 200
     assert httpx.get(f"{server.url}/v1/health").json() == {
         "status": "ok", "checkpoint": "random", "max_duration_in_s": 2.048, "num_generations": 0,
     }  # fmt: skip
@@ -122,6 +131,35 @@ def test_a_port_that_is_taken_is_refused_before_the_model_is_used(server):
         with pytest.raises(ValueError, match=f"--port {port} cannot be listened on"):
             with open_server(None, "none", "127.0.0.1", port):
                 pass
+
+
+def test_a_server_that_is_terminated_leaves_no_files(pipe, tmp_path, monkeypatch):
+    pipe.save_pretrained(tmp_path / "checkpoint")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", os.environ.get("GRADIO_TEMP_DIR", ""))  # restored for the other server
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+    seen = []
+
+    def terminate():
+        for _ in range(600):
+            with contextlib.suppress(httpx.TransportError):
+                httpx.get(f"http://127.0.0.1:{port}/v1/health")
+                seen.extend((tmp_path / "temporary").iterdir())
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            time.sleep(0.1)
+
+    thread, handler = threading.Thread(target=terminate, daemon=True), signal.getsignal(signal.SIGTERM)
+    thread.start()
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main(["app", "--checkpoint", str(tmp_path / "checkpoint"), "--port", str(port)])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert not ended.value.code and seen and list((tmp_path / "temporary").iterdir()) == []
 
 
 @pytest.mark.parametrize(

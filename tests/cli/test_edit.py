@@ -180,6 +180,7 @@ def test_a_file_is_made_again_by_the_command_that_made_it(run, music, fails, tmp
         (["inpaint", "MUSIC", "--region", "0.1-0.3"], "within the audio"),
         (["inpaint", "MUSIC", "--region", "0.1-0.15", "--region", "0.12-0.2"], "not overlap"),
         (["inpaint", "MUSIC", "--region", "0.1-0.15", "--context", "0"], "must be a number of seconds"),
+        (["inpaint", "MUSIC", "--region", "0.1-0.15", "--context", "5000"], "in [0.001, 3600], got '5000'"),
         (["inpaint", "MUSIC", "--region", "0.1-0.15", "--repeats", "0"], "must be in [1, 100], got '0'"),
         (["inpaint", "MUSIC", "--region", "0.1-0.15", "--crossfade", "11"], "must be in [0, 10], got '11'"),
         (["extend", "MUSIC"], "Give --to SECONDS"),

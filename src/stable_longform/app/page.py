@@ -205,6 +205,7 @@ class Page:
 
     def __init__(self, studio: Studio, folder: Path):
         self.studio, self.folder = studio, folder
+        self.running: dict[str, object] = {}  # the generation of each visitor
         self.tabs: dict[str, dict] = {}  # command -> controls by the names of its arguments
         self.notes: dict[str, gr.HTML] = {}  # command -> the line below its upload
         config = studio.pipe.config
@@ -351,9 +352,8 @@ class Page:
             )
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         # Only when the generation's updates no longer arrive, or one of them could replace the text.
-        cancelled = ("<p>Cancelled.</p>", gr.update(visible=False))
         stopped = self.cancel.click(None, cancels=events, queue=False, **quiet)
-        stopped.then(lambda: cancelled, None, [self.status, self.cancel], queue=False, **quiet)
+        stopped.then(self._show_cancelled, None, [self.status, self.cancel], queue=False, **quiet)
         audio, regions = self.tabs["inpaint"]["audio"], self.tabs["inpaint"]["regions"]
         for command, note in self.notes.items():
             if command != "inpaint":
@@ -376,9 +376,24 @@ class Page:
         """`_run` for a tab, as a function with the argument `request` that Gradio looks for."""
 
         def run(request: gr.Request, *values):
-            yield from self._run(command, request.session_hash, *values)
+            session, this = request.session_hash, object()
+            if self.running.setdefault(session, this) is this:  # otherwise it is a second click
+                try:
+                    yield from self._run(command, session, *values)
+                finally:
+                    self._end(session, this)
 
         return run
+
+    def _end(self, session: str, generation: object) -> None:
+        """Lets the next click of a visitor have an effect, unless another generation is running already."""
+        if self.running.get(session) is generation:
+            del self.running[session]
+
+    def _show_cancelled(self, request: gr.Request):
+        """Ends a generation for the visitor; its thread may have to finish a step."""
+        self.running.pop(request.session_hash, None)
+        return "<p>Cancelled.</p>", gr.update(visible=False)
 
     def _run(self, command: str, session: str, *values_and_history):
         """Generates music with the controls' settings; yields the changes of the page."""

@@ -70,6 +70,7 @@ def make_app(studio: Studio, folder: Path) -> fastapi.FastAPI:
     app = fastapi.FastAPI(title="stable-longform", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json")
     app.add_middleware(BodyLimit)
 
+    @app.head("/v1/health", include_in_schema=False)
     @app.get("/v1/health")
     def health() -> dict:
         return {
@@ -86,7 +87,7 @@ def make_app(studio: Studio, folder: Path) -> fastapi.FastAPI:
     @app.exception_handler(RequestValidationError)
     def refuse_body(request: fastapi.Request, error: RequestValidationError) -> JSONResponse:
         found = [(".".join(map(str, part["loc"])), part["msg"]) for part in error.errors()]
-        return JSONResponse({"detail": "; ".join(f"{place}: {message}" for place, message in found) + "."}, 422)
+        return JSONResponse({"detail": "; ".join(f"{place:.80}: {message}" for place, message in found) + "."}, 422)
 
     @app.post("/v1/audio/generations")
     async def generate(body: GenerationRequest, request: fastapi.Request) -> StreamingResponse:

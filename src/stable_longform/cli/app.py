@@ -1,6 +1,8 @@
 """The command `stable-longform app`: the app in the browser, and its HTTP interface."""
 
 import importlib
+import signal
+import sys
 from typing import Annotated
 
 import typer
@@ -33,6 +35,7 @@ def app(
     server_module = importlib.import_module("stable_longform.app.server")
     pipe = load_pipeline(folder, chosen, DTYPES[dtype])
     pipe.set_progress_bar_config(disable=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn raises it again; by default files would be left
     with server_module.open_server(pipe, checkpoint, host, port) as (server, listener):
         typer.echo(f"http://{host}:{listener.getsockname()[1]}/")
         server.run(sockets=[listener])

@@ -38,7 +38,7 @@ from stable_longform.utils.files import file_sha256
 from stable_longform.utils.ranges import Range
 from stable_longform.utils.recordings import MAX_DURATION_IN_S, check_content, check_file
 from stable_longform.utils.seeding import draw_seed
-from stable_longform.utils.timecodes import parse_region
+from stable_longform.utils.timecodes import SECONDS, parse_region
 
 FOLLOWED_SCHEDULERS = {"noise": SCHEDULER_NAMES, "invert": ("dpmsolver++",), "edit": ("dpmsolver++", "ping-pong")}
 PLACES = Range(0, MAX_DURATION_IN_S)  # seconds of audio
@@ -62,7 +62,9 @@ From = Annotated[
 Context = Annotated[
     float | None,
     seconds_option(
-        "--context", "Seconds of music on either side of a new part that condition the model. [default: its window]"
+        "--context",
+        "Seconds of music on either side of a new part that condition the model. [default: its window]",
+        Range(SECONDS.low, MAX_DURATION_IN_S),
     ),
 ]
 Crossfade = Annotated[
