@@ -319,7 +319,7 @@ def test_cancel_and_go_on(page, gate):
 
 def test_two_tabs_and_a_double_click(browser, server, music):
     context = browser.new_context()
-    before = set(server.folder.glob("*/results/*/*"))
+    before = set(server.folder.glob("*/results/*/*.flac"))
     pages = [open_page(context, server) for _ in range(2)]
     panel = open_tab(pages[0], "Inpaint")
     upload(panel, music)
@@ -331,7 +331,7 @@ def test_two_tabs_and_a_double_click(browser, server, music):
         status(page, "Done")
     while httpx.get(f"{server.url}/v1/health").json()["num_generations"] > 0:
         time.sleep(0.1)
-    assert len(set(server.folder.glob("*/results/*/*.*")) - before) == 2
+    assert len(set(server.folder.glob("*/results/*/*.flac")) - before) == 2
     context.close()
 
 

@@ -6,7 +6,7 @@ import torch
 from tiny_pipeline import seed
 
 from stable_longform.app import studio as studio_module
-from stable_longform.app.studio import Busy, Cancelled, Progress, Studio
+from stable_longform.app.studio import Busy, Cancelled, Progress, Studio, Visitors
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
 
 
@@ -116,3 +116,25 @@ def test_a_slow_reader_holds_the_decoder_up(studio):
     time.sleep(0.1)
     assert len(made) <= studio_module.MAX_CHUNKS + 2
     events.close()
+
+
+def test_a_visitor_has_one_generation_until_it_ends_or_is_cancelled():
+    visitors = Visitors()
+    with (
+        visitors.generation("a") as is_first,
+        visitors.generation("a") as is_second,
+        visitors.generation("b") as other,
+    ):
+        assert (is_first, is_second, other) == (True, False, True)
+        visitors.release("a")
+        with visitors.generation("a") as is_third:
+            assert is_third
+    cancelled = visitors.generation("a")
+    cancelled.__enter__()
+    visitors.release("a")
+    with visitors.generation("a") as is_new:
+        cancelled.__exit__(None, None, None)  # the end of the old one does not end the new one
+        with visitors.generation("a") as is_second:
+            assert is_new and not is_second
+    with visitors.generation("a") as is_first:
+        assert is_first

@@ -16,7 +16,7 @@ from typing import Any
 import gradio as gr
 import torch
 
-from stable_longform.app.studio import Cancelled, Make, Progress, Studio
+from stable_longform.app.studio import Cancelled, Make, Progress, Studio, Visitors
 from stable_longform.music_files import write_music
 from stable_longform.pipelines.inputs import check_number
 from stable_longform.pipelines.pieces import check_edit
@@ -205,7 +205,7 @@ class Page:
 
     def __init__(self, studio: Studio, folder: Path):
         self.studio, self.folder = studio, folder
-        self.running: dict[str, object] = {}  # the generation of each visitor
+        self.visitors = Visitors()
         self.tabs: dict[str, dict] = {}  # command -> controls by the names of its arguments
         self.notes: dict[str, gr.HTML] = {}  # command -> the line below its upload
         config = studio.pipe.config
@@ -376,23 +376,15 @@ class Page:
         """`_run` for a tab, as a function with the argument `request` that Gradio looks for."""
 
         def run(request: gr.Request, *values):
-            session, this = request.session_hash, object()
-            if self.running.setdefault(session, this) is this:  # otherwise it is a second click
-                try:
-                    yield from self._run(command, session, *values)
-                finally:
-                    self._end(session, this)
+            with self.visitors.generation(request.session_hash) as is_only_one:
+                if is_only_one:
+                    yield from self._run(command, request.session_hash, *values)
 
         return run
 
-    def _end(self, session: str, generation: object) -> None:
-        """Lets the next click of a visitor have an effect, unless another generation is running already."""
-        if self.running.get(session) is generation:
-            del self.running[session]
-
     def _show_cancelled(self, request: gr.Request):
         """Ends a generation for the visitor; its thread may have to finish a step."""
-        self.running.pop(request.session_hash, None)
+        self.visitors.release(request.session_hash)
         return "<p>Cancelled.</p>", gr.update(visible=False)
 
     def _run(self, command: str, session: str, *values_and_history):

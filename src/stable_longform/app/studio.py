@@ -4,6 +4,7 @@ The pipelines run in their own thread. The caller reads a generator that never b
 the progress. Closing the generator stops the generation, after a cancel or when the browser has disconnected.
 """
 
+import contextlib
 import queue
 import threading
 import time
@@ -45,6 +46,27 @@ class Progress:
     done: float = 0
     total: float = 0
     remaining_in_s: float | None = None
+
+
+class Visitors:
+    """Who has a generation: a second click has no effect while a visitor's first one is waiting or running."""
+
+    def __init__(self):
+        self._generations: dict[str, object] = {}
+
+    @contextlib.contextmanager
+    def generation(self, visitor: str) -> Iterator[bool]:
+        """Yields whether a new generation is the visitor's only one; it ends with the context."""
+        this = object()
+        try:
+            yield self._generations.setdefault(visitor, this) is this
+        finally:
+            if self._generations.get(visitor) is this:
+                del self._generations[visitor]
+
+    def release(self, visitor: str) -> None:
+        """Lets the next click have an effect, although a cancelled generation may have to finish its step."""
+        self._generations.pop(visitor, None)
 
 
 class Studio:
