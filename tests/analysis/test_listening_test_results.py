@@ -58,6 +58,7 @@ def read(tmp_path, name, text):
     ("name", "text"),
     (
         ("page.csv", csv_text(page_rows())),
+        ("spaced.csv", csv_text(page_rows()).replace(",", " , ")),
         ("with_bom.csv", "\ufeff" + csv_text(page_rows())),
         ("spreadsheet.csv", csv_text(page_rows(), ";")),
         ("lss.csv", csv_text(webmushra_rows())),
@@ -90,6 +91,7 @@ def test_all_formats_say_the_same(tmp_path, name, text):
         ("a.csv", csv_text(page_rows(question="mood")), "no question of this test", 5),
         ("a.csv", csv_text(page_rows(listener="")), "no listener", 5),
         ("a.csv", csv_text(page_rows())[:-40], "cut off", 1),
+        ("a.csv", csv_text([[*row, row[4]] for row in page_rows()]), "two columns have the same name", 1),
         ("a.csv", csv_text([row[:4] for row in page_rows()]), "columns that are missing: answer", 1),
         ("a.csv", "", "columns that are missing", 1),
         ("lss.csv", csv_text(webmushra_rows(test="t")), "of another test", 1),

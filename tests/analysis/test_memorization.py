@@ -7,6 +7,7 @@ import pytest
 
 from stable_longform.analysis.memorization import (
     SimilarPairs,
+    SimilarPassages,
     Standardizer,
     area_under_curve,
     choose_threshold,
@@ -15,6 +16,7 @@ from stable_longform.analysis.memorization import (
     in_blocks,
     join_blocks,
     nearest_items,
+    strongest_pairs,
     unit_rows,
 )
 
@@ -76,6 +78,29 @@ def test_similar_pairs_are_those_of_brute_force(decay, dim, threshold):
         left, right, cosine = (np.concatenate([part[name] for part in parts]) for name in ("left", "right", "cosine"))
         assert list(zip(left.tolist(), right.tolist(), strict=True)) == expected
         np.testing.assert_allclose(cosine, exact[left, right], rtol=1e-12)
+
+
+def test_similar_passages_are_those_of_brute_force():
+    items, item_owners = make_rows(90, 16, seed=8, decay=0.5), np.repeat(np.arange(30), 3)
+    queries, query_owners = make_rows(60, 16, seed=9, decay=0.5), np.repeat(np.arange(30), 2)
+    items[15], items[80], queries[7], queries[8] = queries[50], queries[5], items[9], 0  # of 5 and 25, 26 and 2, own
+    exact = queries.astype(np.float64) @ items.T.astype(np.float64)
+    exact[query_owners[:, None] == item_owners[None]] = -np.inf
+    highest = np.full((30, 30), -np.inf)
+    for query, item in np.argwhere(exact >= 0.7):
+        pair = tuple(sorted((query_owners[query], item_owners[item])))
+        highest[pair] = max(highest[pair], exact[query, item])
+    expected = np.argwhere(np.isfinite(highest))
+    assert highest[5, 25] == pytest.approx(1) == highest[2, 26] and 3 < len(expected) < 100
+    for item_block, row_block in ((16384, 60), (32, 25), (7, 1)):
+        search = SimilarPassages(queries, query_owners, items, item_owners, 0.7, item_block)
+        parts = [search.of_rows(start, min(start + row_block, 60)) for start in range(0, 60, row_block)]
+        found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        left, right, cosine = strongest_pairs(found["left"], found["right"], found["cosine"])
+        np.testing.assert_array_equal(np.stack([left, right], axis=1), expected)
+        np.testing.assert_allclose(cosine, highest[left, right], rtol=1e-12)
+        nearest = np.where(queries.any(axis=1), exact.max(axis=1), -np.inf)
+        np.testing.assert_allclose(found["nearest"], nearest, atol=1e-6)
 
 
 def test_a_search_is_the_same_on_any_number_of_processes_and_goes_on(tmp_path):

@@ -45,6 +45,28 @@ def files(tmp_path_factory):
     (folder / "nul.txt").write_bytes(b"0:00 calm\0 piano\n")
     (folder / "nul.csv").write_bytes(b"path,title\ntone.wav,a\0b\n")
     (folder / "folder.jsonl").mkdir()
+    rows = {
+        "text": {"sections": "many"},
+        "names": {"sections": ["verse", "chorus"]},
+        "words": {"sections": [{"start_in_s": 0}, {"start_in_s": "later"}]},
+        "falling": {"sections": [{"start_in_s": 5}, {"start_in_s": 1}]},
+        "nan": {"sections": [{"start_in_s": 0}, {"start_in_s": float("nan")}]},
+        "elsewhere": {"path": "other.wav", "sections": [{"start_in_s": 0}, {"start_in_s": 0.5}]},
+    }
+    for name, row in rows.items():
+        (folder / f"sections_{name}.jsonl").write_text(json.dumps({"path": "tone.wav"} | row))
+    key = {"stimuli": {"s1": {"part": "10s", "prompt_id": "a", "system": "x"}}, "settings": {"test_id": "t"}}
+    keys = {
+        "half": json.dumps(key)[:30],
+        "lists": json.dumps({"stimuli": [], "settings": [], "listeners": []}),
+        "text": json.dumps(key | {"stimuli": {"s1": "x"}, "listeners": {}}),
+        "trials": json.dumps(key | {"listeners": {"1": "s1"}}),
+    }
+    for name, text in keys.items():
+        (folder / f"key_{name}").mkdir()
+        (folder / f"key_{name}" / "key.json").write_text(text)
+    tracks = [{"path": "tone.wav", "duration_in_s": 1, "split": split} for split in ("train", "test")]
+    (folder / "set.jsonl").write_text("\n".join(map(json.dumps, tracks)))
     (folder / "mixed.jsonl").write_text('{"id": "a", "prompt": "calm"}\n{"id": "a", "prompt": "loud"}\n')
     return folder
 
@@ -198,11 +220,27 @@ OTHERS = {
     "structure of a file": "analyze structure {0}/text.txt -o out",
     "structure of two equal names": "analyze structure a={0}/bare a={0}/run -o out",
     "structure of a name that is a path": "analyze structure ../a={0}/bare -o out",
+    "structure of no audio": "analyze structure {0}/bare -o out",
+    "truth of text": "analyze structure {0} -o out --truth {0}/sections_text.jsonl",
+    "truth of names": "analyze structure {0} -o out --truth {0}/sections_names.jsonl",
+    "truth of words": "analyze structure {0} -o out --truth {0}/sections_words.jsonl",
+    "truth that falls": "analyze structure {0} -o out --truth {0}/sections_falling.jsonl",
+    "truth of NaN": "analyze structure {0} -o out --truth {0}/sections_nan.jsonl",
+    "truth of other files": "analyze structure {0} -o out --truth {0}/sections_elsewhere.jsonl",
+    "copies in no audio": "analyze memorization {0}/set.jsonl -o out --generated a={0}/bare",
+    "a verdict for no card": "analyze memorization {0}/set.jsonl -o out --generated a={0} --card {0}/bare",
+    "copies shorter than the embedder's windows": "analyze memorization {0}/set.jsonl -o out --generated a={0} "
+    "--segment 0.1",
+    "a test of two equal parts": "listening-test build a={0} --prompts {0}/text.txt -o out --part 1 --part 1",
     "structure without truth": "analyze structure {0}/bare -o out --truth {0}/missing.jsonl",
     "a test of nothing": "listening-test build a={0}/missing --prompts {0}/text.txt -o out",
     "a test without prompts": "listening-test build a={0}/bare --prompts {0}/missing.txt -o out",
     "a test of another format": "listening-test build a={0}/bare --prompts {0}/text.txt -o out --format m4a",
     "a test with a wrong id": "listening-test build a={0}/bare --prompts {0}/text.txt -o out --test-id A/B",
+    "a score with half a key": "listening-test score {0}/key_half {0}/run -o out",
+    "a score with a key of lists": "listening-test score {0}/key_lists {0}/run -o out",
+    "a score with a key of text": "listening-test score {0}/key_text {0}/run -o out",
+    "a score with a key without trials": "listening-test score {0}/key_trials {0}/run -o out",
     "a score of no test": "listening-test score {0}/bare {0}/run -o out",
     "to serve no test": "listening-test serve {0}/bare --port 0",
     "an unknown group": "compose",

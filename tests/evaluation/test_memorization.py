@@ -14,6 +14,7 @@ from stable_longform import cli
 from stable_longform.data.tracks import Track
 from stable_longform.evaluation import memorization
 from stable_longform.evaluation.memorization import MemorizationAnalysis, MemorizationSettings, choose_prompts
+from stable_longform.metrics.embedders.chroma import ChromaEmbedder
 from stable_longform.metrics.embedders.mel44 import Mel44Embedder
 
 RATE = 44100
@@ -142,8 +143,8 @@ def test_it_goes_on_where_it_stopped(report, corpus, monkeypatch):
         assert waveform.shape[1] < 3 * RATE, "embedded again"
         raise ValueError("too short")
 
-    monkeypatch.setattr(Mel44Embedder, "__call__", refuse)
     analysis, found = make_analysis(corpus, report), json.loads((report / "memorization.json").read_text())
+    monkeypatch.setattr(Mel44Embedder, "__call__", refuse)
     analysis.embed()
     assert analysis.calibrate() == found["calibration"]
     assert analysis.find_duplicates(found["duplicates"]["threshold"]) == found["duplicates"]
@@ -165,6 +166,30 @@ def test_several_processes_find_the_same(report, corpus, tmp_path):
         thread.join()
     found = json.loads((report / "memorization.json").read_text())
     assert results == [(found["calibration"], found["duplicates"])] * 3
+
+
+def make_melody(seed):
+    """Twenty seconds of notes of a quarter of a second, `(num_samples, 2)`."""
+    pitches = np.random.default_rng(seed).integers(-12, 24, 80)
+    tones = [np.sin(440 * 2 ** (pitch / 12) * np.arange(RATE // 4) / 7000) for pitch in pitches]
+    return 0.3 * np.concatenate(tones)[:, None].repeat(2, axis=1)
+
+
+def test_chroma_finds_duplicates_that_begin_elsewhere(tmp_path):
+    pieces = {f"piece{n}": make_melody(n) for n in range(6)}
+    pieces |= {"shifted": pieces["piece2"][round(3.3 * RATE) :], "cut": pieces["piece4"][5 * RATE : 15 * RATE]}
+    training = write_files(tmp_path / "training", pieces)
+    held_out = write_files(tmp_path / "held_out", {f"held{n}": make_melody(20 + n) for n in range(4)})
+    settings = MemorizationSettings(4.0, 8.0, 3, 1)
+    analysis = MemorizationAnalysis(training, held_out, ChromaEmbedder(), tmp_path / "out", settings)
+    analysis.embed()
+    found = analysis.calibrate()
+    assert max(found["held_out"]) < 0.6
+    assert all(min(found["copies"][kind]["cosines"]) > 0.99 for kind in ("exact", "quieter", "re-encoded"))
+    assert all(min(found["copies"][kind]["cosines"]) > 0.7 for kind in ("shifted", "cut"))
+    duplicates = analysis.find_duplicates(0.7)
+    assert [group["names"] for group in duplicates["groups"]] == [["piece2", "shifted"], ["piece4", "cut"]]
+    assert len(duplicates["nearest"]) == 8 and sum(np.array(duplicates["nearest"]) > 0.7) == 4
 
 
 @pytest.mark.parametrize("num_processes", [1, 2])

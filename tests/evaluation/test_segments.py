@@ -9,6 +9,7 @@ from stable_longform.evaluation.segments import (
     COPIES,
     SegmentEmbedder,
     cut_excerpt,
+    for_middles,
     for_segments,
     make_copy,
     mean_row,
@@ -45,6 +46,24 @@ def test_gain_changes_nothing_and_silence_is_a_row_of_zeros(make_audio):
     np.testing.assert_allclose(np.linalg.norm(mean_row(rows)), 1, rtol=1e-6)
     np.testing.assert_allclose(mean_row(rows), mean_row(rows[:1]))
     assert not mean_row(rows[1:]).any()
+
+
+def test_a_passage_in_the_middle_begins_where_one_of_the_whole_does():
+    rng = np.random.default_rng(0)
+    notes = [np.sin(440 * 2 ** (pitch / 12) * np.arange(RATE // 4) / 7000) for pitch in rng.integers(-12, 24, 80)]
+    waveform = torch.from_numpy(np.concatenate(notes)[None].astype(np.float32))  # 20 s
+    middle = for_middles(ChromaEmbedder(), 4.0)
+    whole = for_segments(ChromaEmbedder(), 4.0)(waveform).embeddings
+    for start in (0, 0.37, 3.1, 4.4):
+        rows = middle(waveform[:, round(start * RATE) :]).embeddings
+        assert rows.shape == (11, 960) and (rows @ whole.T).max() > 0.9
+    assert (middle(waveform.flip(1)).embeddings @ whole.T).max() < 0.5
+    waveform[:, 3 * RATE : 17 * RATE] = 0
+    assert middle(waveform).embeddings.shape == (1, 960) and not middle(waveform).embeddings.any()
+    for useless in (torch.zeros(1, 20 * RATE), waveform[:, : 3 * RATE]):
+        with pytest.raises(ValueError):
+            middle(useless)
+    assert for_middles(Mel44Embedder(), 4.0) is None
 
 
 def test_copies_are_what_they_are_called(make_audio):

@@ -122,19 +122,24 @@ def _read_file(path: Path) -> Iterator[tuple[str, tuple[str, Answer] | str]]:
         return
     header = text.split("\n", 1)[0]
     rows = csv.DictReader(io.StringIO(text), delimiter=";" if header.count(";") > header.count(",") else ",")
-    columns = [name.strip() for name in rows.fieldnames or ()]
+    rows.fieldnames = columns = [name.strip() for name in rows.fieldnames or ()]
     kinds = {"page": PAGE_COLUMNS, "webmushra": WEBMUSHRA_COLUMNS, "pymushra": PYMUSHRA_COLUMNS}
     missing = {kind: [name for name in needed if name not in columns] for kind, needed in kinds.items()}
     kind = min(missing, key=lambda name: len(missing[name]) / len(kinds[name]))
     if missing[kind]:
         yield str(path), f"columns that are missing: {', '.join(missing[kind])}"
         return
+    if len(set(columns)) < len(columns):
+        yield str(path), "two columns have the same name"
+        return
     try:
         for row in rows:
             where = f"{path}:{rows.line_num}"
             if None in row or None in row.values():
                 yield where, "a line that was cut off, or has another number of columns"
-            elif kind == "page":
+                continue
+            row = {name: value.strip() for name, value in row.items()}
+            if kind == "page":
                 yield where, (row["test_id"], Answer(row["listener"], row["trial_id"], row["question"], row["answer"]))
             elif kind == "webmushra":
                 ratings = [row[f"stimuli_rating{number + 1}"] for number in range(len(QUESTIONS))]

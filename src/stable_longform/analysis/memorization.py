@@ -5,8 +5,9 @@ other row. An owner is the number of the recording that an embedding belongs to.
 may be a memory-mapped file. The returned cosines are recomputed in float64, pair by pair, so they depend neither on
 the blocks nor on the process.
 
-Contents: `Standardizer`, `nearest_items`, `SimilarPairs`, `in_blocks` for searches that several processes share and
-that can be continued after an interruption, `group_pairs`, `choose_threshold`, `detection_rate`, `area_under_curve`.
+Contents: `Standardizer`, `nearest_items`, `SimilarPairs`, `SimilarPassages`, `in_blocks` for searches that several
+processes share and that can be continued after an interruption, `group_pairs`, `choose_threshold`, `detection_rate`,
+`area_under_curve`.
 
 References: Carlini et al., "Extracting training data from diffusion models" (2023) for copies as neighbours nearer
 than other music's; Wilson, "Probable inference, the law of succession, and statistical inference" (1927) for intervals
@@ -229,6 +230,68 @@ class SimilarPairs:
         left, right, cosine = left[is_similar], right[is_similar], cosine[is_similar]
         order = np.lexsort((right, left))
         return {"left": left[order], "right": right[order], "cosine": cosine[order]}
+
+
+class SimilarPassages:
+    """Finds all pairs of recordings of which a query of one and an item of the other are similar.
+
+    Args:
+        queries: unit rows `(Q, dim)`; may be a memory-mapped file.
+        query_owners: `(Q,)`.
+        items: unit rows `(N, dim)`; may be a memory-mapped file.
+        item_owners: `(N,)`.
+        threshold: the smallest cosine.
+        item_block: items at a time.
+    """
+
+    def __init__(
+        self,
+        queries: np.ndarray,
+        query_owners: np.ndarray,
+        items: np.ndarray,
+        item_owners: np.ndarray,
+        threshold: float,
+        item_block: int = ITEM_BLOCK,
+    ):
+        self.queries, self.query_owners, self.items, self.item_owners = queries, query_owners, items, item_owners
+        self.threshold, self.item_block = threshold, item_block
+
+    def of_rows(self, start: int, end: int) -> dict[str, np.ndarray]:
+        """Pairs that the queries `start` to `end - 1` are in.
+
+        Returns:
+            `left`, `right` and `cosine`, each `(num_pairs,)`, the numbers of the recordings and the highest cosine, in
+            ascending order of left and right; `nearest`, `(end - start,)`, the highest cosine of each query with an
+            item of another recording, -inf for silence.
+        """
+        queries, owners = np.array(self.queries[start:end]), self.query_owners[start:end]
+        nearest, pairs, cosines = np.full(len(queries), -np.inf), [np.zeros((2, 0), dtype=np.int64)], [np.zeros(0)]
+        for first in range(0, len(self.items), self.item_block):
+            items = np.array(self.items[first : first + self.item_block])
+            item_owners = self.item_owners[first : first + self.item_block]
+            products = (torch.from_numpy(queries) @ torch.from_numpy(items).T).numpy()
+            products[owners[:, None] == item_owners[None]] = -np.inf
+            nearest = np.maximum(nearest, products.max(axis=1))
+            query, item = np.nonzero(products >= self.threshold - ROUNDING)
+            exact = pair_cosines(queries[query], items[item])
+            is_similar = exact >= self.threshold
+            pairs.append(np.sort([owners[query[is_similar]], item_owners[item[is_similar]]], axis=0))
+            cosines.append(exact[is_similar])
+        left, right = np.concatenate(pairs, axis=1)
+        left, right, cosine = strongest_pairs(left, right, np.concatenate(cosines))
+        nearest[~queries.any(axis=1)] = -np.inf
+        return {"left": left, "right": right, "cosine": cosine, "nearest": nearest}
+
+
+def strongest_pairs(
+    left: np.ndarray, right: np.ndarray, cosine: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each pair once, with its highest cosine, in ascending order of left and right."""
+    order = np.lexsort((-cosine, right, left))
+    left, right, cosine = left[order], right[order], cosine[order]
+    is_first = np.ones(len(left), dtype=bool)
+    is_first[1:] = (left[1:] != left[:-1]) | (right[1:] != right[:-1])
+    return left[is_first], right[is_first], cosine[is_first]
 
 
 def in_blocks(

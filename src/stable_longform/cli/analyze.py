@@ -16,7 +16,7 @@ from stable_longform.cli.options import (
     folder_option,
     seconds_option,
 )
-from stable_longform.evaluation.audio_files import ReadingSettings
+from stable_longform.evaluation.audio_files import ReadingSettings, list_audio
 from stable_longform.evaluation.embedders import NAMES, load_embedder
 from stable_longform.evaluation.generation import generate_folder
 from stable_longform.evaluation.memorization import (
@@ -28,7 +28,7 @@ from stable_longform.evaluation.memorization import (
 from stable_longform.evaluation.memorization_report import CARD_TITLE, card_section, report_generations
 from stable_longform.evaluation.structure import NUM_RESAMPLES, analyze_folders, read_sections
 from stable_longform.utils.accepted_values import MAX_SEED
-from stable_longform.utils.model_card import set_section
+from stable_longform.utils.model_card import read_card, set_section
 
 HELD_OUT = ("valid", "test")  # splits of music that the model has not seen
 PROMPT_SETS = ("training_prompts", "held_out_prompts")
@@ -132,6 +132,10 @@ def memorization(
     among processes.
     """
     folders = name_folders(generated or [])
+    for folder in folders.values():
+        list_audio(folder)
+    if card is not None:
+        read_card(card)
     training, held_out = open_tracks(source, ("train",), limit), open_tracks(source, HELD_OUT, limit)
     state = PartialState()
     chosen = check_device(device) if device or state.num_processes == 1 else state.device

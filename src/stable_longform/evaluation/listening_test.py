@@ -87,6 +87,8 @@ class ListeningTestSettings:
         check_test_id(self.test_id)
         if not self.parts_in_s or not all(1 <= seconds < math.inf for seconds in self.parts_in_s):
             raise ValueError(f"Parts must last at least 1 second, got {self.parts_in_s}.")
+        if len(set(self.parts_in_s)) < len(self.parts_in_s):
+            raise ValueError(f"Parts must have different durations, got {self.parts_in_s}.")
         if self.extension not in MIME:
             raise ValueError(f"The format must be one of {', '.join(MIME)}, got {self.extension!r}.")
         if self.num_listeners < 1 or min(self.num_repeats, self.num_pairs, self.min_listened_in_s) < 0:
@@ -274,6 +276,28 @@ def _copy(files: Mapping[str, Path], folder: Path) -> None:
         shutil.copyfile(path, folder / path.name)
 
 
+def read_key(path: Path) -> tuple[dict[str, dict], str, dict[str, list]]:
+    """The stimuli, the id and the trials of each listener of a test, from its `key.json`.
+
+    Raises:
+        ValueError: the file is not the key of a test.
+    """
+    try:
+        key = read_json(path, "stimuli", "settings", "listeners")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is not the key.json of a listening test: {error}") from error
+    stimuli, settings, plan = key["stimuli"], key["settings"], key["listeners"]
+    for name, content in (("stimuli", stimuli), ("settings", settings), ("listeners", plan)):
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} is not the key.json of a listening test: {name} must be an object.")
+    for name, stimulus in stimuli.items():
+        if not isinstance(stimulus, dict) or not {"part", "prompt_id", "system"} <= stimulus.keys():
+            raise ValueError(f"{path}: the stimulus {name} must have part, prompt_id and system.")
+    if not isinstance(settings.get("test_id"), str) or not all(isinstance(trials, list) for trials in plan.values()):
+        raise ValueError(f"{path} is not the key.json of a listening test: test_id or the trials are missing.")
+    return stimuli, settings["test_id"], plan
+
+
 def score_test(
     key_path: Path, results: Sequence[Path], output: Path, max_difference: float = MAX_REPEAT_DIFFERENCE, seed: int = 0
 ) -> dict:
@@ -292,11 +316,7 @@ def score_test(
     Raises:
         ValueError: the file is not a key of a test, there is no result file, or no valid answer.
     """
-    try:
-        key = read_json(key_path)
-        stimuli, test_id, plan = key["stimuli"], key["settings"]["test_id"], key["listeners"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{key_path} is not the key.json of a listening test: {error!r}") from error
+    stimuli, test_id, plan = read_key(key_path)
     found = read_results(results, test_id, stimuli)
     screened = screen_listeners(found.answers, max_difference)
     answers = [answer for answer in found.answers if answer.listener not in screened]

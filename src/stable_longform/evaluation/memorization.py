@@ -5,9 +5,11 @@ thresholds on planted copies and on held-out music, which is not copied; find du
 music of each generation; splice training music into generations, to measure how much of it is detected.
 `memorization_report.py` presents the result as text, tables and pictures.
 
-To find duplicates, whole recordings are compared, by the mean of their segments. A generation is compared segment by
-segment, by the nearest one, so that a copied passage is detected. Generations have passed through a decoder, which
-lowers the cosine of a copy. So if the autoencoder is given, held-out music and planted passages pass through it too.
+To find duplicates, whole recordings are compared, by the mean of their segments. With `chroma`, whose segments only
+match if they begin at the same moment of the music, the middle of each recording is compared with all segments of the
+others. A generation is compared segment by segment, by the nearest one, so that a copied passage is detected.
+Generations have passed through a decoder, which lowers the cosine of a copy. So if the autoencoder is given, held-out
+music and planted passages pass through it too.
 """
 
 import contextlib
@@ -28,6 +30,7 @@ from tqdm import tqdm
 from stable_longform.analysis.memorization import (
     QUERY_BLOCK,
     SimilarPairs,
+    SimilarPassages,
     Standardizer,
     choose_threshold,
     detection_rate,
@@ -36,6 +39,7 @@ from stable_longform.analysis.memorization import (
     join_blocks,
     nearest_items,
     pair_cosines,
+    strongest_pairs,
 )
 from stable_longform.data.prompts import build_prompt, prompt_fields
 from stable_longform.data.tracks import Track
@@ -53,8 +57,11 @@ from stable_longform.evaluation.features import each_file_features
 from stable_longform.evaluation.prompt_lists import PromptRow
 from stable_longform.evaluation.segments import (
     COPIES,
+    MiddleEmbedder,
     SegmentEmbedder,
+    check_segment,
     cut_excerpt,
+    for_middles,
     for_segments,
     make_copy,
     mean_row,
@@ -135,6 +142,9 @@ class MemorizationAnalysis:
         process_index: number of this process, in [0, num_processes).
         num_processes: number of processes that share the work.
         wait: returns when all processes have called it.
+
+    Raises:
+        ValueError: the segments are too short for the embedder.
     """
 
     def __init__(
@@ -153,9 +163,11 @@ class MemorizationAnalysis:
         self.codec = codec
         self.process, self.num_processes, self.wait = process_index, num_processes, wait
         self.cache, self.work = output / "features", output / "work"
-        self.work.mkdir(parents=True, exist_ok=True)
         self.embedder = for_segments(embedder, settings.segment_in_s)
         self.query_embedder = for_segments(embedder, settings.segment_in_s, is_query=True)
+        self.middle_embedder = for_middles(embedder, settings.segment_in_s)
+        check_segment(self.embedder, settings.segment_in_s)
+        self.work.mkdir(parents=True, exist_ok=True)
         self.reading = ReadingSettings(None, settings.max_duration_in_s, None)
         self.excerpts = dataclasses.replace(self.reading, trim_in_s=settings.excerpt_in_s)
 
@@ -163,9 +175,10 @@ class MemorizationAnalysis:
 
     def embed(self) -> None:
         """Embeds this process's share of the training set and of held-out music, then joins all shares."""
+        embedders = [self.embedder] + ([self.middle_embedder] if self.middle_embedder else [])
         for files in (self.training_files, self.held_out_files):
             share = dict(list(files.items())[self.process :: self.num_processes])
-            for _ in each_file_features(share, [self.embedder], self.reading, self.cache, "embedding"):
+            for _ in each_file_features(share, embedders, self.reading, self.cache, "embedding"):
                 pass
         excerpts = self._excerpt_files()
         self._cut_excerpts(excerpts)
@@ -174,6 +187,10 @@ class MemorizationAnalysis:
             excerpts = {name: file for name, file in excerpts.items() if file.is_file()}  # of all processes
             self._collect(self.training_files, self.embedder, self.reading, "training")
             self._collect(self.held_out_files, self.embedder, self.reading, "held_out", self.standardizer)
+            for name, files in (("training", self.training_files), ("held_out", self.held_out_files)):
+                if self.middle_embedder is not None:
+                    usable = {title: files[title] for title in self.open(name).names}
+                    self._collect(usable, self.middle_embedder, self.reading, f"{name}_middles", self.standardizer)
             self._collect(excerpts, self.query_embedder, self.reading, "excerpts", self.standardizer)
         self.wait()
 
@@ -210,7 +227,7 @@ class MemorizationAnalysis:
     def _collect(
         self,
         files: Mapping[str, Path],
-        embedder: SegmentEmbedder | ChromaEmbedder,
+        embedder: SegmentEmbedder | MiddleEmbedder | ChromaEmbedder,
         reading: ReadingSettings,
         name: str,
         standardizer: Standardizer | None = None,
@@ -274,7 +291,8 @@ class MemorizationAnalysis:
     def key(self) -> str:
         """A name for results that depend on the embeddings of the training set and of held-out music."""
         sets = [file_sha256(self.work / name / "segments.npy") for name in ("training", "held_out", "excerpts")]
-        depends_on = [self.embedder.protocol, dataclasses.asdict(self.settings), sets]
+        protocol = (self.middle_embedder or self.embedder).protocol
+        depends_on = [protocol, dataclasses.asdict(self.settings), sets]
         return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:16]
 
     def keep(self, name: str, compute: Callable[[], dict]) -> dict:
@@ -300,7 +318,7 @@ class MemorizationAnalysis:
     def _calibrate(self) -> dict:
         """The thresholds for whole recordings and for generations, with the data that they are based on."""
         training, share = self.training, self.settings.max_false_positives
-        held_out = nearest_items(self.open("held_out").recordings, training.recordings)[1][:, 0].tolist()
+        held_out = self._nearest_recordings()
         excerpts = [neighbor.cosine for neighbor in self.nearest_passages(self.open("excerpts")).values()]
         threshold = choose_threshold(held_out, share)
         copies: dict[str, dict[str, Any]] = {kind: {"cosines": [], "num_nearest": 0} for kind in COPIES}
@@ -308,12 +326,11 @@ class MemorizationAnalysis:
             audio = load_audio(self.training_files[training.names[number]], self.reading)
             for kind, found in copies.items():
                 try:
-                    row = mean_row(self._embed(self.embedder, self._to_channels(make_copy(audio, kind))))[None]
+                    cosine, is_nearest = self._compare(make_copy(audio, kind), number)
                 except ValueError:  # the cut copy is too short for the embedder
                     continue
-                nearest = int(nearest_items(row, training.recordings)[0][0, 0])
-                found["cosines"].append(float(pair_cosines(row, training.recordings[number : number + 1])[0]))
-                found["num_nearest"] += nearest == number
+                found["cosines"].append(cosine)
+                found["num_nearest"] += is_nearest
         for found in copies.values():
             found |= {"found": detection_rate(found["cosines"], threshold)}
         return {
@@ -326,6 +343,28 @@ class MemorizationAnalysis:
             "excerpts": excerpts,
         }
 
+    def _nearest_recordings(self) -> list[float]:
+        """The cosine of each held-out recording with the nearest training recording."""
+        if self.middle_embedder is not None:
+            return [neighbor.cosine for neighbor in self.nearest_passages(self.open("held_out_middles")).values()]
+        return nearest_items(self.open("held_out").recordings, self.training.recordings)[1][:, 0].tolist()
+
+    def _compare(self, copy: Audio, number: int) -> tuple[float, bool]:
+        """The cosine of a copy with a training recording, and whether no other recording is nearer.
+
+        Raises:
+            ValueError: the copy is too short for the embedder.
+        """
+        training, waveform = self.training, self._to_channels(copy)
+        if self.middle_embedder is None:
+            row = mean_row(self._embed(self.embedder, waveform))[None]
+            nearest = int(nearest_items(row, training.recordings)[0][0, 0])
+            return float(pair_cosines(row, training.recordings[number : number + 1])[0]), nearest == number
+        rows = self._embed(self.middle_embedder, waveform)
+        items, cosines = nearest_items(rows, training.segments)
+        own = nearest_items(rows, training.segments[training.owners == number])[1]
+        return float(own.max()), bool(training.owners[items[cosines[:, 0].argmax(), 0]] == number)
+
     def _draw(self, count: int, size: int) -> list[int]:
         """Numbers below `count`, at most `size` of them, in ascending order."""
         return sorted(random.Random(self.settings.seed).sample(range(count), min(size, count)))
@@ -334,7 +373,7 @@ class MemorizationAnalysis:
         """Converts a waveform to the embedder's rate and channels."""
         return to_channels(audio, self.embedder.num_channels, self.embedder.sampling_rate)
 
-    def _embed(self, embedder: SegmentEmbedder | ChromaEmbedder, waveform) -> np.ndarray:
+    def _embed(self, embedder: SegmentEmbedder | MiddleEmbedder | ChromaEmbedder, waveform) -> np.ndarray:
         """Standardized segments of a waveform."""
         return self.standardizer(embedder(waveform).need_embeddings())
 
@@ -342,29 +381,40 @@ class MemorizationAnalysis:
 
     def find_duplicates(self, threshold: float) -> dict:
         """Groups of similar training recordings, and the nearest other recording of each (or of a sample)."""
-        recordings, folder = self.training.recordings, self.work / f"pairs-{self.key}"
-        search = SimilarPairs(recordings, threshold)
-        in_blocks(len(recordings), search.of_rows, folder, QUERY_BLOCK, self.process, self.num_processes)
+        training, folder = self.training, self.work / f"pairs-{self.key}"
+        if self.middle_embedder is None:
+            num_rows, of_rows = len(training.recordings), SimilarPairs(training.recordings, threshold).of_rows
+        else:
+            middles = self.open("training_middles")
+            queries, items = (middles.segments, middles.owners), (training.segments, training.owners)
+            num_rows, of_rows = len(middles.segments), SimilarPassages(*queries, *items, threshold).of_rows
+        in_blocks(num_rows, of_rows, folder, QUERY_BLOCK, self.process, self.num_processes)
         self.wait()
         return self._on_first("duplicates", lambda: self._group_duplicates(threshold, folder))
 
     def _group_duplicates(self, threshold: float, folder: Path) -> dict:
         """The result of `find_duplicates`, from the pairs that all processes have found."""
-        recordings = self.training.recordings
-        pairs = join_blocks(folder)
+        blocks = join_blocks(folder)
         names = self.training.names
-        pair_list = list(zip(pairs["left"].tolist(), pairs["right"].tolist(), strict=True))
+        left, right, strongest = strongest_pairs(blocks["left"], blocks["right"], blocks["cosine"])
+        pair_list = list(zip(left.tolist(), right.tolist(), strict=True))
         members = group_pairs(pair_list)
         group_of = {item: number for number, group in enumerate(members) for item in group}
         cosines: list[list[float]] = [[] for _ in members]
-        for (left, _), cosine in zip(pair_list, pairs["cosine"].tolist(), strict=True):
+        for (left, _), cosine in zip(pair_list, strongest.tolist(), strict=True):
             cosines[group_of[left]].append(cosine)
         groups: list[dict[str, Any]] = [
             {"names": [names[item] for item in group], "lowest": min(values), "highest": max(values)}
             for group, values in zip(members, cosines, strict=True)
         ]
         numbers = np.array(self._draw(len(names), MAX_SAMPLE))
-        nearest = nearest_items(recordings[numbers], recordings, 1, numbers, np.arange(len(names)))[1][:, 0]
+        if self.middle_embedder is None:
+            recordings = self.training.recordings
+            nearest = nearest_items(recordings[numbers], recordings, 1, numbers, np.arange(len(names)))[1][:, 0]
+        else:
+            nearest = np.full(len(names), -np.inf)
+            np.maximum.at(nearest, self.open("training_middles").owners, blocks["nearest"])
+            nearest = nearest[numbers]
         return {
             "threshold": threshold,
             "num_recordings": len(names),

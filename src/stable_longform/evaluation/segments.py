@@ -84,6 +84,53 @@ def for_segments(embedder, segment_in_s: float, is_query: bool = False):
     return SegmentEmbedder(embedder, segment_in_s, segment_in_s / QUERY_HOPS if is_query else segment_in_s)
 
 
+class MiddleEmbedder:
+    """Passages in the middle of a recording, spaced so closely that one begins where a passage of its original does.
+
+    `embeddings` has a row for each passage; a single row of zeros if the middle is silent.
+
+    Args:
+        embedder: of closely spaced passages.
+        length_in_s: length of the middle; of a shorter recording all is used.
+    """
+
+    def __init__(self, embedder: ChromaEmbedder, length_in_s: float):
+        self.embedder, self.length_in_s = embedder, length_in_s
+        self.name, self.sampling_rate = f"{embedder.name}_middle", embedder.sampling_rate
+        self.num_channels = embedder.num_channels
+        self.protocol = embedder.protocol | {"middle_in_s": length_in_s}
+
+    def __call__(self, waveform: torch.Tensor) -> AudioFeatures:
+        """Features of `(channels, num_samples)`.
+
+        Raises:
+            ValueError: it is too short for the embedder, or completely silent.
+        """
+        size = round(self.length_in_s * self.sampling_rate)
+        start = max(waveform.shape[1] - size, 0) // 2
+        start -= start % round(PART_IN_S * self.sampling_rate)  # in step with the recording's own passages
+        try:
+            return self.embedder(waveform[:, start : start + size])
+        except ValueError:
+            return AudioFeatures(np.zeros_like(self.embedder(waveform).need_embeddings()[:1]))
+
+
+def for_middles(embedder, segment_in_s: float) -> MiddleEmbedder | None:
+    """The embedder of middles for recordings that have to be compared moment by moment, those of `chroma`, or None."""
+    if not isinstance(embedder, ChromaEmbedder):
+        return None
+    return MiddleEmbedder(for_segments(embedder, segment_in_s, is_query=True), (1 + 1 / CHROMA_HOPS) * segment_in_s)
+
+
+def check_segment(embedder: SegmentEmbedder | ChromaEmbedder, segment_in_s: float) -> None:
+    """Raises a ValueError if segments are too short for their embedder; tries one of noise."""
+    noise = torch.randn(1, round(segment_in_s * embedder.sampling_rate), generator=torch.Generator().manual_seed(0))
+    try:
+        embedder(0.1 * noise.expand(embedder.num_channels, -1))
+    except ValueError as error:
+        raise ValueError(f"Passages of {segment_in_s:g} s are too short for {embedder.name}: {error}") from error
+
+
 def mean_row(segments: np.ndarray) -> np.ndarray:
     """The unit mean `(dim,)` of unit rows `(num_segments, dim)`, silent ones left out."""
     rows = segments[segments.any(axis=1)]

@@ -4,6 +4,7 @@ A file's structure is cached under the hash of its content, so an interrupted ru
 §4.4.
 """
 
+import itertools
 import json
 import logging
 import math
@@ -34,6 +35,7 @@ from stable_longform.utils.bootstrap import bootstrap_interval
 from stable_longform.utils.environment import describe_environment
 from stable_longform.utils.files import atomic_path, write_json, write_text
 from stable_longform.utils.pictures import MatrixPanel, draw_matrices
+from stable_longform.utils.ranges import check_number, shown
 from stable_longform.utils.text_files import read_json_lines
 
 logger = logging.getLogger(__name__)
@@ -148,16 +150,21 @@ def read_sections(manifest: Path) -> dict[Path, list[float]]:
     """Starts of the sections, by resolved path of the audio, from the `sections` of a manifest of composed pieces.
 
     Raises:
-        ValueError: the file is not JSONL, or none of its lines has sections.
+        ValueError: the file is not JSONL, none of its lines has sections, or a line's are not a list with rising
+            `start_in_s`.
     """
     truth = {}
     for place, row in read_json_lines(manifest):
-        try:
-            starts = [float(section["start_in_s"]) for section in row.get("sections") or ()]
-            if len(starts) > 1:
-                truth[(manifest.parent / row["path"]).resolve()] = starts
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{place} is not a line of a manifest: {error!r}") from error
+        sections, path = row.get("sections") or [], row.get("path")
+        if not isinstance(sections, list) or not all(isinstance(section, dict) for section in sections):
+            raise ValueError(f"{place}: sections must be a list of sections, got {shown(sections)}.")
+        if not isinstance(path, str):
+            raise ValueError(f"{place}: path must be the name of a file, got {shown(path)}.")
+        starts = [check_number(f"{place}: start_in_s", section.get("start_in_s"), 0) for section in sections]
+        if any(later <= earlier for earlier, later in itertools.pairwise(starts)):
+            raise ValueError(f"{place}: the sections must start one after the other, got {shown(starts)}.")
+        if len(starts) > 1:
+            truth[(manifest.parent / path).resolve()] = starts
     if not truth:
         raise ValueError(f"{manifest} has no track with sections.")
     return truth
@@ -190,6 +197,9 @@ def analyze_folders(
         ValueError: a folder has no usable audio, or the truth applies to none of the files.
     """
     settings = settings or ReadingSettings()
+    paths = [path.resolve() for folder in folders.values() for path in list_audio(folder).values()]
+    if truth and not any(path in truth for path in paths):
+        raise ValueError("None of the files is among those whose sections are known.")
     output.mkdir(parents=True, exist_ok=True)
     found = {name: folder_structures(folder, settings, output / "cache") for name, folder in folders.items()}
     for name, structures in found.items():

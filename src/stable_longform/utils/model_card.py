@@ -10,6 +10,7 @@ from typing import NamedTuple
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from stable_longform.utils.files import write_text
+from stable_longform.utils.text_files import read_text
 
 CARD_FILE = "README.md"
 TAGS = ["music-generation", "text-to-audio", "latent-diffusion", "stable_longform"]
@@ -143,6 +144,18 @@ def _eval_results(results: Sequence[Result]) -> list[EvalResult]:
     ]
 
 
+def read_card(directory: str | os.PathLike) -> str:
+    """The text of a checkpoint's card.
+
+    Raises:
+        ValueError: the folder has no card, or it is not UTF-8.
+    """
+    path = Path(directory) / CARD_FILE
+    if not path.is_file():
+        raise ValueError(f"{directory} has no card, {CARD_FILE}.")
+    return read_text(path)
+
+
 def set_section(directory: str | os.PathLike, title: str, text: str) -> None:
     """Adds a section to the card of a checkpoint; a section with the same title is replaced.
 
@@ -152,12 +165,9 @@ def set_section(directory: str | os.PathLike, title: str, text: str) -> None:
         text: Markdown below the title, without headings of the first or second level.
 
     Raises:
-        ValueError: the folder has no card.
+        ValueError: see `read_card`.
     """
-    path = Path(directory) / CARD_FILE
-    if not path.is_file():
-        raise ValueError(f"{directory} has no card, {CARD_FILE}.")
-    card, section = path.read_text(encoding="utf-8"), f"## {title}\n\n{text.strip()}\n"
+    card, section = read_card(directory), f"## {title}\n\n{text.strip()}\n"
     found = re.search(rf"^## {re.escape(title)}\n.*?(?=^##? |\Z)", card, re.DOTALL | re.MULTILINE)
     if found is None:
         card = f"{card.rstrip()}\n\n{section}"
@@ -165,7 +175,7 @@ def set_section(directory: str | os.PathLike, title: str, text: str) -> None:
         rest = card[found.end() :]
         separator = "\n" if rest else ""
         card = f"{card[: found.start()]}{section}{separator}{rest}"
-    write_text(path, card)
+    write_text(Path(directory) / CARD_FILE, card)
 
 
 def _table(rows: Sequence[Mapping[str, object]]) -> str:
