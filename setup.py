@@ -64,6 +64,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    project_urls={"Paper": "https://arxiv.org/abs/2404.10301"},
     keywords=["music generation", "latent diffusion", "text to music", "diffusers"],
     package_dir={"": "src"},
     packages=find_packages("src"),
