@@ -12,7 +12,9 @@ function: the more, the further the mean of a token is from zero. Not in the pap
 
 import logging
 import math
+import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -23,6 +25,7 @@ from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.items import seed_generators
 from stable_longform.training_utils.options import ArgumentsOf, build_model
+from stable_longform.training_utils.runs import STAGE_FILE
 from stable_longform.utils.files import atomic_folder
 
 logger = logging.getLogger(__name__)
@@ -57,6 +60,8 @@ def main(config: Config) -> None:
     with atomic_folder(config.output_dir) as folder:
         wide.save_pretrained(folder / "transformer")
         timing_conditioner.save_pretrained(folder / "timing_conditioner")
+        if (history := Path(config.dit) / STAGE_FILE).is_file():
+            shutil.copy(history, folder)
     logger.info("From %d to %d parameters.", *(sum(p.numel() for p in model.parameters()) for model in (narrow, wide)))
 
 

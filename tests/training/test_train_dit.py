@@ -157,6 +157,8 @@ def test_short_window_carries_over_to_a_long_one_and_to_a_pipeline(
     assert not (folder / "wrong").exists()
     card = (folder / "checkpoint" / "README.md").read_text()
     assert "license: mit" in card and "| transformer | 1 | 2 | 0 |" in card and "| transformer, valid/loss | " in card
+    configs = [path.read_text() for path in (folder / "checkpoint").rglob("*config.json")]
+    assert len(configs) > 4 and not any(str(folder) in text for text in configs)  # where the parts lay is private
     pipe = LongFormMusicPipeline.from_pretrained(folder / "checkpoint")
     assert pipe.max_duration_in_s == pytest.approx(64 * 2048 / 44100)
     assert list(pipe.config.guidance_interval) == [0.0, 0.9] and list(pipe.config.window_in_s) == [0.743, 2.972]

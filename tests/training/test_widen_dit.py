@@ -112,9 +112,11 @@ def test_the_script_writes_what_train_dit_reads(tmp_path):
     narrow, timing_conditioner = trained(NARROW), TimingConditioner(conditioning_dim=8)
     narrow.save_pretrained(tmp_path / "dit" / "transformer")
     timing_conditioner.save_pretrained(tmp_path / "dit" / "timing_conditioner")
+    (tmp_path / "dit" / "stage.json").write_text('{"stage": "dit"}')
     check_script("widen_dit.py", "--dit", tmp_path / "dit", "--output_dir", tmp_path / "wide",
                  "--model.num_attention_heads", 6, "--model.num_key_value_attention_heads", 3)  # fmt: skip
     wide = DiTTransformer1D.from_pretrained(tmp_path / "wide", subfolder="transformer")
+    assert (tmp_path / "wide" / "stage.json").read_text() == '{"stage": "dit"}'
     assert wide.proj_in.out_features == 48 and wide.config.cross_attention_dim == 16
     assert difference(wide, narrow) < 0.4
     same = TimingConditioner.from_pretrained(tmp_path / "wide", subfolder="timing_conditioner")
