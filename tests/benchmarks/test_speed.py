@@ -115,7 +115,7 @@ def test_caches(run, tmp_path):
     arguments = ("--checkpoint", str(tmp_path / "checkpoint"), "--duration", "1", "--num_prompts", "1")
     rows = {name: cells for name, *cells in run("caches", *arguments, "--steps", "12")[2:]}
     assert rows.pop("no cache")[0] == "1" and rows["6 steps"][0] == "0.5" and rows["9 steps"][0] == "0.75"
-    again = rows.pop("text anew in each step")
+    again = rows.pop("text projected again in each step")
     assert again[0] == "1" and float(again[2]) < 1e-3
     assert len(rows) == 10
     for blocks, _, log_mel, *_ in rows.values():

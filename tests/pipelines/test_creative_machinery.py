@@ -34,7 +34,7 @@ def call(request, make_audio):
 
 
 def test_caches_keep_source_target_and_windows_apart(call):
-    """Were their states mixed up, what is reused exactly would be another's."""
+    """Were their states mixed up, what is reused would be another's. What is reused of the same is rounded."""
     pipeline_class, run = call
     expected = run(tiny_pipeline(pipeline_class))
     names = [r"transformer_blocks\.\d+\.attn[12]"]
@@ -44,7 +44,7 @@ def test_caches_keep_source_target_and_windows_apart(call):
     ):
         pipe = tiny_pipeline(pipeline_class)
         pipe.transformer.enable_cache(config)
-        assert_all_equal(list(run(pipe)), list(expected))
+        assert relative_error(torch.stack(list(run(pipe))), torch.stack(list(expected))) < 1e-5
 
 
 def test_offloading_changes_nothing(call):

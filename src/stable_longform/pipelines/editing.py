@@ -58,6 +58,8 @@ def _undo_last_step(velocity: Velocity, latents: torch.Tensor, t: torch.Tensor, 
         found = (latents + s * velocity(noisy_latents, t, float(t))) / scale
         new_change = (found - noisy_latents).norm(dim=(1, 2), keepdim=True)
         is_nearer = new_change < change
+        if not is_nearer.any():
+            break
         noisy_latents = torch.where(is_nearer, found, noisy_latents)
         change = torch.where(is_nearer, new_change, change)
     return noisy_latents
