@@ -1,5 +1,6 @@
 """The checkpoint inside the package: its size and window, and that it sounds the same after saving and loading."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,9 @@ def test_its_autoencoder_keeps_the_notes(pipe):
         decoded = pipe.vae.decode(pipe.vae.encode(audio[None]).latent_dist.mode()).sample[0, :, : audio.shape[1]]
     assert partial_share(decoded, 44100) > 0.9
     assert chroma_agreement(decoded, audio, 44100) > 0.9
+
+
+def test_it_does_not_say_where_its_parts_lay():
+    """diffusers would write the folders of the machine on which it was made."""
+    configs = [json.loads(path.read_text()) for path in Path(TINY_CHECKPOINT).glob("*/config.json")]
+    assert len(configs) == 4 and not any(config.get("_name_or_path") for config in configs)
