@@ -209,7 +209,7 @@ class MemorizationAnalysis:
         """Writes this process's share of the excerpts, except those of music that turns out to be unusable."""
         for name in list(self.held_out_files)[self.process :: self.num_processes]:
             if name in files and not files[name].is_file():
-                place = random.Random(f"{self.settings.seed}:{name}").random()
+                place = random.Random(f"{self.settings.seed}:{files[name].stem}").random()  # the same in any folder
                 with contextlib.suppress(UnusableAudioError):  # reported with the held-out music
                     excerpt = self._excerpt(self.held_out_files[name], self.settings.excerpt_in_s, place)
                     write_audio(files[name], excerpt.waveform, excerpt.sampling_rate)
