@@ -31,6 +31,7 @@ from stable_longform.utils.files import atomic_folder
 logger = logging.getLogger(__name__)
 
 WIDTHS = ("num_attention_heads", "num_key_value_attention_heads", "cross_attention_dim")
+BLOCK_NORMS = ("norm1.weight", "norm2.weight", "norm3.weight")
 INTO_TOKENS = ("proj_in", "global_proj.2", "timestep_proj.2", "to_out.0", "ff.net.2")
 INTO_CONTEXT = ("cross_attention_proj.2", "attn2.to_k", "attn2.to_v")
 
@@ -90,7 +91,7 @@ def widen(narrow: DiTTransformer1D, wide: DiTTransformer1D) -> None:
     old_weights = narrow.state_dict()
     for name, new in wide.state_dict().items():
         old = old_weights[name]
-        if ".norm" in name and new.ndim == 1 and not name.endswith("bias") and "attn" not in name:
+        if name.endswith(BLOCK_NORMS):
             new *= scale
             old = old * scale
         elif any(part in name for part in INTO_TOKENS):
