@@ -111,6 +111,20 @@ def test_health(server):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status", "detail"),
+    [
+        ("GET", "audio/generations", 405, "/v1/audio/generations has no GET; use POST."),
+        ("PUT", "audio/generations", 405, "/v1/audio/generations has no PUT; use POST."),
+        ("DELETE", "health", 405, "/v1/health has no DELETE; use GET."),
+        ("POST", "audio/generation", 404, "Not Found"),
+    ],
+)
+def test_other_methods_and_addresses_are_not_the_page_s(server, method, path, status, detail):
+    answer = httpx.request(method, f"{server.url}/v1/{path}")
+    assert (answer.status_code, answer.json()["detail"]) == (status, detail)
+
+
 def test_a_client_that_leaves_stops_its_generation(server):
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(

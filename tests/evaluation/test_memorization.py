@@ -228,6 +228,21 @@ def test_prompts_of_duplicates_come_first_then_those_that_are_shared(tmp_path):
         assert rows == choose_prompts(tracks, [["d", "f"]], 5, "x", seed)
 
 
+def test_prompts_do_not_depend_on_where_the_music_lies(tmp_path):
+    """The same set in two folders gives the same prompts, for the same recordings in the same order."""
+    metadata = {"genre": ["Rock", "Jazz"], "instruments": ["Piano", "Drums", "Bass"], "moods": ["Calm"], "bpm": 120}
+
+    def prompts(folder):
+        paths = [folder / "sub" / f"{number}.wav" for number in range(20)]
+        tracks = {path.as_posix(): Track(path, 1.0, "train", metadata=metadata) for path in paths}
+        rows = choose_prompts(tracks, [[paths[3].as_posix(), paths[5].as_posix()]], 12, "x")
+        return [(row.id, row.prompt, Path(row.reference).name) for row in rows]
+
+    found = prompts(tmp_path / "a")
+    assert found == prompts(tmp_path / "elsewhere" / "b")
+    assert len({prompt for _, prompt, _ in found}) > 6  # they are drawn, so equality says something
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     (

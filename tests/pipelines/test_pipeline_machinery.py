@@ -151,6 +151,14 @@ def test_sequential_offload_changes_nothing(no_engine):
     assert_all_equal(generate(pipe, negative_prompt="rock"), expected)
 
 
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu"), "cpu:0"])
+def test_sequential_offload_needs_an_accelerator(pipe, device):
+    expected = generate(pipe)
+    with pytest.raises(ValueError, match="from the CPU to an accelerator, got device="):
+        pipe.enable_sequential_cpu_offload(device=device)
+    assert_all_equal(generate(pipe), expected)  # and nothing was moved
+
+
 @pytest.mark.parametrize("kind", ["leaf_level", "block_level"])
 def test_group_offload_changes_nothing(no_engine, tmp_path, kind):
     """V4. Weights lie on disk except while their group runs."""

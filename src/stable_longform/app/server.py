@@ -22,7 +22,7 @@ from stable_longform.app.studio import Busy, Studio
 from stable_longform.utils.accepted_values import MAX_GUIDANCE_SCALE, MAX_SEED, MAX_STEPS
 from stable_longform.utils.timecodes import SECONDS
 
-MAX_BODY = 2**16  # bytes of a request to /v1/
+MAX_BODY = 2**16  # bytes of a program's request
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none from the network
 
 
@@ -39,7 +39,7 @@ class GenerationRequest(pydantic.BaseModel, extra="forbid", strict=True):
 
 
 class BodyLimit:
-    """ASGI middleware: a request to `/v1/` with a longer body than `MAX_BODY` is answered with 413."""
+    """ASGI middleware: a request with a longer body than `MAX_BODY` is answered with 413."""
 
     def __init__(self, app):
         self.app = app
@@ -56,22 +56,37 @@ class BodyLimit:
                 raise fastapi.HTTPException(413, f"The request must have at most {MAX_BODY} bytes.")
             return message
 
-        is_limited = scope["type"] == "http" and scope["path"].startswith("/v1/")
-        await self.app(scope, receive_limited if is_limited else receive, send)
+        await self.app(scope, receive_limited if scope["type"] == "http" else receive, send)
 
 
 def make_app(studio: Studio, folder: Path) -> fastapi.FastAPI:
-    """The server's application.
+    """The server's application: below `/v1` the interface for programs, everywhere else the page.
 
     Args:
         studio: makes the music.
         folder: for temporary files.
     """
-    app = fastapi.FastAPI(title="stable-longform", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json")
+    app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.mount("/v1", make_interface(studio))
+    return gr.mount_gradio_app(
+        app,
+        Page(studio, folder).build(),
+        path="/",
+        max_file_size=MAX_UPLOAD,
+        css=CSS,
+        theme=gr.themes.Soft(primary_hue="orange", **FONTS),
+        footer_links=[],
+        ssr_mode=False,
+    )
+
+
+def make_interface(studio: Studio) -> fastapi.FastAPI:
+    """The interface for programs."""
+    app = fastapi.FastAPI(title="stable-longform", docs_url=None, redoc_url=None)
     app.add_middleware(BodyLimit)
 
-    @app.head("/v1/health", include_in_schema=False)
-    @app.get("/v1/health")
+    @app.head("/health", include_in_schema=False)
+    @app.get("/health")
     def health() -> dict:
         return {
             "status": "ok",
@@ -89,7 +104,13 @@ def make_app(studio: Studio, folder: Path) -> fastapi.FastAPI:
         found = [(".".join(map(str, part["loc"])), part["msg"]) for part in error.errors()]
         return JSONResponse({"detail": "; ".join(f"{place:.80}: {message}" for place, message in found) + "."}, 422)
 
-    @app.post("/v1/audio/generations")
+    @app.exception_handler(405)
+    def refuse_method(request: fastapi.Request, error: fastapi.HTTPException) -> JSONResponse:
+        allowed = (error.headers or {})["Allow"]
+        detail = f"{request.url.path} has no {request.method}; use {allowed}."
+        return JSONResponse({"detail": detail}, 405, {"Allow": allowed})
+
+    @app.post("/audio/generations")
     async def generate(body: GenerationRequest, request: fastapi.Request) -> StreamingResponse:
         """Generates music as a 16-bit file, sent while it is decoded; samples beyond full scale are clipped."""
         settings = body.model_dump(exclude={"seed", "response_format"})
@@ -108,16 +129,7 @@ def make_app(studio: Studio, folder: Path) -> fastapi.FastAPI:
         data = stream_audio(chunks(), studio.pipe.sampling_rate, first.shape[0], num_samples, body.response_format)
         return StreamingResponse(data, media_type=MEDIA_TYPES[body.response_format])
 
-    return gr.mount_gradio_app(
-        app,
-        Page(studio, folder).build(),
-        path="/",
-        max_file_size=MAX_UPLOAD,
-        css=CSS,
-        theme=gr.themes.Soft(primary_hue="orange", **FONTS),
-        footer_links=[],
-        ssr_mode=False,
-    )
+    return app
 
 
 async def _next_chunk(events, request: fastapi.Request) -> torch.Tensor:

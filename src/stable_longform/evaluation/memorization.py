@@ -520,6 +520,8 @@ def choose_prompts(
     random.Random(seed).shuffle(names)
     names.sort(key=lambda name: (name not in duplicates, num_alike[fields[name]] == 1))
     return [
-        PromptRow(f"{prefix}-{number:04d}", build_prompt(tracks[name].metadata, random.Random(f"{seed}:{name}")), name)
+        PromptRow(
+            f"{prefix}-{number:04d}", build_prompt(tracks[name].metadata, random.Random(f"{seed}:{number}")), name
+        )
         for number, name in enumerate(names[:count])
     ]

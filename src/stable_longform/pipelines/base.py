@@ -245,6 +245,18 @@ class LongFormMusicPipelineBase(
         """Undoes `enable_vae_slicing`."""
         self.vae.disable_slicing()
 
+    def enable_sequential_cpu_offload(self, gpu_id: int | None = None, device: torch.device | str | None = None):
+        """As in diffusers: each layer's weights are on the accelerator only while it runs.
+
+        Raises:
+            ValueError: the device is the CPU, from which nothing would be offloaded.
+        """
+        if device is not None and torch.device(device).type == "cpu":
+            raise ValueError(
+                f"Sequential offload moves weights from the CPU to an accelerator, got device={device!r}."
+            )
+        super().enable_sequential_cpu_offload(gpu_id, device)
+
     @torch.no_grad()
     def decode_latents(self, latents: torch.Tensor, duration: float) -> torch.Tensor:
         """Decodes one item's latents `(latent_channels, latent_length)` to `(audio_channels, num_samples)`.
