@@ -69,14 +69,21 @@ def open_page(context, server):
     return page
 
 
+def settle(page):
+    """Waits until the page has no work left: only then are its fields bound, and what was filled in is known to it."""
+    page.evaluate("() => new Promise(done => requestIdleCallback(done))")
+
+
 def press(page, name):
     """Clicks a button."""
+    settle(page)
     page.get_by_role("button", name=name, exact=True).click()
 
 
 def open_tab(page, name):
     """The panel of a tab."""
     page.get_by_role("tab", name=name).click()
+    settle(page)
     return page.locator("[role=tabpanel]:visible")
 
 
