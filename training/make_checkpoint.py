@@ -92,8 +92,6 @@ def main(config: Config) -> None:
         num_inference_steps=config.num_inference_steps,
         guidance_scale=config.guidance_scale,
     ).to(dtype)
-    for network in (vae, transformer, pipe.timing_conditioner):
-        network.register_to_config(_name_or_path="")  # diffusers would publish where it lay on this machine
     kept = (CARD_FILE, "ATTRIBUTION.md")
     export_model(pipe, config.output_dir, keep=kept, max_shard_size=f"{config.max_shard_size_in_mb}MB")
     runs = {"autoencoder": config.autoencoder, "CLAP": config.clap, "transformer": config.dit}

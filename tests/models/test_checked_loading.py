@@ -73,6 +73,14 @@ def test_opens_in_float32_whatever_the_default(saved):
     assert info["missing_keys"] == [] and again.config.keys() == loaded.config.keys()
 
 
+def test_a_saved_model_does_not_say_where_it_lay(saved, tmp_path):
+    loaded = open_folder(saved)
+    assert str(loaded.config["_name_or_path"]) == str(tmp_path)  # as in diffusers, in memory
+    loaded.save_pretrained(tmp_path / "again")
+    assert str(tmp_path) not in (tmp_path / "again" / "config.json").read_text()
+    assert (tmp_path / "again" / "config.json").read_text() == (saved[1] / "config.json").read_text()
+
+
 def test_missing_unknown_and_wrong_tensors(saved):
     first = next(iter(saved[0].state_dict()))
     change_weights(saved[1], lambda weights: weights.pop(first))

@@ -159,6 +159,12 @@ def test_a_pipeline_made_from_another_shares_it_as_it_is_and_says_nothing(folder
     assert LongFormMusicPipeline.from_pipe(pipe, vae=None).vae is None and pipe.vae is not None
 
 
+def test_a_saved_pipeline_does_not_say_where_it_lay(folder, tmp_path):
+    opened(folder).save_pretrained(tmp_path / "again")
+    texts = [path.read_text() for path in (tmp_path / "again").rglob("*.json")]
+    assert len(texts) > 6 and not any(str(tmp_path) in text for text in texts)
+
+
 def test_the_default_dtype_of_torch_does_not_matter(pipe):
     expected = generate(pipe)
     torch.set_default_dtype(torch.float64)

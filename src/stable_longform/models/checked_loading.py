@@ -12,6 +12,7 @@ import torch
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME, _add_variant
 
 from stable_longform.utils.model_sources import check_source
+from stable_longform.utils.portable_config import PortableConfigMixin
 from stable_longform.utils.text_files import list_some, parse_json_object, read_text
 
 
@@ -19,7 +20,7 @@ class ConfigurationError(ValueError):
     """The configuration is not valid for its class."""
 
 
-class CheckedModelMixin:
+class CheckedModelMixin(PortableConfigMixin):
     """Adds a `from_pretrained` to a diffusers model that raises a ValueError if files don't fit its class."""
 
     _class_names_of_diffusers: tuple[str, ...] = ()  # classes whose configurations are accepted

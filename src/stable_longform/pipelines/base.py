@@ -35,6 +35,7 @@ from stable_longform.pipelines.stable_audio_folder import StableAudioFolderMixin
 from stable_longform.pipelines.windows import WindowSizes
 from stable_longform.schedulers import scheduling
 from stable_longform.utils.accepted_values import MAX_STEPS
+from stable_longform.utils.portable_config import PortableConfigMixin
 from stable_longform.utils.ranges import check_choice
 
 logger = logging.get_logger(__name__)
@@ -98,7 +99,12 @@ class Request:
 
 
 class LongFormMusicPipelineBase(
-    StableAudioFolderMixin, ConditioningMixin, RunStateMixin, DiffusionPipeline, LongFormMusicLoraLoaderMixin
+    StableAudioFolderMixin,
+    ConditioningMixin,
+    RunStateMixin,
+    PortableConfigMixin,
+    DiffusionPipeline,
+    LongFormMusicLoraLoaderMixin,
 ):
     """Components and methods of every pipeline.
 
