@@ -37,7 +37,7 @@ from stable_longform.data.manifest import read_manifest
 from stable_longform.data.numbered_items import MakeItem, NumberedItems
 from stable_longform.data.recordings import Found, Recording, examine
 from stable_longform.data.splits import with_both_splits
-from stable_longform.data.streams import MakeItems, StreamedSource, StreamItems
+from stable_longform.data.streams import MakeItems, Shards, StreamedSource, StreamItems
 from stable_longform.data.tables import read_csv
 from stable_longform.data.tars import TarShards, expand_tars, index_tars, is_remote, is_tars
 from stable_longform.data.tracks import SPLITS, Track
@@ -158,7 +158,18 @@ def open_source(
     name = os.fspath(name)
     if not name.removeprefix(STREAM_PREFIX).strip():
         raise ValueError(f"A source must have a name, got {name!r}.")
-    source = _open_stream(name, max_bad_fraction) if is_stream(name) else _open_list(name, max_bad_fraction)
+    source: Source
+    if is_stream(name):
+        source = StreamedSource(_find_shards(name), None, max_bad_fraction)
+    elif Path(name).suffix == ".jsonl" and Path(name).is_file():
+        source = ListedSource(read_manifest(name), max_bad_fraction, name=name)
+    else:
+        recordings = list(_find_recordings(name, max_bad_fraction))
+        if not recordings:
+            raise ValueError(f"{name} holds no audio.")
+        tracks, left_out = _examine(recordings)
+        source = ListedSource(tracks, max_bad_fraction, left_out, name)
+        _log_what_is_missing(source)
     return source if split is None else source.of_split(split)
 
 
@@ -167,47 +178,33 @@ def is_stream(name: str) -> bool:
     return name.startswith((STREAM_PREFIX, COMPOSED_PREFIX)) or (is_remote(name) and is_tars(name))
 
 
-def _open_stream(name: str, max_bad_fraction: float) -> StreamedSource:
-    """Opens tars, a dataset or composed music to be read from start to end.
+def _find_shards(name: str) -> Shards:
+    """The shards of a stream: tars, a dataset, or composed music.
 
     Raises:
         ValueError: there is no such source.
     """
     name = name.removeprefix(STREAM_PREFIX)
     if name.startswith(COMPOSED_PREFIX):
-        return StreamedSource(open_composed(name), None, max_bad_fraction)
+        return open_composed(name)
     if is_tars(name):
-        return StreamedSource(TarShards(tuple(expand_tars(name))), None, max_bad_fraction)
+        return TarShards(tuple(expand_tars(name)))
     datasets = load_datasets(name, is_streaming=True)
-    shards = DatasetShards(name, tuple(datasets.items()), split_by_source=set(datasets) != {"train"})
-    return StreamedSource(shards, None, max_bad_fraction)
+    return DatasetShards(name, tuple(datasets.items()), split_by_source=set(datasets) != {"train"})
 
 
-def _open_list(name: str, max_bad_fraction: float) -> ListedSource:
-    """Lists a source.
-
-    Raises:
-        ValueError: there is no such source, it is damaged, or it holds no audio.
-        TooManyBadTracks: the share of unusable recordings or tars is larger than `max_bad_fraction`.
-    """
-    path = Path(name)
-    if path.suffix == ".jsonl" and path.is_file():
-        return ListedSource(read_manifest(path), max_bad_fraction, name=name)
-    found = list(_find_recordings(name, max_bad_fraction))
-    if not found:
-        raise ValueError(f"{name} holds no audio.")
+def _examine(recordings: Sequence[Recording | BadTrackError]) -> tuple[list[Track], list[BadTrackError]]:
+    """The tracks of the usable recordings, each with a split, and the errors of the others."""
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        examined = list(pool.map(examine, found))
+        examined = list(pool.map(examine, recordings))
     left_out = [result for result in examined if isinstance(result, BadTrackError)]
     tracks, places = [], []
-    for recording, result in zip(found, examined, strict=True):
+    for recording, result in zip(recordings, examined, strict=True):
         if not isinstance(result, BadTrackError) and not isinstance(recording, BadTrackError):
             track, is_given = result
             tracks.append(track)
             places.append(None if is_given else recording.place)
-    source = ListedSource(with_both_splits(tracks, places), max_bad_fraction, left_out, name)
-    _log_what_is_missing(source)
-    return source
+    return with_both_splits(tracks, places), left_out
 
 
 def _log_what_is_missing(source: ListedSource) -> None:
