@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-from dataclasses import asdict
 
 import pytest
 from simulated_listeners import make_stimuli
@@ -12,8 +11,8 @@ from stable_longform.analysis.listening_test import QUESTIONS
 from stable_longform.analysis.listening_test_results import PAGE_COLUMNS, Answer, read_results
 
 STIMULI = make_stimuli(2)
-BY_ID = {stimulus.id: asdict(stimulus) for stimulus in STIMULI}
 NAME, OTHER = STIMULI[0].id, STIMULI[1].id
+PLAN = {"7": [NAME, OTHER, f"{NAME}_{OTHER}"], "8": [OTHER]}
 RATINGS = ["4", "3", "5", "2", "yes"]
 EXPECTED = {Answer("7", NAME, question, value) for question, value in zip(QUESTIONS, RATINGS, strict=True)}
 
@@ -51,7 +50,7 @@ def pymushra_rows(kind="likert_single_stimulus", ratings="[4, 3, 5, 2, 'yes']"):
 
 def read(tmp_path, name, text):
     (tmp_path / name).write_text(text, encoding="utf-8")
-    return read_results([tmp_path / name], "t", BY_ID)
+    return read_results([tmp_path / name], "t", PLAN)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +86,12 @@ def test_all_formats_say_the_same(tmp_path, name, text):
         ("a.csv", csv_text(page_rows(answer="6")), "cannot be '6'", 5),
         ("a.csv", csv_text(page_rows(answer="4.5")), "cannot be '4.5'", 5),
         ("a.csv", csv_text(page_rows(answer="NA")), "cannot be 'NA'", 5),
-        ("a.csv", csv_text(page_rows(trial_id="s0123456789")), "no trial of this test", 5),
+        ("a.csv", csv_text(page_rows(trial_id="s0123456789")), "no trial of this listener", 5),
         ("a.csv", csv_text(page_rows(question="mood")), "no question of this test", 5),
-        ("a.csv", csv_text(page_rows(listener="")), "no listener", 5),
+        ("a.csv", csv_text(page_rows(listener="")), "no listener of this test: ''", 5),
+        ("a.csv", csv_text(page_rows(listener="7.0")), "no listener of this test: '7.0'", 5),  # from a spreadsheet
+        ("a.csv", csv_text(page_rows(listener="8")), "no trial of this listener", 5),
+        ("a.csv", csv_text(page_rows(trial_id=f"{NAME}_{OTHER}")), "no trial of this listener with", 5),
         ("a.csv", csv_text(page_rows())[:-40], "cut off", 1),
         ("a.csv", csv_text([[*row, row[4]] for row in page_rows()]), "two columns have the same name", 1),
         ("a.csv", csv_text([row[:4] for row in page_rows()]), "columns that are missing: answer", 1),
@@ -100,6 +102,7 @@ def test_all_formats_say_the_same(tmp_path, name, text):
         ("lss.csv", csv_text([row[:5] for row in webmushra_rows()]), "columns that are missing", 1),
         ("py.csv", csv_text(pymushra_rows(kind="mushra"), ";"), "a trial of another kind, 'mushra'", 1),
         ("py.csv", csv_text(pymushra_rows(ratings="[4, 3"), ";"), "cannot be read", 1),
+        ("py.csv", csv_text(pymushra_rows(ratings="[" * 5000), ";"), "cannot be read", 1),
         ("py.csv", csv_text(pymushra_rows(ratings="[4, 3]"), ";"), "5 ratings are needed", 1),
         ("a.json", '{"t": {"1": ', "cannot be read", 1),
         ("a.json", '{"t": {"1": {"id": "x"}}}', "no trial of pymushra", 1),
@@ -114,13 +117,35 @@ def test_what_is_no_answer_is_named_and_counted(tmp_path, name, text, reason, co
     assert all(answer in EXPECTED for answer in results.answers)
 
 
+def test_rows_after_one_that_cannot_be_read_count(tmp_path):
+    """A slip of the hand costs one line, not the rest of the file."""
+    header, row = pymushra_rows()
+    results = read(tmp_path, "py.csv", csv_text([header, [*row[:1], "[4, 3", *row[2:]], row], ";"))
+    assert set(results.answers) == EXPECTED and len(results.left_out) == 1 and "py.csv:2" in results.left_out[0]
+    huge = page_rows()
+    huge.insert(1, ["x" * 200_000, *huge[1][1:]])
+    results = read(tmp_path, "page.csv", csv_text(huge))
+    assert set(results.answers) == EXPECTED and len(results.left_out) == 1 and "page.csv:2" in results.left_out[0]
+
+
+def test_files_of_a_folder(tmp_path):
+    """Any case of the extension; a file that was being written when the server was killed is not read."""
+    (tmp_path / "A.CSV").write_text(csv_text(page_rows()))
+    (tmp_path / ".l7-1.123.csv").write_text(csv_text(page_rows(answer="1")))
+    (tmp_path / "a.xlsx").write_bytes(b"PK")
+    results = read_results([tmp_path], "t", PLAN)
+    assert set(results.answers) == EXPECTED and results.left_out == [
+        f"{tmp_path / 'a.xlsx'}: not a .csv or .json file"
+    ]
+
+
 def test_answers_twice_count_once_and_contradictions_not_at_all(tmp_path):
     rows = page_rows()
     (tmp_path / "a.csv").write_text(csv_text(rows))
     changed = [row[:] for row in map(list, rows)]
     changed[1][4] = "1"
     (tmp_path / "b.csv").write_text(csv_text(changed))
-    results = read_results([tmp_path], "t", BY_ID)
+    results = read_results([tmp_path], "t", PLAN)
     assert {answer.question for answer in results.answers} == set(list(QUESTIONS)[1:])
     assert sum("contradict" in line for line in results.left_out) == 2
     assert sum("the same answer again" in line for line in results.left_out) == 4
@@ -128,6 +153,6 @@ def test_answers_twice_count_once_and_contradictions_not_at_all(tmp_path):
 
 def test_paths_without_results_are_refused(tmp_path):
     with pytest.raises(ValueError, match="is not there"):
-        read_results([tmp_path / "nowhere"], "t", BY_ID)
+        read_results([tmp_path / "nowhere"], "t", PLAN)
     with pytest.raises(ValueError, match="No result file"):
-        read_results([tmp_path], "t", BY_ID)
+        read_results([tmp_path], "t", PLAN)

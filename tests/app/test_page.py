@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stable_longform.app import page as page_module
+from stable_longform.app import uploads
 from stable_longform.music_files import read_values
 from stable_longform.utils.audio import read_audio, read_info, write_audio
 
@@ -208,15 +208,15 @@ def wait_until_marked(page, parts):
 def slow_reading(monkeypatch):
     """Holds the reading of uploads until it is set; counts how often one is decoded."""
     go_on, read = threading.Event(), []
-    checked_blocks = page_module.checked_blocks
+    checked_blocks = uploads.checked_blocks
 
     def read_slowly(path):
         read.append(path)
         go_on.wait(60)
         return checked_blocks(path)
 
-    monkeypatch.setattr(page_module, "checked_blocks", read_slowly)
-    page_module._read_peaks.cache_clear()
+    monkeypatch.setattr(uploads, "checked_blocks", read_slowly)
+    uploads._read_peaks.cache_clear()
     yield SimpleNamespace(read=read, go_on=go_on)
     go_on.set()
 

@@ -8,6 +8,7 @@ import shutil
 import threading
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -177,8 +178,9 @@ def test_the_server_serves_the_page_and_keeps_results(test_folder, tmp_path):
         address = f"http://127.0.0.1:{server.server_address[1]}"
         assert b"PLAN" in urllib.request.urlopen(f"{address}/index.html").read()
         text = ",".join(PAGE_COLUMNS) + "\r\ntiny,2,s0,musicality,4,3.0,5000\r\n"
-        for _ in range(2):
-            assert urllib.request.urlopen(f"{address}/results", text.encode()).status == 204
+        with ThreadPoolExecutor(8) as executor:  # at the same time
+            sent = [executor.submit(urllib.request.urlopen, f"{address}/results", text.encode()) for _ in range(8)]
+        assert all(answer.result().status == 204 for answer in sent)
         for path, body in (
             ("results", b"hello"),
             ("elsewhere", text.encode()),
@@ -189,8 +191,9 @@ def test_the_server_serves_the_page_and_keeps_results(test_folder, tmp_path):
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"{address}/../key.json")
         server.shutdown()
-    assert [path.name for path in sorted((tmp_path / "results").iterdir())] == ["l2-1.csv", "l2-2.csv"]
-    assert (tmp_path / "results" / "l2-1.csv").read_text() == text.replace("\r\n", "\n")
+    names = [path.name for path in sorted((tmp_path / "results").iterdir())]
+    assert names == [f"l2-{number}.csv" for number in range(1, 9)]
+    assert all((tmp_path / "results" / name).read_text() == text.replace("\r\n", "\n") for name in names)
     with pytest.raises(ValueError, match="no index.html"):
         make_server(tmp_path, tmp_path)
 

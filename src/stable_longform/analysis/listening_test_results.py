@@ -1,7 +1,8 @@
 """Reads the answers of a listening test from the files of webMUSHRA, pymushra and our page.
 
-Anything that is not a valid answer of this test is reported with its file and line, and ignored: other tests, unknown
-stimuli, values outside the scale, incomplete lines, missing columns, contradictory answers.
+Anything that is not a valid answer of this test is reported with its file and line, and ignored: other tests, other
+listeners, trials that the listener does not have, values outside the scale, incomplete lines, missing columns,
+contradictory answers.
 
 Formats: webMUSHRA's `lss.csv` has `stimuli_rating1` ... `stimuli_rating5` in the order of the questions, and no name
 of the session; therefore each listener has their own test id, `TEST-lNUMBER`. pymushra's CSV (separated by
@@ -49,32 +50,35 @@ class Results:
     left_out: list[str] = field(default_factory=list)
 
 
-def read_results(paths: Sequence[Path], test_id: str, stimuli: Mapping[str, Mapping]) -> Results:
-    """Reads result files, or all `.csv` and `.json` files of folders.
+def read_results(paths: Sequence[Path], test_id: str, plan: Mapping[str, Sequence[str]]) -> Results:
+    """Reads result files, or those of folders: all `.csv` and `.json` files that are not hidden.
 
     Args:
         paths: files and folders.
         test_id: of the test.
-        stimuli: of the test, by id.
+        plan: ids of each listener's trials.
 
     Raises:
         ValueError: a path does not exist, or there is no result file.
     """
-    files = []
+    results, files = Results(), []
     for path in paths:
         if not path.exists():
             raise ValueError(f"{path} is not there.")
-        files += sorted(file for file in path.rglob("*") if file.suffix in EXTENSIONS) if path.is_dir() else [path]
+        for file in _files_of(path) if path.is_dir() else [path]:
+            if path.is_dir() and file.suffix.lower() not in EXTENSIONS:
+                results.left_out.append(f"{file}: not a {' or '.join(EXTENSIONS)} file")
+            else:
+                files.append(file)
     if not files:
         raise ValueError(f"No result file ({', '.join(EXTENSIONS)}) in {', '.join(map(str, paths))}.")
-    results = Results()
     found: dict[tuple[str, str, str], list[tuple[str, Answer]]] = {}
     for file in files:
         for where, read in _read_file(file):
             if isinstance(read, str):
                 results.left_out.append(f"{where}: {read}")
                 continue
-            reason, (_, answer) = _fault(read, test_id, stimuli), read
+            reason, (_, answer) = _fault(read, test_id, plan), read
             if reason:
                 results.left_out.append(f"{where}: {reason}")
                 continue
@@ -93,18 +97,24 @@ def read_results(paths: Sequence[Path], test_id: str, stimuli: Mapping[str, Mapp
     return results
 
 
-def _fault(read: tuple[str, Answer], test_id: str, stimuli: Mapping[str, Mapping]) -> str | None:
+def _files_of(folder: Path) -> list[Path]:
+    """The files in a folder and its subfolders, except hidden ones, such as a file that was being written."""
+    names = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
+    return [folder / name for name in names if not any(part.startswith(".") for part in name.parts)]
+
+
+def _fault(read: tuple[str, Answer], test_id: str, plan: Mapping[str, Sequence[str]]) -> str | None:
     """The reason why an entry is not a valid answer of the test, or None."""
     test, answer = read
     if test != test_id:
         return f"of another test, {test!r}"
     if answer.question not in (*QUESTIONS, PREFERENCE):
         return f"no question of this test: {answer.question!r}"
-    names = answer.trial_id.split("_") if answer.question == PREFERENCE else [answer.trial_id.removesuffix(AGAIN)]
-    if any(name not in stimuli for name in names) or (answer.question == PREFERENCE and len(names) != 2):
-        return f"no trial of this test: {answer.trial_id!r}"
-    if not answer.listener:
-        return "no listener"
+    if answer.listener not in plan:
+        return f"no listener of this test: {answer.listener!r}"
+    is_pair = "_" in answer.trial_id.removesuffix(AGAIN)
+    if answer.trial_id not in plan[answer.listener] or (answer.question == PREFERENCE) != is_pair:
+        return f"no trial of this listener with {answer.question}: {answer.trial_id!r}"
     if answer.answer not in allowed_answers(answer.question):
         return f"{answer.question} cannot be {answer.answer!r}"
     return None
@@ -114,7 +124,7 @@ def _read_file(path: Path) -> Iterator[tuple[str, tuple[str, Answer] | str]]:
     """The position of each entry of a file, with the test and the answer, or the reason why there is none."""
     try:
         text = read_text(path)
-        if path.suffix == ".json":
+        if path.suffix.lower() == ".json":
             yield from _read_pymushra_json(path, json.loads(text))
             return
     except (OSError, ValueError, RecursionError) as error:
@@ -132,25 +142,37 @@ def _read_file(path: Path) -> Iterator[tuple[str, tuple[str, Answer] | str]]:
     if len(set(columns)) < len(columns):
         yield str(path), "two columns have the same name"
         return
-    try:
-        for row in rows:
-            where = f"{path}:{rows.line_num}"
-            if None in row or None in row.values():
-                yield where, "a line that was cut off, or has another number of columns"
-                continue
-            row = {name: value.strip() for name, value in row.items()}
-            if kind == "page":
-                yield where, (row["test_id"], Answer(row["listener"], row["trial_id"], row["question"], row["answer"]))
-            elif kind == "webmushra":
-                ratings = [row[f"stimuli_rating{number + 1}"] for number in range(len(QUESTIONS))]
-                yield from _split_ratings(where, row["session_test_id"], row["trial_id"], row["stimuli"], ratings)
-            elif row["wm_type"] == "likert_single_stimulus":
-                ratings = ast.literal_eval(row["responses_stimulusRating"])
-                yield from _split_ratings(where, row["wm_testId"], row["wm_id"], row["responses_stimulus"], ratings)
-            else:
-                yield where, f"a trial of another kind, {row['wm_type']!r}"
-    except (csv.Error, ValueError, SyntaxError) as error:
-        yield f"{path}:{rows.line_num}", f"cannot be read: {error}"
+    while True:
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            yield f"{path}:{rows.line_num + 1}", f"cannot be read: {error}"
+            continue
+        if row is None:
+            return
+        where = f"{path}:{rows.line_num}"
+        if None in row or None in row.values():
+            yield where, "a line that was cut off, or has another number of columns"
+        else:
+            yield from _read_row(where, kind, {name: value.strip() for name, value in row.items()})
+
+
+def _read_row(where: str, kind: str, row: Mapping[str, str]) -> Iterator[tuple[str, tuple[str, Answer] | str]]:
+    """The answers in a row of a table."""
+    if kind == "page":
+        yield where, (row["test_id"], Answer(row["listener"], row["trial_id"], row["question"], row["answer"]))
+    elif kind == "webmushra":
+        ratings = [row[f"stimuli_rating{number + 1}"] for number in range(len(QUESTIONS))]
+        yield from _split_ratings(where, row["session_test_id"], row["trial_id"], row["stimuli"], ratings)
+    elif row["wm_type"] != "likert_single_stimulus":
+        yield where, f"a trial of another kind, {row['wm_type']!r}"
+    else:
+        try:
+            ratings = ast.literal_eval(row["responses_stimulusRating"])
+        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+            yield where, f"ratings that cannot be read: {error}"
+        else:
+            yield from _split_ratings(where, row["wm_testId"], row["wm_id"], row["responses_stimulus"], ratings)
 
 
 def _read_pymushra_json(path: Path, content) -> Iterator[tuple[str, tuple[str, Answer] | str]]:

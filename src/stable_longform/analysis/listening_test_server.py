@@ -3,6 +3,7 @@
 import functools
 import itertools
 import re
+import threading
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +16,8 @@ MAX_RESULT_IN_BYTES = 2**20
 
 class _Handler(SimpleHTTPRequestHandler):
     """Files of the page, and `POST results`."""
+
+    is_writing = threading.Lock()
 
     def __init__(self, *args, results: Path, **kwargs):
         self.results = results
@@ -34,7 +37,8 @@ class _Handler(SimpleHTTPRequestHandler):
             return
         self.results.mkdir(parents=True, exist_ok=True)
         names = (self.results / f"l{listener[1]}-{number}.csv" for number in itertools.count(1))
-        write_text(next(path for path in names if not path.exists()), text)
+        with self.is_writing:  # requests have their own threads, and names must differ
+            write_text(next(path for path in names if not path.exists()), text)
         self.send_response(HTTPStatus.NO_CONTENT)
         self.end_headers()
 

@@ -16,9 +16,11 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from stable_longform.app.page import CSS, MAX_UPLOAD, Page, text_to_music
+from stable_longform.app.page import CSS, Page
 from stable_longform.app.streams import MEDIA_TYPES, stream_audio
 from stable_longform.app.studio import Busy, Studio
+from stable_longform.app.tabs import text_to_music
+from stable_longform.app.uploads import MAX_UPLOAD
 from stable_longform.utils.accepted_values import MAX_GUIDANCE_SCALE, MAX_SEED, MAX_STEPS
 from stable_longform.utils.timecodes import SECONDS
 

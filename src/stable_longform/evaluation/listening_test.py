@@ -317,7 +317,7 @@ def score_test(
         ValueError: the file is not a key of a test, there is no result file, or no valid answer.
     """
     stimuli, test_id, plan = read_key(key_path)
-    found = read_results(results, test_id, stimuli)
+    found = read_results(results, test_id, plan)
     screened = screen_listeners(found.answers, max_difference)
     answers = [answer for answer in found.answers if answer.listener not in screened]
     if not answers:

@@ -1,6 +1,4 @@
-"""The page's controls, as people fill them in, without a browser: what the pipelines get, and what is refused."""
-
-from types import SimpleNamespace
+"""The controls of the tabs, as people fill them in: what the pipelines get, and what is refused."""
 
 import pytest
 import torch
@@ -9,7 +7,8 @@ from stable_longform.utils.audio import write_audio
 
 pytest.importorskip("gradio")
 from stable_longform.app import page as page_module
-from stable_longform.app.page import Page
+from stable_longform.app import uploads
+from stable_longform.app.tabs import read_request
 
 SHARED = {"negative_prompt": "", "num_inference_steps": 2, "guidance_scale": 2.0, "seed": "1", "format": "wav"}
 CONTROLS = {
@@ -24,12 +23,11 @@ CONTROLS = {
 @pytest.fixture
 def read(pipe, tmp_path):
     """Reads the controls of a tab, with a second of noise as the upload; some of them changed."""
-    page = Page(SimpleNamespace(pipe=pipe, checkpoint="random"), tmp_path)
     path = tmp_path / "noise.wav"
     write_audio(path, torch.rand(1, 12000, generator=torch.Generator().manual_seed(0)) - 0.5, 12000)
 
     def read(command, **changes):
-        return page._read(command, CONTROLS[command] | SHARED | {"audio": str(path)} | changes)
+        return read_request(pipe, "random", command, CONTROLS[command] | SHARED | {"audio": str(path)} | changes)
 
     return read
 
@@ -75,8 +73,8 @@ def test_what_cannot_be_used_is_a_sentence_before_any_work(read, command, change
 
 
 def test_an_upload_is_decoded_once(read, tmp_path, monkeypatch):
-    decoded, checked_blocks = [], page_module.checked_blocks
-    monkeypatch.setattr(page_module, "checked_blocks", lambda path: decoded.append(path) or checked_blocks(path))
+    decoded, checked_blocks = [], uploads.checked_blocks
+    monkeypatch.setattr(uploads, "checked_blocks", lambda path: decoded.append(path) or checked_blocks(path))
     path = str(tmp_path / "noise.wav")
     note, music = page_module._show_upload(path, "0.25-0.5")
     assert note == "<p>0:01, 12000 Hz, mono.</p>"
@@ -84,15 +82,3 @@ def test_an_upload_is_decoded_once(read, tmp_path, monkeypatch):
     assert 500 < len(music["peaks"]) <= 600 and max(music["peaks"]) == 1.0
     read("inpaint"), read("extend"), page_module._look_at(path)
     assert decoded == [path]
-
-
-@pytest.mark.parametrize("num_samples", [1, 7, 600, 601, 5000, 2**18, 2**18 + 1, 600_000])
-def test_peaks_are_in_their_places(tmp_path, num_samples):
-    """A click is where it was, to within two peaks, however the file is read in blocks."""
-    path, at = tmp_path / "click.wav", num_samples * 2 // 3
-    waveform = torch.zeros(2, num_samples)
-    waveform[:, at] = torch.tensor([0.5, -0.5])  # a mono mix would be silent
-    write_audio(path, waveform, 8000, "float")
-    _, peaks = page_module.check_upload(str(path))
-    assert len(peaks) <= 600 and sum(peaks) == max(peaks) == 1.0
-    assert abs(peaks.index(1.0) - len(peaks) * at / num_samples) <= 2
