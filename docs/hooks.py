@@ -1,4 +1,4 @@
-"""MkDocs hook: files of the repository that a page links to become part of the site.
+"""MkDocs hooks: files of the repository that a page links to become part of the site; names in tables can be broken.
 
 Links in the documentation are relative paths in the repository, so that they work wherever its files are shown. A link
 that leaves docs/ leads to a copy of that file under repository/ in the site: a page if it is Markdown, else the file.
@@ -16,6 +16,9 @@ from mkdocs.structure.pages import Page
 COPIES = "repository"
 CHANGELOG = "CHANGELOG.md"
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)")
+TABLE_CELL = re.compile(r"<td.*?</td>", re.DOTALL)
+CODE = re.compile(r"(?<=<code>)[^<]+(?=</code>)")
+PARTS_OF_A_NAME = re.compile(r"(?<=[/.:_])(?=\w)(?!py\b)|(?<=[a-z0-9])(?=[A-Z][a-z])")  # path/to_file.py, ClassName
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -43,6 +46,15 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return posixpath.relpath(target, posixpath.dirname(page.file.src_uri) or ".")
 
     return LINK.sub(relink, markdown)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Lets a browser break long names in tables between their parts."""
+
+    def break_names(cell: re.Match) -> str:
+        return CODE.sub(lambda name: PARTS_OF_A_NAME.sub("<wbr>", name[0]), cell[0])
+
+    return TABLE_CELL.sub(break_names, html)
 
 
 def add_copy(files: Files, config: MkDocsConfig, path: str) -> str:
