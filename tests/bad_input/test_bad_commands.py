@@ -190,6 +190,7 @@ OTHERS = {
     "mix with a share without end": "data mix out.jsonl {0}/mixed.jsonl=inf",
     "mix of what is no manifest": "data mix out.jsonl {0}/mixed.jsonl=1",
     "mix to another kind": "data mix out.csv {0}/mixed.jsonl=1",
+    "mix of one manifest twice": "data mix out.jsonl {0}/mixed.jsonl=1 {0}/./mixed.jsonl=2",
     "runs of nothing": "runs show {0}/missing",
     "runs of a folder without metrics": "runs show {0}/bare",
     "runs of a file": "runs show {0}/text.txt",

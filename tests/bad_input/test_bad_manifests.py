@@ -3,7 +3,10 @@
 import json
 import math
 
+import pyarrow
+import pyarrow.parquet
 import pytest
+from corpora import encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusals import refused
@@ -53,6 +56,8 @@ BAD_LINES = {
     "path is empty": row(path=""),
     "path is missing": row(path=...),
     "path with a zero": row(path="a\0.wav"),
+    "path with half a character": row(path=...)[:-1] + b', "path": "\\ud800.wav"}',
+    "a track by a detour": LINE.encode() + b"\n" + row(path="x/../a.wav"),
     "duration is missing": row(duration_in_s=...),
     "duration is text": row(duration_in_s="long"),
     "duration is null": row(duration_in_s=None),
@@ -63,6 +68,7 @@ BAD_LINES = {
     "duration is below a sample": row(duration_in_s=1e-9),
     "duration is NaN": row(duration_in_s=math.nan),
     "duration is infinite": row(duration_in_s=math.inf),
+    "duration of centuries": row(duration_in_s=1e308),
     "duration is 1e999": row(duration_in_s=...)[:-1] + b', "duration_in_s": 1e999}',
     "split is missing": row(split=...),
     "split is unknown": row(split="dev"),
@@ -74,6 +80,8 @@ BAD_LINES = {
     "weight is NaN": row(weight=math.nan),
     "weight is infinite": row(weight=math.inf),
     "weight is text": row(weight="heavy"),
+    "weights without a sum": row(weight=1e308),
+    "weight next to nothing": row(weight=1e-320),
     "weight is a list": row(weight=[1]),
     "offset is negative": row(path="a.tar", member="a.wav", offset=-1, num_bytes=10),
     "offset is text": row(path="a.tar", member="a.wav", offset="x", num_bytes=10),
@@ -172,6 +180,45 @@ def test_tables(tmp_path, data):
     refused(lambda: open_source(str(path)), "tracks.csv")
 
 
+BAD_COLUMNS = {
+    "numbers": [1, 2],
+    "samples": [[0.1, 0.2]],
+    "samples and their rate": [{"array": [0.1] * 10, "sampling_rate": 8000, "path": "a.wav"}],
+    "only paths in a record": [{"path": "a.wav"}],
+    "true or false": [True],
+}
+WAV = encode(0, "wav")
+GOOD_COLUMNS = {
+    "bytes": lambda: pyarrow.array([WAV], pyarrow.binary()),
+    "large bytes": lambda: pyarrow.array([WAV], pyarrow.large_binary()),
+    "bytes and paths": lambda: pyarrow.array([{"bytes": WAV, "path": "a.wav"}]),
+    "paths": lambda: pyarrow.array(["a.wav"]),
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "stream:"])
+@pytest.mark.parametrize("values", BAD_COLUMNS.values(), ids=BAD_COLUMNS)
+def test_columns_of_parquet_that_hold_no_audio(tmp_path, values, prefix):
+    pyarrow.parquet.write_table(pyarrow.table({"audio": values}), tmp_path / "train.parquet")
+    refused(lambda: list(open_source(f"{prefix}{tmp_path}").found()), "column audio must hold encoded audio")
+
+
+@pytest.mark.parametrize("prefix", ["", "stream:"])
+@pytest.mark.parametrize("make", GOOD_COLUMNS.values(), ids=GOOD_COLUMNS)
+def test_columns_of_parquet_that_hold_audio(tmp_path, monkeypatch, make, prefix):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.wav").write_bytes(WAV)
+    pyarrow.parquet.write_table(pyarrow.table({"audio": make()}), tmp_path / "train.parquet")
+    (track,) = open_source(f"{prefix}{tmp_path}").found()
+    assert track.duration_in_s == pytest.approx(2.0)
+
+
+def test_parquet_files_with_different_columns_are_told(tmp_path):
+    for name, more in (("a", {}), ("b", {"title": ["x"]})):
+        pyarrow.parquet.write_table(pyarrow.table({"audio": [WAV]} | more), tmp_path / f"{name}.parquet")
+    refused(lambda: open_source(str(tmp_path)), "column names don't match")
+
+
 BAD_SOURCES = {
     "nothing": "",
     "a blank": " ",
@@ -182,6 +229,8 @@ BAD_SOURCES = {
     "a pattern that fits nothing": "shard-{000000..000003}.tar",
     "a backward pattern": "shard-{3..0}.tar",
     "an open brace": "shard-{0..3.tar",
+    "a pattern of a hundred million": "shard-{0..100000000}.tar",
+    "a pattern of a hundred million to stream": "stream:shard-{0..9999}{0..9999}.tar",
     "a stream of nothing": "stream:",
     "a stream of a manifest": "stream:missing.jsonl",
     "a file of another kind": "notes.txt",

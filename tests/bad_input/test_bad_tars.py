@@ -119,6 +119,13 @@ def test_damaged_tars(tmp_path, make, prefix):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("pattern", ["{a,a}.tar", "{{a..b},{a..c}}.tar", "{a,?}.tar"])
+@pytest.mark.parametrize("prefix", ["", "stream:"])
+def test_a_tar_that_a_pattern_names_twice(tmp_path, pattern, prefix):
+    (tmp_path / "a.tar").write_bytes(GOOD)
+    refused(lambda: open_source(f"{prefix}{tmp_path}/{pattern}"), "a.tar twice")
+
+
 @pytest.mark.parametrize(
     "name", ["../../escape.wav", "/etc/escape.wav", "x/../../escape.wav", "..\\escape.wav", "C:\\a.wav"]
 )

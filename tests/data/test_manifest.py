@@ -119,6 +119,15 @@ def test_a_mixture_with_a_share_of_nothing(tmp_path):
             mix_manifests({path: share})
 
 
+def test_a_mixture_in_which_a_manifest_would_vanish(tmp_path):
+    paths = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        paths.append(write(tmp_path / name, ROW))
+    with pytest.raises(ValueError, match="the share 1e-30 of .*second.*, a track has the weight 2e-30"):
+        mix_manifests({paths[0]: 1.0, paths[1]: 1e-30})
+
+
 def test_a_mixture_of_manifests_that_share_a_track(tmp_path):
     path = write(tmp_path, ROW)
     other = tmp_path / "other.jsonl"

@@ -6,12 +6,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from tiny_pipeline import tiny_vae
 
 from stable_longform.data.bad_tracks import BadTracks
 from stable_longform.data.latents import read_shards
 from stable_longform.data.manifest import read_manifest
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
-from stable_longform.training_utils.latent_encoding import encode_posterior, encode_silence, encode_tracks, track_key
+from stable_longform.training_utils.latent_encoding import (
+    describe_encoder,
+    encode_posterior,
+    encode_silence,
+    encode_tracks,
+    has_encoded,
+    track_key,
+)
 from stable_longform.utils.audio import read_audio, to_stereo
 
 
@@ -48,6 +56,17 @@ def test_every_frame_is_that_of_the_track_followed_by_silence(vae, tracks, tmp_p
         cut = encode_posterior(vae, waveform)["mean"]
         is_changed.append(not torch.allclose(cut[:, -1].float(), stored["mean"][:, length - 1].float(), atol=2e-2))
     assert any(is_changed)  # so the silence does matter
+
+
+def test_latents_belong_to_the_encoder_that_made_them():
+    made_by, other = tiny_vae(), tiny_vae()
+    description = json.loads(json.dumps(describe_encoder(made_by)))
+    assert has_encoded(made_by, description)
+    with torch.no_grad():
+        made_by.decoder.conv1.bias += 1  # a decoder trained further reads the same latents
+        other.encoder.conv1.bias += 1
+    assert has_encoded(made_by, description) and not has_encoded(other, description)
+    assert not has_encoded(made_by, {})
 
 
 def test_silence_is_that_far_from_the_ends(vae):

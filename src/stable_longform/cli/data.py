@@ -108,6 +108,8 @@ def mix(
     shares = {}
     for argument in manifests:
         name, _, share = argument.rpartition("=")
+        if Path(name) in shares:
+            raise ValueError(f"{name} is given twice.")
         try:
             shares[Path(name)] = float(share)
         except ValueError:

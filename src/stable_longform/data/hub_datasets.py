@@ -11,7 +11,10 @@ from stable_longform.data.splits import to_split
 from stable_longform.data.storage import NO_AUDIO, InMemory, TableRow
 from stable_longform.data.tracks import SPLITS
 from stable_longform.utils.optional import require
+from stable_longform.utils.ranges import shown
 
+MAX_REASON = 300  # characters
+ENCODED = ("binary", "large_binary", "string", "large_string")  # types of columns of files and of their names
 DATASET_ID = r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?"
 
 
@@ -34,7 +37,8 @@ def load_datasets(source: str, is_streaming: bool) -> dict:
         else:
             loaded = datasets.load_dataset(name, configuration or None, streaming=is_streaming)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(f"{source} cannot be opened as a dataset: {' '.join(str(error).split())}") from error
+        reason = error.__cause__ or error  # that of a DatasetGenerationError says what is wrong
+        raise ValueError(f"{source} cannot be opened as a dataset: {one_line(reason)[:MAX_REASON]}") from error
     loaded = {to_split(key): dataset for key, dataset in loaded.items()}
     if len(loaded) == 1 and not set(loaded) & set(SPLITS):
         return {"train": next(iter(loaded.values()))}
@@ -51,8 +55,13 @@ def is_dataset_folder(folder: Path) -> bool:
 
 
 def list_dataset(source: str, split: str, dataset, given: dict) -> Iterator[Recording]:
-    """The rows of one split of a local dataset, with metadata that applies to all; the audio is not read."""
+    """The rows of one split of a local dataset, with metadata that applies to all; the audio is not read.
+
+    Raises:
+        ValueError: it has no column of encoded audio, or more than one.
+    """
     column = audio_column(dataset, source)
+    dataset = dataset.cast_column(column, require("datasets", "train").Audio(decode=False))
     others = [name for name in dataset.column_names if name != column]
     rows = dataset.select_columns(others) if others else [{}] * len(dataset)
     for row in range(len(dataset)):
@@ -121,8 +130,10 @@ class DatasetShards:
 def audio_column(dataset, source: str) -> str:
     """The column of a Hugging Face dataset that holds the audio: its type is `Audio`, or its name "audio".
 
+    In the second case, it holds encoded audio, names of files, or both as `{"bytes", "path"}`.
+
     Raises:
-        ValueError: there is no such column, or more than one.
+        ValueError: there is no such column, or more than one, or it is of another type.
     """
     datasets = require("datasets", "train")
     features = dataset.features or {"audio": None}
@@ -130,6 +141,17 @@ def audio_column(dataset, source: str) -> str:
     columns = columns or [name for name in features if name == "audio"]
     if len(columns) != 1:
         raise ValueError(f"{source} must have one column of audio, got {columns or list(features)}.")
+    feature = features[columns[0]]
+    fields = set(feature) if isinstance(feature, dict) else None
+    if not (
+        feature is None
+        or isinstance(feature, datasets.Audio)
+        or fields == {"bytes", "path"}
+        or getattr(feature, "dtype", None) in ENCODED
+    ):
+        raise ValueError(
+            f"{source}: the column {columns[0]} must hold encoded audio or the names of files, got {shown(feature)}."
+        )
     return columns[0]
 
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from stable_longform.data.storage import TarMember
-from stable_longform.data.tracks import SPLITS, Track, make_track
+from stable_longform.data.tracks import SPLITS, WEIGHTS, Track, make_track
 from stable_longform.utils.files import write_text
 from stable_longform.utils.text_files import read_json_lines
 
@@ -30,18 +30,19 @@ def read_manifest(path: str | os.PathLike, split: str | None = None) -> list[Tra
     Raises:
         ValueError: the file cannot be read, or has no track (in that split); or a line is not an object with `path`,
             `duration_in_s` and `split`, names the same track as another line, or has an unknown split, or a duration
-            or weight that is not positive.
+            or weight that is out of range.
     """
     path = Path(path)
     if split is not None and split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}.")
     tracks: list[Track] = []
-    places: dict[Path, str] = {}
+    places: dict[str, str] = {}
     for place, row in read_json_lines(path):
         track = _make_track(row, place, path.parent)
-        if track.path in places:
-            raise ValueError(f"{place} names the track of {places[track.path]} again: {row['path']}.")
-        places[track.path] = place
+        name = os.path.normpath(track.path)
+        if name in places:
+            raise ValueError(f"{place} names the track of {places[name]} again: {row['path']}.")
+        places[name] = place
         if split in (None, track.split):
             tracks.append(track)
     if not tracks:
@@ -67,8 +68,8 @@ def mix_manifests(shares: Mapping[Path, float]) -> list[Track]:
             that the weighted duration of its training tracks is this share of the total.
 
     Raises:
-        ValueError: a share is not greater than 0, a manifest cannot be read or has no training track, or a track is in
-            two of them.
+        ValueError: a share is not greater than 0 or too small beside the others, a manifest cannot be read or has no
+            training track, or a track is in two of them.
     """
     for path, share in shares.items():
         if not 0 < share < math.inf:
@@ -80,11 +81,16 @@ def mix_manifests(shares: Mapping[Path, float]) -> list[Track]:
         raise ValueError(f"{most_common} is in {count} of the manifests.")
     weighted = {path: sum(t.weight * t.duration_in_s for t in read_manifest(path, "train")) for path in shares}
     total, scale = sum(shares.values()), sum(weighted.values())
-    return [
-        replace(track, weight=track.weight * shares[path] / total * scale / weighted[path])
-        for path in shares
-        for track in tracks[path]
-    ]
+    mixed = []
+    for path, share in shares.items():
+        factor = share / total * scale / weighted[path]
+        mixed += [replace(track, weight=track.weight * factor) for track in tracks[path]]
+        wrong = next((track.weight for track in mixed if track.weight not in WEIGHTS), None)
+        if wrong is not None:
+            raise ValueError(
+                f"With the share {share:g} of {path}, a track has the weight {wrong:g}; it must be {WEIGHTS}."
+            )
+    return mixed
 
 
 def manifest_row(track: Track, folder: Path) -> dict:
@@ -111,6 +117,16 @@ def _dump(row: dict) -> str:
     return SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
+def _is_file_name(value: object) -> bool:
+    """Whether a value can be the name of a file."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        return False
+    try:
+        return bool(os.fsencode(value))
+    except UnicodeEncodeError:
+        return False
+
+
 def _make_track(row: dict, place: str, folder: Path) -> Track:
     """Builds a `Track` from a row of a manifest; `place` names it in errors."""
     missing = [key for key in ("path", "duration_in_s", "split") if key not in row]
@@ -119,7 +135,7 @@ def _make_track(row: dict, place: str, folder: Path) -> Track:
     if missing:
         raise ValueError(f"{place}: missing {', '.join(missing)}.")
     for key in ("path", "member"):
-        if key in row and (not isinstance(row[key], str) or not row[key] or "\0" in row[key]):
+        if key in row and not _is_file_name(row[key]):
             raise ValueError(f"{place}: {key} must be the name of a file, got {row[key]!r:.40}.")
     path, storage = folder / row["path"], None
     if "member" in row:

@@ -4,6 +4,7 @@ import bz2
 import contextlib
 import glob
 import gzip
+import itertools
 import lzma
 import os
 import posixpath
@@ -12,6 +13,7 @@ import shutil
 import tarfile
 import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,6 +29,7 @@ from stable_longform.utils.audio import AUDIO_EXTENSIONS
 from stable_longform.utils.optional import require
 
 DECOMPRESSORS: dict[bytes, Callable] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+MAX_TARS = 10**6  # of one source
 READ_ERRORS = (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
 
 
@@ -53,14 +56,20 @@ def expand_tars(pattern: str) -> list[str]:
     """The tars of a pattern with braces (`{000..099}`) and, for local files, `*` and `?`, in order.
 
     Raises:
-        ValueError: no local file matches.
+        ValueError: no local file matches, a tar is named twice, or there are more than `MAX_TARS` names.
     """
-    tars = []
-    for name in require("braceexpand", "train").braceexpand(pattern, escape=False):
+    tars: list[str] = []
+    names = list(itertools.islice(require("braceexpand", "train").braceexpand(pattern, escape=False), MAX_TARS + 1))
+    if len(names) > MAX_TARS:
+        raise ValueError(f"{pattern} must stand for at most {MAX_TARS} tars.")
+    for name in names:
         is_pattern = not is_remote(name) and re.search(r"[*?]", name) is not None
         tars += sorted(glob.glob(name.replace("[", "[[]"))) if is_pattern else [name]
     if not any(is_remote(tar) or Path(tar).is_file() for tar in tars):
         raise ValueError(f"There is no file {pattern}.")
+    twice = next((tar for tar, count in Counter(tars).items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(f"{pattern} names {twice} twice.")
     return tars
 
 

@@ -13,10 +13,12 @@ from stable_longform.data.bad_tracks import BadTrackError, one_line
 from stable_longform.data.metadata import clean
 from stable_longform.data.storage import Storage, open_audio
 from stable_longform.utils.audio import AudioInfo, read_audio, read_info, to_stereo
+from stable_longform.utils.ranges import Range
 from stable_longform.utils.timecodes import SECONDS
 
 SPLITS = ("train", "valid", "test", "extra")
 RESERVED = ("path", "duration_in_s", "split", "weight", "member", "offset", "num_bytes")  # keys that are not metadata
+WEIGHTS = Range(1e-9, 1e9)  # of which sums are still exact enough to draw from
 DURATION_TOLERANCE_IN_S = 0.1  # by which a file's duration may differ from its metadata
 
 
@@ -48,13 +50,14 @@ def make_track(row: Mapping, path: Path, where: str, storage: Storage | None = N
     `path` and `storage` belong to the track; `where` names the row in errors.
 
     Raises:
-        ValueError: the split is unknown, the duration or weight is not a number greater than 0, or the duration is too
-            short for a sample.
+        ValueError: the split is unknown, or the duration or weight is not a number in `SECONDS` or `WEIGHTS`.
     """
     duration_in_s = positive_number(row, "duration_in_s", where)
-    if duration_in_s < SECONDS.low:
-        raise ValueError(f"{where}: duration_in_s must be at least {SECONDS.low} s, got {duration_in_s}.")
+    if duration_in_s not in SECONDS:
+        raise ValueError(f"{where}: duration_in_s must be {SECONDS}, got {duration_in_s:g}.")
     weight = positive_number(row, "weight", where) if "weight" in row else 1.0
+    if weight not in WEIGHTS:
+        raise ValueError(f"{where}: weight must be {WEIGHTS}, got {weight:g}.")
     if row["split"] not in SPLITS:
         raise ValueError(f"{where}: split must be one of {', '.join(SPLITS)}, got {row['split']!r}.")
     metadata, left_out = clean({key: value for key, value in row.items() if key not in RESERVED})
