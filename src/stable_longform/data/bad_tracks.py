@@ -137,6 +137,6 @@ class BadTracks:
         return ", ".join(f"{counts[kind]} {kind}" for kind in KINDS + IGNORED_KINDS if counts[kind])
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """An exception's message without line breaks."""
     return " ".join(str(error).split())
