@@ -1,6 +1,7 @@
 """A folder is opened only if its configuration and its weights belong to the class."""
 
 import json
+import logging
 
 import pytest
 import torch
@@ -145,6 +146,18 @@ def test_diffusers_projection_model_is_a_timing_conditioner(tmp_path):
     StableAudioProjectionModel(24, 16, 0, 512).save_pretrained(tmp_path)
     loaded = TimingConditioner.from_pretrained(tmp_path)
     assert loaded.config.text_encoder_dim == 24 and loaded.text_projection.weight.shape == (16, 24)
+
+
+def test_a_change_of_precision_is_no_warning():
+    logger = logging.getLogger("diffusers.models.modeling_utils")
+    records, handler = [], logging.Handler()
+    handler.emit = records.append
+    logger.addHandler(handler)
+    try:
+        tiny_vae().to(torch.bfloat16)
+    finally:
+        logger.removeHandler(handler)
+    assert not records
 
 
 def test_checks_of_fields():

@@ -4,6 +4,7 @@ diffusers itself accepts the weights of another model and leaves missing paramet
 """
 
 import contextlib
+import logging
 import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,11 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME, _add_variant
 from stable_longform.utils.model_sources import check_source
 from stable_longform.utils.portable_config import PortableConfigMixin
 from stable_longform.utils.text_files import list_some, parse_json_object, read_text
+
+# When a model's dtype changes, diffusers warns about modules that should stay in float32 even if there are none.
+logging.getLogger("diffusers.models.modeling_utils").addFilter(
+    lambda record: "should be kept in float32: []" not in record.getMessage()
+)
 
 
 class ConfigurationError(ValueError):

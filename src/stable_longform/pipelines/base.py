@@ -5,7 +5,6 @@ A pipeline adds its `__call__`, which does three things: check, sample, decode.
 
 import contextlib
 import copy
-import logging as standard_logging
 import math
 import os
 import threading
@@ -42,11 +41,6 @@ logger = logging.get_logger(__name__)
 
 PipelineT = TypeVar("PipelineT", bound="LongFormMusicPipelineBase")
 MEMORY_ALIGNMENT = 64  # bytes, as in torch's own allocations on a CPU
-
-# When a model's dtype changes, diffusers warns about modules that should stay in float32 even if there are none.
-standard_logging.getLogger("diffusers.models.modeling_utils").addFilter(
-    lambda record: "should be kept in float32: []" not in record.getMessage()
-)
 
 
 @dataclass
