@@ -167,6 +167,7 @@ def test_export_to_diffusers_is_verified(tmp_path, capsys):
 
 def test_bad_input_ends_with_one_line_and_leaves_nothing(texts, tmp_path, capsys):
     checkpoint = write_checkpoint(tmp_path / "theirs", "stable_audio_2_0")
+    named_only = write_checkpoint(tmp_path / "with_t5", "total_only")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     (tmp_path / "bad.json").write_text("{")
@@ -176,6 +177,7 @@ def test_bad_input_ends_with_one_line_and_leaves_nothing(texts, tmp_path, capsys
         (["convert", checkpoint, "-o", tmp_path / "full"], "full exists and is not an empty folder: choose another"),
         (["convert", tmp_path / "none.ckpt", "-o", output], "none.ckpt"),
         (["convert", checkpoint, "-o", output], "clap_ckpt_path '/path/to/clap.ckpt' does not exist"),
+        (["convert", named_only, "-o", output], "google-t5/t5-base cannot be loaded: give the text encoder"),
         (["convert", *with_text, clap, "--config", tmp_path / "bad.json"], "bad.json is not JSON"),
         (["convert", *with_text, clap, "--config", tmp_path / "none.json"], "There is no"),
         (["convert", *with_text, clap, "--ema"], "holds no moving average"),
@@ -187,7 +189,7 @@ def test_bad_input_ends_with_one_line_and_leaves_nothing(texts, tmp_path, capsys
         code, stdout, stderr = run(capsys, *arguments)
         assert (code, stdout) == (2, ""), arguments
         assert stderr.startswith("error: ") and stderr.count("\n") == 1 and message in stderr, stderr
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.json", "full", "theirs"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.json", "full", "theirs", "with_t5"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("stable_audio_tools") is not None, reason="it is installed")

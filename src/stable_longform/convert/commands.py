@@ -245,7 +245,10 @@ def _load_text(
     if text["type"] == "t5":
         name = text["name"] if "/" in text["name"] else f"{T5_OWNER}/{text['name']}"
         source = name if source is None else source
-        encoder = load_whole(T5EncoderModel, source)
+        try:
+            encoder = load_whole(T5EncoderModel, source)
+        except OSError as error:
+            raise ValueError(f"{source} cannot be loaded: give the text encoder, a T5. {error}") from error
         width = encoder.config.d_model
         loaded_tokenizer = AutoTokenizer.from_pretrained(source if tokenizer is None else tokenizer)
         loaded_tokenizer.model_max_length = text["max_length"]
