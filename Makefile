@@ -32,7 +32,7 @@ GPU_CHECK ?= --device cuda --fp8
 .PHONY: help music test test-browser test-docs test-slow lint format types train-tiny train-embedded distill-embedded benchmarks gpu-check docs
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 music: $(INSTALLED)  ## write music.wav, 4m45s, with the included checkpoint
 	$(VENV)/bin/stable-longform generate "Genre: Piano|Instruments: Piano|BPM: 90|Key: C major" --seed 1 --overwrite -o music.wav
