@@ -159,21 +159,34 @@ def test_commands_use_options_that_exist(document):
     assert not unknown
 
 
-@documents
-def test_console_commands_exist(document):
+def console_commands() -> dict[str, set[str]]:
+    """Options of each command of `stable-longform`."""
     commands = {command.name or command.callback.__name__: command for command in app.registered_commands}
     for group, module in GROUPS.items():
         for command in importlib.import_module(module).app.registered_commands:
             commands[f"{group} {command.name or command.callback.__name__.replace('_', '-')}"] = command
-    unknown = []
+    parameters = {name: inspect.signature(command.callback).parameters.values() for name, command in commands.items()}
+    return {name: {option for one in found for option in cli_options(one)} for name, found in parameters.items()}
+
+
+@documents
+def test_console_commands_exist(document):
+    commands, unknown = console_commands(), []
     for block in blocks(document, "bash"):
         for line in re.findall(r"stable-longform ([a-z].*)", block):
             name = next((name for name in commands if f"{line} ".startswith(f"{name} ")), None)
             unknown += [] if name else [line]
-            parameters = inspect.signature(commands[name].callback).parameters.values() if name else ()
-            known = {option for parameter in parameters for option in cli_options(parameter)}
+            known = commands.get(name, ())
             unknown += [option for option in re.findall(r"--[a-z][\w-]*", line) if name and option not in known]
     assert not unknown
+
+
+@pytest.mark.parametrize("option", ["--json", "--quiet"])
+def test_the_command_line_page_says_which_commands_have_an_option(option):
+    text = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8").partition("\n## Recipes")[0]
+    sentence = next(part for part in re.split(r"\.\s", text) if f"`{option}`" in part)
+    named = {name for name in console_commands() if f"`{name}`" in sentence}
+    assert named == {name for name, options in console_commands().items() if option in options}
 
 
 def cli_options(parameter: inspect.Parameter) -> list[str]:
