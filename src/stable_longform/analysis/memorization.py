@@ -14,6 +14,7 @@ than other music's; Wilson, "Probable inference, the law of succession, and stat
 of shares.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
-from stable_longform.utils.files import atomic_path
+from stable_longform.utils.caches import cached_arrays
 
 QUERY_BLOCK, ITEM_BLOCK = 2048, 16384  # rows; 128 MB of cosines at a time
 NUM_SPARE = 8  # additional candidates, because rounding in float32 may change the order
@@ -314,11 +315,8 @@ def in_blocks(
     """
     folder.mkdir(parents=True, exist_ok=True)
     for start in range(0, num_rows, block_size)[process_index::num_processes]:
-        path = folder / f"{start:012d}.safetensors"
-        if not path.is_file():
-            arrays = compute(start, min(start + block_size, num_rows))
-            with atomic_path(path) as temporary:
-                save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, temporary)
+        end = min(start + block_size, num_rows)
+        cached_arrays(folder / f"{start:012d}.safetensors", functools.partial(compute, start, end))
 
 
 def join_blocks(folder: Path) -> dict[str, np.ndarray]:

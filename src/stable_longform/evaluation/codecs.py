@@ -7,6 +7,7 @@ distances are computed in stereo at the rate of the report, file by file, and th
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,8 +24,7 @@ from stable_longform.evaluation.audio_files import (
 from stable_longform.metrics.reconstruction import measure_reconstruction
 from stable_longform.metrics.visqol import visqol
 from stable_longform.utils.audio import resample
-from stable_longform.utils.files import write_json
-from stable_longform.utils.text_files import read_json
+from stable_longform.utils.caches import cached_json
 
 logger = logging.getLogger(__name__)
 
@@ -128,10 +128,7 @@ def score_reconstructions(
     for name, path in tqdm(files.items(), desc=codec.name, unit="file"):
         try:
             stored = cache / f"{audio_hash(path)}-{suffix}.json"
-            if not stored.is_file():
-                values = _score_file(codec, path, settings, with_visqol)
-                write_json(stored, values)
-            per_file[name] = read_json(stored)
+            per_file[name] = cached_json(stored, partial(_score_file, codec, path, settings, with_visqol))
             notes |= {name: found} if (found := per_file[name].pop("notes")) else {}
         except (UnusableAudioError, OSError) as error:
             logger.warning("%s is left out: %s", path, error)

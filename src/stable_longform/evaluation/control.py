@@ -40,8 +40,7 @@ from stable_longform.metrics.prompt_wins import mean_and_error, win_shares
 from stable_longform.metrics.tag_text import tag_probabilities, tag_text_matrix, tag_weights
 from stable_longform.metrics.tempo import SAMPLING_RATE, estimate_tempo, tempo_relation
 from stable_longform.metrics.tonality import note_share, partial_share
-from stable_longform.utils.files import write_json
-from stable_longform.utils.text_files import read_json
+from stable_longform.utils.caches import cached_json
 
 logger = logging.getLogger(__name__)
 
@@ -154,15 +153,17 @@ def listen(
         end_in_s = ends_in_s.get(name)
         try:
             stored = cache / f"{audio_hash(path)}-{VERSION}-{excerpt_in_s}-{end_in_s}.json"
-            if not stored.is_file():
-                write_json(stored, asdict(_listen_to_file(path, end_in_s, excerpt_in_s)))
-            values = read_json(stored)
-            values["key"] = values["key"] and tuple(values["key"])
-            heard[name] = Heard(**values)
+            heard[name] = _hear_once(path, stored, end_in_s, excerpt_in_s)
         except UnusableAudioError as error:
             logger.warning("%s is left out: %s", path, error)
             skipped[name] = str(error)
     return heard, skipped
+
+
+def _hear_once(path: Path, stored: Path, end_in_s: float | None, excerpt_in_s: float | None) -> Heard:
+    """Estimates of one file, from the cache if they are there."""
+    values = cached_json(stored, lambda: asdict(_listen_to_file(path, end_in_s, excerpt_in_s)))
+    return Heard(**values | {"key": values["key"] and tuple(values["key"])})
 
 
 def _listen_to_file(path: Path, end_in_s: float | None, excerpt_in_s: float | None) -> Heard:

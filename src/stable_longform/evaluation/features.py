@@ -6,6 +6,7 @@ never used for a changed file or setting.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -14,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from stable_longform.evaluation.audio_files import (
@@ -29,7 +29,7 @@ from stable_longform.evaluation.audio_files import (
     to_channels,
 )
 from stable_longform.metrics.embedders.features import AudioFeatures
-from stable_longform.utils.files import atomic_path
+from stable_longform.utils.caches import cached_arrays
 
 logger = logging.getLogger(__name__)
 
@@ -137,18 +137,20 @@ def _features_of_file(
 ) -> tuple[dict[str, AudioFeatures], list[str]]:
     """Features of one file and notes about it; the audio is read only if something is missing in the cache."""
     digest = audio_hash(path)
-    audio, features, notes = None, {}, []
+    features, notes = {}, []
+
+    @functools.cache
+    def load() -> Audio:
+        return load_audio(path, settings)
+
+    def compute(embedder) -> dict[str, np.ndarray]:
+        computed = embed_audio(load(), embedder, settings.peak_in_db)
+        arrays = {name: array for name, array in vars(computed).items() if array is not None}
+        return arrays | {"notes": np.frombuffer(json.dumps(load().notes).encode(), dtype=np.uint8).copy()}
+
     for embedder in embedders:
         stored = stores[embedder.name] / f"{digest}.safetensors"
-        if not stored.is_file():
-            audio = audio or load_audio(path, settings)
-            computed = embed_audio(audio, embedder, settings.peak_in_db)
-            # safetensors would store arrays in another order as if they were in this one
-            arrays = {name: np.ascontiguousarray(array) for name, array in vars(computed).items() if array is not None}
-            arrays["notes"] = np.frombuffer(json.dumps(audio.notes).encode(), dtype=np.uint8).copy()
-            with atomic_path(stored) as temporary:
-                save_file(arrays, temporary)
-        arrays = load_file(stored)
+        arrays = cached_arrays(stored, functools.partial(compute, embedder))
         notes = json.loads(arrays.pop("notes").tobytes())
         features[embedder.name] = AudioFeatures(**arrays)
     return features, notes

@@ -43,8 +43,9 @@ from stable_longform.evaluation.audio_files import (
 from stable_longform.evaluation.prompt_lists import PromptRow
 from stable_longform.evaluation.reports import markdown_table
 from stable_longform.utils.audio import write_audio
+from stable_longform.utils.caches import cached_json
 from stable_longform.utils.environment import describe_environment
-from stable_longform.utils.files import write_json, write_text
+from stable_longform.utils.files import atomic_path, file_sha256, write_json, write_text
 from stable_longform.utils.optional import require
 from stable_longform.utils.text_files import read_json
 
@@ -190,8 +191,8 @@ def _load(path: Path, seconds: float) -> tuple[torch.Tensor, list[str]]:
 def _measure(path: Path, seconds: float, cache: Path) -> dict:
     """Loudness, peak, duration, notes and hash of the first seconds of a file."""
     digest = audio_hash(path)
-    stored = cache / f"{digest}-{seconds:g}.json"
-    if not stored.is_file():
+
+    def compute() -> dict:
         waveform, notes = _load(path, seconds)
         duration = waveform.shape[1] / SAMPLING_RATE
         if duration < seconds - TOLERANCE_IN_S:
@@ -201,8 +202,9 @@ def _measure(path: Path, seconds: float, cache: Path) -> dict:
         if peak == 0 or not math.isfinite(loudness):
             raise UnusableAudioError("silent, or too soft to measure its loudness")
         measured = {"loudness_in_lufs": float(loudness), "peak_in_dbfs": 20 * math.log10(peak)}
-        write_json(stored, measured | {"duration_in_s": duration, "notes": notes, "sha256": digest})
-    return read_json(stored)
+        return measured | {"duration_in_s": duration, "notes": notes, "sha256": digest}
+
+    return cached_json(cache / f"{digest}-{seconds:g}.json", compute)
 
 
 def write_stimuli(material: Material, settings: ListeningTestSettings, folder: Path) -> dict[str, Path]:
@@ -212,15 +214,22 @@ def write_stimuli(material: Material, settings: ListeningTestSettings, folder: P
     for name, details in tqdm(material.details.items(), desc="writing", unit="file"):
         files[name] = folder / f"{name}.{settings.extension}"
         made_from, note = {key: details[key] for key in ("sha256", "part_in_s", "gain_in_db")}, folder / f"{name}.json"
-        is_same = note.is_file() and read_json(note) == made_from
-        if not (files[name].is_file() and is_same):
+        if not _is_written(files[name], note, made_from):
             waveform, _ = _load(Path(details["file"]), details["part_in_s"])
             waveform = waveform * 10 ** (details["gain_in_db"] / 20)
             fade = min(round(FADE_IN_S * SAMPLING_RATE), waveform.shape[1])
             waveform[:, waveform.shape[1] - fade :] *= torch.linspace(1, 0, fade)
             write_audio(files[name], waveform, SAMPLING_RATE, "vorbis" if settings.extension == "ogg" else "pcm16")
-            write_json(note, made_from)
+            write_json(note, made_from | {"written_sha256": file_sha256(files[name])})
     return files
+
+
+def _is_written(path: Path, note: Path, made_from: Mapping) -> bool:
+    """Whether a stimulus is there as its note says: of this music, and undamaged."""
+    try:
+        return read_json(note) == made_from | {"written_sha256": file_sha256(path)}
+    except (OSError, ValueError):  # missing, or damaged itself
+        return False
 
 
 def make_trials(
@@ -273,7 +282,8 @@ def _copy(files: Mapping[str, Path], folder: Path) -> None:
     """Copies stimuli."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in files.values():
-        shutil.copyfile(path, folder / path.name)
+        with atomic_path(folder / path.name) as temporary:
+            shutil.copyfile(path, temporary)
 
 
 def read_key(path: Path) -> tuple[dict[str, dict], str, dict[str, list]]:

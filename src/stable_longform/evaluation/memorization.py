@@ -69,6 +69,7 @@ from stable_longform.evaluation.segments import (
 )
 from stable_longform.metrics.embedders.chroma import ChromaEmbedder
 from stable_longform.utils.audio import write_audio
+from stable_longform.utils.caches import cached_json
 from stable_longform.utils.files import atomic_path, file_sha256, write_json
 
 SPLICED_SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
@@ -297,10 +298,7 @@ class MemorizationAnalysis:
 
     def keep(self, name: str, compute: Callable[[], dict]) -> dict:
         """Computes a result once and stores it."""
-        path = self.work / f"{name}-{self.key}.json"
-        if not path.is_file():
-            write_json(path, compute())
-        return json.loads(path.read_text(encoding="utf-8"))
+        return cached_json(self.work / f"{name}-{self.key}.json", compute)
 
     def _on_first(self, name: str, compute: Callable[[], dict]) -> dict:
         """Like `keep`, with several processes: the first one computes, the others read."""

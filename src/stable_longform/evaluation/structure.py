@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from stable_longform.analysis.boundaries import boundary_f_scores, equal_sections
@@ -32,8 +31,9 @@ from stable_longform.evaluation.audio_files import (
 from stable_longform.evaluation.reports import markdown_table
 from stable_longform.utils.audio import read_blocks
 from stable_longform.utils.bootstrap import bootstrap_interval
+from stable_longform.utils.caches import cached_arrays
 from stable_longform.utils.environment import describe_environment
-from stable_longform.utils.files import atomic_path, write_json, write_text
+from stable_longform.utils.files import write_json, write_text
 from stable_longform.utils.pictures import MatrixPanel, draw_matrices
 from stable_longform.utils.ranges import check_number, shown
 from stable_longform.utils.text_files import read_json_lines
@@ -104,14 +104,14 @@ def file_structure(path: Path, settings: ReadingSettings, cache: Path) -> tuple[
     if min(info.duration_in_s, settings.trim_in_s or math.inf) < MIN_DURATION_IN_S:
         raise UnusableAudioError(f"too short: {info.duration_in_s:.2f} s, less than {MIN_DURATION_IN_S:g} s")
     stored = cache / f"{audio_hash(path)}-{STRUCTURE_VERSION}-{settings.trim_in_s}.safetensors"
-    if not stored.is_file():
+
+    def compute() -> dict[str, np.ndarray]:
         try:
-            structure = analyze_structure(extract_features(_first_blocks(path, settings.trim_in_s)))
+            return _to_arrays(analyze_structure(extract_features(_first_blocks(path, settings.trim_in_s))))
         except ValueError as error:
             raise UnusableAudioError(str(error)) from error
-        with atomic_path(stored) as temporary:
-            save_file(_to_arrays(structure), temporary)
-    structure, notes = _from_arrays(load_file(stored)), header_notes(info, settings)
+
+    structure, notes = _from_arrays(cached_arrays(stored, compute)), header_notes(info, settings)
     if structure.frame_rate < FRAME_RATE:
         notes.append(f"long: analyzed at {structure.frame_rate:.2f} frames a second")
     return structure, notes
