@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stable_longform.analysis.listening_test import AGAIN, PREFERENCE, QUESTIONS, allowed_answers
+from stable_longform.utils.ranges import shown
 from stable_longform.utils.text_files import read_text
 
 PAGE_COLUMNS = ("test_id", "listener", "trial_id", "question", "answer", "listened_in_s", "time_in_ms")
@@ -29,6 +30,7 @@ WEBMUSHRA_COLUMNS = (
     *(f"stimuli_rating{n + 1}" for n in range(len(QUESTIONS))),
 )
 PYMUSHRA_COLUMNS = ("wm_testId", "wm_id", "wm_type", "responses_stimulus", "responses_stimulusRating")
+COLUMNS = {"page": PAGE_COLUMNS, "webmushra": WEBMUSHRA_COLUMNS, "pymushra": PYMUSHRA_COLUMNS}
 EXTENSIONS = (".csv", ".json")
 
 
@@ -74,7 +76,10 @@ def read_results(paths: Sequence[Path], test_id: str, plan: Mapping[str, Sequenc
         raise ValueError(f"No result file ({', '.join(EXTENSIONS)}) in {', '.join(map(str, paths))}.")
     found: dict[tuple[str, str, str], list[tuple[str, Answer]]] = {}
     for file in files:
-        for where, read in _read_file(file):
+        entries = list(_read_file(file))
+        if not entries:
+            results.left_out.append(f"{file}: no answers")
+        for where, read in entries:
             if isinstance(read, str):
                 results.left_out.append(f"{where}: {read}")
                 continue
@@ -127,20 +132,24 @@ def _read_file(path: Path) -> Iterator[tuple[str, tuple[str, Answer] | str]]:
         if path.suffix.lower() == ".json":
             yield from _read_pymushra_json(path, json.loads(text))
             return
-    except (OSError, ValueError, RecursionError) as error:
+        file = io.StringIO(text, newline=None)  # old spreadsheets end lines with a carriage return
+        header = file.readline()
+        file.seek(0)
+        rows = csv.DictReader(file, delimiter=";" if header.count(";") > header.count(",") else ",")
+        rows.fieldnames = columns = [name.strip() for name in rows.fieldnames or ()]
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         yield str(path), f"cannot be read: {error}"
         return
-    header = text.split("\n", 1)[0]
-    rows = csv.DictReader(io.StringIO(text), delimiter=";" if header.count(";") > header.count(",") else ",")
-    rows.fieldnames = columns = [name.strip() for name in rows.fieldnames or ()]
-    kinds = {"page": PAGE_COLUMNS, "webmushra": WEBMUSHRA_COLUMNS, "pymushra": PYMUSHRA_COLUMNS}
-    missing = {kind: [name for name in needed if name not in columns] for kind, needed in kinds.items()}
-    kind = min(missing, key=lambda name: len(missing[name]) / len(kinds[name]))
+    missing = {kind: [name for name in needed if name not in columns] for kind, needed in COLUMNS.items()}
+    kind = min(missing, key=lambda name: len(missing[name]) / len(COLUMNS[name]))
     if missing[kind]:
         yield str(path), f"columns that are missing: {', '.join(missing[kind])}"
         return
     if len(set(columns)) < len(columns):
         yield str(path), "two columns have the same name"
+        return
+    if kind == "webmushra" and f"stimuli_rating{len(QUESTIONS) + 1}" in columns:
+        yield str(path), f"of another test, with more than {len(QUESTIONS)} ratings a trial"
         return
     while True:
         try:
@@ -169,8 +178,8 @@ def _read_row(where: str, kind: str, row: Mapping[str, str]) -> Iterator[tuple[s
     else:
         try:
             ratings = ast.literal_eval(row["responses_stimulusRating"])
-        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
-            yield where, f"ratings that cannot be read: {error}"
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            yield where, f"ratings that cannot be read: {shown(row['responses_stimulusRating'])}"
         else:
             yield from _split_ratings(where, row["wm_testId"], row["wm_id"], row["responses_stimulus"], ratings)
 
@@ -189,7 +198,10 @@ def _read_pymushra_json(path: Path, content) -> Iterator[tuple[str, tuple[str, A
     if not tables:
         yield str(path), "no database of pymushra"
     for table in tables:
-        for number, trial in table.items() if isinstance(table, dict) else ():
+        if not isinstance(table, dict):
+            yield str(path), "a table that is no table of pymushra"
+            continue
+        for number, trial in table.items():
             where = f"{path}:{number}"
             try:
                 for response in trial["responses"]:

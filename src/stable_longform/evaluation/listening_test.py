@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -224,7 +225,7 @@ def write_stimuli(material: Material, settings: ListeningTestSettings, folder: P
     return files
 
 
-def _is_written(path: Path, note: Path, made_from: Mapping) -> bool:
+def _is_written(path: Path, note: Path, made_from: dict[str, Any]) -> bool:
     """Whether a stimulus is there as its note says: of this music, and undamaged."""
     try:
         return read_json(note) == made_from | {"written_sha256": file_sha256(path)}
