@@ -14,6 +14,7 @@ from stable_longform.evaluation.audio_files import (
     UnusableAudioError,
     audio_hash,
     list_audio,
+    list_tracks,
     load_audio,
     normalize_peak,
     to_channels,
@@ -37,6 +38,16 @@ def test_names_are_relative_paths_without_extension(tmp_path):
     write(tmp_path / "b.flac", np.zeros(100))
     with pytest.raises(ValueError, match="two files named b: b.flac and b.wav"):
         list_audio(tmp_path)
+
+
+def test_names_that_are_not_utf_8_can_be_written_to_a_report(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    write(tmp_path / "plain.wav", np.zeros((44100, 2))).rename(path)
+    assert list_audio(tmp_path) == {"caf\\xe9": path}
+    assert [name.rsplit("/", 1)[1] for name in list_tracks(tmp_path, "train")] == ["caf\\xe9"]
+    path.write_bytes(b"no audio")
+    with pytest.raises(UnusableAudioError, match=r"^unreadable: [ -~]*$"):
+        load_audio(path, ReadingSettings())
 
 
 def test_folders_without_audio_are_named(tmp_path):

@@ -210,6 +210,8 @@ def test_the_server_serves_the_page_and_keeps_results(test_folder, tmp_path):
     assert all((tmp_path / "results" / name).read_text() == text.replace("\r\n", "\n") for name in names)
     with pytest.raises(ValueError, match="no index.html"):
         make_server(tmp_path, tmp_path)
+    with pytest.raises(ValueError, match="--host 999.1.1.1 --port 0 cannot be listened on"):
+        make_server(test_folder / "page", tmp_path, "999.1.1.1")
 
 
 def test_simulated_listeners_give_table_4(tmp_path, capsys):

@@ -50,8 +50,12 @@ def make_server(page: Path, results: Path, host: str = "127.0.0.1", port: int = 
     """A server for the folder `page` that stores results in the folder `results`; port 0 means any free port.
 
     Raises:
-        ValueError: the folder has no page.
+        ValueError: the folder has no page, or the server cannot listen on the address.
     """
     if not (page / "index.html").is_file():
         raise ValueError(f"{page} has no index.html: build the test first.")
-    return ThreadingHTTPServer((host, port), functools.partial(_Handler, directory=str(page), results=results))
+    handler = functools.partial(_Handler, directory=str(page), results=results)
+    try:
+        return ThreadingHTTPServer((host, port), handler)
+    except OSError as error:
+        raise ValueError(f"--host {host} --port {port} cannot be listened on: {error.strerror}.") from error

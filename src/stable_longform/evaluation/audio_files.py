@@ -28,6 +28,7 @@ from stable_longform.utils.audio import (
     to_stereo,
 )
 from stable_longform.utils.files import file_sha256
+from stable_longform.utils.text_files import printable
 
 # Extensions of audio files. Files that libsndfile cannot decode are listed as unusable in the report.
 EXTENSIONS = AUDIO_EXTENSIONS + UNSUPPORTED_EXTENSIONS
@@ -76,7 +77,7 @@ def list_audio(folder: str | os.PathLike) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in sorted(_walk(folder)):
         if path.suffix.lower() in EXTENSIONS:
-            name = path.relative_to(folder).with_suffix("").as_posix()
+            name = printable(path.relative_to(folder).with_suffix("").as_posix())
             if name in files:
                 raise ValueError(f"{folder} has two files named {name}: {files[name].name} and {path.name}.")
             files[name] = path
@@ -96,7 +97,8 @@ def list_tracks(source: str | os.PathLike, split: str, limit: int | None = None)
     Raises:
         ValueError: see `open_source`; or the source holds its audio in tars or tables.
     """
-    return {track.path.with_suffix("").as_posix(): track.path for track in tracks_of_files(source, split)[:limit]}
+    tracks = tracks_of_files(source, split)[:limit]
+    return {printable(track.path.with_suffix("").as_posix()): track.path for track in tracks}
 
 
 def tracks_of_files(source: str | os.PathLike, split: str | None = None) -> Sequence[Track]:

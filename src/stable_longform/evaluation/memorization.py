@@ -71,6 +71,7 @@ from stable_longform.metrics.embedders.chroma import ChromaEmbedder
 from stable_longform.utils.audio import write_audio
 from stable_longform.utils.caches import cached_json
 from stable_longform.utils.files import atomic_path, file_sha256, write_json
+from stable_longform.utils.text_files import printable
 
 SPLICED_SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 MAX_SAMPLE = 10000  # recordings whose nearest other recording is searched, for the histogram
@@ -222,6 +223,7 @@ class MemorizationAnalysis:
 
     def embed_generations(self, name: str, files: Mapping[str, Path]) -> EmbeddedSet:
         """Embeds generated files, in short steps."""
+        name = f"generated-{name}"  # never that of another set
         self._collect(files, self.query_embedder, self.reading, name, self.standardizer)
         return self.open(name)
 
@@ -268,7 +270,7 @@ class MemorizationAnalysis:
         write_json(folder / "index.json", {"names": names, "counts": counts, "skipped": skipped})
 
     def open(self, name: str) -> EmbeddedSet:
-        """Opens an embedded set: "training", "held_out", "excerpts" or the name of generations."""
+        """Opens an embedded set: "training", "held_out", "excerpts" or "generated-NAME"."""
         folder = self.work / name
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         counts = np.array(index["counts"], dtype=np.int64)
@@ -490,7 +492,7 @@ def open_tracks(source: str, splits: Sequence[str], limit: int | None = None) ->
     Raises:
         ValueError: see `open_source`; or the source holds its audio in tars or tables, or has no such track.
     """
-    found = {track.path.as_posix(): track for track in tracks_of_files(source) if track.split in splits}
+    found = {printable(track.path.as_posix()): track for track in tracks_of_files(source) if track.split in splits}
     if not found:
         raise ValueError(f"{source} has no track in the splits {', '.join(splits)}.")
     return dict(list(found.items())[:limit])
