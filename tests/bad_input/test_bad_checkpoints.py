@@ -46,6 +46,16 @@ def cut(name: str, num_bytes: int) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:num_bytes]) and None
 
 
+def link_to_itself(name: str) -> Callable[[Path], None]:
+    """Replaces a file by a link without an end."""
+
+    def change(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).symlink_to(folder / name)
+
+    return change
+
+
 def set_field(name: str, **fields) -> Callable[[Path], None]:
     """Changes fields of a JSON file; `...` removes one."""
 
@@ -131,6 +141,10 @@ for part in PARTS:
         f"{part}: a tensor too many": change_weights(part, lambda tensors: tensors | {"more": torch.zeros(2)}),
         f"{part}: another shape": change_weights(part, first(lambda tensor: torch.zeros(7, 3, 2))),
         f"{part}: no tensors": change_weights(part, lambda tensors: {}),
+        f"{part}: whole numbers": change_weights(part, first(lambda tensor: tensor.to(torch.int8))),
+        f"{part}: an index that is a list": write(f"{part}/{WEIGHTS}.index.json", b"[]"),
+        f"{part}: an index without a map": write(f"{part}/{WEIGHTS}.index.json", b"{}"),
+        f"{part}: a link to itself as weights": link_to_itself(f"{part}/{WEIGHTS}"),
     }
 
 
@@ -203,6 +217,14 @@ def test_a_tokenizer_with_more_tokens_than_the_text_encoder_is_refused(clap, tmp
     tokenizer.add_tokens([f"word {number}" for number in range(100)])
     tokenizer.save_pretrained(folder)
     refused(lambda: load_text_encoder(folder), "tokens, the text encoder takes 300")
+
+
+def test_a_tokenizer_that_knows_no_token(saved, tmp_path):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(saved, folder)
+    Tokenizer(WordLevel({}, unk_token="<unk>")).save(str(folder / "tokenizer" / "tokenizer.json"))
+    pipe = LongFormMusicPipeline.from_pretrained(folder)
+    refused(lambda: pipe.encode_prompt("calm"), "The tokenizer fails: WordLevel error")
 
 
 @pytest.mark.parametrize("part", PARTS)

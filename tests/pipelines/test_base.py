@@ -320,6 +320,13 @@ def test_what_is_not_finite_is_not_returned_and_the_cause_is_named(pipe):
         pipe.transformer.proj_out.weight[0, 0] = torch.nan
     with pytest.raises(ValueError, match="latents that are not finite.* DiTTransformer1D are not: proj_out"):
         generate(pipe)
+    for part in ("text_encoder", "timing_conditioner"):
+        pipe = tiny_pipeline()
+        component = getattr(pipe, part)
+        with torch.no_grad():
+            next(component.parameters()).fill_(torch.nan)
+        with pytest.raises(ValueError, match=f"latents that are not finite.* {type(component).__name__} are not: "):
+            generate(pipe)
     pipe = tiny_pipeline()
     latents = generate(pipe, output_type="latent")[0]
     with torch.no_grad():

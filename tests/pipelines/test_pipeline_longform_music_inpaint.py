@@ -222,6 +222,15 @@ def test_windows_that_agree_are_one():
         torch.testing.assert_close(velocity(latents, None, 0.5), 3 * latents)
 
 
+def test_a_window_fades_into_the_next():
+    """Of two windows that overlap by half, the share of the second rises in a straight line from nothing to all."""
+    window = 16
+    velocities = [lambda latents, t, time, value=value: torch.full_like(latents, value) for value in (0.0, 1.0)]
+    mean = WindowedVelocity(velocities, [0, window // 2], window)(torch.zeros(1, 1, 24), None, 0.5)[0, 0]
+    rising = (torch.arange(8) + 0.5) / 8
+    torch.testing.assert_close(mean, torch.cat([torch.zeros(8), rising, torch.ones(8)]))
+
+
 def test_where_a_window_is_said_to_be():
     """The model's end and beginning are those of the piece, and between them it never hears of either."""
     assert place_window(10, 200, 50, 512) == (10, 200)

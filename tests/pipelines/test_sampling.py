@@ -15,6 +15,12 @@ from stable_longform.schedulers.scheduling import make_scheduler
 STEPS = 6
 
 
+def test_guidance_is_on_from_the_first_to_the_last_time_of_its_interval():
+    guidance = Guidance(3.0, interval=(0.25, 0.75))
+    assert [guidance.is_on(time) for time in (0.2, 0.25, 0.5, 0.75, 0.8)] == [False, True, True, True, False]
+    assert Guidance(3.0).is_on(0.0) and Guidance(3.0).is_on(1.0) and not Guidance(1.0).is_on(0.5)
+
+
 @pytest.fixture
 def pipe():
     return tiny_pipeline()

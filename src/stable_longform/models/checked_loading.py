@@ -11,10 +11,13 @@ from pathlib import Path
 
 import torch
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME, _add_variant
+from safetensors import SafetensorError, safe_open
 
 from stable_longform.utils.model_sources import check_source
 from stable_longform.utils.portable_config import PortableConfigMixin
 from stable_longform.utils.text_files import list_some, parse_json_object, read_text
+
+INTEGERS = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")  # types in safetensors
 
 # When a model's dtype changes, diffusers warns about modules that should stay in float32 even if there are none.
 logging.getLogger("diffusers.models.modeling_utils").addFilter(
@@ -61,9 +64,13 @@ class CheckedModelMixin(PortableConfigMixin):
         file = folder / cls.config_name
         if file.is_file():
             parse_json_object(read_text(file), str(file))
-            if not any(folder.glob("diffusion_pytorch_model.*")):
+            files = [path for path in folder.glob("diffusion_pytorch_model*") if path.is_file()]
+            if not files:
                 name = _add_variant(SAFETENSORS_WEIGHTS_NAME, kwargs.get("variant"))
                 raise ValueError(f"{folder} has no {name}, which holds the weights.")
+            for index in (path for path in files if path.name.endswith(".index.json")):
+                if not isinstance(parse_json_object(read_text(index), str(index)).get("weight_map"), dict):
+                    raise ValueError(f"{index}: weight_map must map the names of the tensors to files.")
         try:
             with _default_dtype(torch.float32):
                 model, info = super().from_pretrained(
@@ -75,6 +82,8 @@ class CheckedModelMixin(PortableConfigMixin):
             raise ValueError(f"{folder}: {error}") from error
         problems = [f"missing {key}" for key in info.get("missing_keys", ())]
         problems += [f"unexpected {key}" for key in info.get("unexpected_keys", ())]
+        if "quantization_config" not in model.config:
+            problems += _integer_weights(folder, model)
         if problems:
             raise ValueError(f"The weights in {folder} don't fit {cls.__name__}: {list_some(problems)}.")
         return (model, info) if with_info else model
@@ -109,6 +118,17 @@ def check_booleans(config: Mapping, *names: str) -> None:
     for name in names:
         if not isinstance(config[name], bool):
             raise ValueError(f"{name} must be true or false, got {config[name]!r}.")
+
+
+def _integer_weights(folder: Path, model: torch.nn.Module) -> list[str]:
+    """Tensors that a folder stores as integers and the model as floating-point numbers: diffusers converts them."""
+    wrong = []
+    own = {key: tensor.is_floating_point() for key, tensor in model.state_dict().items()}
+    for file in folder.glob("diffusion_pytorch_model*.safetensors"):
+        with contextlib.suppress(SafetensorError), safe_open(file, "pt") as tensors:  # damaged: of another variant
+            types = {key: tensors.get_slice(key).get_dtype() for key in own.keys() & set(tensors.keys())}
+            wrong += [f"{kind} {key}" for key, kind in sorted(types.items()) if own[key] and kind in INTEGERS]
+    return wrong
 
 
 def _is_integer(value) -> bool:

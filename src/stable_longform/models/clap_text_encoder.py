@@ -237,14 +237,17 @@ def tokenize_texts(tokenizer, texts: Sequence[str], max_length: int) -> tuple[to
         number of tokens of each text before it is cut.
 
     Raises:
-        ValueError: a tokenizer without a padding token, or whose `model_max_length` is not a number.
+        ValueError: a tokenizer without a padding token, whose `model_max_length` is not a number, or that fails.
     """
     if tokenizer.pad_token_id is None:
         raise ValueError("The tokenizer has no padding token: set pad_token in its tokenizer_config.json.")
     if not isinstance(tokenizer.model_max_length, (int, float)):
         raise ValueError(f"tokenizer.model_max_length must be a number, got {tokenizer.model_max_length!r}.")
     with TOKENIZER_LOCK:
-        tokens = tokenizer(list(texts), return_special_tokens_mask=True, verbose=False)
+        try:
+            tokens = tokenizer(list(texts), return_special_tokens_mask=True, verbose=False)
+        except Exception as error:  # the type that tokenizers raises
+            raise ValueError(f"The tokenizer fails: {error}.") from error
     input_ids = torch.full((len(texts), max_length), tokenizer.pad_token_id)
     mask = torch.zeros(input_ids.shape, dtype=torch.bool)
     for row, (ids, is_special) in enumerate(zip(tokens.input_ids, tokens.special_tokens_mask, strict=True)):

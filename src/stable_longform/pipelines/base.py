@@ -486,7 +486,8 @@ class LongFormMusicPipelineBase(
                     return sample(velocity, steps, latents, run, generator, after_step=hook, **hooks)
 
                 latents = sample_items(items, follow, generator)
-                check_finite("latents that are", latents, self.transformer, run.guidance)
+                models = self.transformer, self.text_encoder, self.timing_conditioner
+                check_finite("latents that are", latents, *models, guidance=run.guidance)
                 for item, result in zip(items, latents, strict=True):
                     results[item] = result
         return results
@@ -534,14 +535,19 @@ def _align(component) -> None:
 
 
 def check_finite(
-    what: str, tensor: torch.Tensor, model: torch.nn.Module, guidance: Guidance | None = None
+    what: str, tensor: torch.Tensor, model: Any, *others: torch.nn.Module | None, guidance: Guidance | None = None
 ) -> torch.Tensor:
-    """Returns a result of `model`; if it is not finite, raises a ValueError with the likely cause."""
+    """Returns a result of `model`; if it is not finite, raises a ValueError with the likely cause.
+
+    The cause may also be in the weights of `others`, whose results are inputs of `model`.
+    """
     if tensor.isfinite().all():
         return tensor
-    broken = next((key for key, weight in model.named_parameters() if not weight.isfinite().all()), None)
+    parts = [part for part in (model, *others) if part is not None]
+    weights = ((part, key, weight) for part in parts for key, weight in part.named_parameters())
+    broken = next(((part, key) for part, key, weight in weights if not weight.isfinite().all()), None)
     if broken is not None:
-        cause = f"the weights of its {type(model).__name__} are not: {broken}. Take another checkpoint."
+        cause = f"the weights of its {type(broken[0]).__name__} are not: {broken[1]}. Take another checkpoint."
     elif model.dtype == torch.float16:
         cause = "float16 overflows. Take bfloat16 or float32."
     elif guidance is not None:
