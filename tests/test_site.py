@@ -50,3 +50,5 @@ def test_site_builds_without_broken_links(tmp_path):
     start = (tmp_path / "index.html").read_text(encoding="utf-8")
     card = "repository/src/stable_longform/checkpoints/tiny/index.html"
     assert f'href="{card}"' in start and (tmp_path / card).is_file()
+    # Names in tables break between their parts only.
+    assert "<code>training/<wbr>train_<wbr>dit.py</code>" in (tmp_path / "training.html").read_text(encoding="utf-8")
