@@ -28,6 +28,15 @@ def test_what_a_user_can_put_right_ends_in_one_line(capsys):
     assert caught.value.code == 2 and line.startswith("error: ") and "missing.txt" in line
 
 
+def test_an_interruption_has_no_traceback(capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        run_main(interrupt)
+    assert ended.value.code == 130 and capsys.readouterr().err == ""
+
+
 def test_mistakes_of_ours_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         run_main(lambda: 1 / 0)

@@ -19,9 +19,7 @@ from stable_longform.cli.generate import generate
 from stable_longform.cli.info import info
 from stable_longform.cli.options import require_finite
 from stable_longform.cli.reconstruct import reconstruct
-from stable_longform.utils.scripts import EXIT_BAD_INPUT
-
-EXIT_INTERRUPTED = 130
+from stable_longform.utils.scripts import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 
 # The error of typer for unknown options, missing values etc.: click's class or typer's copy of it.
 UsageError: Any = typer.BadParameter.__base__

@@ -10,7 +10,7 @@ import torch
 from stable_longform.utils.accepted_values import MAX_SEED, MAX_STEPS
 from stable_longform.utils.ranges import Range
 
-EXIT_BAD_INPUT = 2
+EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 SEEDS, STEPS, SECONDS = Range(0, MAX_SEED), Range(1, MAX_STEPS), Range(0, 1e5, above=True)
 
 
@@ -75,9 +75,14 @@ def _check_device(name: str) -> str:
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Calls a script's `main`. Errors that the user can fix end with one line on stderr and exit code 2."""
+    """Calls a script's `main`.
+
+    Errors that the user can fix end with one line on stderr and exit code 2, an interruption (Ctrl-C) with 130.
+    """
     try:
         main()
     except (ValueError, OSError) as error:  # OSError: also for a missing file or checkpoint
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(EXIT_BAD_INPUT)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
