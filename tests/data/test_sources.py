@@ -265,6 +265,17 @@ def test_is_stream(source, expected):
     assert is_stream(source) == expected
 
 
+@pytest.mark.parametrize("name", ["folder", "tars", "stream:tars", "stream:saved"])
+def test_the_shares_of_all_processes_are_every_track_once(sources, name):
+    prefix, _, kind = name.rpartition(":")
+    source = open_source(f"{prefix}:{sources[kind]}" if prefix else sources[kind])
+    tracks = [track.path for track in source.share()]
+    shares = [[track.path for track in source.share(rank, 3)] for rank in range(3)]
+    assert len(tracks) == 6 and sorted(sum(shares, [])) == sorted(tracks)
+    if not prefix:  # a stream is divided by shards
+        assert [len(share) for share in shares] == [2, 2, 2]
+
+
 def test_streams_of_tars_and_datasets(sources):
     source = open_source("https://x.org/{00..11}.tar?download=1", "train")
     assert source.tracks == () and source.split == "train"
