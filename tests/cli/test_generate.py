@@ -477,6 +477,26 @@ def test_checkpoint_that_is_not_one(fails, checkpoint, tmp_path, kind, message):
         assert message in fails("reconstruct", str(source), *options)
 
 
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("vae", "sampling_rate", 10**9),
+        ("vae", "sampling_rate", 44100.5),
+        ("transformer", "sample_size", 3.5),
+    ],
+)
+def test_a_model_that_will_not_load_sets_no_limits(fails, checkpoint, tmp_path, part, field, value):
+    """Else the duration would be blamed for a configuration that is wrong."""
+    folder = tmp_path / "bad"
+    shutil.copytree(checkpoint, folder)
+    file = folder / part / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
+    message = fails(
+        "generate", "piano", "--duration", "0.1", "--checkpoint", str(folder), "-o", str(tmp_path / "a.wav")
+    )
+    assert f"{part}/config.json: {field} must be an integer" in message
+
+
 def test_audio_that_is_not_finite_is_not_written(checkpoint, tmp_path, capsys):
     broken = rescale_output(checkpoint, tmp_path / "broken", float("nan"))
     assert main(["generate", "piano", "--steps", "2", "-o", str(tmp_path / "a.wav"), "--checkpoint", str(broken)]) == 2

@@ -19,6 +19,7 @@ from stable_longform.music_files import write_music
 from stable_longform.utils.accepted_values import DTYPES
 from stable_longform.utils.audio import check_output_path
 from stable_longform.utils.optional import require
+from stable_longform.utils.timecodes import SECONDS
 
 # Checkpoints with short names; tags contain these names instead of local paths.
 NAMED_CHECKPOINTS = {"tiny": stable_longform.TINY_CHECKPOINT}
@@ -156,8 +157,10 @@ def read_limits(checkpoint: str) -> tuple[float, float] | None:
         transformer, vae = (_read_config(checkpoint, name) for name in ("transformer", "vae"))
         timing = _read_config(checkpoint, "timing_conditioner")
         hop_length = math.prod(vae["downsampling_ratios"])
-        window_in_s = transformer["sample_size"] * hop_length / vae["sampling_rate"]
-        return (window_in_s, timing["max_value"]) if window_in_s > 0 else None  # else it will not load
+        size, rate, max_value = transformer["sample_size"], vae["sampling_rate"], timing["max_value"]
+        window_in_s = size * hop_length / rate
+        is_valid = type(size) is type(rate) is int and window_in_s >= SECONDS.low and max_value > 0
+        return (window_in_s, max_value) if is_valid else None  # else it will not load
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
         return None
 
