@@ -137,7 +137,9 @@ def test_a_mixture_of_manifests_that_share_a_track(tmp_path):
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
-NAMES = st.text(st.characters(exclude_characters="\0/"), min_size=1).filter(lambda name: name not in (".", ".."))
+BYTES = st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF)  # that are not UTF-8, in Python's file names
+LETTERS = st.characters(exclude_characters="\0/", exclude_categories=["Cs"])
+NAMES = st.text(LETTERS | BYTES, min_size=1).filter(lambda name: name not in (".", ".."))
 TRACKS = st.builds(
     lambda name, duration_in_s, split, weight, metadata: (name, duration_in_s, split, weight, metadata),
     NAMES,
