@@ -89,7 +89,8 @@ def test_figure_4_has_a_row_for_each_system_and_a_column_for_each_genre(run, tmp
 def test_table_4_is_the_mean_and_deviation_of_known_ratings(run, tmp_path):
     """Two listeners rate every stimulus 4 and 2; one hears stereo and the other doesn't."""
     stimuli = make_stimuli(num_prompts=2)
-    key = {"settings": {"test_id": "known"}, "stimuli": {s.id: asdict(s) for s in stimuli}, "listeners": {}}
+    plan = {listener: rating_order(stimuli, int(listener), 0) for listener in "12"}
+    key = {"settings": {"test_id": "known"}, "stimuli": {s.id: asdict(s) for s in stimuli}, "listeners": plan}
     (tmp_path / "key.json").write_text(json.dumps(key))
     with (tmp_path / "results.csv").open("w", newline="") as file:
         writer = csv.writer(file)
