@@ -7,7 +7,7 @@ import json
 import pytest
 from simulated_listeners import make_stimuli
 
-from stable_longform.analysis.listening_test import QUESTIONS
+from stable_longform.analysis.listening_test import AGAIN, PREFERENCE, QUESTIONS
 from stable_longform.analysis.listening_test_results import PAGE_COLUMNS, Answer, read_results
 
 STIMULI = make_stimuli(2)
@@ -143,6 +143,27 @@ def test_files_of_a_folder(tmp_path):
     assert set(results.answers) == EXPECTED and results.left_out == [
         f"{tmp_path / 'a.xlsx'}: not a .csv or .json file"
     ]
+
+
+def test_folders_in_folders_are_read_but_for_hidden_ones(tmp_path):
+    for folder, answer in (("monday", "4"), (".partial", "1")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.csv").write_text(csv_text(page_rows(answer=answer)[:2]))
+    results = read_results([tmp_path], "t", PLAN)
+    assert [answer.answer for answer in results.answers] == ["4"] and results.left_out == []
+
+
+def test_a_trial_that_is_heard_again_has_answers_of_its_own(tmp_path):
+    """Both of a piece and of a pair of pieces; its stimulus is that of the first time."""
+    pair = f"{NAME}_{OTHER}"
+    plan = {"7": [NAME, NAME + AGAIN, pair, pair + AGAIN]}
+    preferences = [page_rows(trial_id=pair + again, question=PREFERENCE, answer="a")[1] for again in ("", AGAIN)]
+    (tmp_path / "page.csv").write_text(csv_text([PAGE_COLUMNS, *preferences]))
+    (tmp_path / "lss.csv").write_text(csv_text(webmushra_rows(trial=NAME + AGAIN) + webmushra_rows()[1:]))
+    results = read_results([tmp_path], "t", plan)
+    again = {Answer("7", NAME + AGAIN, answer.question, answer.answer) for answer in EXPECTED}
+    both = {Answer("7", pair, PREFERENCE, "a"), Answer("7", pair + AGAIN, PREFERENCE, "a")}
+    assert set(results.answers) == EXPECTED | again | both and results.left_out == []
 
 
 def test_answers_twice_count_once_and_contradictions_not_at_all(tmp_path):

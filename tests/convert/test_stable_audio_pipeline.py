@@ -46,6 +46,13 @@ def test_noise_levels_become_those_of_diffusers_scheduler(ours):
     assert to_stable_audio_pipeline(ours).scheduler is ours.scheduler
 
 
+@pytest.mark.parametrize("levels", [(0.03, 500.0), (0.2468, 87.6543)])
+def test_noise_levels_are_kept_to_four_digits(ours, levels):
+    ours.scheduler = make_scheduler(*levels)
+    config = to_stable_audio_pipeline(ours).scheduler.config
+    assert (config.sigma_min, config.sigma_max) == pytest.approx(levels, abs=1e-4, rel=1e-4)
+
+
 def test_every_field_that_cannot_be_expressed_is_named(ours):
     with pytest.raises(ValueError) as info:
         to_stable_audio_pipeline(tiny_pipeline(mask_text_padding=True))

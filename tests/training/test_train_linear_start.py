@@ -3,13 +3,18 @@
 import json
 
 import pytest
+import torch
 import yaml
 from common import assert_all_equal
 from launch import check_script, run_script
 from safetensors.torch import load_file
 from tiny_training import AUTOENCODER
 
+from stable_longform.data.audio_crops import CropMaker
+from stable_longform.data.sources import open_source
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
+from stable_longform.training_utils.items import item_generator
+from stable_longform.training_utils.linear_start import LinearAutoencoder, relative_error
 
 SETTINGS = {
     "model": {**AUTOENCODER["model"], "downsampling_ratios": [2, 2], "channel_multiples": [1, 2]},
@@ -62,6 +67,25 @@ def test_the_rate_warms_up_and_falls(folder):
     check_script("train_linear_start.py", *arguments(folder, "rates", 4, *laws))
     rows = [row for row in map(json.loads, (folder / "rates" / "metrics.jsonl").open()) if "learning_rate" in row]
     assert [row["learning_rate"] for row in rows] == pytest.approx([5e-4, 1e-3, 1e-3, 6e-4])
+
+
+@pytest.mark.parametrize("kl_weight", [0.0, 20.0])
+def test_the_gradient_is_that_of_the_error_plus_the_weight_times_kl(folder, tiny_manifest, kl_weight):
+    """At a rate at which the first step changes nothing, so that the exported weights are those it began with."""
+    settings = [f"--kl_weight={kl_weight}", "--learning_rate=1e-12", "--batch_size=2", "--log_every=1"]
+    run = f"kl-{kl_weight:g}"
+    check_script("train_linear_start.py", *arguments(folder, run, 1, *settings))
+    row = json.loads((folder / run / "metrics.jsonl").read_text().splitlines()[0])
+    network = LinearAutoencoder(AutoencoderOobleck.from_pretrained(folder / run / "autoencoder"))
+    crops = open_source(tiny_manifest, "train").items(CropMaker(SETTINGS["crop_num_samples"], 44100), 0)
+    waveform = torch.stack([crops[number]["waveform"] for number in range(2)])
+    decoded, posterior = network(waveform, [item_generator(0, number) for number in range(2)])
+    error = relative_error(decoded, waveform, SETTINGS["edge_num_samples"])
+    parameters = network.trained_parameters()
+    gradient = torch.autograd.grad(error + kl_weight * posterior.kl(), parameters, allow_unused=True)
+    norm = torch.cat([part.flatten() for part in gradient if part is not None]).norm().item()
+    assert (row["error"], row["kl"]) == pytest.approx((error.item(), posterior.kl().item()), rel=1e-3)
+    assert row["gradient_norm"] == pytest.approx(norm, rel=1e-3)
 
 
 def test_a_resumed_run_equals_an_undisturbed_one(folder):

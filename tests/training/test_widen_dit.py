@@ -95,6 +95,15 @@ def test_new_weights_learn():
             assert (weight.grad != 0).float().mean() > 0.9, name
 
 
+def test_new_channels_weigh_as_much_as_old_ones():
+    """Layer norms of ones become one value, so that the deviation of a token is the same in all of them."""
+    narrow, wide = DiTTransformer1D(**NARROW), DiTTransformer1D(**WIDE)
+    WIDEN(narrow, wide)
+    for block in wide.transformer_blocks:
+        for norm in (block.norm1, block.norm2, block.norm3):
+            torch.testing.assert_close(norm.weight, torch.full((48,), (32 / 48) ** 0.5))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -1,9 +1,16 @@
 """What is drawn for each item of the transformer's training."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from stable_longform.training_utils.noise_and_times import draw_noise_and_times, shift_times, uniform_times
+from stable_longform.training_utils.noise_and_times import (
+    draw_noise_and_times,
+    make_draw,
+    shift_times,
+    uniform_times,
+)
 
 SHAPE = (200, 2, 3)
 
@@ -85,3 +92,21 @@ def test_times_below_the_least_are_not_drawn_and_the_others_stay_even():
     shifted = draw(range(64), terminal_probability=0.0, min_timestep=0.25, timestep_shift=4.0)["timestep"]
     expected = 0.25 + 0.75 * shift_times(uniform_times(range(64), 5), 4.0)
     assert torch.allclose(shifted, expected, atol=1e-6)
+
+
+OPTIONS = {
+    "seed": 7,
+    "condition_dropout": 0.4,
+    "terminal_probability": 0.3,
+    "timestep_shift": 2.0,
+    "min_timestep": 0.1,
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_of_a_training_counts(name):
+    changed = OPTIONS | {name: OPTIONS[name] / 2 if name != "seed" else 8}
+    result = make_draw(SimpleNamespace(**changed))(SHAPE, range(200))
+    expected, others = (draw_noise_and_times(SHAPE, range(200), **options) for options in (changed, OPTIONS))
+    assert all(torch.equal(result[key], value) for key, value in expected.items())
+    assert not all(torch.equal(result[key], value) for key, value in others.items())

@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 
+from stable_longform.utils import caches
 from stable_longform.utils.caches import cached_arrays, cached_json
 
 ARRAYS = {"rows": np.arange(12, dtype=np.float32).reshape(3, 4).T, "notes": np.zeros(0, dtype=np.uint8)}
@@ -47,4 +48,21 @@ def test_what_cannot_be_computed_is_not_stored(tmp_path):
     for cached in (cached_arrays, cached_json):
         with pytest.raises(ValueError, match="too short"):
             cached(tmp_path / "a", compute)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_result_is_the_one_that_later_calls_read(tmp_path):
+    """Also where JSON has no such type."""
+    first, again = (cached_json(tmp_path / "a.json", lambda: {"pair": (1, 2.5)}) for _ in range(2))
+    assert first == again == {"pair": [1, 2.5]}
+
+
+def test_a_file_that_was_not_written_to_its_end_is_not_there(tmp_path, monkeypatch):
+    def stop_halfway(arrays, path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(caches, "save_file", stop_halfway)
+    with pytest.raises(KeyboardInterrupt):
+        cached_arrays(tmp_path / "a.safetensors", lambda: ARRAYS)
     assert list(tmp_path.iterdir()) == []
