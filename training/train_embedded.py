@@ -173,7 +173,7 @@ STAGES = (
             *("--autoencoder", runs / "normalized", "--clap", runs / "clap" / "clap"),
             *("--dit", runs / "dit_285s" / "dit", "--dtype", "float16"),
             *("--window_in_s", "[11.88, 47.55, 95.1, 285.3]", "--mask_text_padding", "true"),
-            *("--num_inference_steps", "25", "--guidance_scale", "3", "--sigma_min", "0.6"),
+            *("--num_inference_steps", "12", "--guidance_scale", "3", "--sigma_min", "0.6"),
         ],
     ),
 )
