@@ -3,6 +3,10 @@
 import pytest
 import torch
 
+from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+from stable_longform.pipelines.pipeline_longform_music_audio_to_audio import LongFormMusicAudioToAudioPipeline
+from stable_longform.pipelines.pipeline_longform_music_inpaint import LongFormMusicInpaintPipeline
+from stable_longform.utils.accepted_values import MAX_SEED
 from stable_longform.utils.audio import write_audio
 
 pytest.importorskip("gradio")
@@ -27,7 +31,8 @@ def read(pipe, tmp_path):
     write_audio(path, torch.rand(1, 12000, generator=torch.Generator().manual_seed(0)) - 0.5, 12000)
 
     def read(command, **changes):
-        return read_request(pipe, "random", command, CONTROLS[command] | SHARED | {"audio": str(path)} | changes)
+        upload = {} if command in ("generate", "sections") else {"audio": str(path)}
+        return read_request(pipe, "random", command, CONTROLS[command] | SHARED | upload | changes)
 
     return read
 
@@ -46,6 +51,63 @@ def test_the_pipelines_get_what_is_typed(read):
 
 
 @pytest.mark.parametrize(
+    ("command", "changes", "pipeline_class", "arguments"),
+    [
+        ("generate", {}, LongFormMusicPipeline, {"prompt": "piano", "duration": 1.0}),
+        ("sections", {}, LongFormMusicPipeline, {"prompt": [(0.0, "a"), (0.5, "b")], "duration": 1.0}),
+        ("transform", {}, LongFormMusicAudioToAudioPipeline, {"strength": 0.5}),
+        (
+            "transform",
+            {"method": "invert", "source_prompt": "jazz"},
+            LongFormMusicAudioToAudioPipeline,
+            {"strength": 0.5, "method": "invert", "source_prompt": "jazz"},
+        ),
+        (
+            "inpaint",
+            {"regions": "0-0.25", "loop": True},
+            LongFormMusicInpaintPipeline,
+            {"regions": [(0.0, 0.25)], "loop": True},
+        ),
+        (
+            "extend",
+            {},
+            LongFormMusicInpaintPipeline,
+            {"extend_to": 2.0, "prepend_in_s": 0.25, "loop": True},
+        ),
+    ],
+)
+def test_the_music_is_the_pipelines_own(read, pipe, tmp_path, command, changes, pipeline_class, arguments):
+    request = read(command, seed="5", negative_prompt="drums", **changes)
+    music = torch.cat(list(request.make(lambda cls: cls.from_pipe(pipe))), dim=-1)
+    if "audio" in request.make.keywords:
+        arguments = {"prompt": "rock", "audio": tmp_path / "noise.wav"} | arguments
+    expected = pipeline_class.from_pipe(pipe)(
+        **arguments,
+        negative_prompt="drums",
+        num_inference_steps=2,
+        guidance_scale=2.0,
+        generator=torch.Generator().manual_seed(5),
+    ).audios[0]
+    assert music.shape == expected.shape == (2, round(request.duration_in_s * pipe.sampling_rate))
+    torch.testing.assert_close(music, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
+
+def test_the_tags_say_what_was_asked_for(read):
+    request = read("sections", negative_prompt=" drums ", seed=str(MAX_SEED))
+    assert request.title == "a / b" and request.made["sections"] == [[0, "a"], [0.5, "b"]]
+    assert (request.made["negative_prompt"], request.made["seed"]) == ("drums", MAX_SEED)
+    request = read("transform", method="invert", source_prompt="jazz")
+    assert request.title == request.made["prompt"] == "rock" and request.made["source_prompt"] == "jazz"
+    assert (request.made["strength"], request.made["method"], request.made["duration_in_s"]) == (0.5, "invert", 1.0)
+
+
+def test_music_to_transform_must_fit_into_the_window(read, tmp_path):
+    write_audio(tmp_path / "long.wav", torch.full((1, 30000), 0.1), 12000)
+    with pytest.raises(ValueError, match="Music to transform must be at most 2.048 s long, got 2.5 s"):
+        read("transform", audio=str(tmp_path / "long.wav"))
+
+
+@pytest.mark.parametrize(
     ("command", "changes", "message"),
     [
         ("generate", {"duration_in_s": "2.5"}, "Duration must be at most 2.048 seconds, got 2.5"),
@@ -53,6 +115,7 @@ def test_the_pipelines_get_what_is_typed(read):
         ("generate", {"num_inference_steps": ""}, "Steps must be a number, got ''"),  # an empty field
         ("generate", {"guidance_scale": ""}, "Guidance must be a number, got ''"),
         ("generate", {"seed": "1.5"}, "Seed must be a whole number"),
+        ("generate", {"seed": str(MAX_SEED + 1)}, "Seed must be a whole number"),
         ("sections", {"sections": "0 a\nb"}, "Sections, line 2: 'b' is neither"),
         ("transform", {"strength": ""}, "Strength must be a number, got ''"),
         ("transform", {"audio": None}, "Upload an audio file first"),

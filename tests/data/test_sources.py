@@ -99,6 +99,30 @@ def test_splits(sources, name):
         tracks_of(sources[name], "dev")
 
 
+@pytest.mark.parametrize("name", ["folder", "manifest", "stream:tars"])
+def test_every_source_limits_the_share_of_unusable_tracks_as_it_was_asked_to(sources, name):
+    prefix, _, kind = name.rpartition(":")
+    place = f"{prefix}:{sources[kind]}" if prefix else sources[kind]
+    assert open_source(place, max_bad_fraction=0.25).bad_tracks.max_fraction == 0.25
+    for fraction in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match=r"max_bad_fraction must be in \[0, 1\], got"):
+            open_source(place, max_bad_fraction=fraction)
+
+
+def test_a_stream_of_one_dataset_is_divided_by_its_column(sources):
+    found = {split: list(open_source("stream:" + sources["saved"], split).found()) for split in ("train", "valid")}
+    assert [track.metadata["description"] for track in found["valid"]] == ["number 4"] and len(found["train"]) == 5
+
+
+def test_splits_that_are_given_stay(tmp_path):
+    """Also if no track is left for the other one."""
+    data = encode(0, "wav", RATE)
+    (tmp_path / "music" / "train").mkdir(parents=True)
+    for number in range(3):
+        (tmp_path / "music" / "train" / f"{number}.wav").write_bytes(data)
+    assert [track.split for track in tracks_of(tmp_path / "music")] == ["train"] * 3
+
+
 def test_workers_read_datasets_and_tars(sources):
     """Tracks of every storage can go to another process."""
     for name in ("tars", "saved"):
@@ -256,6 +280,7 @@ def test_a_dataset_that_names_files(sources, tmp_path):
         ("pipe:aws s3 cp s3://x/{0..9}.tar -", True),
         ("stream:shards/0.tar", True),
         ("stream:owner/name", True),
+        ("composed:0..9", True),
         ("shards/{0..9}.tar", False),
         ("owner/name", False),
         ("music", False),
