@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import torch
-from timing import machine, peak_resident_bytes, print_table, resident_bytes, run_child
+from timing import machine, peak_resident_bytes, print_table, run_child
 
 from stable_longform import TINY_CHECKPOINT, LongFormMusicInpaintPipeline
 from stable_longform.utils.audio import write_audio
@@ -56,8 +56,7 @@ def measure(seconds: float, arguments: argparse.Namespace) -> dict:
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(2, round(INPUT_IN_S * pipe.sampling_rate), generator=generator) * 0.1
-    before, start = resident_bytes(), time.process_time()
-    peak_resident_bytes(reset=True)
+    before, start = peak_resident_bytes(reset=True), time.process_time()
     chunks = pipe(
         arguments.prompt,
         noise,

@@ -19,7 +19,7 @@ import torch
 from diffusers import StableAudioDiTModel
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from model_pairs import autoencoders
-from timing import machine, peak_resident_bytes, print_table, resident_bytes, synchronize
+from timing import machine, peak_resident_bytes, print_table, synchronize
 
 from stable_longform import TINY_CHECKPOINT, LongFormMusicPipeline
 from stable_longform.utils.accepted_values import DTYPES
@@ -77,8 +77,7 @@ def run(pipe, num_inference_steps: int, arguments: argparse.Namespace) -> tuple[
     spent = {}
     handles = [stopwatch(pipe.transformer, spent, "transformer"), stopwatch(pipe.text_encoder, spent, "text")]
     handles.append(stopwatch(pipe.timing_conditioner, spent, "text"))
-    before = resident_bytes()
-    peak_resident_bytes(reset=True)
+    before = peak_resident_bytes(reset=True)
     start = time.perf_counter()
     latents = pipe(
         PROMPT,

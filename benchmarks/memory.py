@@ -13,7 +13,7 @@ import time
 
 import torch
 from model_pairs import DECODERS, LATENT_CHANNELS, autoencoders
-from timing import machine, peak_resident_bytes, print_table, resident_bytes, run_child, synchronize
+from timing import machine, peak_resident_bytes, print_table, run_child, synchronize
 
 from stable_longform import TINY_CHECKPOINT, AutoencoderOobleck
 from stable_longform.utils.accepted_values import DTYPES
@@ -72,9 +72,7 @@ def measure(case: str, arguments: argparse.Namespace) -> dict:
     is_gpu = device.startswith("cuda")
     if is_gpu:
         torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() if is_gpu else resident_bytes()
-    if not is_gpu:
-        peak_resident_bytes(reset=True)
+    before = torch.cuda.memory_allocated() if is_gpu else peak_resident_bytes(reset=True)
     start = time.perf_counter()
     run(model, mode, float(seconds), dtype, device)
     synchronize()

@@ -67,13 +67,8 @@ def matmul_peak(dtype: torch.dtype, device: str) -> float:
     return 2 * size**3 / min(min(timing.wall) for timing in timings.values())
 
 
-def resident_bytes() -> int:
-    """Current memory of this process. Linux only."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def peak_resident_bytes(reset: bool = False) -> int:
-    """Peak memory of this process since the last reset. Linux only."""
+    """Peak memory of this process since the last reset; with `reset`, its memory now. Linux only."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))

@@ -34,7 +34,7 @@ import training_peer
 import yaml
 from safetensors.torch import save_file
 from script_config import ROOT, resolve, script_of
-from timing import machine, peak_resident_bytes, resident_bytes
+from timing import machine, peak_resident_bytes
 from tokenizers import Tokenizer
 from transformers import ClapAudioConfig, ClapConfig, ClapModel, ClapTextConfig, RobertaTokenizerFast
 
@@ -182,8 +182,7 @@ def measure(loop: Callable, stage: str, config, options: argparse.Namespace) -> 
     """Wall and processor seconds of each step, `(steps, 2)`, and the peak memory above that at the start in bytes."""
     if loop is run_stable_audio_tools:
         training_peer.load(options.stable_audio_tools)
-    before = resident_bytes()
-    peak_resident_bytes(reset=True)
+    before = peak_resident_bytes(reset=True)
     times = np.array(loop(stage, config, options))
     seconds = np.diff(times, axis=0)[-options.steps :]
     memory = peak_resident_bytes() - before
