@@ -67,11 +67,14 @@ def read_results(paths: Sequence[Path], test_id: str, plan: Mapping[str, Sequenc
     for path in paths:
         if not path.exists():
             raise ValueError(f"{path} is not there.")
-        for file in _files_of(path) if path.is_dir() else [path]:
-            if path.is_dir() and file.suffix.lower() not in EXTENSIONS:
-                results.left_out.append(f"{file}: not a {' or '.join(EXTENSIONS)} file")
-            else:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        for file in _files_of(path):
+            if file.suffix.lower() in EXTENSIONS:
                 files.append(file)
+            else:
+                results.left_out.append(f"{file}: not a {' or '.join(EXTENSIONS)} file")
     if not files:
         raise ValueError(f"No result file ({', '.join(EXTENSIONS)}) in {', '.join(map(str, paths))}.")
     found: dict[tuple[str, str, str], list[tuple[str, Answer]]] = {}

@@ -84,12 +84,13 @@ def mix_manifests(shares: Mapping[Path, float]) -> list[Track]:
     mixed = []
     for path, share in shares.items():
         factor = share / total * scale / weighted[path]
-        mixed += [replace(track, weight=track.weight * factor) for track in tracks[path]]
-        wrong = next((track.weight for track in mixed if track.weight not in WEIGHTS), None)
-        if wrong is not None:
-            raise ValueError(
-                f"With the share {share:g} of {path}, a track has the weight {wrong:g}; it must be {WEIGHTS}."
-            )
+        for track in tracks[path]:
+            weight = track.weight * factor
+            if weight not in WEIGHTS:
+                raise ValueError(
+                    f"With the share {share:g} of {path}, a track has the weight {weight:g}; it must be {WEIGHTS}."
+                )
+            mixed.append(replace(track, weight=weight))
     return mixed
 
 
