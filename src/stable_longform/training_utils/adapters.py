@@ -61,7 +61,7 @@ def check_target_modules(transformer: DiTTransformer1D, target_modules: Sequence
     """Raises a ValueError unless the transformer has a linear layer for each of these ends of names."""
     names = [name for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)]
     for target in target_modules:
-        if not any(name.endswith(f".{target}") for name in names):
+        if not any(f".{name}".endswith(f".{target}") for name in names):
             raise ValueError(f"target_modules: the transformer has no linear layer whose name ends in {target!r}.")
 
 
