@@ -147,6 +147,17 @@ def test_a_port_that_is_taken_is_refused_before_the_model_is_used(server):
                 pass
 
 
+def test_gradio_s_folder_of_another_user_is_not_used(pipe, tmp_path, monkeypatch):
+    from stable_longform.app.server import open_server
+
+    (tmp_path / "gradio").write_text("not a folder")
+    monkeypatch.setattr("gradio.routes.DEFAULT_TEMP_DIR", str(tmp_path / "gradio"))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", os.environ.get("GRADIO_TEMP_DIR", ""))  # restored for the other server
+    with open_server(pipe, "random", "127.0.0.1", 0) as (server, _):
+        server.config.load()
+    assert (tmp_path / "gradio").read_text() == "not a folder"
+
+
 def test_a_server_that_is_terminated_leaves_no_files(pipe, tmp_path, monkeypatch):
     pipe.save_pretrained(tmp_path / "checkpoint")
     (tmp_path / "temporary").mkdir()

@@ -3,9 +3,13 @@
 import csv
 import importlib.util
 import json
+import os
 import re
 import shutil
+import signal
+import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -317,6 +321,34 @@ def test_a_listener_in_a_browser(test_folder, tmp_path):
     scores = report["ratings"]["3s"]["ours"]
     assert [scores[name]["mean"] for name in QUESTIONS] == [4, 2, 3, 5, 0]
     assert set(report["preferences"]) <= {"3s", "4s"} and report["preferences"]
+
+
+def test_a_server_that_is_terminated_ends_quietly(test_folder, capsys):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+
+    def fail(*_):
+        raise AssertionError("SIGTERM did not reach the command")
+
+    def terminate():
+        for _ in range(100):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/index.html").close()
+            except urllib.error.URLError:
+                time.sleep(0.05)
+            else:
+                break
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    handler = signal.signal(signal.SIGTERM, fail)
+    threading.Thread(target=terminate, daemon=True).start()
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["listening-test", "serve", str(test_folder), "--port", str(port)])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert not ended.value.code and capsys.readouterr().out == f"http://127.0.0.1:{port}/\n"
 
 
 def test_the_commands_build_and_refuse(systems, tmp_path, capsys):

@@ -168,7 +168,8 @@ def open_server(pipe, checkpoint: str, host: str, port: int):
             listener.bind((host, port))
         except OSError as error:
             raise ValueError(f"--host {host} --port {port} cannot be listened on: {error.strerror}.") from error
-        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")  # read at each use
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")  # read at each use, but for one constant:
+        gr.routes.DEFAULT_TEMP_DIR = os.environ["GRADIO_TEMP_DIR"]  # else a folder that may belong to another user
         (Path(folder) / "results").mkdir()
         studio = Studio(pipe, checkpoint)
         try:

@@ -1,13 +1,11 @@
 """The command `stable-longform app`: the app in the browser, and its HTTP interface."""
 
 import importlib
-import signal
-import sys
 from typing import Annotated
 
 import typer
 
-from stable_longform.cli.common import load_pipeline, resolve_checkpoint
+from stable_longform.cli.common import end_on_sigterm, load_pipeline, resolve_checkpoint
 from stable_longform.cli.options import Checkpoint, Device, Dtype, check_device
 from stable_longform.utils.accepted_values import DTYPES
 from stable_longform.utils.optional import require
@@ -35,7 +33,7 @@ def app(
     server_module = importlib.import_module("stable_longform.app.server")
     pipe = load_pipeline(folder, chosen, DTYPES[dtype])
     pipe.set_progress_bar_config(disable=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn raises it again; by default files would be left
+    end_on_sigterm()  # uvicorn raises the signal again when it has stopped
     with server_module.open_server(pipe, checkpoint, host, port) as (server, listener):
         typer.echo(f"http://{host}:{listener.getsockname()[1]}/")
         server.run(sockets=[listener])

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,11 @@ from stable_longform.utils.timecodes import SECONDS
 # Checkpoints with short names; tags contain these names instead of local paths.
 NAMED_CHECKPOINTS = {"tiny": stable_longform.TINY_CHECKPOINT}
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+def end_on_sigterm() -> None:
+    """Makes SIGTERM end the process with exit code 0, after its temporary files and sockets have been closed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 
 
 def resolve_checkpoint(checkpoint: str) -> str:

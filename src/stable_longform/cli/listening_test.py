@@ -8,6 +8,7 @@ import typer
 from stable_longform.analysis.listening_test_scores import MAX_REPEAT_DIFFERENCE
 from stable_longform.analysis.listening_test_server import make_server
 from stable_longform.cli.analyze import name_folders
+from stable_longform.cli.common import end_on_sigterm
 from stable_longform.cli.options import MAX_COUNT, folder_option, seconds_option
 from stable_longform.evaluation.listening_test import ListeningTestSettings, build_test, score_test
 from stable_longform.evaluation.prompt_lists import read_prompt_list
@@ -73,6 +74,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
 ) -> None:
     """Serves the page and stores its answers in the test's folder results/, until interrupted."""
+    end_on_sigterm()
     with make_server(test / "page", test / "results", host, port) as server:
         typer.echo(f"http://{host}:{server.server_address[1]}/")
         server.serve_forever()
