@@ -213,6 +213,25 @@ def test_columns_of_parquet_that_hold_audio(tmp_path, monkeypatch, make, prefix)
     assert track.duration_in_s == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("prefix", ["", "stream:"])
+@pytest.mark.parametrize("numbers", [(0, 2), (2, 0), (0, 1, 0)], ids=str)
+def test_parquet_files_without_rows_are_empty(tmp_path, prefix, numbers):
+    for number, num_rows in enumerate(numbers):
+        table = pyarrow.table({"audio": pyarrow.array([WAV] * num_rows, pyarrow.binary())})
+        pyarrow.parquet.write_table(table, tmp_path / f"{number}.parquet")
+    found = list(open_source(f"{prefix}{tmp_path}", max_bad_fraction=0.0).found())
+    assert [item.duration_in_s for item in found if isinstance(item, Track)] == pytest.approx([2.0] * sum(numbers))
+    empty = [str(item) for item in found if not isinstance(item, Track)]
+    assert len(empty) == numbers.count(0) and all(text.endswith(": empty: it has no rows") for text in empty)
+
+
+def test_parquet_files_without_any_row_are_no_source(tmp_path):
+    table = pyarrow.table({"audio": pyarrow.array([], pyarrow.binary())})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    refused(lambda: open_source(str(tmp_path)), tmp_path.name)
+    refused(lambda: open_source(f"stream:{tmp_path}").sample(lambda track, rng: {}, 1, 0), "has no track")
+
+
 def test_parquet_files_with_different_columns_are_told(tmp_path):
     for name, more in (("a", {}), ("b", {"title": ["x"]})):
         pyarrow.parquet.write_table(pyarrow.table({"audio": [WAV]} | more), tmp_path / f"{name}.parquet")

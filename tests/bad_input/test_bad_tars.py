@@ -114,9 +114,21 @@ def test_damaged_tars(tmp_path, make, prefix):
         assert names in ([], ["a.wav"])
         for error in errors:
             assert "\n" not in str(error) and "shard.tar" in str(error)
-    if not prefix and make is not DAMAGED["only text"]:  # an empty source, which no training can take a split of
+    if not prefix:
         refused(lambda: open_source(str(path), max_bad_fraction=0.0), "shard.tar")
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("prefix", ["", "stream:"])
+def test_an_empty_tar_among_others_is_named(tmp_path, prefix):
+    for name, data in (("a", GOOD), ("b", pack()), ("c", GOOD)):
+        (tmp_path / f"{name}.tar").write_bytes(data)
+    source = open_source(f"{prefix}{tmp_path}/{{a..c}}.tar", max_bad_fraction=0.0)
+    found = list(source.found())
+    assert [str(item) for item in found if not isinstance(item, Track)] == [
+        f"{tmp_path}/b.tar: empty: it holds no files"
+    ]
+    assert len(found) == 5
 
 
 @pytest.mark.parametrize("pattern", ["{a,a}.tar", "{{a..b},{a..c}}.tar", "{a,?}.tar"])

@@ -107,6 +107,8 @@ def test_every_source_limits_the_share_of_unusable_tracks_as_it_was_asked_to(sou
     for fraction in (-0.1, 1.5, float("nan")):
         with pytest.raises(ValueError, match=r"max_bad_fraction must be in \[0, 1\], got"):
             open_source(place, max_bad_fraction=fraction)
+        with pytest.raises(ValueError, match="max_bad_fraction"):  # before the source is looked for
+            open_source(f"{place}/not there", max_bad_fraction=fraction)
 
 
 def test_a_stream_of_one_dataset_is_divided_by_its_column(sources):

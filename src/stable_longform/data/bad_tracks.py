@@ -2,7 +2,7 @@
 
 | kind | what |
 |---|---|
-| broken | missing, cannot be decoded, cut off, not finite, more than two channels; a damaged tar or shard |
+| broken | missing, cannot be decoded, cut off, not finite, more than two channels, chained Ogg; a damaged tar or shard |
 | too short | less than half a second |
 | silent | below -60 dBFS wherever it was read |
 | mislabelled | its metadata does not fit: a duration longer than the file, a sidecar that cannot be read |
@@ -16,6 +16,7 @@ Other files that are left out have the kinds `IGNORED_KINDS`. They are counted a
 | hidden | hidden files, and what macOS adds to folders and tars |
 | stray | JSON or text that belongs to no recording |
 | linked | a link to a folder that is read already |
+| empty | a tar or a parquet file in which there is nothing |
 """
 
 import logging
@@ -32,7 +33,7 @@ Candidate = TypeVar("Candidate")
 Item = TypeVar("Item")
 
 KINDS = ("broken", "too short", "silent", "mislabelled", "unsupported", "repeated")
-IGNORED_KINDS = ("hidden", "stray", "linked")
+IGNORED_KINDS = ("hidden", "stray", "linked", "empty")
 MAX_DRAWS = 20  # crops of a track until it counts as silent, and tracks for one item until a run is stopped
 MAX_BAD_FRACTION = 0.01
 MIN_TRIED = 100  # if the number of tracks is unknown, the share is relative to at least this many

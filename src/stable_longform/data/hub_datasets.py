@@ -1,5 +1,6 @@
 """Hugging Face datasets from a folder or the Hub, listed or read from start to end."""
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +14,9 @@ from stable_longform.data.tracks import SPLITS
 from stable_longform.utils.optional import require
 from stable_longform.utils.ranges import shown
 
+SAVED_FILES = ("state.json", "dataset_dict.json")
+ROWS_AT_A_TIME = 100
+NO_ROWS = "it has no rows"
 MAX_REASON = 300  # characters
 ENCODED = ("binary", "large_binary", "string", "large_string")  # types of columns of files and of their names
 DATASET_ID = r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?"
@@ -27,13 +31,15 @@ def load_datasets(source: str, is_streaming: bool) -> dict:
     datasets = require("datasets", "train")
     path, (name, _, configuration) = Path(source), source.partition(":")
     try:
-        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        if any((path / name).is_file() for name in SAVED_FILES):
             loaded = datasets.load_from_disk(source)
             loaded = loaded if isinstance(loaded, dict) else {str(loaded.split or "train"): loaded}
             if is_streaming:
                 loaded = {key: dataset.to_iterable_dataset(num_shards=1) for key, dataset in loaded.items()}
         elif path.is_dir():
-            loaded = datasets.load_dataset(source, streaming=is_streaming)
+            # Otherwise `datasets` reads as many rows at a time as a file's first group has, and fails if it has none.
+            options = {"batch_size": ROWS_AT_A_TIME} if parquet_files(path) else {}
+            loaded = datasets.load_dataset(source, streaming=is_streaming, **options)
         else:
             loaded = datasets.load_dataset(name, configuration or None, streaming=is_streaming)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
@@ -50,8 +56,20 @@ def load_datasets(source: str, is_streaming: bool) -> dict:
 
 def is_dataset_folder(folder: Path) -> bool:
     """Whether a folder is a Hugging Face dataset: saved by `save_to_disk`, or parquet files."""
-    names = ("state.json", "dataset_dict.json", "*.parquet", "*/*.parquet")
-    return any(next(folder.glob(name), None) is not None for name in names)
+    return any((folder / name).is_file() for name in SAVED_FILES) or bool(parquet_files(folder))
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """The parquet files of a folder and of the folders in it."""
+    return sorted([*folder.glob("*.parquet"), *folder.glob("*/*.parquet")])
+
+
+def empty_files(folder: Path) -> Iterator[BadTrackError]:
+    """Errors for the parquet files of a folder that have no rows; damaged ones are left to the reader."""
+    for file in parquet_files(folder):
+        with contextlib.suppress(OSError, ValueError):
+            if require("pyarrow.parquet", "train").read_metadata(file).num_rows == 0:
+                yield BadTrackError(file, "empty", NO_ROWS)
 
 
 def list_dataset(source: str, split: str, dataset, given: dict) -> Iterator[Recording]:
@@ -100,7 +118,7 @@ class DatasetShards:
         return replace(self, datasets=((split, self.datasets[names.index(split)][1]),))
 
     def read_shard(self, number: int) -> Iterator[Recording | BadTrackError]:
-        """The recordings in a shard, and the rows without one.
+        """The recordings in a shard, and errors for rows without one and for a shard without rows.
 
         Raises:
             BadTrackError: the shard cannot be read, or not to its end.
@@ -113,8 +131,10 @@ class DatasetShards:
             dataset = dataset.cast_column(column, datasets.Audio(decode=False))
         given = {"split": name} if self.split_by_source else {}
         place = Path(self.source, name, f"shard {index}")
+        is_empty = True
         try:
             for row, values in enumerate(dataset.shard(dataset.num_shards, index)):
+                is_empty = False
                 audio = _audio_bytes(values.pop(column), place / str(row))
                 if isinstance(audio, BadTrackError):
                     yield audio
@@ -125,6 +145,8 @@ class DatasetShards:
                 yield Recording(place / str(row), split_place, partial(dict, values), InMemory(audio))
         except (OSError, ValueError) as error:
             raise BadTrackError(place, "broken", one_line(error)) from error
+        if is_empty:
+            yield BadTrackError(place, "empty", NO_ROWS)
 
 
 def audio_column(dataset, source: str) -> str:

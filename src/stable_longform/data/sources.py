@@ -28,10 +28,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
-from stable_longform.data.bad_tracks import MAX_BAD_FRACTION, BadTrackError, BadTracks
+from stable_longform.data.bad_tracks import IGNORED_KINDS, MAX_BAD_FRACTION, BadTrackError, BadTracks
 from stable_longform.data.composed_music import COMPOSED_PREFIX, open_composed
 from stable_longform.data.folders import search_folder
-from stable_longform.data.hub_datasets import DATASET_ID, DatasetShards, is_dataset_folder, list_dataset, load_datasets
+from stable_longform.data.hub_datasets import DATASET_ID, DatasetShards, empty_files, is_dataset_folder, list_dataset, load_datasets
 from stable_longform.data.listed_source import ListedSource
 from stable_longform.data.manifest import read_manifest
 from stable_longform.data.numbered_items import MakeItem, NumberedItems
@@ -165,7 +165,7 @@ def open_source(
         source = ListedSource(read_manifest(name), max_bad_fraction, name=name)
     else:
         recordings = list(_find_recordings(name, max_bad_fraction))
-        if not recordings:
+        if all(isinstance(each, BadTrackError) and each.kind in IGNORED_KINDS for each in recordings):
             raise ValueError(f"{name} holds no audio.")
         tracks, left_out = _examine(recordings)
         source = ListedSource(tracks, max_bad_fraction, left_out, name)
@@ -238,9 +238,10 @@ def _find_recordings(name: str, max_bad_fraction: float) -> Iterable[Recording |
     if path.is_dir() or (not path.exists() and re.fullmatch(DATASET_ID, name)):
         datasets = load_datasets(name, is_streaming=False)
         is_divided = set(datasets) != {"train"}
-        return [
+        recordings: list[Recording | BadTrackError] = [
             recording
             for key, dataset in datasets.items()
             for recording in list_dataset(name, key, dataset, {"split": key} if is_divided else {})
         ]
+        return [*empty_files(path), *recordings]
     raise ValueError(f"{name} is not a source of music: no folder, .jsonl, .csv, .tar or dataset of that name.")

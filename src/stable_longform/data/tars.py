@@ -138,6 +138,8 @@ def read_tar(
     """
     members, left_out, damage = _list_members(file, tar)
     groups = group_files([member.name for member in members], tar)
+    if not members and not left_out and damage is None:
+        yield BadTrackError(tar, "empty", "it holds no files")
     yield from left_out
     yield from groups.left_out
     for number, numbers in groups.recordings:

@@ -12,6 +12,7 @@ from typing import BinaryIO
 from stable_longform.utils.file_part import FilePart
 from stable_longform.utils.flac import count_samples
 from stable_longform.utils.mp3 import make_tag_frame, read_first_frame, scan_frames
+from stable_longform.utils.ogg import check_pages
 from stable_longform.utils.wav import MAX_SIZE, read_chunks
 
 TOLERANCE = 4096  # bytes by which a container may be too short; padding and tags differ among programs
@@ -48,7 +49,7 @@ def check_header(file: BinaryIO) -> HeaderCheck:
         file: binary and seekable; its position changes.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or it is a chain of Ogg streams, of which libsndfile would read only the first.
     """
     file.seek(0)
     head = file.read(HEAD_LENGTH)
@@ -58,6 +59,8 @@ def check_header(file: BinaryIO) -> HeaderCheck:
         return _check_wav(file, head)
     if kind == b"fLaC":
         return _check_flac(file, start)
+    if kind == b"OggS":
+        return HeaderCheck(loss=check_pages(file, start))
     if kind == b"FORM":
         return _check_size(file, int.from_bytes(head[4:8], "big") + 8)
     if kind == b"riff":  # of Sony Wave64
