@@ -79,7 +79,8 @@ BAD_FILES = {
 }
 
 
-CUT_OFF = {"header.wav", "half.wav", "said longer.wav", "half a page.ogg", "half a page header.ogg"}  # `read_audio` gives what is there, `read_info` says the rest
+# `read_audio` gives what is there, `read_info` says the rest.
+CUT_OFF = {"header.wav", "half.wav", "said longer.wav", "half a page.ogg", "half a page header.ogg"}
 EMPTY = {"nothing in it.wav"}
 ONLY_READING_TELLS = {"half.flac"}
 

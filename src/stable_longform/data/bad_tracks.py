@@ -2,7 +2,7 @@
 
 | kind | what |
 |---|---|
-| broken | missing, cannot be decoded, cut off, not finite, more than two channels, chained Ogg; a damaged tar or shard |
+| broken | missing, cannot be decoded, cut off, not finite, more than two channels; a damaged tar or shard |
 | too short | less than half a second |
 | silent | below -60 dBFS wherever it was read |
 | mislabelled | its metadata does not fit: a duration longer than the file, a sidecar that cannot be read |

@@ -31,7 +31,14 @@ from typing import Protocol
 from stable_longform.data.bad_tracks import IGNORED_KINDS, MAX_BAD_FRACTION, BadTrackError, BadTracks
 from stable_longform.data.composed_music import COMPOSED_PREFIX, open_composed
 from stable_longform.data.folders import search_folder
-from stable_longform.data.hub_datasets import DATASET_ID, DatasetShards, empty_files, is_dataset_folder, list_dataset, load_datasets
+from stable_longform.data.hub_datasets import (
+    DATASET_ID,
+    DatasetShards,
+    empty_files,
+    is_dataset_folder,
+    list_dataset,
+    load_datasets,
+)
 from stable_longform.data.listed_source import ListedSource
 from stable_longform.data.manifest import read_manifest
 from stable_longform.data.numbered_items import MakeItem, NumberedItems

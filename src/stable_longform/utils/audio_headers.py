@@ -49,7 +49,7 @@ def check_header(file: BinaryIO) -> HeaderCheck:
         file: binary and seekable; its position changes.
 
     Raises:
-        OSError: the file cannot be read, or it is a chain of Ogg streams, of which libsndfile would read only the first.
+        OSError: the file cannot be read, or it is a chain of Ogg streams, see `check_pages`.
     """
     file.seek(0)
     head = file.read(HEAD_LENGTH)
