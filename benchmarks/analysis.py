@@ -4,9 +4,10 @@
     python benchmarks/analysis.py --manifest composed/manifest.jsonl --real real --output_dir analysis --card DIR
 
 The manifest has the checkpoint's training set in its split "train", other pieces in "valid" and "test", and their
-sections; boundaries are measured on the pieces in the manifest's folder. `--real` has a file of real music for each
-genre to draw, named by the genre: Rock.ogg. An interrupted run can be continued with the same command. For another
-checkpoint use another folder; to save time, move `memorization/features` there, which does not depend on the model.
+sections; structure and boundaries are measured on the pieces of "valid" and "test". `--real` has a file of real music
+for each genre to draw, named by the genre: Rock.ogg. `--baseline` draws another system's files below it. After an
+interruption run the same command again. For another checkpoint use another folder; to save time, move
+`memorization/features` there, which does not depend on the model.
 
 The listeners are simulated (`benchmarks/simulated_listeners.py`); they only show that the commands work.
 """
@@ -21,10 +22,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from stable_longform.data.manifest import read_manifest
 from stable_longform.data.prompts import build_prompt
 from stable_longform.data.tracks import Track
-from stable_longform.evaluation.audio_files import list_audio
+from stable_longform.evaluation.audio_files import list_audio, tracks_of_files
 from stable_longform.evaluation.reports import markdown_table
 from stable_longform.utils.files import write_text
 from stable_longform.utils.ranges import Range
@@ -39,6 +39,9 @@ def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("--manifest", type=Path, required=True, help="composed pieces")
     parser.add_argument("--real", type=Path, required=True, help="folder with a file of real music for each genre")
+    parser.add_argument(
+        "--baseline", metavar="NAME=FOLDER", help="music of another system, for the last row of Figure 4"
+    )
     parser.add_argument("--checkpoint", default="tiny", help="folder or Hub id")
     parser.add_argument("--embedder", default="chroma", help="embedder for memorization")
     parser.add_number("--segment", SECONDS, kind=float, default=16.0, help="seconds of the compared passages")
@@ -59,22 +62,29 @@ def main() -> None:
 
 
 def write_inputs(manifest: Path, real: Path, output: Path) -> None:
-    """Links a real and a held-out composed piece for each genre, and writes the prompts of the latter.
+    """Links the held-out pieces, and one of them and of real music for each genre; writes prompts of the former.
 
     Raises:
         ValueError: a genre has no held-out piece.
     """
-    held_out = [track for split in ("test", "valid") for track in read_manifest(manifest, split)]
+    held_out = [track for split in ("test", "valid") for track in tracks_of_files(manifest, split)]
     prompts = []
+    for number, track in enumerate(held_out):
+        link_music(track.path, output / "held_out" / f"{number:05}")
     for genre, path in list_audio(real).items():
         track = find_genre(held_out, genre)
-        for row, music in (("real", path), ("composed", track.path)):
-            link = output / "music" / row / f"{genre}{music.suffix}"
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.unlink(missing_ok=True)
-            link.symlink_to(music.resolve())
+        link_music(path, output / "music" / "real" / genre)
+        link_music(track.path, output / "music" / "composed" / genre)
         prompts.append({"id": genre, "prompt": build_prompt(track.metadata, random.Random(genre))})
     write_text(output / "prompts.jsonl", "".join(json.dumps(row) + "\n" for row in prompts))
+
+
+def link_music(music: Path, name: Path) -> None:
+    """Links a file under a name without extension; replaces an earlier link."""
+    link = name.with_name(f"{name.name}{music.suffix}")
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(music.resolve())
 
 
 def find_genre(tracks: Sequence[Track], genre: str) -> Track:
@@ -94,16 +104,20 @@ def make_commands(arguments) -> list[list[str]]:
     memorization += ["--num-generations", arguments.num_generations, "--num-copies", 10, "--num-splices", 24]
     memorization += ["--card", arguments.card] if arguments.card else []
     generated = [output / "prompts.jsonl", music / "ours", "--duration", arguments.figure_duration]
-    truth = [arguments.manifest.parent, "--truth", arguments.manifest, "--no-pictures"]
+    truth = [output / "held_out", "--truth", arguments.manifest, "--no-pictures"]
+    figure = [*rows, arguments.baseline] if arguments.baseline else rows
     test = [*rows, "--prompts", output / "prompts.jsonl", "--part", LISTENED_IN_S, "-o", output / "listening_test"]
     commands = [
-        [*cli, "analyze", "memorization", arguments.manifest, *memorization, *model, "-o", output / "memorization"],
         [*cli, "analyze", "structure", *truth, "-o", output / "structure"],
         [*cli, "evaluate", "generate", *generated, *model],
-        ["examples/paper/figure_4.py", "--rows", *rows, "--output_dir", output / "figure_4"],
+        ["examples/paper/figure_1.py", "--table", arguments.manifest, "--output", output / "figure_1.png"],
+        ["examples/paper/figure_4.py", "--rows", *figure, "--output_dir", output / "figure_4"],
         [*cli, "listening-test", "build", *test],
         ["benchmarks/simulated_listeners.py", "--test", output / "listening_test", "--means", *MEANS]
         + ["--output_dir", output / "simulated_listeners"],
+        ["examples/paper/table_4.py", "--test", output / "listening_test", "--results"]
+        + [output / "simulated_listeners" / "results", "--output_dir", output / "table_4"],
+        [*cli, "analyze", "memorization", arguments.manifest, *memorization, *model, "-o", output / "memorization"],
     ]
     return [[str(part) for part in command] for command in commands]
 

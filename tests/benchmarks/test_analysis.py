@@ -41,6 +41,8 @@ def test_each_genre_has_a_held_out_piece_and_its_prompt(manifest, tmp_path):
     assert (music / "real" / "Jazz.ogg").resolve() == tmp_path / "real" / "Jazz.ogg"
     prompts = [json.loads(line) for line in (tmp_path / "out" / "prompts.jsonl").read_text().splitlines()]
     assert [row["id"] for row in prompts] == ["Jazz", "Rock"] and "rock" in prompts[1]["prompt"].lower()
+    held_out = sorted(path.resolve() for path in (tmp_path / "out" / "held_out").iterdir())
+    assert held_out == [tmp_path / "b.wav", tmp_path / "c.wav"]  # not the training set
     write_audio(tmp_path / "real" / "Polka.ogg")
     with pytest.raises(ValueError, match="no held-out piece of the genre Polka"):
         analysis.write_inputs(manifest, tmp_path / "real", tmp_path / "out")
@@ -48,13 +50,20 @@ def test_each_genre_has_a_held_out_piece_and_its_prompt(manifest, tmp_path):
 
 def test_every_command_has_only_options_that_exist(manifest, tmp_path):
     settings = {"checkpoint": "tiny", "embedder": "chroma", "segment": 8.0, "num_generations": 2, "duration": 11.8}
-    settings |= {"figure_duration": 47.0, "card": "tiny", "manifest": manifest, "output_dir": tmp_path}
+    settings |= {
+        "figure_duration": 47.0,
+        "card": "tiny",
+        "manifest": manifest,
+        "output_dir": tmp_path,
+        "baseline": None,
+    }
+    (tmp_path / "held_out").mkdir()
     commands = [command for command in analysis.make_commands(Namespace(**settings)) if command[0] == "-m"]
     assert [command[2:4] for command in commands] == [
-        ["analyze", "memorization"],
         ["analyze", "structure"],
         ["evaluate", "generate"],
         ["listening-test", "build"],
+        ["analyze", "memorization"],
     ]
     for _, _, group, name, *arguments in commands:
         typer.main.get_command(APPS[group]).commands[name].make_context(name, arguments)  # raises for an unknown one

@@ -1,6 +1,7 @@
 """`stable-longform transform`, `inpaint` and `extend`, run in this process on a tiny random checkpoint."""
 
 import json
+import logging
 import math
 
 import numpy as np
@@ -82,19 +83,23 @@ def test_sections_from_a_file(run, music, checkpoint, tmp_path):
     assert "sections" not in settings and not torch.equal(other, read_audio(again)[0])
 
 
-def test_resampling_is_said(music, checkpoint, tmp_path, make_audio, capsys):
+def test_resampling_is_said_once(music, checkpoint, tmp_path, make_audio, capsys, caplog):
     path = tmp_path / "other.wav"
     soundfile.write(path, make_audio(2400, sampling_rate=12000).numpy().T, 12000)
     options = ["--steps", "1", "--checkpoint", str(checkpoint), "-o"]
     assert main(["transform", str(path), *options, str(tmp_path / "a.wav")]) == 0
-    assert "other.wav has 12000 Hz and is resampled to the model's 8000 Hz" in capsys.readouterr().err
+    assert caplog.text.count("other.wav' has 12000 Hz and is resampled to the model's 8000 Hz") == 1
+    assert "resampled" not in capsys.readouterr().err  # it is said once
+    caplog.clear()
     assert main(["transform", str(music), *options, str(tmp_path / "b.wav")]) == 0
-    assert "resampled" not in capsys.readouterr().err
+    assert main(["transform", str(path), "--quiet", *options, str(tmp_path / "c.wav")]) == 0
+    assert not caplog.text and not capsys.readouterr().err.count("Hz")
+    assert logging.getLogger("stable_longform").level == logging.NOTSET  # for the next command of this process
 
 
 EDITS = {
     "transform": ["--strength", "0.7", "--method", "edit", "--source-prompt", "rock", "--duration", "0.15"],
-    "inpaint": ["--region", "0.05-0.1", "--region", "0.15-0.16", "--crossfade", "0.01"],
+    "inpaint": ["--region", "0.05-0.1", "--region", "0.15-0.16", "--crossfade", "0.005"],
     "extend": ["--to", "0.9", "--prepend", "0.05", "--repeats", "1", "--context", "0.1"],
 }
 
@@ -183,6 +188,11 @@ def test_a_file_is_made_again_by_the_command_that_made_it(run, music, fails, tmp
         (["inpaint", "MUSIC", "--region", "0.1-0.15", "--context", "5000"], "in [0.001, 3600], got '5000'"),
         (["inpaint", "MUSIC", "--region", "0.1-0.15", "--repeats", "0"], "must be in [1, 100], got '0'"),
         (["inpaint", "MUSIC", "--region", "0.1-0.15", "--crossfade", "11"], "must be in [0, 10], got '11'"),
+        (
+            ["inpaint", "MUSIC", "--region", "0.1-0.15", "--crossfade", "0.03"],
+            "--crossfade must be in [0, 0.025] seconds",
+        ),
+        (["extend", "MUSIC", "--to", "0.3", "--crossfade", "1"], "--crossfade must be in [0, 0.05] seconds"),
         (["extend", "MUSIC"], "Give --to SECONDS"),
         (["extend", "MUSIC", "--to", "0.1"], "--to must be in [0.201, 3600] seconds, got 0.1"),
         (["extend", "MUSIC", "--to", "2:00:00"], "--to must be in"),

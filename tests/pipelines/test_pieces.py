@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from stable_longform.pipelines.pieces import (
     EditedPiece,
+    check_crossfade,
     check_edit,
     check_extension,
     check_regions,
@@ -119,6 +120,16 @@ def test_a_frame_that_is_partly_new_is_free():
     piece, _ = lay_out(wave(22), [(5, 6), (11, 13)], 0, 0, HOP, False)
     assert piece.num_frames == 6
     assert piece.is_free.tolist() == [False, True, True, True, False, False]
+
+
+def test_a_crossfade_takes_at_most_half_of_the_shortest_part():
+    parts = [(1.0, 3.0), (5.0, 5.5)]
+    assert check_crossfade(0.25, parts) == 0.25
+    assert check_crossfade(None, [(0.0, 0.01)]) == 0.05  # the default is cut to half of each part later
+    with pytest.raises(ValueError, match=r"--crossfade must be in \[0, 0.25\] seconds.* got 0.26"):
+        check_crossfade(0.26, parts, "--crossfade")
+    with pytest.raises(ValueError, match=r"in \[0, 10\] seconds"):
+        check_crossfade(11, [(0.0, 100.0)])
 
 
 def test_the_crossfade_is_inside_and_reaches_neither_end():

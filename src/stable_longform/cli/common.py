@@ -1,6 +1,7 @@
 """Shared code of the commands: opening checkpoints, checking outputs, progress."""
 
 import json
+import logging
 import math
 import re
 import signal
@@ -81,6 +82,11 @@ def quiet_libraries() -> None:
         library.utils.logging.set_verbosity_error()
 
 
+def set_quiet(quiet: bool) -> None:
+    """Turns the package's own warnings off, or on again."""
+    logging.getLogger("stable_longform").setLevel(logging.ERROR if quiet else logging.NOTSET)
+
+
 def _load(cls_name: str, checkpoint: str, **kwargs):
     """Calls `from_pretrained` of a public class."""
     quiet_libraries()
@@ -108,6 +114,7 @@ def load_pipeline(checkpoint: str, device: torch.device, dtype: torch.dtype):
 
 def open_pipeline(checkpoint: str, settings: Settings, device: torch.device, quiet: bool):
     """The text-to-music pipeline, with the scheduler and the adapter of the settings."""
+    set_quiet(quiet)
     pipe = load_pipeline(checkpoint, device, DTYPES[settings.dtype])
     pipe.set_progress_bar_config(desc="sampling", disable=quiet)
     if settings.scheduler is not None:

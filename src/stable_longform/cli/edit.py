@@ -68,9 +68,12 @@ Context = Annotated[
     ),
 ]
 Crossfade = Annotated[
-    float,
+    float | None,
     typer.Option(
-        "--crossfade", min=0, max=MAX_CROSSFADE_IN_S, help="Seconds of cross-fade at the borders, inside the new part."
+        "--crossfade",
+        min=0,
+        max=MAX_CROSSFADE_IN_S,
+        help="Seconds of cross-fade at the borders, inside the new part; at most half of it. [default: 0.05]",
     ),
 ]
 Repeats = Annotated[
@@ -165,7 +168,7 @@ def inpaint(
     ] = None,
     loop: Loop = False,
     context_in_s: Context = None,
-    crossfade_in_s: Crossfade = 0.05,
+    crossfade_in_s: Crossfade = None,
     num_repeats: Repeats = 3,
 ) -> None:
     """Replaces parts of INPUT; the rest stays bit-identical at the model's rate.
@@ -191,7 +194,7 @@ def extend(
     prepend_in_s: Annotated[float, seconds_option("--prepend", "Seconds of new music before INPUT.", PLACES)] = 0.0,
     loop: Loop = False,
     context_in_s: Context = None,
-    crossfade_in_s: Crossfade = 0.05,
+    crossfade_in_s: Crossfade = None,
     num_repeats: Repeats = 3,
 ) -> None:
     """Continues INPUT at its end (--to) or its beginning (--prepend) and leaves INPUT itself unchanged.
@@ -301,9 +304,6 @@ def _open(name: str, context: typer.Context, edit: Edit):
     quiet = context.params["quiet"]
     pipe = getattr(stable_longform, name).from_pipe(open_pipeline(edit.checkpoint, edit.settings, edit.device, quiet))
     pipe.set_progress_bar_config(desc="sampling", disable=quiet)
-    rate = edit.info.sampling_rate
-    if rate != pipe.sampling_rate:
-        note(f"{edit.input} has {rate} Hz and is resampled to the model's {pipe.sampling_rate} Hz", quiet)
     if context.params["seed"] is None and context.params["from_file"] is None:
         note(f"seed: {edit.settings.seed}", quiet)
     return pipe, fill_in(edit.settings, pipe)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from stable_longform.cli.options import check_count, check_range, check_seconds, check_text
-from stable_longform.pipelines.pieces import check_edit
-from stable_longform.utils.accepted_values import EDIT_METHODS, MAX_CROSSFADE_IN_S, MAX_REPEATS
+from stable_longform.pipelines.pieces import check_crossfade, check_edit
+from stable_longform.utils.accepted_values import EDIT_METHODS, MAX_REPEATS
 from stable_longform.utils.audio import AudioInfo
 from stable_longform.utils.ranges import check_choice
 
@@ -38,18 +38,18 @@ class InpaintSettings:
     prepend_in_s: float = 0.0
     loop: bool = False
     context_in_s: float | None = None
-    crossfade_in_s: float = 0.05
+    crossfade_in_s: float | None = None
     num_repeats: int = 3
 
     def check(self, info: AudioInfo) -> None:
         """Raises a ValueError for values outside their ranges; `info` is of the input."""
         if self.context_in_s is not None:
             check_seconds("--context", self.context_in_s)
-        check_range("--crossfade", self.crossfade_in_s, 0, MAX_CROSSFADE_IN_S)
         check_count("--repeats", self.num_repeats, 1, MAX_REPEATS)
         if not isinstance(self.loop, bool):
             raise ValueError(f"--loop must be true or false, got {self.loop!r}.")
-        check_edit(info, self.regions, self.extend_to, self.prepend_in_s, self.loop, ("--to", "--prepend"))
+        parts, _ = check_edit(info, self.regions, self.extend_to, self.prepend_in_s, self.loop, ("--to", "--prepend"))
+        check_crossfade(self.crossfade_in_s, parts, "--crossfade")
 
     def duration_in_s(self, info: AudioInfo) -> float:
         """Duration of the result in seconds."""

@@ -12,6 +12,7 @@ import typer
 
 import stable_longform
 from stable_longform.cli.app import app as serve_app
+from stable_longform.cli.common import set_quiet
 from stable_longform.cli.convert import convert, export
 from stable_longform.cli.doctor import doctor
 from stable_longform.cli.edit import extend, inpaint, transform
@@ -105,6 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = str(error)
     except (typer.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
+    finally:
+        set_quiet(False)
     typer.echo(f"error: {' '.join(message.split())}", err=True)
     return EXIT_BAD_INPUT
 

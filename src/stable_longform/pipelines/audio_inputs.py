@@ -63,7 +63,7 @@ def _read(audio: Audio, rate: int, model_rate: int, model_channels: int, max_dur
     if not waveform.any():
         raise ValueError(f"{name} is silent: all its samples are 0.")
     if rate != model_rate:
-        logger.warning("The audio has %d Hz and is resampled to the model's %d Hz.", rate, model_rate)
+        logger.warning("%s has %d Hz and is resampled to the model's %d Hz.", name, rate, model_rate)
         waveform = resample(waveform, rate, model_rate)
     if waveform.shape[1] == 0:
         raise ValueError(f"{name} is shorter than a sample at the model's {model_rate} Hz.")
@@ -72,12 +72,13 @@ def _read(audio: Audio, rate: int, model_rate: int, model_channels: int, max_dur
 
 def _as_tensor(audio: torch.Tensor | np.ndarray) -> torch.Tensor:
     """A float32 tensor `(channels, num_samples)` on the CPU."""
-    if isinstance(audio, np.ndarray) and audio.dtype.kind in "fiu":
-        audio = torch.from_numpy(np.require(audio, audio.dtype.newbyteorder("="), ["C", "W"]))
-    if not isinstance(audio, torch.Tensor):
+    if not isinstance(audio, (torch.Tensor, np.ndarray)):
         raise ValueError(f"audio must be a tensor, an array or a path, got {type(audio).__name__}.")
-    if not audio.is_floating_point():
+    if not (audio.dtype.kind == "f" if isinstance(audio, np.ndarray) else audio.is_floating_point()):
         raise ValueError(f"audio must be floating point with full scale 1, got dtype {audio.dtype}.")
+    if isinstance(audio, np.ndarray):
+        audio = torch.from_numpy(np.require(audio, np.float32, ["C", "W"]))
+    inputs.check_dense("audio", audio)
     if audio.ndim not in (1, 2):
         raise ValueError(f"audio must be (channels, num_samples), got shape {tuple(audio.shape)}.")
     return (audio if audio.ndim == 2 else audio[None]).detach().float().cpu()

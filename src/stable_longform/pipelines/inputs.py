@@ -139,25 +139,45 @@ def one_for_each(name: str, values: list, num_prompts: int) -> list:
 
 def check_numbers(name: str, value: float | Sequence[float], num_prompts: int) -> list[float]:
     """Returns a list with a number for each prompt; a single number is repeated."""
-    if isinstance(value, (np.ndarray, torch.Tensor)):
-        value = value.tolist()
+    value = as_list(name, value)
     values: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value] * num_prompts
     if len(values) != num_prompts:
         raise ValueError(f"{name} must be one number or {num_prompts}, one for each prompt, got {len(values)}.")
     for entry in values:
         if not isinstance(entry, Real) or isinstance(entry, bool):
             raise ValueError(f"{name} must be a number or a list of numbers, got {value!r}.")
-    return [float(entry) for entry in values]
+    try:
+        return [float(entry) for entry in values]
+    except OverflowError as error:
+        raise ValueError(f"{name} must be finite, got an integer that is too large.") from error
+
+
+def as_list(name: str, values: Any) -> Any:
+    """The numbers of an array or tensor as a list; anything else is returned unchanged."""
+    if not isinstance(values, (np.ndarray, torch.Tensor)):
+        return values
+    try:
+        return values.tolist()
+    except RuntimeError as error:
+        raise ValueError(f"{name} must be numbers, got a tensor that is not dense or has no values.") from error
 
 
 def check_tensor(name: str, tensor: torch.Tensor) -> None:
-    """Checks a tensor of real floating-point numbers, all of them finite."""
+    """Checks a dense tensor of real floating-point numbers of 16 bits or more, all of them finite."""
     if not isinstance(tensor, torch.Tensor):
         raise ValueError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}.")
-    if not tensor.is_floating_point():
-        raise ValueError(f"{name} must be a floating-point tensor, got dtype {tensor.dtype}.")
+    if not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
+        raise ValueError(f"{name} must be a floating-point tensor of at least 16 bits, got dtype {tensor.dtype}.")
+    check_dense(name, tensor)
     if not tensor.isfinite().all():
         raise ValueError(f"{name} must be finite, got {int((~tensor.isfinite()).sum())} values that are not.")
+
+
+def check_dense(name: str, tensor: torch.Tensor) -> None:
+    """Raises a ValueError if a tensor has no values (on the meta device), or is sparse or nested."""
+    if tensor.is_meta or tensor.is_nested or tensor.layout != torch.strided:
+        kind = "is on the meta device" if tensor.is_meta else "is sparse or nested"
+        raise ValueError(f"{name} must be a dense tensor with values, got one that {kind}.")
 
 
 def check_embeddings(
@@ -179,6 +199,7 @@ def check_embeddings(
     if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or mask.shape != embeds.shape[:2]:
         got = f"shape {tuple(mask.shape)}, dtype {mask.dtype}" if isinstance(mask, torch.Tensor) else repr(mask)
         raise ValueError(f"{mask_name} must be a boolean tensor {tuple(embeds.shape[:2])}, True = attend, got {got}.")
+    check_dense(mask_name, mask)
 
 
 def check_latents(latents: torch.Tensor, batch_size: int, channels: int, max_length: int, patch_size: int) -> None:
@@ -249,12 +270,16 @@ def check_place(
     return Timing(list(durations), starts, totals)
 
 
-def check_frame_mask(mask: torch.Tensor, latent_length: int) -> None:
-    """Checks a boolean tensor `(latent_length,)`."""
+def check_frame_mask(mask: torch.Tensor | np.ndarray, latent_length: int) -> torch.Tensor:
+    """Returns a boolean mask `(latent_length,)` as a tensor on the CPU."""
+    if isinstance(mask, np.ndarray) and mask.dtype == bool:
+        mask = torch.from_numpy(mask.copy())  # the copy has no negative strides
     if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or mask.shape != (latent_length,):
-        is_tensor = isinstance(mask, torch.Tensor)
-        got = f"shape {tuple(mask.shape)}, dtype {mask.dtype}" if is_tensor else type(mask).__name__
-        raise ValueError(f"mask must be a boolean tensor ({latent_length},), True = replace, got {got}.")
+        has_shape = isinstance(mask, (torch.Tensor, np.ndarray))
+        got = f"shape {tuple(mask.shape)}, dtype {mask.dtype}" if has_shape else type(mask).__name__
+        raise ValueError(f"mask must be boolean, of shape ({latent_length},), True = replace, got {got}.")
+    check_dense("mask", mask)
+    return mask.cpu()
 
 
 def check_start_and_end(
@@ -264,6 +289,11 @@ def check_start_and_end(
     audio_end_in_s: float | Sequence[float] | None,
 ) -> tuple[float | Sequence[float] | None, float | Sequence[float]]:
     """Returns duration and start; diffusers' names are accepted too."""
+    seconds_start = as_list("seconds_start", seconds_start)
+    audio_start_in_s, audio_end_in_s = (
+        as_list("audio_start_in_s", audio_start_in_s),
+        as_list("audio_end_in_s", audio_end_in_s),
+    )
     if audio_start_in_s is not None:
         if np.any(seconds_start):
             raise ValueError("Give seconds_start or audio_start_in_s, not both.")
@@ -310,8 +340,7 @@ def check_flag(name: str, value: bool) -> bool:
 
 def check_times(name: str, times: Sequence[float]) -> list[float]:
     """Checks strictly falling times in [0, 1], at most `MAX_STEPS`."""
-    if isinstance(times, (np.ndarray, torch.Tensor)):
-        times = times.tolist()
+    times = as_list(name, times)
     if not isinstance(times, (list, tuple)) or not 1 <= len(times) <= MAX_STEPS:
         raise ValueError(f"{name} must be a list of 1 to {MAX_STEPS} falling times in [0, 1], got {times!r}.")
     checked = [check_number(name, time, 0, 1) for time in times]
@@ -347,8 +376,7 @@ def check_strength(strength: float) -> float:
 def check_interval(guidance_interval: Sequence[float]) -> tuple[float, float]:
     """Checks two rising times in [0, 1]."""
     message = f"guidance_interval must be two rising times in [0, 1], got {guidance_interval!r}."
-    if isinstance(guidance_interval, (np.ndarray, torch.Tensor)):
-        guidance_interval = guidance_interval.tolist()
+    guidance_interval = as_list("guidance_interval", guidance_interval)
     if not isinstance(guidance_interval, (list, tuple)) or len(guidance_interval) != 2:
         raise ValueError(message)
     if any(not isinstance(time, Real) or isinstance(time, bool) for time in guidance_interval):

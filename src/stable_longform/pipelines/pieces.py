@@ -5,21 +5,26 @@ of frames that is sampled at once; its kept frames are context.
 """
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
-import numpy as np
 import torch
 
+from stable_longform.pipelines.inputs import as_list
+from stable_longform.utils.accepted_values import MAX_CROSSFADE_IN_S
 from stable_longform.utils.audio import AudioInfo
 from stable_longform.utils.ranges import check_number
 from stable_longform.utils.recordings import MAX_DURATION_IN_S
 from stable_longform.utils.timecodes import SECONDS
 
+LARGEST = sys.float_info.max
 BLOCK = 2**20  # samples that are read at once
 NOTHING_IS_KEPT = "Nothing is kept: to generate all of the music, use text to music."
+CROSSFADE_IN_S = 0.05
+ROUNDING_IN_S = 0.001  # by which parts at the model's rate may be shorter
 EXTENSION = ("extend_to", "prepend_in_s")  # arguments
 
 
@@ -228,12 +233,12 @@ def check_regions(regions: Sequence[tuple[float, float]], num_samples: int, rate
     Raises:
         ValueError: they are not numbers, do not rise, overlap, are empty or outside the audio.
     """
-    given: Any = regions.tolist() if isinstance(regions, (np.ndarray, torch.Tensor)) else regions
+    given: Any = as_list("regions", regions)
     samples: list[tuple[int, int]] = []
     end = num_samples / rate
     for region in given if isinstance(given, (list, tuple)) else [given]:
         is_pair = isinstance(region, (list, tuple)) and len(region) == 2
-        if not is_pair or not all(isinstance(second, Real) and math.isfinite(second) for second in region):
+        if not is_pair or not all(isinstance(second, Real) and abs(second) <= LARGEST for second in region):
             raise ValueError(f"regions must be pairs (start, stop) of finite seconds, got {region!r}.")
         start, stop = region
         if not 0 <= start < stop <= end + 0.5 / rate:
@@ -246,6 +251,29 @@ def check_regions(regions: Sequence[tuple[float, float]], num_samples: int, rate
             raise ValueError(f"regions must rise and not overlap, got {start:g}-{stop:g} s after the one before.")
         samples.append((first, last))
     return samples
+
+
+def check_crossfade(
+    crossfade_in_s: float | None, parts: Sequence[tuple[float, float]], name: str = "crossfade_in_s"
+) -> float:
+    """Seconds of crossfade at the borders of the new parts.
+
+    Args:
+        crossfade_in_s: at most half of the shortest part; None: `CROSSFADE_IN_S`, which is cut to half of each part.
+        parts: `(start, stop)` in seconds.
+        name: of the argument, for messages.
+
+    Raises:
+        ValueError: it is not a number, or outside this range.
+    """
+    if crossfade_in_s is None:
+        return CROSSFADE_IN_S
+    number, longest = check_number(name, crossfade_in_s), min(stop - start for start, stop in parts) / 2
+    longest = min(longest, MAX_CROSSFADE_IN_S)
+    if not 0 <= number <= longest + ROUNDING_IN_S:
+        accepted = f"[0, {longest:.3g}] seconds, half of the shortest new part at most"
+        raise ValueError(f"{name} must be in {accepted}, got {number:g}.")
+    return number
 
 
 def runs(mask: torch.Tensor) -> list[tuple[int, int]]:

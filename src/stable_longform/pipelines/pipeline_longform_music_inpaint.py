@@ -28,6 +28,7 @@ from stable_longform.pipelines.guidance import Conditioning, Guidance
 from stable_longform.pipelines.inputs import Generators, Prompt, Prompts, Timing
 from stable_longform.pipelines.pieces import (
     EditedPiece,
+    check_crossfade,
     check_extension,
     check_regions,
     crossfade,
@@ -39,7 +40,7 @@ from stable_longform.pipelines.repaint import KeptMusic
 from stable_longform.pipelines.sampling import GuidedVelocity, Run, WindowedVelocity
 from stable_longform.pipelines.windows import place_window, window_starts
 from stable_longform.schedulers import scheduling
-from stable_longform.utils.accepted_values import MAX_CROSSFADE_IN_S, MAX_REPEATS
+from stable_longform.utils.accepted_values import MAX_REPEATS
 from stable_longform.utils.recordings import MAX_DURATION_IN_S
 
 OUTPUT_TYPES = (*inputs.OUTPUT_TYPES, "stream")
@@ -100,7 +101,7 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         prepend_in_s: float = 0.0,
         loop: bool = False,
         context_in_s: float | None = None,
-        crossfade_in_s: float = 0.05,
+        crossfade_in_s: float | None = None,
         num_repeats: int = 3,
         negative_prompt: str | Sequence[str] | None = None,
         sampling_rate: int | None = None,
@@ -139,8 +140,9 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
             loop: make a loop: the end of the result leads back to its beginning, and new music there connects them.
             context_in_s: seconds of kept music that the model hears on either side of a new part; None: as much as
                 fits into its window.
-            crossfade_in_s: seconds of crossfade at the borders of a new part, inside it. The fade is from the old
-                music, or from the mirror image of the neighbouring music where there was none.
+            crossfade_in_s: seconds of crossfade at the borders of a new part, inside it; at most half of the shortest
+                one. None: 0.05 s, or half of a part that is shorter than 0.1 s. The fade is from the old music, or
+                from the mirror image of the neighbouring music where there was none.
             num_repeats: how often each step is taken, in [1, 100]; 1: no repetition. The time is proportional to it.
             negative_prompt: what to steer away from.
             sampling_rate: rate in Hz of audio that is not a file; None: the model's.
@@ -183,7 +185,8 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         places = [self._lay_out(waveform, regions, mask, extend_to, prepend_in_s, loop) for waveform in waveforms]
         pieces = [piece for piece, _ in places]
         context = None if context_in_s is None else self._frames("context_in_s", context_in_s)
-        fade = round(inputs.check_number("crossfade_in_s", crossfade_in_s, 0, MAX_CROSSFADE_IN_S) * self.sampling_rate)
+        new_parts = [(a / self.sampling_rate, b / self.sampling_rate) for piece in pieces for a, b in piece.regions]
+        fade = round(check_crossfade(crossfade_in_s, new_parts) * self.sampling_rate)
         num_repeats = inputs.check_count("num_repeats", num_repeats, MAX_REPEATS)
         guidance = self._check_guidance(guidance_scale, guidance_rescale, guidance_interval)
         callback = self._check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
@@ -228,9 +231,8 @@ class LongFormMusicInpaintPipeline(LongFormMusicPipelineBase):
         if mask is not None:
             if regions is not None:
                 raise ValueError("Give regions or mask, not both.")
-            mask = torch.from_numpy(mask) if isinstance(mask, np.ndarray) else mask
-            inputs.check_frame_mask(mask, math.ceil(num_samples / hop_length))
-            samples = [(a * hop_length, min(b * hop_length, num_samples)) for a, b in runs(mask.cpu())]
+            free = runs(inputs.check_frame_mask(mask, math.ceil(num_samples / hop_length)))
+            samples = [(start * hop_length, min(stop * hop_length, num_samples)) for start, stop in free]
         else:
             samples = check_regions([] if regions is None else regions, num_samples, rate)
         return lay_out(waveform, samples, before, after, hop_length, loop)

@@ -52,10 +52,16 @@ class Range:
 def check_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
     """Checks a finite number in [`low`, `high`]; it may be Python's, numpy's or torch's."""
     if getattr(value, "ndim", None) == 0:
-        value = value.item()
+        try:
+            value = value.item()
+        except RuntimeError as error:  # such as one on the meta device
+            raise ValueError(f"{name} must be a number, got a tensor without a value.") from error
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise ValueError(f"{name} must be a number, got {value!r}.")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise ValueError(f"{name} must be in [{low:g}, {high:g}], got an integer that is too large.") from error
     if not math.isfinite(number):
         raise ValueError(f"{name} must be finite, got {value}.")
     if not low <= number <= high:
