@@ -8,7 +8,6 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any
 
 import torch
@@ -16,11 +15,11 @@ import torch
 from stable_longform.pipelines.inputs import as_list
 from stable_longform.utils.accepted_values import MAX_CROSSFADE_IN_S
 from stable_longform.utils.audio import AudioInfo
-from stable_longform.utils.ranges import check_number
+from stable_longform.utils.ranges import Range, check_number
 from stable_longform.utils.recordings import MAX_DURATION_IN_S
 from stable_longform.utils.timecodes import SECONDS
 
-LARGEST = sys.float_info.max
+FINITE = Range(-sys.float_info.max, sys.float_info.max)
 BLOCK = 2**20  # samples that are read at once
 NOTHING_IS_KEPT = "Nothing is kept: to generate all of the music, use text to music."
 CROSSFADE_IN_S = 0.05
@@ -238,7 +237,7 @@ def check_regions(regions: Sequence[tuple[float, float]], num_samples: int, rate
     end = num_samples / rate
     for region in given if isinstance(given, (list, tuple)) else [given]:
         is_pair = isinstance(region, (list, tuple)) and len(region) == 2
-        if not is_pair or not all(isinstance(second, Real) and abs(second) <= LARGEST for second in region):
+        if not is_pair or not all(second in FINITE for second in region):
             raise ValueError(f"regions must be pairs (start, stop) of finite seconds, got {region!r}.")
         start, stop = region
         if not 0 <= start < stop <= end + 0.5 / rate:
