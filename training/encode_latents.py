@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from stable_longform.data.latents import INDEX_FILE, INFO_FILE, SILENCE_FILE, read_shards
-from stable_longform.data.sources import Source, open_source
+from stable_longform.data.sources import Source
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.config import launch
@@ -36,6 +36,7 @@ from stable_longform.training_utils.latent_encoding import (
 )
 from stable_longform.training_utils.loop import StopRequest
 from stable_longform.training_utils.options import NumEntries
+from stable_longform.training_utils.run_options import MusicOptions
 from stable_longform.utils.accepted_values import DTYPES
 from stable_longform.utils.files import atomic_path, write_json, write_text
 from stable_longform.utils.ranges import Range
@@ -46,11 +47,10 @@ LONGEST_WAIT = datetime.timedelta(days=7)  # how long processes wait for the las
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(MusicOptions):
     """`max_tracks` limits how many tracks of each split are encoded. A shard is written when either limit is met."""
 
-    manifest: shared.Manifest
     autoencoder: Annotated[str, "Folder or Hub id of the autoencoder."]
     output_dir: shared.OutputDir
     splits: Annotated[
@@ -70,7 +70,6 @@ class Config:
         shared.MaxMinutes | None,
         "Time limit in minutes; the script stops after the current track and writes the index of finished ones.",
     ] = None
-    max_bad_fraction: shared.MaxBadFraction = 0.01
 
 
 def main(config: Config) -> int:
@@ -79,7 +78,7 @@ def main(config: Config) -> int:
     dtype = DTYPES[config.dtype]
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST_WAIT)
     vae = AutoencoderOobleck.from_pretrained(config.autoencoder)
-    source = open_source(config.manifest, max_bad_fraction=config.max_bad_fraction)
+    source = config.open_source()
     parts = [source.of_split(split) for split in config.splits]
     output_dir = Path(config.output_dir)
     _check_autoencoder(vae, output_dir / INFO_FILE, state)

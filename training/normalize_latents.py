@@ -16,22 +16,21 @@ from typing import Annotated
 import torch
 
 from stable_longform.data.audio_crops import CropMaker
-from stable_longform.data.sources import open_source
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.config import launch
 from stable_longform.training_utils.pretrained import export_model
+from stable_longform.training_utils.run_options import MusicOptions
 from stable_longform.utils.ranges import Range
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(MusicOptions):
     """The power is measured on `num_crops` crops of the train split, `crop_duration_in_s` seconds each."""
 
     autoencoder: Annotated[str, "Folder or Hub id of the autoencoder."]
-    manifest: shared.Manifest
     output_dir: shared.OutputDir
     num_crops: Annotated[
         int,
@@ -47,7 +46,7 @@ def main(config: Config) -> None:
     vae = AutoencoderOobleck.from_pretrained(config.autoencoder)
     rate = vae.config.sampling_rate
     make_item = CropMaker(round(config.crop_duration_in_s * rate), rate)
-    crops = open_source(config.manifest, "train").items(make_item, config.seed).take(config.num_crops)
+    crops = config.open_source().of_split("train").items(make_item, config.seed).take(config.num_crops)
     with torch.no_grad():
         latents = [vae.encode(item["waveform"][None]).latent_dist.mode()[0, :, 1:-1] for item in crops]  # no ends
     power = torch.cat(latents, dim=1).square().mean(dim=1)

@@ -22,7 +22,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from stable_longform.data.audio_crops import CropMaker, collate_crops
-from stable_longform.data.sources import Source, open_source
+from stable_longform.data.sources import Source
 from stable_longform.losses.stft import FFT_SIZES, stereo_stft_loss
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.models.discriminator_stft import MultiScaleSTFTDiscriminator
@@ -45,7 +45,7 @@ from stable_longform.training_utils.metric_log import log_metrics
 from stable_longform.training_utils.options import ArgumentsOf, build_model
 from stable_longform.training_utils.pretrained import load_weights
 from stable_longform.training_utils.reconstruction_validation import validate_reconstruction, validation_crops
-from stable_longform.training_utils.run_options import TrainingOptions
+from stable_longform.training_utils.run_options import MusicOptions, TrainingOptions
 from stable_longform.training_utils.runs import start_run, write_stage
 from stable_longform.training_utils.train_step import train_step
 from stable_longform.utils.files import atomic_folder
@@ -68,12 +68,10 @@ def _paper_weights() -> dict:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TrainingOptions):
+class Config(MusicOptions, TrainingOptions):
     """Defaults are the paper's configuration; `batch_size` is per process and was not published."""
 
-    manifest: shared.Manifest
     output_dir: shared.OutputDir
-    max_bad_fraction: shared.MaxBadFraction = 0.01
     init_from: Annotated[str | None, "Folder or Hub id of an autoencoder with initial weights, of the same shape."] = (
         None
     )
@@ -147,7 +145,7 @@ def main(config: Config) -> int:
     discriminator = build_model(MultiScaleSTFTDiscriminator, config.discriminator, "discriminator")
     check_config(config, model)
     make_item = CropMaker(config.crop_num_samples, model.config.sampling_rate)
-    source = open_source(config.manifest, max_bad_fraction=config.max_bad_fraction)
+    source = config.open_source()
     source, valid_source = source.of_split("train"), source.of_split("valid")
     place = accelerator.process_index, accelerator.num_processes
     crops = source.items(make_item, config.seed, *place)

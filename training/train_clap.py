@@ -23,7 +23,6 @@ from transformers import AutoTokenizer, ClapModel, ClapProcessor, PreTrainedToke
 from stable_longform.data.clap_features import BlockwiseClapFeatureExtractor
 from stable_longform.data.clap_pairs import PairMaker
 from stable_longform.data.prompts import build_prompt
-from stable_longform.data.sources import open_source
 from stable_longform.data.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from stable_longform.data.tracks import Track
 from stable_longform.training_utils import shared_options as shared
@@ -50,7 +49,7 @@ from stable_longform.training_utils.loop import StopRequest, TrainingLoop
 from stable_longform.training_utils.metric_log import log_metrics
 from stable_longform.training_utils.options import FieldsOf
 from stable_longform.training_utils.retrieval_validation import validate_retrieval
-from stable_longform.training_utils.run_options import TrainingOptions
+from stable_longform.training_utils.run_options import MusicOptions, TrainingOptions
 from stable_longform.training_utils.runs import start_run, write_stage
 from stable_longform.training_utils.train_step import finish_step, keep_buffers
 from stable_longform.utils.files import atomic_folder
@@ -61,12 +60,10 @@ NUM_PROMPTS_PER_TRACK = 100  # for training the tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TrainingOptions):
+class Config(MusicOptions, TrainingOptions):
     """Defaults are the paper's architecture and LAION's training; `batch_size` is per process (LAION: 24 of them)."""
 
-    manifest: shared.Manifest
     output_dir: shared.OutputDir
-    max_bad_fraction: shared.MaxBadFraction = 0.01
     init_from: Annotated[
         str | None,
         "Folder or Hub id of a ClapModel with initial weights, which also sets the architecture.",
@@ -144,7 +141,7 @@ def main(config: Config) -> int:
         raise ValueError(f"batch_size must be at least 2 with enable_fusion, got {config.batch_size}.")
     num_pairs = config.batch_size * accelerator.gradient_accumulation_steps * accelerator.num_processes
     make_item = PairMaker(extractor, config.crop_duration_in_s)
-    source = open_source(config.manifest, max_bad_fraction=config.max_bad_fraction).with_prompts()
+    source = config.open_source().with_prompts()
     source, valid_source = source.of_split("train"), source.of_split("valid")
     place = accelerator.process_index, accelerator.num_processes
     pairs = source.items(make_item, config.seed, *place, batch_size=num_pairs)

@@ -22,7 +22,7 @@ import torch
 from accelerate import Accelerator
 
 from stable_longform.data.audio_crops import CropMaker, collate_crops
-from stable_longform.data.sources import Source, open_source
+from stable_longform.data.sources import Source
 from stable_longform.models.autoencoder_oobleck import AutoencoderOobleck
 from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.accelerator import make_accelerator
@@ -36,7 +36,7 @@ from stable_longform.training_utils.loop import StopRequest, TrainingLoop
 from stable_longform.training_utils.metric_log import log_metrics
 from stable_longform.training_utils.options import ArgumentsOf, build_model
 from stable_longform.training_utils.reconstruction_validation import validate_reconstruction, validation_crops
-from stable_longform.training_utils.run_options import TrainingOptions
+from stable_longform.training_utils.run_options import MusicOptions, TrainingOptions
 from stable_longform.training_utils.runs import start_run, write_stage
 from stable_longform.training_utils.train_step import train_step
 from stable_longform.utils.files import atomic_folder
@@ -46,12 +46,10 @@ NUM_SCALING_CROPS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TrainingOptions):
+class Config(MusicOptions, TrainingOptions):
     """`batch_size` is per process."""
 
-    manifest: shared.Manifest
     output_dir: shared.OutputDir
-    max_bad_fraction: shared.MaxBadFraction = 0.01
     model: Annotated[
         dict,
         ArgumentsOf(AutoencoderOobleck),
@@ -92,7 +90,7 @@ def main(config: Config) -> int:
     network = LinearAutoencoder(build_model(AutoencoderOobleck, config.model, "model"))
     check_config(config, network.vae)
     make_item = CropMaker(config.crop_num_samples, network.vae.config.sampling_rate)
-    source = open_source(config.manifest, max_bad_fraction=config.max_bad_fraction)
+    source = config.open_source()
     source, valid_source = source.of_split("train"), source.of_split("valid")
     place = accelerator.process_index, accelerator.num_processes
     crops = source.items(make_item, config.seed, *place)

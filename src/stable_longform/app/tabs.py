@@ -45,7 +45,7 @@ def text_to_music(open_pipeline, prompt, duration: float, **settings) -> Iterato
 def transform(open_pipeline, prompt: str, audio: str, duration: float, **settings) -> Iterator[torch.Tensor]:
     """Transforms a recording."""
     pipe = open_pipeline(LongFormMusicAudioToAudioPipeline)
-    latents = pipe(prompt, audio, duration=duration, output_type="latent", **settings).audios[0]
+    latents = pipe(prompt, audio, output_type="latent", **settings).audios[0]
     yield from pipe.stream_latents(latents, duration)
 
 

@@ -238,7 +238,8 @@ def _find_recordings(name: str, max_bad_fraction: float) -> Iterable[Recording |
     if path.suffix == ".csv" and path.is_file():
         return read_csv(path)
     if is_tars(name):
-        return index_tars(expand_tars(name), max_bad_fraction)
+        tars = expand_tars(name)
+        return index_tars(tars, BadTracks(len(tars), max_bad_fraction, "tars"))
     if path.is_dir() and not is_dataset_folder(path):
         table = path / CSV_NAME
         return read_csv(table) if table.is_file() else search_folder(path)

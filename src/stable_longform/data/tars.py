@@ -73,13 +73,16 @@ def expand_tars(pattern: str) -> list[str]:
     return tars
 
 
-def index_tars(tars: list[str], max_bad_fraction: float) -> Iterator[Recording | BadTrackError]:
+def index_tars(tars: list[str], bad_tars: BadTracks) -> Iterator[Recording | BadTrackError]:
     """The recordings inside local tars, read in place, and errors for unusable ones.
 
+    Args:
+        tars: paths.
+        bad_tars: counts the missing and damaged ones.
+
     Raises:
-        TooManyBadTracks: the share of missing or damaged tars is larger than `max_bad_fraction`.
+        TooManyBadTracks: their share is too large.
     """
-    bad_tars = BadTracks(len(tars), max_bad_fraction, "tars")
     for tar in map(Path, tars):
         try:
             with open(tar, "rb") as file:

@@ -1,16 +1,20 @@
-"""The options of all training scripts that control how a run is executed, not what it learns."""
+"""Options that training scripts inherit: the music that they read, and how a run is executed."""
 
 from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 
+from stable_longform.data.bad_tracks import MAX_BAD_FRACTION
+from stable_longform.data.sources import Source, open_source
 from stable_longform.training_utils.shared_options import (
     MAX_COUNT,
     MAX_TRAINING_STEPS,
     Accumulation,
     BatchSize,
     LogEvery,
+    Manifest,
+    MaxBadFraction,
     MaxSteps,
     MixedPrecision,
     OutputDir,
@@ -18,6 +22,18 @@ from stable_longform.training_utils.shared_options import (
     Trackers,
 )
 from stable_longform.utils.ranges import Range
+
+
+@dataclass(frozen=True, kw_only=True)
+class MusicOptions:
+    """The music that a script reads."""
+
+    manifest: Manifest
+    max_bad_fraction: MaxBadFraction = MAX_BAD_FRACTION
+
+    def open_source(self) -> Source:
+        """Opens the music, all splits. For the errors, see `data.sources.open_source`."""
+        return open_source(self.manifest, max_bad_fraction=self.max_bad_fraction)
 
 
 @dataclass(frozen=True, kw_only=True)
