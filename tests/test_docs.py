@@ -146,6 +146,13 @@ def test_python_blocks_compile(document):
         compile(block, str(document), "exec")
 
 
+def inherited(config: ast.ClassDef) -> set[str]:
+    """The options that a script's configuration has from its base classes."""
+    shared = members(parse(PACKAGE / "training_utils" / "run_options.py"))
+    bases = [shared[base.id] for base in config.bases]
+    return {name for base in bases for name in {*members(base), *inherited(base)}}
+
+
 @documents
 def test_commands_use_options_that_exist(document):
     unknown = []
@@ -153,8 +160,9 @@ def test_commands_use_options_that_exist(document):
         for path, arguments in re.findall(r"(?<!/)\b(training/\S+\.py)(.*)", block):
             text = (ROOT / path).read_text(encoding="utf-8")
             config = members(parse(ROOT / path)).get("Config")
+            options = () if config is None else ("config", *members(config), *inherited(config))
             for option in re.findall(r"--([a-z]\w*)", arguments):
-                known = f'"--{option}"' in text if config is None else option in {"config", *members(config)}
+                known = f'"--{option}"' in text if config is None else option in options
                 unknown += [] if known else [f"{path} --{option}"]
     assert not unknown
 
