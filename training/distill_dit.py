@@ -26,7 +26,7 @@ from accelerate import Accelerator
 from stable_longform.evaluation.prompt_lists import PromptRow, read_prompt_list
 from stable_longform.noise_schedule import V_PREDICTION
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
-from stable_longform.schedulers.scheduling_ping_pong import PingPongScheduler
+from stable_longform.schedulers.scheduling import scheduler_by_name
 from stable_longform.training_utils import shared_options as shared
 from stable_longform.training_utils.accelerator import make_accelerator
 from stable_longform.training_utils.adapters import (
@@ -264,7 +264,7 @@ def export(config: Config, pipe: LongFormMusicPipeline, output_dir: Path, step: 
         return
     student = LongFormMusicPipeline.from_pipe(
         pipe,
-        scheduler=PingPongScheduler(),
+        scheduler=scheduler_by_name("ping-pong", pipe.scheduler),
         num_inference_steps=config.num_inference_steps,
         guidance_scale=1.0,
     )

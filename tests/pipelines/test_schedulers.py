@@ -1,5 +1,7 @@
 """Schedulers in the pipeline: by name, at given times, and what a checkpoint carries."""
 
+import math
+
 import pytest
 import torch
 from common import relative_error
@@ -7,6 +9,7 @@ from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteSchedul
 from tiny_pipeline import SHORT, generate, record_transformer, seed, tiny_pipeline
 
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+from stable_longform.schedulers.scheduling import SIGMA_MIN
 from stable_longform.utils.accepted_values import SCHEDULER_NAMES
 
 
@@ -32,7 +35,9 @@ def test_a_checkpoint_carries_its_sampler_steps_and_guidance(pipe, tmp_path):
     opened = LongFormMusicPipeline.from_pretrained(tmp_path)
     calls = record_transformer(opened)
     latents = opened(SHORT, generator=seed(0), output_type="latent").audios
-    assert [call["timestep"].tolist() for call in calls] == [pytest.approx([t]) for t in (1, 2 / 3, 1 / 3)]
+    end = 2 / math.pi * math.atan(SIGMA_MIN)
+    times = (1, (2 + end) / 3, (1 + 2 * end) / 3)
+    assert [call["timestep"].tolist() for call in calls] == [pytest.approx([t]) for t in times]
     expected = generate(pipe, num_inference_steps=3, guidance_scale=1.0, output_type="latent")
     assert torch.equal(latents, expected)
     assert len(generate(opened, num_inference_steps=2, guidance_scale=3.0, output_type="latent")) == 1

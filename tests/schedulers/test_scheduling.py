@@ -343,6 +343,17 @@ def test_a_scheduler_by_name_is_one_for_the_same_model(start, name):
         assert scheduler.sigmas[0].item() == pytest.approx(80, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    "solver", [make_scheduler(0.6, 80.0), CosineDPMSolverMultistepScheduler(sigma_min=0.6, sigma_max=500)]
+)
+@pytest.mark.parametrize("num_steps", [2, 8])
+def test_a_student_is_not_sampled_before_its_teachers_last_time(solver, num_steps):
+    last = 2 / math.pi * math.atan(0.6)
+    assert set_timesteps(solver, 20)[-1].item() == pytest.approx(last, abs=1e-5)
+    times = set_timesteps(scheduler_by_name("ping-pong", solver), num_steps)
+    assert times[-1].item() - (1 - last) / num_steps == pytest.approx(last, abs=1e-5)
+
+
 def test_another_name_is_rejected():
     with pytest.raises(ValueError, match="euler"):
         scheduler_by_name("euler", make_scheduler())

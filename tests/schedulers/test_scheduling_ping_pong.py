@@ -61,10 +61,11 @@ def test_an_items_noise_depends_on_its_own_generator_only():
     assert torch.equal(run([3, 1]), together[[2, 0]])
 
 
-def test_linear_times_are_equal_steps_from_one():
-    scheduler = PingPongScheduler()
+@pytest.mark.parametrize("end", [0.0, 0.2])
+def test_linear_times_are_equal_steps_from_one(end):
+    scheduler = PingPongScheduler(timestep_end=end)
     scheduler.set_timesteps(8)
-    torch.testing.assert_close(scheduler.timesteps, torch.arange(8, 0, -1) / 8)
+    torch.testing.assert_close(scheduler.timesteps, end + (1 - end) * torch.arange(8, 0, -1) / 8)
 
 
 def test_log_snr_times_are_those_of_stable_audio_tools():
@@ -116,6 +117,8 @@ def test_configuration_survives_saving(tmp_path):
         ({"prediction_type": "epsilon"}, "epsilon"),
         ({"timestep_spacing": "trailing"}, "trailing"),
         ({"log_snr_start": 2.0}, "2.0"),
+        ({"timestep_end": 1.0}, r"\[0, 1\), got 1.0"),
+        ({"timestep_end": math.nan}, "nan"),
     ],
 )
 def test_settings_out_of_range_are_rejected(arguments, message):

@@ -1,6 +1,7 @@
 """Distillation by the real script: trajectories, resuming, the student as a checkpoint and as an adapter."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from tiny_pipeline import PROMPTS, generate, tiny_pipeline
 
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
+from stable_longform.schedulers.scheduling import SIGMA_MIN
 
 SETTINGS = {
     "num_trajectories": 6,
@@ -94,6 +96,7 @@ def test_the_student_says_how_it_is_sampled(trained):
     student = LongFormMusicPipeline.from_pretrained(trained / "checkpoint")
     settings = student.config.num_inference_steps, student.config.guidance_scale
     assert settings == (2, 1.0) and type(student.scheduler).__name__ == "PingPongScheduler"
+    assert student.scheduler.config.timestep_end == pytest.approx(2 / math.pi * math.atan(SIGMA_MIN))
     assert student.config.mask_text_padding
     teacher = tiny_pipeline(mask_text_padding=True)
     assert relative_error(student.transformer.proj_out.weight, teacher.transformer.proj_out.weight) > 1e-3

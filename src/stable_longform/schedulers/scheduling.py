@@ -90,7 +90,8 @@ def scheduler_by_name(name: str, scheduler) -> SchedulerMixin:
 
     Args:
         name: one of `SCHEDULER_NAMES`.
-        scheduler: the model's present scheduler. If it has a table of noise levels, they are kept.
+        scheduler: the model's present scheduler. If it has a table of noise levels, they are kept; "ping-pong" keeps
+            the lowest.
 
     Raises:
         ValueError: the name is unknown.
@@ -99,8 +100,9 @@ def scheduler_by_name(name: str, scheduler) -> SchedulerMixin:
         raise ValueError(f"scheduler must be one of {', '.join(SCHEDULER_NAMES)}, got {name!r}.")
     prediction_type = scheduler.config.get("prediction_type", FLOW_PREDICTION)
     if name == "ping-pong":
-        is_one = isinstance(scheduler, PingPongScheduler)
-        return scheduler if is_one else PingPongScheduler(prediction_type=prediction_type)
+        if isinstance(scheduler, PingPongScheduler):
+            return scheduler
+        return PingPongScheduler(prediction_type=prediction_type, timestep_end=earliest_time(scheduler))
     algorithm_type, solver_order = name.removesuffix("-3m"), 3 if name.endswith("-3m") else 2
     if not isinstance(scheduler, DPMSolverMultistepScheduler):
         scheduler = make_scheduler()
@@ -108,6 +110,22 @@ def scheduler_by_name(name: str, scheduler) -> SchedulerMixin:
             scheduler = DPMSolverMultistepScheduler(prediction_type=FLOW_PREDICTION, use_flow_sigmas=True)
     scheduler_class = SDEDPMSolverMultistepScheduler if solver_order == 3 else DPMSolverMultistepScheduler
     return scheduler_class.from_config(scheduler.config, algorithm_type=algorithm_type, solver_order=solver_order)
+
+
+def earliest_time(scheduler) -> float:
+    """The time of a scheduler's lowest noise level, where sampling ends; 0 for rectified flow.
+
+    Args:
+        scheduler: one that `check_scheduler` accepts for models of v.
+    """
+    if isinstance(scheduler, CosineDPMSolverMultistepScheduler):
+        level = torch.tensor(scheduler.config.sigma_min, dtype=torch.float64)
+    elif isinstance(scheduler, DPMSolverMultistepScheduler) and not scheduler.config.use_flow_sigmas:
+        signal = scheduler.alphas_cumprod[0].double()
+        level = ((1 - signal) / signal).sqrt()
+    else:
+        return 0.0
+    return float(time_from_noise_level(level))
 
 
 def set_timesteps(

@@ -35,14 +35,16 @@ class PingPongScheduler(SchedulerMixin, ConfigMixin):
 
     Args:
         prediction_type: "v_prediction" or "flow_prediction", see `noise_schedule`.
-        timestep_spacing: "linear": t = 1, 1 − 1/n, ..., 1/n for n steps. "log_snr": equally spaced in ln(α/σ), from
-            `log_snr_start` to one step before `log_snr_end`, except that the first is t = 1. stable-audio-tools spaces
-            the steps of rectified flow this way.
+        timestep_spacing: "linear": equally spaced from t = 1 to one step before `timestep_end`. "log_snr": equally
+            spaced in ln(α/σ), from `log_snr_start` to one step before `log_snr_end`, except that the first is t = 1.
+            stable-audio-tools spaces the steps of rectified flow this way.
+        timestep_end: of "linear", in [0, 1): the earliest time that the network was trained at. A student learns
+            nothing of times before its teacher's last step.
         log_snr_start: of "log_snr".
         log_snr_end: of "log_snr"; greater than `log_snr_start`.
 
     Raises:
-        ValueError: the type or spacing is unknown, or the range does not rise.
+        ValueError: the type or spacing is unknown, the range does not rise, or `timestep_end` is outside [0, 1).
     """
 
     order = 1
@@ -55,6 +57,7 @@ class PingPongScheduler(SchedulerMixin, ConfigMixin):
         timestep_spacing: str = "linear",
         log_snr_start: float = -6.0,
         log_snr_end: float = 2.0,
+        timestep_end: float = 0.0,
     ):
         if prediction_type not in PREDICTION_TYPES:
             raise ValueError(f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}, got {prediction_type!r}.")
@@ -62,6 +65,8 @@ class PingPongScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"timestep_spacing must be one of {', '.join(SPACINGS)}, got {timestep_spacing!r}.")
         if not log_snr_start < log_snr_end:
             raise ValueError(f"log_snr_start must be below log_snr_end={log_snr_end}, got {log_snr_start}.")
+        if not 0 <= timestep_end < 1:
+            raise ValueError(f"timestep_end must be in [0, 1), got {timestep_end}.")
         self.timesteps: torch.Tensor | None = None
         self.begin_index: int | None = None
         self.step_index: int | None = None
@@ -147,7 +152,7 @@ class PingPongScheduler(SchedulerMixin, ConfigMixin):
     def _spaced(self, num_inference_steps: int) -> torch.Tensor:
         """The times, spaced according to `timestep_spacing`, in float64."""
         if self.config.timestep_spacing == "linear":
-            return torch.linspace(1, 0, num_inference_steps + 1, dtype=torch.float64)[:-1]
+            return torch.linspace(1, self.config.timestep_end, num_inference_steps + 1, dtype=torch.float64)[:-1]
         ends = self.config.log_snr_start, self.config.log_snr_end
         log_snr = torch.linspace(*ends, num_inference_steps + 1, dtype=torch.float64)[:-1]
         if self.config.prediction_type == FLOW_PREDICTION:
