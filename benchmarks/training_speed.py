@@ -107,7 +107,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(f"{machine(device)}; preset {options.preset}, batches of {options.batch_size}, {options.steps} steps "
           f"in each of {options.rounds} rounds {' '.join(overrides)}\n")  # fmt: skip
-    header = "stage, loop, items/s, of the plain loop, of it in processor time, peak memory (MiB)".split(", ")
+    header = "stage, loop, items/s, relative to plain loop, the same in processor time, peak memory (MiB)".split(", ")
     print("| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|")
     with tempfile.TemporaryDirectory() as folder:
         make_music(Path(folder))

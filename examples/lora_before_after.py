@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_number("--duration", SECONDS, kind=float, default=20.0, help="seconds of music")
     parser.add_number("--scale", Range(-10, 10), kind=float, default=1.0, help="strength of the adapter")
     parser.add_number("--seed", SEEDS, default=0, help="random seed")
-    parser.add_number("--num_inference_steps", STEPS, default=50, help="sampling steps")
+    parser.add_number("--num_inference_steps", STEPS, help="sampling steps; not given: the checkpoint's")
     parser.add_argument("--output_dir", type=Path, default=Path("."), help="folder for the results")
     arguments = parser.parse_args()
 
