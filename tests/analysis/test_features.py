@@ -67,6 +67,7 @@ def test_what_cannot_be_used_is_said():
         ([], "empty"),
         ([torch.zeros(1, 50000)], "silent"),
         ([tone(440.0) * 5e-5], "silent"),
+        ([tone(440.0) * 1e30], r"samples up to \d+e\+\d+, above 1e\+09"),
         ([torch.full((1, 50000), torch.nan)], "not finite"),
         ([torch.ones(1, 50000), torch.full((1, 500), torch.inf)], "not finite"),
     ):

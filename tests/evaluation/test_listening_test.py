@@ -27,7 +27,7 @@ from simulated_listeners import answers_of, write_answers
 from stable_longform import cli
 from stable_longform.analysis.listening_test import AGAIN, QUESTIONS, Stimulus
 from stable_longform.analysis.listening_test_forms import MAX_DECODED_IN_BYTES, webmushra_sessions
-from stable_longform.analysis.listening_test_results import PAGE_COLUMNS
+from stable_longform.analysis.listening_test_results import PAGE_COLUMNS, Answer
 from stable_longform.analysis.listening_test_server import make_server
 from stable_longform.evaluation.listening_test import ListeningTestSettings, build_test, part_name, score_test
 from stable_longform.evaluation.prompt_lists import PromptRow
@@ -247,6 +247,31 @@ def test_simulated_listeners_give_table_4(tmp_path, capsys):
         score_test(output / "scores.json", [tmp_path / "results"], output)
     with pytest.raises(ValueError, match="No answer can be used"):
         score_test(tmp_path / "key.json", [tmp_path / "results" / "other.csv"], output)
+
+
+def test_a_key_that_was_edited_by_hand_is_refused(tmp_path):
+    stimuli = {name: {"part": "2m", "prompt_id": "p", "system": system} for name, system in (("sa", "x"), ("sb", "y"))}
+    good = {"settings": {"test_id": "t"}, "stimuli": stimuli, "listeners": {"1": ["sa", "sb", "sa_again", "sa_sb"]}}
+    write_answers(tmp_path / "1.csv", "t", [Answer("1", "sa", "musicality", "4")])
+    (tmp_path / "key.json").write_text(json.dumps(good))
+    assert score_test(tmp_path / "key.json", [tmp_path / "1.csv"], tmp_path / "out")["num_answers"] == 1
+    for change, message in (
+        ({"listeners": {"1": ["sc"]}}, "the trial 'sc' must be a stimulus"),
+        ({"listeners": {"1": ["sa_sa"]}}, "the trial 'sa_sa' must be a stimulus, or two of different systems"),
+        ({"listeners": {"1": [None]}}, "the trial None must be"),
+        ({"stimuli": {}}, "the trial 'sa' must be"),
+        (
+            {"stimuli": stimuli | {"sb": stimuli["sb"] | {"system": None}}},
+            "the stimulus sb must have part, prompt_id, system",
+        ),
+        (
+            {"stimuli": stimuli | {"sb": stimuli["sb"] | {"part": [1]}}},
+            "the stimulus sb must have part, prompt_id, system",
+        ),
+    ):
+        (tmp_path / "key.json").write_text(json.dumps(good | change))
+        with pytest.raises(ValueError, match=message):
+            score_test(tmp_path / "key.json", [tmp_path / "1.csv"], tmp_path / "out")
 
 
 def rate(page):

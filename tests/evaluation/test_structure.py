@@ -105,9 +105,29 @@ def test_boundaries_are_scored_where_the_truth_is_known(tmp_path):
         analyze_folders({"composed": tmp_path / "audio"}, tmp_path / "out", truth=truth, has_pictures=False)
 
 
+def test_sections_that_go_on_after_the_end_are_of_other_music(tmp_path):
+    write_piece(tmp_path / "audio" / "known.wav", "ABABCA", 32)
+    write_piece(tmp_path / "audio" / "other.wav", "ABA", 32)
+    starts = [16.0 * number for number in range(6)]
+    truth = {tmp_path / "audio" / name: starts for name in ("known.wav", "other.wav")}
+    arguments = {"folders": {"x": tmp_path / "audio"}, "truth": truth, "has_pictures": False}
+    system = analyze_folders(**arguments, output=tmp_path / "out")["systems"]["x"]
+    assert system["means"]["boundary_f_3s"]["num_files"] == 1 and system["num_files"] == 2
+    assert system["notes"] == {"other": ["boundaries not compared: the known sections go on after its end at 48.00 s"]}
+    trimmed = analyze_folders(**arguments, output=tmp_path / "out", settings=ReadingSettings(40.0))["systems"]["x"]
+    assert trimmed["means"]["boundary_f_3s"]["num_files"] == 2 and trimmed["notes"] == {}
+
+
 def test_bad_manifests_are_named(tmp_path):
     manifest = tmp_path / "manifest.jsonl"
-    cases = ("{", ":1 is not JSON"), ('{"path": "a"}\n\n', "no track with sections"), ("[]", ":1 must be a JSON")
+    line = '{"path": "a", "sections": [{"start_in_s": 0}, {"start_in_s": 5}]}\n'
+    cases = (
+        ("{", ":1 is not JSON"),
+        ('{"path": "a"}\n\n', "no track with sections"),
+        ("[]", ":1 must be a JSON"),
+        (line + line, ":2: another line has the sections of a too"),
+        (line.replace('"a"', '"a\\u0000"'), ":1: path must be the name of a file"),
+    )
     for text, message in cases:
         manifest.write_text(text)
         with pytest.raises(ValueError, match=message):

@@ -41,6 +41,17 @@ def test_damaged_files_are_named_and_computed_again(tmp_path, caplog, cached, na
     assert path.read_bytes() == whole and all(np.array_equal(found[key], first[key]) for key in value)
 
 
+def test_a_file_without_what_is_needed_is_damaged(tmp_path, caplog):
+    for cached, name, value in (
+        (cached_arrays, "a.safetensors", np.zeros(1)),
+        (cached_json, "a.json", [2]),
+    ):
+        cached(tmp_path / name, lambda value=value: {"other": value})
+        found = cached(tmp_path / name, lambda value=value: {"needed": value}, ("needed",))
+        assert found.keys() == {"needed"}
+        assert f"{name} is damaged and computed again: it has no needed" in caplog.text
+
+
 def test_what_cannot_be_computed_is_not_stored(tmp_path):
     def compute():
         raise ValueError("too short")

@@ -24,6 +24,7 @@ MAX_FRAMES = 4096  # longer music has longer frames, so that matrices stay below
 NUM_CHROMA, NUM_MELS, NUM_CEPSTRAL = 12, 64, 13
 MEL_RANGE_IN_HZ = (30.0, 10000.0)
 RANGE_IN_DB = 80.0  # below the loudest spectrum; softer ones count as silence
+MAX_PEAK = 1e9  # the power of larger samples may overflow
 SILENCE_PEAK = 1e-4  # of a whole recording, 80 dB below full scale
 
 
@@ -62,7 +63,7 @@ def extract_features(blocks: Iterable[torch.Tensor]) -> StructureFeatures:
         blocks: consecutive `(channels, num_samples)` at `SAMPLING_RATE`, as from `read_blocks`.
 
     Raises:
-        ValueError: samples are not finite, or the recording is silent.
+        ValueError: samples are not finite, or too large; or the recording is silent.
     """
     chroma_parts: list[torch.Tensor] = []
     mel_parts: list[torch.Tensor] = []
@@ -84,6 +85,8 @@ def extract_features(blocks: Iterable[torch.Tensor]) -> StructureFeatures:
         _add_spectra(rest, chroma_parts, mel_parts)
     if num_samples == 0:
         raise ValueError("empty: no samples")
+    if peak > MAX_PEAK:
+        raise ValueError(f"samples up to {peak:.0e}, above {MAX_PEAK:.0e}: no audio with a full scale of 1")
     if peak < SILENCE_PEAK:
         raise ValueError(f"silent: the peak is {peak:.0e}, below {SILENCE_PEAK:.0e}")
     chromas, mels = torch.cat(chroma_parts, dim=1), torch.cat(mel_parts, dim=1)

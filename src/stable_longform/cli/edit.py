@@ -45,10 +45,10 @@ PLACES = Range(0, MAX_DURATION_IN_S)  # seconds of audio
 
 Input = Annotated[
     Path | None,
-    typer.Argument(metavar="[INPUT]", help="Audio file of any rate, mono or stereo; may be left out with --from."),
+    typer.Argument(metavar="INPUT", help="Audio file of any rate, mono or stereo; may be left out with --from."),
 ]
 PromptArgument = Annotated[
-    str, typer.Argument(metavar="[PROMPT]", help="What the result should be like; '' is music without a prompt.")
+    str, typer.Argument(metavar="PROMPT", help="What the result should be like; '' is music without a prompt.")
 ]
 Output = Annotated[Path, typer.Option("-o", "--output", help="File to write: .wav, .flac, .ogg, .opus or .mp3.")]
 From = Annotated[
@@ -83,7 +83,10 @@ Repeats = Annotated[
     ),
 ]
 Loop = Annotated[
-    bool, typer.Option("--loop/--no-loop", help="Make the end lead back to the beginning; one of them must be new.")
+    bool,
+    typer.Option(
+        "--loop/--no-loop", help="Make the end lead back to the beginning; new music must touch one of them."
+    ),
 ]
 
 
@@ -123,7 +126,8 @@ def transform(
     output: Output = Path("transformed.wav"),
     from_file: From = None,
     strength: Annotated[
-        float, typer.Option(min=0, max=1, help="From 0 (the input itself) to 1 (independent of the input).")
+        float,
+        typer.Option(min=0, max=1, help="Greater than 0 (near it, the input itself), up to 1 (independent of it)."),
     ] = 0.8,
     method: Annotated[
         str,
@@ -189,7 +193,9 @@ def extend(
     from_file: From = None,
     extend_to: Annotated[
         float | None,
-        seconds_option("--to", "Duration of the result in seconds, up to an hour; the music continues after INPUT."),
+        seconds_option(
+            "--to", "Duration of the result, as 90 or 1:30, up to an hour; the music continues after INPUT."
+        ),
     ] = None,
     prepend_in_s: Annotated[float, seconds_option("--prepend", "Seconds of new music before INPUT.", PLACES)] = 0.0,
     loop: Loop = False,

@@ -5,6 +5,7 @@ clipping, and given anonymous names. `key.json`, which tells which system made w
 experimenter.
 """
 
+import itertools
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -52,6 +53,7 @@ from stable_longform.utils.text_files import read_json
 
 SAMPLING_RATE = 44100
 LOUDNESS_IN_LUFS, PEAK_IN_DBFS = -23.0, -1.0
+STIMULUS_FIELDS = ("part", "prompt_id", "system")  # in key.json
 FADE_IN_S = 0.5  # at the end of each stimulus
 TOLERANCE_IN_S = 0.5  # by which a file may be shorter than its part
 MAX_PAGE_IN_BYTES = 300 * 10**6  # of audio inside the page, before base64
@@ -205,7 +207,7 @@ def _measure(path: Path, seconds: float, cache: Path) -> dict:
         measured = {"loudness_in_lufs": float(loudness), "peak_in_dbfs": 20 * math.log10(peak)}
         return measured | {"duration_in_s": duration, "notes": notes, "sha256": digest}
 
-    return cached_json(cache / f"{digest}-{seconds:g}.json", compute)
+    return cached_json(cache / f"{digest}-{seconds:g}.json", compute, ("loudness_in_lufs", "peak_in_dbfs", "notes"))
 
 
 def write_stimuli(material: Material, settings: ListeningTestSettings, folder: Path) -> dict[str, Path]:
@@ -302,10 +304,16 @@ def read_key(path: Path) -> tuple[dict[str, dict], str, dict[str, list]]:
         if not isinstance(content, dict):
             raise ValueError(f"{path} is not the key.json of a listening test: {name} must be an object.")
     for name, stimulus in stimuli.items():
-        if not isinstance(stimulus, dict) or not {"part", "prompt_id", "system"} <= stimulus.keys():
-            raise ValueError(f"{path}: the stimulus {name} must have part, prompt_id and system.")
+        fields = [stimulus.get(field) for field in STIMULUS_FIELDS] if isinstance(stimulus, dict) else [None]
+        if not all(isinstance(value, str) for value in fields):
+            raise ValueError(f"{path}: the stimulus {name} must have {', '.join(STIMULUS_FIELDS)} as text.")
     if not isinstance(settings.get("test_id"), str) or not all(isinstance(trials, list) for trials in plan.values()):
         raise ValueError(f"{path} is not the key.json of a listening test: test_id or the trials are missing.")
+    for trial in itertools.chain(*plan.values()):
+        names = trial.removesuffix(AGAIN).split("_") if isinstance(trial, str) else [trial]
+        of_systems = {stimuli[name]["system"] for name in names if isinstance(name, str) and name in stimuli}
+        if len(of_systems) < len(names):
+            raise ValueError(f"{path}: the trial {trial!r} must be a stimulus, or two of different systems.")
     return stimuli, settings["test_id"], plan
 
 

@@ -40,6 +40,7 @@ from stable_longform.utils.text_files import read_json_lines
 
 logger = logging.getLogger(__name__)
 
+ARRAYS = ("matrix", "boundaries", "rest")  # of a stored structure
 STRUCTURE_VERSION = 3  # of the cached results; raised when the analysis changes
 NUM_RESAMPLES = 1000
 MAX_COLUMNS = 5  # of the figure, as in the paper
@@ -111,7 +112,7 @@ def file_structure(path: Path, settings: ReadingSettings, cache: Path) -> tuple[
         except ValueError as error:
             raise UnusableAudioError(str(error)) from error
 
-    structure, notes = _from_arrays(cached_arrays(stored, compute)), header_notes(info, settings)
+    structure, notes = _from_arrays(cached_arrays(stored, compute, ARRAYS)), header_notes(info, settings)
     if structure.frame_rate < FRAME_RATE:
         notes.append(f"long: analyzed at {structure.frame_rate:.2f} frames a second")
     return structure, notes
@@ -151,20 +152,23 @@ def read_sections(manifest: Path) -> dict[Path, list[float]]:
 
     Raises:
         ValueError: the file is not JSONL, none of its lines has sections, or a line's are not a list with rising
-            `start_in_s`.
+            `start_in_s`; or two lines have those of the same file.
     """
     truth = {}
     for place, row in read_json_lines(manifest):
         sections, path = row.get("sections") or [], row.get("path")
         if not isinstance(sections, list) or not all(isinstance(section, dict) for section in sections):
             raise ValueError(f"{place}: sections must be a list of sections, got {shown(sections)}.")
-        if not isinstance(path, str):
+        if not isinstance(path, str) or "\0" in path:
             raise ValueError(f"{place}: path must be the name of a file, got {shown(path)}.")
         starts = [check_number(f"{place}: start_in_s", section.get("start_in_s"), 0) for section in sections]
         if any(later <= earlier for earlier, later in itertools.pairwise(starts)):
             raise ValueError(f"{place}: the sections must start one after the other, got {shown(starts)}.")
+        file = (manifest.parent / path).resolve()
+        if file in truth:
+            raise ValueError(f"{place}: another line has the sections of {path} too.")
         if len(starts) > 1:
-            truth[(manifest.parent / path).resolve()] = starts
+            truth[file] = starts
     if not truth:
         raise ValueError(f"{manifest} has no track with sections.")
     return truth
@@ -206,7 +210,7 @@ def analyze_folders(
         if not structures.structures:
             reasons = "; ".join(f"{file}: {reason}" for file, reason in sorted(structures.skipped.items())[:5])
             raise ValueError(f"{folders[name]} has no usable file: {reasons}.")
-    values = {name: _all_values(folders[name], found[name], truth or {}) for name in folders}
+    values = {name: _all_values(folders[name], found[name], truth or {}, settings.trim_in_s) for name in folders}
     if truth and not any("boundary_f_3s" in row for rows in values.values() for row in rows.values()):
         raise ValueError("None of the files is among those whose sections are known.")
     report = {
@@ -241,14 +245,22 @@ def analyze_folders(
     return report
 
 
-def _all_values(folder: Path, found: FolderStructures, truth: Mapping[Path, Sequence[float]]) -> dict[str, dict]:
-    """The numbers of each usable file, including the accuracy of its boundaries if the truth is known."""
+def _all_values(
+    folder: Path, found: FolderStructures, truth: Mapping[Path, Sequence[float]], trim_in_s: float | None
+) -> dict[str, dict]:
+    """The numbers of each usable file, including the accuracy of its boundaries if the truth is known.
+
+    A truth that goes on after the end of an untrimmed file is of other music; the file gets a note about it.
+    """
     rows, files = {}, list_audio(folder)
     for name, structure in found.structures.items():
         rows[name] = dict(structure.values)
         starts = truth.get(files[name].resolve(), ())
         duration = structure.duration_in_s
-        if any(0 < start < duration for start in starts):
+        if trim_in_s is None and any(start >= duration for start in starts):
+            note = f"boundaries not compared: the known sections go on after its end at {duration:.2f} s"
+            found.notes.setdefault(name, []).append(note)
+        elif any(0 < start < duration for start in starts):
             baseline = boundary_f_scores(starts, equal_sections(starts, duration), duration)
             rows[name] |= boundary_f_scores(starts, structure.boundaries, duration)
             rows[name]["baseline_f_3s"] = baseline["boundary_f_3s"]
