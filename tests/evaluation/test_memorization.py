@@ -211,6 +211,7 @@ def test_held_out_music_that_is_gone_or_broken_has_no_excerpt(corpus, tmp_path, 
     assert [Path(name).name for name in held_out.names] == ["held0.wav", "held3.wav"]
     assert sorted(Path(name).name for name in held_out.skipped) == ["held1.wav", "held2.wav"]
     assert (excerpts.names, excerpts.skipped) == (held_out.names, {})
+    assert tuple(analyses[0].usable_held_out) == held_out.names  # the others cannot be spliced into
 
 
 def test_prompts_of_duplicates_come_first_then_those_that_are_shared(tmp_path):

@@ -285,6 +285,11 @@ class MemorizationAnalysis:
         return self.open("training")
 
     @property
+    def usable_held_out(self) -> dict[str, Path]:
+        """The files of held-out music that could be embedded, by name."""
+        return {name: self.held_out_files[name] for name in self.open("held_out").names}
+
+    @property
     def standardizer(self) -> Standardizer:
         """The standardizer of the training set's segments."""
         values = json.loads((self.work / "standardizer.json").read_text(encoding="utf-8"))

@@ -100,7 +100,7 @@ def report_generations(
                 )
             )
     closest.sort(key=lambda item: -item.cosine)
-    splices = analysis.splice_curve(threshold, hosts or analysis.held_out_files)
+    splices = analysis.splice_curve(threshold, hosts or analysis.usable_held_out)
     verdict = make_verdict(calibration, duplicates, splices, {name: list(v.values()) for name, v in groups.items()})
     skipped = {"the training set": training.skipped, "held-out music": analysis.open("held_out").skipped} | skipped
     report = {
