@@ -3,12 +3,13 @@
 import json
 import os
 import signal
+import tarfile
 import time
 from pathlib import Path
 
 import pytest
 from common import assert_all_equal
-from launch import RunningScript, check_processes, check_script, process_environments
+from launch import RunningScript, check_processes, check_script, process_environments, run_script
 from safetensors.torch import load_file
 
 AT_ONCE = "--max_minutes=1e-6"
@@ -86,3 +87,32 @@ def test_encoding_goes_on_where_it_stopped(tmp_path, tiny_manifest, autoencoder)
     check_script(*start)
     rows = [json.loads(line) for line in (tmp_path / "index.jsonl").read_text().splitlines()]
     assert [row["split"] for row in rows] == ["valid"] + ["train"] * 4
+
+
+CRASHING = """
+import sys
+from stable_longform.data.audio_crops import CropMaker
+from stable_longform.data.sources import open_source
+
+def main():
+    items = open_source(sys.argv[1], "train").items(CropMaker(1000, 44100))
+    batches = iter(items.make_loader([[0]] * 5, 1, 1, list))
+    next(batches)
+    raise RuntimeError("out of memory")
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.parametrize("prefix", ["", "stream:"])
+def test_a_crash_is_the_end_of_the_workers_too(tmp_path, tiny_manifest, prefix):
+    """They ignore the signal by which `multiprocessing` ends them before it waits for them."""
+    shard = tmp_path / "shard.tar"
+    with tarfile.open(shard, "w") as tar:
+        for name in ("dawn.wav", "noon.ogg"):
+            tar.add(tiny_manifest.parent / name, f"train/{name}")
+    script = tmp_path / "crashing.py"
+    script.write_text(CRASHING)
+    finished = run_script(script, f"{prefix}{shard}" if prefix else tiny_manifest)
+    assert finished.returncode == 1 and finished.stderr.endswith("RuntimeError: out of memory\n")

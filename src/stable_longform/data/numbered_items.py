@@ -6,6 +6,7 @@ draws tracks at random, and `EpochItems`, which uses each track once in an epoch
 """
 
 import functools
+import multiprocessing.util
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
@@ -75,6 +76,7 @@ class NumberedItems(torch.utils.data.Dataset):
         collate_fn: Callable[[list[dict]], dict] | None = None,
     ) -> torch.utils.data.DataLoader:
         """A loader of batches; `batches` yields the `batch_size` numbers of each batch."""
+        end_workers_with_main()
         return torch.utils.data.DataLoader(
             self,
             batch_sampler=batches,
@@ -166,6 +168,23 @@ def leave_signals_to_main(worker: int) -> None:
     for name in ("SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def end_workers_with_main() -> None:
+    """Makes the end of this process end the workers of its loaders, also if it crashes.
+
+    `multiprocessing` would end them by SIGTERM, which they ignore, and wait for them forever.
+    """
+    multiprocessing.util.Finalize(None, _kill_workers, exitpriority=0)
+
+
+def _kill_workers() -> None:
+    """Kills the workers that are still there; torch's handler would report it."""
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def draw_index(cumulative_weights: np.ndarray, rng: np.random.Generator) -> int:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from stable_longform.data.bad_tracks import IGNORED_KINDS, MAX_BAD_FRACTION, BadTrackError, BadTracks, DataError
-from stable_longform.data.numbered_items import MakeItem, leave_signals_to_main
+from stable_longform.data.numbered_items import MakeItem, end_workers_with_main, leave_signals_to_main
 from stable_longform.data.recordings import Found, Recording, examine
 from stable_longform.data.tracks import Track
 from stable_longform.utils.optional import require
@@ -256,6 +256,7 @@ class StreamItems(torch.utils.data.IterableDataset):
         Raises:
             ValueError: the checkpoint is of another number of workers.
         """
+        end_workers_with_main()
         self._loader = require("torchdata.stateful_dataloader", "train").StatefulDataLoader(
             self,
             batch_size=batch_size,
