@@ -80,10 +80,18 @@ BAD_BODIES = {
 
 @pytest.mark.parametrize("content", BAD_BODIES.values(), ids=BAD_BODIES)
 def test_bad_bodies_say_what_is_wrong(server, content):
-    answer = httpx.post(f"{server.url}/v1/audio/generations", content=content, timeout=60)
+    headers = {"Content-Type": "application/json"}
+    answer = httpx.post(f"{server.url}/v1/audio/generations", content=content, headers=headers, timeout=60)
     detail = answer.json()["detail"]
     assert answer.status_code in (400, 422) and isinstance(detail, str) and "JSON compliant" not in detail
-    assert "codec" not in detail and len(detail) < 200
+    assert "codec" not in detail and "Content-Type" not in detail and len(detail) < 200
+
+
+@pytest.mark.parametrize("kind", [{}, {"Content-Type": "application/x-www-form-urlencoded"}])
+def test_json_that_does_not_say_so_is_refused_with_the_header_that_is_missing(server, kind):
+    """As curl sends it with -d and without -H."""
+    answer = httpx.post(f"{server.url}/v1/audio/generations", content=b'{"duration": 1}', headers=kind, timeout=60)
+    assert answer.status_code == 422 and "with the header Content-Type: application/json" in answer.json()["detail"]
 
 
 def test_a_long_body_is_refused_whether_or_not_it_says_its_length(server):

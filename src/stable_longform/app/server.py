@@ -103,6 +103,9 @@ def make_interface(studio: Studio) -> fastapi.FastAPI:
 
     @app.exception_handler(RequestValidationError)
     def refuse_body(request: fastapi.Request, error: RequestValidationError) -> JSONResponse:
+        if not request.headers.get("content-type", "").startswith("application/json"):
+            detail = "The request must be JSON, with the header Content-Type: application/json."
+            return JSONResponse({"detail": detail}, 422)
         found = [(".".join(map(str, part["loc"])), part["msg"]) for part in error.errors()]
         return JSONResponse({"detail": "; ".join(f"{place:.80}: {message}" for place, message in found) + "."}, 422)
 
