@@ -26,7 +26,7 @@ from stable_longform.data.prompts import build_prompt
 from stable_longform.data.tracks import Track
 from stable_longform.evaluation.audio_files import list_audio, tracks_of_files
 from stable_longform.evaluation.reports import markdown_table
-from stable_longform.utils.files import write_text
+from stable_longform.utils.files import make_link, write_text
 from stable_longform.utils.ranges import Range
 from stable_longform.utils.scripts import SECONDS, ScriptParser, run_main
 
@@ -70,21 +70,13 @@ def write_inputs(manifest: Path, real: Path, output: Path) -> None:
     held_out = [track for split in ("test", "valid") for track in tracks_of_files(manifest, split)]
     prompts = []
     for number, track in enumerate(held_out):
-        link_music(track.path, output / "held_out" / f"{number:05}")
+        make_link(output / "held_out" / f"{number:05}{track.path.suffix}", track.path)
     for genre, path in list_audio(real).items():
         track = find_genre(held_out, genre)
-        link_music(path, output / "music" / "real" / genre)
-        link_music(track.path, output / "music" / "composed" / genre)
+        make_link(output / "music" / "real" / f"{genre}{path.suffix}", path)
+        make_link(output / "music" / "composed" / f"{genre}{track.path.suffix}", track.path)
         prompts.append({"id": genre, "prompt": build_prompt(track.metadata, random.Random(genre))})
     write_text(output / "prompts.jsonl", "".join(json.dumps(row) + "\n" for row in prompts))
-
-
-def link_music(music: Path, name: Path) -> None:
-    """Links a file under a name without extension; replaces an earlier link."""
-    link = name.with_name(f"{name.name}{music.suffix}")
-    link.parent.mkdir(parents=True, exist_ok=True)
-    link.unlink(missing_ok=True)
-    link.symlink_to(music.resolve())
 
 
 def find_genre(tracks: Sequence[Track], genre: str) -> Track:

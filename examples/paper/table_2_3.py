@@ -25,7 +25,7 @@ from stable_longform.evaluation.folders import score_folder
 from stable_longform.evaluation.generation import generate_folder
 from stable_longform.evaluation.prompt_lists import PromptRow
 from stable_longform.evaluation.reports import markdown_table
-from stable_longform.utils.files import write_json
+from stable_longform.utils.files import make_link, write_json
 from stable_longform.utils.ranges import Range
 from stable_longform.utils.scripts import SECONDS, SEEDS, STEPS, ScriptParser, run_main
 
@@ -99,11 +99,8 @@ def choose_tracks(manifest: str, min_duration_in_s: float, num_tracks: int) -> l
 
 def link_tracks(tracks: list[Track], folder: Path) -> Path:
     """A folder of links `<number>.<extension>` to the tracks."""
-    folder.mkdir(parents=True, exist_ok=True)
     for number, track in enumerate(tracks):
-        link = folder / f"{number}{track.path.suffix}"
-        if not link.exists():
-            link.symlink_to(track.path.resolve())
+        make_link(folder / f"{number}{track.path.suffix}", track.path)
     return folder
 
 

@@ -8,7 +8,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stable_longform.utils.files import atomic_folder, atomic_path, file_sha256, weights_sha256, write_json, write_text
+from stable_longform.utils.files import (
+    atomic_folder,
+    atomic_path,
+    file_sha256,
+    make_link,
+    weights_sha256,
+    write_json,
+    write_text,
+)
 
 
 def names(folder):
@@ -31,6 +39,15 @@ def test_a_failure_leaves_the_file_that_was_there(tmp_path):
         raise RuntimeError
     assert (tmp_path / "a.txt").read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_link_replaces_an_earlier_one_even_to_a_file_that_is_gone(tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).write_text(name)
+        make_link(tmp_path / "links" / "a", tmp_path / name)
+        assert (tmp_path / "links" / "a").is_symlink() and (tmp_path / "links" / "a").read_text() == name
+        (tmp_path / name).unlink()
+    assert names(tmp_path / "links") == ["a"]
 
 
 def test_text_and_json_replace_what_was_there(tmp_path):

@@ -79,6 +79,15 @@ def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def make_link(link: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Makes a symbolic link to a file, and the folder that it is in; an earlier link is replaced."""
+    link = Path(link)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(link) as temporary:
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(Path(target).resolve())
+
+
 @contextlib.contextmanager
 def raise_as_os_error() -> Iterator[None]:
     """Turns the errors of torch and safetensors for files that cannot be written, as on a full disk, into OSErrors."""
