@@ -48,18 +48,18 @@ test-browser: $(INSTALLED)  ## run the tests in Chromium
 test-docs: $(INSTALLED)  ## run the notebooks and the tutorial
 	$(PYTHON) -m pytest -n 2 -m docs
 
-test-slow: $(INSTALLED)  ## run the tests that take longer
+test-slow: $(INSTALLED)  ## run the tests that take long
 	$(PYTHON) -m pytest -n 2 --dist loadfile -m slow
 
-lint: $(INSTALLED)  ## check style
+lint: $(INSTALLED)  ## check the style of the code
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 
-format: $(INSTALLED)  ## mend style
+format: $(INSTALLED)  ## correct the style of the code
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-types: $(INSTALLED)  ## check types
+types: $(INSTALLED)  ## check the types with mypy
 	$(PYTHON) -m mypy
 
 # The site, in build/site; a broken link or an unknown name is an error.
@@ -68,7 +68,7 @@ docs: $(INSTALLED)  ## build the site in build/site
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 # The tables of docs/benchmarks.md in one run, 40 minutes on two cores with nothing else running.
-benchmarks: $(INSTALLED)  ## measure everything in docs/benchmarks.md (40 minutes)
+benchmarks: $(INSTALLED)  ## measure the tables under Results in docs/benchmarks.md (40 minutes)
 	$(PYTHON) benchmarks/decode.py --size paper --seconds 8 --repeats 3 $(WITH_PEER)
 	$(PYTHON) benchmarks/decode.py --size embedded --seconds 30 285 --part 30 --peers tiled --repeats 1
 	$(PYTHON) benchmarks/transformer_step.py --num_layers 2 --lengths 1024 $(WITH_PEER)
@@ -90,7 +90,7 @@ gpu-check: $(INSTALLED)  ## test and measure on a GPU (ten minutes)
 
 # All trainings for a few steps on a little composed music, then music from the result: shows that the path works.
 # Needs a soundfont: `apt-get install timgm6mb-soundfont`, or SOUNDFONT=FILE.sf2.
-train-tiny: $(INSTALLED)  ## take every training for a few steps (minutes, CPU)
+train-tiny: $(INSTALLED)  ## run every training for a few steps (minutes on a CPU)
 	$(PYTHON) training/compose_music.py --first_seed 12 --num_pieces 8 --min_duration_in_s 20 --max_duration_in_s 60 \
 		$(if $(SOUNDFONT),--soundfont $(SOUNDFONT)) --output_dir $(RUN)/corpus
 	$(TRAIN) training/train_linear_start.py --config training/configs/autoencoder_tiny_linear.yaml $(FEW_STEPS) \
