@@ -143,6 +143,7 @@ def test_inpainting_in_sections_of_the_result(pipe, make_audio):
         ([(0, "a"), (float("nan"), "b")], "The start of a section must be finite"),
         ([(0, "a"), (0.256, "b")], "Sections must start before the end at 0.256 s, got 0.256 s"),
         ([(0, "a"), ("0.1", "b")], "The start of a section must be a number, got '0.1'"),
+        ([(number / 1000, "a") for number in range(101)], "There may be at most 100 sections, got 101"),
         ([(0, "a", 1)], "A section must be"),
         ([(0, "a"), (0.1, 3)], "prompt must be text, got 3"),
         ([[(0, "a")], 3], "prompt must"),

@@ -51,7 +51,7 @@ def check_adapter(lora: str | None) -> None:
     if lora is None:
         return
     require("peft", "train")
-    if not Path(lora).exists() and not HUB_ID.fullmatch(lora):
+    if not lora or (not Path(lora).exists() and not HUB_ID.fullmatch(lora)):
         raise ValueError(
             f"--lora {lora!r} is not an adapter: there is no such folder or file, and it is not a Hub id."
         )

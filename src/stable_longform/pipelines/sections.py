@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+MAX_SECTIONS = 100
 Section = tuple[float, str]  # its start in seconds, and its prompt
 
 
@@ -24,8 +25,13 @@ def is_sectioned(prompt) -> bool:
 
 
 def check_durations(sections: Sequence[Sequence[Section | list[Any]]] | None, durations: Sequence[float]) -> None:
-    """Raises a ValueError if a section, which in JSON is a list, starts after the end of the music."""
+    """Raises a ValueError if a section, which in JSON is a list, starts after the end of the music.
+
+    Or if there are more sections than `MAX_SECTIONS`: the attention of every frame grows with all texts.
+    """
     for parts, duration in zip(sections or (), durations, strict=False):
+        if len(parts) > MAX_SECTIONS:
+            raise ValueError(f"There may be at most {MAX_SECTIONS} sections, got {len(parts)}.")
         if parts[-1][0] >= duration:
             raise ValueError(f"Sections must start before the end at {duration:g} s, got {parts[-1][0]:g} s.")
 
