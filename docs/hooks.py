@@ -1,4 +1,4 @@
-"""MkDocs hooks: files of the repository that a page links to become part of the site; names in tables can be broken.
+"""MkDocs hooks: linked files of the repository become part of the site, links are checked, names in tables can break.
 
 Links in the documentation are relative paths in the repository, so that they work wherever its files are shown. A link
 that leaves docs/ leads to a copy of that file under repository/ in the site: a page if it is Markdown, else the file.
@@ -8,14 +8,17 @@ import os
 import posixpath
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 COPIES = "repository"
 CHANGELOG = "CHANGELOG.md"
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)")
+TARGET = re.compile(r'(?:href|src)="(?!https?:|mailto:|data:|//)([^"#?]+)')
 TABLE_CELL = re.compile(r"<td.*?</td>", re.DOTALL)
 CODE = re.compile(r"(?<=<code>)[^<]+(?=</code>)")
 PARTS_OF_A_NAME = re.compile(r"(?<=[/.:_])(?=\w)(?!py\b)|(?<=[a-z0-9])(?=[A-Z][a-z])")  # path/to_file.py, ClassName
@@ -55,6 +58,20 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
         return CODE.sub(lambda name: PARTS_OF_A_NAME.sub("<wbr>", name[0]), cell[0])
 
     return TABLE_CELL.sub(break_names, html)
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Fails if the site links to a file that it does not contain: MkDocs only mentions links to excluded files."""
+    site = Path(config.site_dir)
+    missing = [
+        f"{page.relative_to(site)}: {target}"
+        for page in site.rglob("*.html")
+        if page.name != "404.html"
+        for target in TARGET.findall(page.read_text(encoding="utf-8"))
+        if not (page.parent / unquote(target)).exists()
+    ]
+    if missing:
+        raise PluginError(f"links to files that are not part of the site: {', '.join(missing)}")
 
 
 def add_copy(files: Files, config: MkDocsConfig, path: str) -> str:
