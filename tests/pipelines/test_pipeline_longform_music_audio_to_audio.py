@@ -261,7 +261,7 @@ def test_one_prompt_for_several_recordings(pipe, audio):
         ({"audio": torch.ones(2, 100, device="meta")}, "audio must be a dense tensor .* meta device"),
         ({"audio": torch.ones(2, 100).to_sparse()}, "audio must be a dense tensor .* sparse"),
         ({"strength": torch.tensor(0.5, device="meta")}, "strength must be a number, got a tensor without a value"),
-        ({"strength": 10**400}, "strength must be in .* an integer that is too large"),
+        ({"strength": 10**400}, "strength must be finite, got an integer that is too large"),
         ({"audio": np.ones((2, 2, 2, 2))}, "shape"),
         ({"audio": "missing.wav"}, "is not a file"),
         ({"sampling_rate": 0}, r"sampling_rate must be an integer in \[1"),

@@ -61,7 +61,7 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
     try:
         number = float(value)
     except OverflowError as error:
-        raise ValueError(f"{name} must be in [{low:g}, {high:g}], got an integer that is too large.") from error
+        raise ValueError(f"{name} must be finite, got an integer that is too large.") from error
     if not math.isfinite(number):
         raise ValueError(f"{name} must be finite, got {value}.")
     if not low <= number <= high:
