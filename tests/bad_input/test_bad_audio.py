@@ -75,12 +75,15 @@ BAD_FILES = {
     "the same twice.ogg": lambda folder: 2 * encoded(folder, "ogg"),
     "of two kinds.oga": lambda folder: encoded(folder, "ogg", subtype="OPUS") + encoded(folder, "ogg"),
     "half a page.ogg": lambda folder: encoded(folder, "ogg")[:-100],
-    "half a page header.ogg": lambda folder: encoded(folder, "ogg") + b"OggS\0",
+    "a long chain.ogg": lambda folder: (
+        encoded(folder, "ogg", num_samples=200) + encoded(folder, "ogg", num_samples=50 * RATE)
+    ),
+    "a short end.ogg": lambda folder: encoded(folder, "ogg", num_samples=50 * RATE) + encoded(folder, "ogg"),
 }
 
 
 # `read_audio` gives what is there, `read_info` says the rest.
-CUT_OFF = {"header.wav", "half.wav", "said longer.wav", "half a page.ogg", "half a page header.ogg"}
+CUT_OFF = {"header.wav", "half.wav", "said longer.wav", "half a page.ogg"}
 EMPTY = {"nothing in it.wav"}
 ONLY_READING_TELLS = {"half.flac"}
 
@@ -130,6 +133,13 @@ def make_device(path):
 
 def make_nothing(path):
     pass
+
+
+def test_a_short_mp3_that_was_cut_off_is_told(tmp_path):
+    path = tone(tmp_path / "a.mp3", sampling_rate=44100, num_samples=44100, subtype="MPEG_LAYER_III")
+    path.write_bytes(path.read_bytes()[:3000])
+    assert "frames" in read_info(path).loss
+    refused(lambda: list(read_blocks(path)), "a.mp3")
 
 
 @pytest.mark.parametrize("make", [make_fifo, make_loop, make_dangling, make_folder, make_device, make_nothing])

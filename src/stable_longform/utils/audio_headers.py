@@ -136,7 +136,7 @@ def _check_mp3(file: BinaryIO, start: int) -> HeaderCheck:
     """Checks MPEG layer III: the number of frames in the tag of Xing or LAME against the frames."""
     file.seek(start)
     first = read_first_frame(file.read(HEAD_LENGTH))
-    if first is None or first.num_bytes is not None and abs(first.num_bytes - (_size(file) - start)) < TOLERANCE:
+    if first is None or first.num_bytes is not None and 0 <= _size(file) - start - first.num_bytes < TOLERANCE:
         return HeaderCheck()
     file.seek(start)
     frames = scan_frames(file.read(), first)
