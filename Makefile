@@ -19,8 +19,8 @@ MINUTES ?= 600
 DEVICE ?= cpu
 OUT ?= runs/embedded
 
-# Of `make distill-embedded`: further options of training/distill_dit.py, and the seconds of its window and of the pieces
-# that are compared.
+# Of `make distill-embedded`: further options of training/distill_dit.py (`--rank 0` trains all weights instead of an
+# adapter), and the seconds of its window and of the pieces that are compared.
 DISTILLED ?= runs/steps8
 DISTILL ?=
 DISTILL_WINDOW ?= 47.55
@@ -123,7 +123,8 @@ distill-embedded: $(INSTALLED)  ## distil the included checkpoint to 8 steps, an
 		--checkpoint src/stable_longform/checkpoints/tiny --prompts training/configs/distill_tiny_prompts.txt \
 		--output_dir $(DISTILLED) $(DISTILL)
 	$(PYTHON) benchmarks/few_steps.py --window $(DISTILL_WINDOW) --duration $(DISTILL_PIECE) --plot $(DISTILLED)/few_steps.png \
-		$(if $(findstring --rank,$(DISTILL)),--lora $(DISTILLED)/lora,--student $(DISTILLED)/checkpoint)
+		--schedulers ddim ping-pong \
+		$(if $(findstring --rank 0,$(DISTILL)),--student $(DISTILLED)/checkpoint,--lora $(DISTILLED)/lora)
 
 $(INSTALLED): setup.py constraints.txt
 	python3 -m venv $(VENV)

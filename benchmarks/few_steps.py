@@ -1,7 +1,7 @@
 """Compares a distilled student in 8, 4, 2 and 1 steps with its teacher with guidance: quality, diversity, time.
 
     python benchmarks/few_steps.py --student runs/steps8/checkpoint --plot few_steps.png
-    python benchmarks/few_steps.py --lora runs/steps8/lora
+    python benchmarks/few_steps.py --lora runs/steps8/lora --schedulers ddim ping-pong
     python benchmarks/few_steps.py                # the teacher itself in few steps, the baseline for distillation
 
 Teacher and student use the same prompts and seeds. Fréchet distance and KAD compare the mel44 embeddings (spectrum and
@@ -36,6 +36,7 @@ from stable_longform.metrics.kernel_distance import KernelSums, kernel_distance
 from stable_longform.metrics.key import estimate_key
 from stable_longform.metrics.tempo import SAMPLING_RATE, estimate_tempo
 from stable_longform.metrics.tonality import note_share, partial_share
+from stable_longform.utils.accepted_values import SCHEDULER_NAMES
 from stable_longform.utils.audio import resample
 from stable_longform.utils.ranges import Range
 from stable_longform.utils.scripts import STEPS, ScriptParser, run_main
@@ -68,9 +69,12 @@ def main() -> None:
     parser.add_argument("--student", help="folder of a distilled checkpoint; by default the teacher itself")
     parser.add_argument("--lora", help="folder of the student's adapter instead")
     parser.add_number("--steps", STEPS, nargs="+", default=[8, 4, 2, 1], help="steps of the student, one row each")
+    parser.add_argument(
+        "--schedulers", nargs="+", choices=SCHEDULER_NAMES, default=["ddim"], help="samplers of the student"
+    )
     parser.add_number("--teacher_steps", STEPS, default=50, help="sampling steps of the teacher")
     parser.add_number(
-        "--guidance_scale", Range(-100, 100), kind=float, default=4.0, help="guidance scale of the teacher"
+        "--guidance_scale", Range(-100, 100), kind=float, help="of the teacher; by default its checkpoint's"
     )
     parser.add_number("--num_prompts", Range(1, len(PROMPTS)), default=len(PROMPTS), help="number of built-in prompts")
     parser.add_number("--num_seeds", Range(2, 10**4), default=4, help="number of pieces for each prompt")
@@ -89,18 +93,18 @@ def main() -> None:
     rows = [(name, *distances(*halves), 1.0, 0.0, reference.seconds)]
     musical = [(name, *describe(reference))]
     student = open_pipeline(arguments.student or arguments.teacher, arguments.lora)
-    student.use_scheduler("ping-pong")
-    for steps in arguments.steps:
+    for scheduler, steps in itertools.product(arguments.schedulers, arguments.steps):
+        student.use_scheduler(scheduler)
         pieces = make(student, arguments, num_inference_steps=steps, guidance_scale=1.0)
         spread = diversity(pieces.embeddings) / diversity(reference.embeddings)
         error = relative_error(pieces.latents, reference.latents)
-        name = f"student, {steps} steps"
+        name = f"student, {scheduler}, {steps} steps"
         rows.append((name, *distances(pieces.embeddings, reference.embeddings), spread, error, pieces.seconds))
         musical.append((name, *describe(pieces)))
     print_table(HEADER, rows)
     print_table(MUSIC_HEADER, musical)
     if arguments.plot is not None:
-        plot(arguments.plot, arguments.steps, rows)
+        plot(arguments.plot, arguments.schedulers, arguments.steps, rows)
 
 
 def open_pipeline(checkpoint: str, lora: str | None = None) -> LongFormMusicPipeline:
@@ -169,12 +173,14 @@ def diversity(pieces: list[list[np.ndarray]]) -> float:
     return float(np.mean(spreads))
 
 
-def plot(path: Path, steps: list[int], rows: list[tuple]) -> None:
-    """KAD and diversity over the number of steps, with the teacher's as lines."""
+def plot(path: Path, schedulers: list[str], steps: list[int], rows: list[tuple]) -> None:
+    """KAD and diversity over the number of steps, a curve for each scheduler, with the teacher's as lines."""
     matplotlib.use("svg" if path.suffix == ".svg" else "agg")
     figure = matplotlib.figure.Figure(figsize=(7, 3.2), layout="constrained")
     for axes, column in zip(figure.subplots(1, 2), (2, 3), strict=True):
-        axes.plot(steps, [row[column] for row in rows[1:]], "o-", label="student")
+        for number, scheduler in enumerate(schedulers):
+            own = rows[1 + number * len(steps) : 1 + (number + 1) * len(steps)]
+            axes.plot(steps, [row[column] for row in own], "o-", label=f"student, {scheduler}")
         axes.axhline(rows[0][column], linestyle=":", label=rows[0][0])
         axes.set(xscale="log", xticks=steps, xticklabels=steps, xlabel="steps", ylabel=HEADER[column])
         axes.minorticks_off()

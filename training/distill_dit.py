@@ -3,21 +3,23 @@
     accelerate launch training/distill_dit.py --checkpoint checkpoint --prompts prompts.jsonl --output_dir runs/steps8
 
 The teacher, which is the checkpoint itself, samples trajectories with guidance, which are stored and reused. The
-student starts from the teacher's weights and learns to predict the end of a trajectory from a random point of it. This
-needs prompts and durations, but no audio. To resume, run the same command again.
+student starts from the teacher's weights. From a random point of a trajectory it learns to reach the point several
+steps later, so that DDIM takes it along the same path in few steps. With `--target end` it learns to reach the end,
+and is sampled with ping-pong. This needs prompts and durations, but no audio. To resume, run the same command again.
 
-The result is `output_dir/checkpoint`, which by default samples with ping-pong in `num_inference_steps` steps. With
+The result is `output_dir/checkpoint`, which by default samples in `num_inference_steps` steps without guidance. With
 `--rank 16` it is an adapter, `output_dir/lora`, for the teacher's checkpoint:
-`stable-longform generate --lora runs/steps8/lora --scheduler ping-pong --steps 8 --guidance-scale 1`.
+`stable-longform generate --lora runs/steps8/lora --scheduler ddim --steps 8 --guidance-scale 1`.
 """
 
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -36,8 +38,8 @@ from stable_longform.training_utils.adapters import (
     save_adapter,
 )
 from stable_longform.training_utils.config import launch
+from stable_longform.training_utils.distillation_objective import DistillationLoss, validate_distillation
 from stable_longform.training_utils.ema import EMAModel
-from stable_longform.training_utils.end_point_objective import EndPointLoss, validate_end_points
 from stable_longform.training_utils.gpu_settings import compile_networks, is_fused
 from stable_longform.training_utils.items import make_loader, seed_generators
 from stable_longform.training_utils.learning_rate import falling_rate, linear_warmup, set_learning_rate
@@ -59,6 +61,7 @@ from stable_longform.utils.accepted_values import DTYPES
 from stable_longform.utils.files import atomic_folder, weights_sha256
 from stable_longform.utils.ranges import Range
 
+SAMPLERS = {"next": "ddim", "end": "ping-pong"}  # of a student, by what it predicts
 VALIDATION_PLACES = (0.0, 0.25, 0.5, 0.75)  # positions of the points in a held-out trajectory
 
 
@@ -88,9 +91,14 @@ class Config(TrainingOptions):
     ) = None
     trajectory_dtype: Annotated[shared.Dtype, "Precision of the points on disk."] = "float32"
     num_inference_steps: Annotated[int, Range(1, 1000), "Sampling steps of the student, stored in its checkpoint."] = 8
+    target: Annotated[
+        Literal["next", "end"],
+        "What the student predicts: the next of its `num_inference_steps` points, or the end of the trajectory.",
+    ] = "next"
     rank: Annotated[int, Range(0, 65536), "Rank of a LoRA adapter; 0: train all weights."] = 0
     alpha: shared.Alpha = 16.0
     target_modules: shared.TargetModules = ("to_q", "to_k", "to_v", "to_out.0")
+    adapter_dtype: Annotated[shared.Dtype, "Precision of the adapter's file."] = "float32"
     batch_size: shared.BatchSize = 4
     gradient_accumulation_steps: shared.Accumulation = 1
     max_steps: shared.MaxSteps = 10_000
@@ -153,7 +161,7 @@ def main(config: Config) -> int:
         weight_decay=config.weight_decay,
         fused=is_fused(config, accelerator.device),
     )
-    loss, optimizer = accelerator.prepare(EndPointLoss(transformer, pipe.timing_conditioner), optimizer)
+    loss, optimizer = accelerator.prepare(DistillationLoss(transformer, pipe.timing_conditioner), optimizer)
     ema = EMAModel(trained, config.ema_decay)
     accelerator.register_for_checkpointing(ema)
     if config.rank:
@@ -170,8 +178,9 @@ def main(config: Config) -> int:
             return {"loss": loss(add_conditions(batch)).mean()}
 
     held_out = range(config.num_validation_trajectories)
-    valid = [[read_point(trajectory_path(folder, k), place) for place in VALIDATION_PLACES] for k in held_out]
-    points = TrajectoryPoints(folder, range(len(held_out), config.num_trajectories), config.seed)
+    stride = student_stride(config)
+    valid = [[read_point(trajectory_path(folder, k), place, stride) for place in VALIDATION_PLACES] for k in held_out]
+    points = TrajectoryPoints(folder, range(len(held_out), config.num_trajectories), config.seed, stride)
     loop = TrainingLoop(accelerator, output_dir, config, stop)
     batches = make_loader(points, loop.order, config.max_steps, config.num_workers, collate_points)
     for step in loop.steps():
@@ -193,7 +202,7 @@ def main(config: Config) -> int:
         loop.end_step(metrics)
         if loop.is_due(config.validate_every):
             with ema.swapped(trained):
-                metrics = validate_end_points(loss, valid, add_conditions, accelerator)
+                metrics = validate_distillation(loss, valid, add_conditions, accelerator)
                 if accelerator.is_main_process:
                     log_metrics(output_dir, loop.done, metrics, accelerator)
                     export(config, pipe, output_dir, loop.done)
@@ -209,6 +218,13 @@ class Plan:
     requests: list[tuple[str, float]]
     call: dict
     settings: dict
+
+
+def student_stride(config: Config) -> float:
+    """How many of the teacher's steps the student takes in one; both space them alike, from the first to the last."""
+    if config.target == "end" or config.num_inference_steps == 1:
+        return math.inf
+    return (config.teacher_steps - 1) / (config.num_inference_steps - 1)
 
 
 def plan_trajectories(config: Config, pipe: LongFormMusicPipeline, rows: Sequence[PromptRow], folder: Path) -> Plan:
@@ -260,11 +276,11 @@ def choose_requests(
 def export(config: Config, pipe: LongFormMusicPipeline, output_dir: Path, step: int) -> None:
     """Writes the student: an adapter, or a checkpoint with its sampling settings."""
     if config.rank:
-        save_adapter(pipe.transformer, output_dir / "lora")
+        save_adapter(pipe.transformer, output_dir / "lora", DTYPES[config.adapter_dtype])
         return
     student = LongFormMusicPipeline.from_pipe(
         pipe,
-        scheduler=scheduler_by_name("ping-pong", pipe.scheduler),
+        scheduler=scheduler_by_name(SAMPLERS[config.target], pipe.scheduler),
         num_inference_steps=config.num_inference_steps,
         guidance_scale=1.0,
     )

@@ -128,12 +128,15 @@ def test_few_steps(run, tmp_path):
     pipe = tiny_pipeline(downsampling_ratios=(2, 4, 4, 8, 8), sampling_rate=44100, sample_size=96)
     pipe.save_pretrained(tmp_path / "checkpoint")
     arguments = ("--teacher", str(tmp_path / "checkpoint"), "--duration", "4", "--num_prompts", "2")
-    arguments += ("--num_seeds", "2", "--teacher_steps", "3", "--steps", "1", "--plot", str(tmp_path / "a.svg"))
-    rows = run("few_steps", *arguments)
-    musical, rows = rows[6:], rows[2:4]
-    assert [row[0] for row in rows] == [row[0] for row in musical] == ["teacher, 3 guided steps", "student, 1 steps"]
+    arguments += ("--num_seeds", "2", "--teacher_steps", "3", "--steps", "2", "--plot", str(tmp_path / "a.svg"))
+    rows = run("few_steps", *arguments, "--schedulers", "ddim", "ping-pong")
+    musical, rows = rows[7:], rows[2:5]
+    names = ["teacher, 3 guided steps", "student, ddim, 2 steps", "student, ping-pong, 2 steps"]
+    assert [row[0] for row in rows] == [row[0] for row in musical] == names
     assert float(rows[0][3]) == 1 and float(rows[0][4]) == 0
-    assert float(rows[1][1]) > 0 and float(rows[1][3]) > 0 and float(rows[1][4]) > 0.01
+    for row in rows[1:]:
+        assert float(row[1]) > 0 and float(row[3]) > 0 and float(row[4]) > 0.01
+    assert rows[1][1:] != rows[2][1:]
     assert all(0 <= float(cell) <= 1 for row in musical for cell in row[1:5])
     assert all(row[5:] == ["", ""] for row in musical)  # 4 s have no structure
     assert (tmp_path / "a.svg").read_text().startswith("<?xml")

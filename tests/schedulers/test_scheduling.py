@@ -335,7 +335,11 @@ def test_a_scheduler_by_name_is_one_for_the_same_model(start, name):
     scheduler = scheduler_by_name(name, start)
     times = set_timesteps(scheduler, 6, prediction_type=prediction_type)
     assert len(times) == 6
-    expected = {"dpmsolver++": ("dpmsolver++", 2), "sde-dpmsolver++": ("sde-dpmsolver++", 2)}
+    expected = {
+        "dpmsolver++": ("dpmsolver++", 2),
+        "ddim": ("dpmsolver++", 1),
+        "sde-dpmsolver++": ("sde-dpmsolver++", 2),
+    }
     expected |= {"sde-dpmsolver++-3m": ("sde-dpmsolver++", 3), "ping-pong": (None, None)}
     config = scheduler.config
     assert (config.get("algorithm_type"), config.get("solver_order")) == expected[name]

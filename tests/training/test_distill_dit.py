@@ -95,8 +95,7 @@ def test_a_prompt_keeps_its_own_duration_and_the_others_draw_one(trained):
 def test_the_student_says_how_it_is_sampled(trained):
     student = LongFormMusicPipeline.from_pretrained(trained / "checkpoint")
     settings = student.config.num_inference_steps, student.config.guidance_scale
-    assert settings == (2, 1.0) and type(student.scheduler).__name__ == "PingPongScheduler"
-    assert student.scheduler.config.timestep_end == pytest.approx(2 / math.pi * math.atan(SIGMA_MIN))
+    assert settings == (2, 1.0) and student.scheduler.config.solver_order == 1
     assert student.config.mask_text_padding
     teacher = tiny_pipeline(mask_text_padding=True)
     assert relative_error(student.transformer.proj_out.weight, teacher.transformer.proj_out.weight) > 1e-3
@@ -108,11 +107,22 @@ def test_the_student_says_how_it_is_sampled(trained):
     assert (stage["stage"], stage["step"]) == ("distilled", 12)
 
 
+def test_a_student_of_the_end_is_sampled_with_ping_pong_and_has_other_losses(folder, trained):
+    reused = ("--trajectories", trained / "trajectories")
+    check_script(*command(folder, "end", *reused, "--target=end", "--max_steps=6"))
+    scheduler = LongFormMusicPipeline.from_pretrained(folder / "end/checkpoint").scheduler
+    assert type(scheduler).__name__ == "PingPongScheduler"
+    assert scheduler.config.timestep_end == pytest.approx(2 / math.pi * math.atan(SIGMA_MIN))
+    assert losses(folder / "end")[0] > 1.1 * losses(trained)[0]  # the end is farther than the next point
+
+
 def test_an_adapter_of_the_student_opens_in_the_teachers_pipeline(folder, trained):
-    adapter = ("--rank=2", "--alpha=2", "--trajectories", trained / "trajectories")
+    adapter = ("--rank=2", "--alpha=2", "--adapter_dtype=float16", "--trajectories", trained / "trajectories")
     check_script(*command(folder, "adapter", *adapter, "--max_steps=6"))
     assert not (folder / "adapter/checkpoint").exists()
     assert not [file.name for file in (folder / "adapter/checkpoint-00000006").iterdir() if file.name[:5] == "model"]
+    weights = load_file(folder / "adapter/lora/pytorch_lora_weights.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
     pipe = tiny_pipeline(mask_text_padding=True)
     before = generate(pipe, output_type="latent")
     pipe.load_lora_weights(folder / "adapter/lora")

@@ -5,6 +5,8 @@ import torch
 from tiny_pipeline import PROMPTS, SHORT, seed, tiny_pipeline
 
 from stable_longform.data.bad_tracks import DataError
+from stable_longform.noise_schedule import alpha, sigma
+from stable_longform.schedulers.scheduling import scheduler_by_name, set_timesteps
 from stable_longform.training_utils.items import item_generator
 from stable_longform.training_utils.trajectories import (
     TrajectoryPoints,
@@ -36,7 +38,7 @@ def test_a_trajectory_ends_in_what_the_pipeline_makes_of_the_same_seed(pipe, fol
     for number, (prompt, duration) in enumerate(REQUESTS):
         call = CALL | {"generator": item_generator(5, number), "output_type": "latent"}
         expected = pipe(prompt, duration, **call).audios[0]
-        assert torch.equal(read_point(trajectory_path(folder, number), 0.0)["end"], expected)
+        assert torch.equal(read_point(trajectory_path(folder, number), 0.0)["target"], expected)
 
 
 def test_its_points_are_what_the_network_saw_at_their_times(pipe):
@@ -46,6 +48,30 @@ def test_its_points_are_what_the_network_saw_at_their_times(pipe):
     hook.remove()
     assert torch.equal(trajectory["points"], torch.cat([latents for latents, _ in seen]))
     assert torch.equal(trajectory["times"], torch.cat([t for _, t in seen]))
+
+
+@pytest.mark.parametrize("num_steps", [3, 4, 7])
+def test_ddim_that_hits_its_targets_ends_where_the_teacher_does(pipe, tmp_path, num_steps):
+    make_trajectories(pipe, REQUESTS[:1], tmp_path, {}, 5, num_inference_steps=7, guidance_scale=3.0)
+    stride = 6 / (num_steps - 1)
+    points = [read_point(trajectory_path(tmp_path, 0), (k + 0.5) / 7, stride) for k in range(7)]
+    scheduler, x = scheduler_by_name("ddim", pipe.scheduler), points[0]["noisy_latents"]
+    for number, t in enumerate(set_timesteps(scheduler, num_steps)):
+        point = points[round(number * stride)]
+        torch.testing.assert_close(t, point["timestep"])
+        torch.testing.assert_close(x, point["noisy_latents"], rtol=0, atol=1e-4)
+        velocity = (alpha(t) * x - point["target"]) / sigma(t)
+        x = scheduler.step(velocity, t, x, return_dict=False)[0]
+    torch.testing.assert_close(x, read_point(trajectory_path(tmp_path, 0), 0.0)["target"], rtol=0, atol=1e-4)
+
+
+def test_between_two_points_targets_are_interpolated(folder):
+    path = trajectory_path(folder, 0)
+    near, between, far = (read_point(path, 0.3, stride)["target"] for stride in (1, 1.25, 2))
+    torch.testing.assert_close(between, 0.75 * near + 0.25 * far)
+    assert not torch.equal(near, far)
+    last, beyond = (read_point(path, 0.5, stride)["target"] for stride in (1, 1.5))  # from the last point but one
+    assert torch.equal(last, beyond)
 
 
 def test_each_process_makes_its_share_and_nothing_twice(pipe, folder, tmp_path):
@@ -89,7 +115,7 @@ def test_items_are_points_of_trajectories_as_their_numbers_say(folder):
     for item in items:
         assert float(item["seconds_total"]) == pytest.approx(dict(REQUESTS)[item["prompt"]])
     batch = collate_points(items[:3])
-    assert batch["noisy_latents"].shape == batch["end"].shape == (3, *items[0]["end"].shape)
+    assert batch["noisy_latents"].shape == batch["target"].shape == (3, *items[0]["target"].shape)
     assert batch["timestep"].shape == (3,) and len(batch["prompt"]) == 3
 
 

@@ -224,7 +224,8 @@ class LongFormMusicPipelineBase(
         """Replaces the scheduler by another one of `accepted_values.SCHEDULER_NAMES`, with the same prediction type.
 
         "dpmsolver++" is the paper's, "sde-dpmsolver++" its stochastic variant, "sde-dpmsolver++-3m" the stochastic
-        variant of third order. "ping-pong" is for models that were distilled to few steps.
+        variant of third order. "ddim", which is DPM-Solver++ of first order, and "ping-pong" are for models that were
+        distilled to few steps.
         """
         self._require("Sampling", "scheduler")
         self.scheduler = scheduling.scheduler_by_name(name, self.scheduler)

@@ -32,6 +32,12 @@ ACCEPTED = {
     FLOW_PREDICTION: (DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, PingPongScheduler),
 }
 ALGORITHM_TYPES = ("dpmsolver++", "sde-dpmsolver++")
+SOLVERS = {  # name -> algorithm type and order
+    "dpmsolver++": ("dpmsolver++", 2),
+    "ddim": ("dpmsolver++", 1),
+    "sde-dpmsolver++": ("sde-dpmsolver++", 2),
+    "sde-dpmsolver++-3m": ("sde-dpmsolver++", 3),
+}
 SIGMA_MIN, SIGMA_MAX = 0.3, 500.0  # noise levels σ/α of the last and the first sampling step
 NOISE_LEVELS = Range(0, above=True)
 LATEST_TIME = 0.9999  # the latest time a solver can use: at t = 1 its logarithms are infinite
@@ -103,7 +109,7 @@ def scheduler_by_name(name: str, scheduler) -> SchedulerMixin:
         if isinstance(scheduler, PingPongScheduler):
             return scheduler
         return PingPongScheduler(prediction_type=prediction_type, timestep_end=earliest_time(scheduler))
-    algorithm_type, solver_order = name.removesuffix("-3m"), 3 if name.endswith("-3m") else 2
+    algorithm_type, solver_order = SOLVERS[name]
     if not isinstance(scheduler, DPMSolverMultistepScheduler):
         scheduler = make_scheduler()
         if prediction_type == FLOW_PREDICTION:

@@ -65,12 +65,12 @@ def check_target_modules(transformer: DiTTransformer1D, target_modules: Sequence
             raise ValueError(f"target_modules: the transformer has no linear layer whose name ends in {target!r}.")
 
 
-def save_adapter(transformer: DiTTransformer1D, directory: Path) -> None:
-    """Writes the adapter and its configuration for `load_lora_weights`, atomically."""
+def save_adapter(transformer: DiTTransformer1D, directory: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Writes the adapter, in this precision, and its configuration for `load_lora_weights`, atomically."""
     with atomic_path(directory / WEIGHT_NAME) as temporary:
         CogVideoXLoraLoaderMixin.save_lora_weights(  # our pipelines inherit this mixin
             directory,
-            get_peft_model_state_dict(transformer),
+            {name: tensor.to(dtype) for name, tensor in get_peft_model_state_dict(transformer).items()},
             weight_name=temporary.name,
             transformer_lora_adapter_metadata=transformer.peft_config["default"].to_dict(),
         )

@@ -5,6 +5,7 @@ audio.
 """
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from stable_longform.data.bad_tracks import BadTrackError, BadTracks, one_line
 from stable_longform.data.numbered_items import NumberedItems
+from stable_longform.noise_schedule import alpha, sigma
 from stable_longform.training_utils.items import item_generator
 from stable_longform.utils.files import atomic_path, write_json
 from stable_longform.utils.text_files import read_json
@@ -138,11 +140,12 @@ class TrajectoryPoints(NumberedItems):
         folder: of `make_trajectories`.
         numbers: of the trajectories to use.
         seed: of the whole sequence.
+        stride: as in `read_point`.
     """
 
-    def __init__(self, folder: Path, numbers: Sequence[int], seed: int):
+    def __init__(self, folder: Path, numbers: Sequence[int], seed: int, stride: float = math.inf):
         super().__init__(seed, BadTracks(len(numbers), 0.0, "trajectories"))
-        self.folder, self.numbers = folder, numbers
+        self.folder, self.numbers, self.stride = folder, numbers, stride
 
     def candidates(self, number: int, rng: np.random.Generator) -> Iterator[int]:
         """One trajectory. A broken file is an error; it is not skipped."""
@@ -150,18 +153,22 @@ class TrajectoryPoints(NumberedItems):
 
     def make(self, candidate: int, rng: np.random.Generator) -> dict:
         """A random point of the trajectory; all are equally likely."""
-        return read_point(trajectory_path(self.folder, candidate), float(rng.random()))
+        return read_point(trajectory_path(self.folder, candidate), float(rng.random()), self.stride)
 
 
-def read_point(path: Path, place: float) -> dict:
+def read_point(path: Path, place: float, stride: float = math.inf) -> dict:
     """One point of a trajectory, read without the others.
 
     Args:
         path: of the trajectory.
         place: position of the point in the trajectory, in [0, 1): 0 is the noise.
+        stride: how many of the teacher's steps the student is to take in one, at least 1; infinite: all of them.
 
     Returns:
-        `noisy_latents (C, L)` and `end (C, L)` in float32, `timestep`, `prompt`, `seconds_start` and `seconds_total`.
+        `noisy_latents (C, L)` and `target (C, L)` in float32, `timestep`, `prompt`, `seconds_start` and
+        `seconds_total`. The target is where a first-order step from this point has to aim (its clean latents) to reach
+        the point `stride` steps later, at most the last one; between two points it is interpolated. From the last
+        point, and with an infinite stride, it is the trajectory's end.
 
     Raises:
         BadTrackError: the file cannot be read.
@@ -171,17 +178,34 @@ def read_point(path: Path, place: float) -> dict:
             prompt, duration = json.loads(file.metadata()["request"])
             times = file.get_tensor("times")
             index = int(place * len(times))
-            noisy_latents, end = file.get_slice("points")[index], file.get_tensor("end")
+            points = file.get_slice("points")
+            noisy_latents, target = points[index].float(), file.get_tensor("end").float()
+            last = len(times) - 1
+            if index < last and stride < math.inf:
+                later = min(index + stride, last)
+                ends = (math.floor(later), math.ceil(later))
+                targets = [_target(noisy_latents, times[index], points[k].float(), times[k]) for k in ends]
+                target = torch.lerp(*targets, later % 1)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BadTrackError(path, "broken", one_line(error)) from error
     return {
-        "noisy_latents": noisy_latents.float(),
-        "end": end.float(),
+        "noisy_latents": noisy_latents,
+        "target": target,
         "timestep": times[index],
         "prompt": prompt,
         "seconds_start": torch.tensor(0.0),
         "seconds_total": torch.tensor(float(duration)),
     }
+
+
+def _target(noisy_latents: torch.Tensor, t: torch.Tensor, later: torch.Tensor, t_later: torch.Tensor) -> torch.Tensor:
+    """The clean latents with which DDIM's step from one point leads to a later one.
+
+    Reference: Salimans and Ho, "Progressive distillation for fast sampling of diffusion models", arXiv 2202.00512,
+    appendix G: x̃ = (z' − (σ'/σ) z) / (α' − (σ'/σ) α).
+    """
+    ratio = sigma(t_later) / sigma(t)
+    return (later - ratio * noisy_latents) / (alpha(t_later) - ratio * alpha(t))
 
 
 def collate_points(items: Sequence[dict]) -> dict:

@@ -12,7 +12,7 @@ MAX_STEPS = 1000  # of sampling
 MAX_GUIDANCE_SCALE = 100.0  # its absolute value
 MAX_CROSSFADE_IN_S = 10  # of an inpainted region
 MAX_REPEATS = 100  # of each step of an inpainting
-SCHEDULER_NAMES = ("dpmsolver++", "sde-dpmsolver++", "sde-dpmsolver++-3m", "ping-pong")
+SCHEDULER_NAMES = ("dpmsolver++", "ddim", "sde-dpmsolver++", "sde-dpmsolver++-3m", "ping-pong")
 EDIT_METHODS = ("noise", "invert", "edit")  # of audio to audio
 
 DtypeName = Literal["float32", "bfloat16", "float16"]

@@ -10,7 +10,7 @@ from stable_longform.models.timing_conditioner import TimingConditioner
 from stable_longform.noise_schedule import add_noise, alpha, sigma
 from stable_longform.schedulers.scheduling import make_scheduler, set_timesteps
 from stable_longform.schedulers.scheduling_ping_pong import PingPongScheduler
-from stable_longform.training_utils.end_point_objective import EndPointLoss, validate_end_points
+from stable_longform.training_utils.distillation_objective import DistillationLoss, validate_distillation
 from stable_longform.training_utils.trajectories import sample_trajectory
 
 MEAN, STD = 1.5, 0.4
@@ -26,12 +26,12 @@ def conditions(pipe, number: int) -> dict:
 def test_a_student_that_is_the_teacher_has_no_loss_if_the_teacher_takes_one_step_without_guidance():
     """Then the end is the jump itself. From the points of more steps, or with guidance, it is not."""
     pipe = tiny_pipeline()
-    loss = EndPointLoss(pipe.transformer, pipe.timing_conditioner)
+    loss = DistillationLoss(pipe.transformer, pipe.timing_conditioner)
     losses = {}
     for steps, scale in ((1, 1.0), (6, 1.0), (1, 4.0)):
         call = {"num_inference_steps": steps, "guidance_scale": scale}
         trajectory = sample_trajectory(pipe, SHORT, 0.1, seed(0), **call)
-        batch = {"noisy_latents": trajectory["points"][:1], "end": trajectory["end"][None]}
+        batch = {"noisy_latents": trajectory["points"][:1], "target": trajectory["end"][None]}
         losses[steps, scale] = float(loss(batch | conditions(pipe, 1) | {"timestep": trajectory["times"][:1]}))
     assert losses[1, 1.0] < 1e-10
     assert min(losses[6, 1.0], losses[1, 4.0]) > 1e-3
@@ -40,9 +40,9 @@ def test_a_student_that_is_the_teacher_has_no_loss_if_the_teacher_takes_one_step
 @torch.no_grad()
 def test_the_loss_is_that_of_each_item_on_its_own():
     pipe = tiny_pipeline()
-    loss = EndPointLoss(pipe.transformer, pipe.timing_conditioner)
+    loss = DistillationLoss(pipe.transformer, pipe.timing_conditioner)
     noisy_latents, end = torch.randn(2, 3, 4, 16, generator=seed(1))
-    batch = {"noisy_latents": noisy_latents, "end": end, "timestep": torch.tensor([1.0, 0.6, 0.2])}
+    batch = {"noisy_latents": noisy_latents, "target": end, "timestep": torch.tensor([1.0, 0.6, 0.2])}
     together = loss(batch | conditions(pipe, 3))
     alone = [loss({name: tensor[i : i + 1] for name, tensor in batch.items()} | conditions(pipe, 1)) for i in range(3)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-6)
@@ -50,14 +50,14 @@ def test_the_loss_is_that_of_each_item_on_its_own():
 
 def test_validation_is_the_mean_over_points_and_over_the_noise():
     points = [[_point(3 * row + column) for column in range(3)] for row in range(2)]
-    metrics = validate_end_points(
-        lambda batch: batch["end"].flatten(), points, lambda batch: batch, Accelerator(cpu=True)
+    metrics = validate_distillation(
+        lambda batch: batch["target"].flatten(), points, lambda batch: batch, Accelerator(cpu=True)
     )
     assert metrics == {"valid/loss": pytest.approx(2.5), "valid/loss_t1": pytest.approx(1.5)}
 
 
 def _point(value: float) -> dict:
-    return {"end": torch.tensor(float(value)), "prompt": ""}
+    return {"target": torch.tensor(float(value)), "prompt": ""}
 
 
 class Jump(torch.nn.Module):
@@ -98,7 +98,7 @@ def teach(num_steps: int = 40) -> tuple[torch.Tensor, ...]:
 def test_the_student_of_a_gaussian_teacher_learns_its_flow_and_samples_the_gaussian():
     points, times, end = teach()
     torch.manual_seed(0)
-    loss = EndPointLoss(Jump(), TimingConditioner(4, internal_dim=4))
+    loss = DistillationLoss(Jump(), TimingConditioner(4, internal_dim=4))
     optimizer = torch.optim.Adam(loss.transformer.parameters(), 5e-3)
     zeros = {"seconds_start": torch.zeros(256), "seconds_total": torch.zeros(256)}
     zeros |= {"prompt_embeds": torch.zeros(256, 1, 4), "is_dropped": torch.zeros(256, dtype=torch.bool)}
@@ -107,7 +107,7 @@ def test_the_student_of_a_gaussian_teacher_learns_its_flow_and_samples_the_gauss
         optimizer.param_groups[0]["lr"] = 5e-3 * (1 - step / 300)
         rows = torch.randint(len(times), (256,), generator=generator)
         columns = torch.randint(512, (256,), generator=generator)
-        batch = {"noisy_latents": points[rows, columns, None, None], "end": end[columns, None, None]}
+        batch = {"noisy_latents": points[rows, columns, None, None], "target": end[columns, None, None]}
         value = loss(batch | zeros | {"timestep": times[rows]}).mean()
         optimizer.zero_grad()
         value.backward()

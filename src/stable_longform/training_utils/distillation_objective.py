@@ -1,6 +1,7 @@
-"""Distillation to few steps: from any point of a teacher's trajectory, the student predicts its end point.
+"""Distillation to few steps: from any point of a teacher's trajectory, the student reaches a later one or its end.
 
-References: Luhman and Luhman, "Knowledge distillation in iterative generative models", arXiv 2101.02388 (from the
+References: Salimans and Ho, "Progressive distillation for fast sampling of diffusion models", arXiv 2202.00512 (to a
+later point). Luhman and Luhman, "Knowledge distillation in iterative generative models", arXiv 2101.02388 (from the
 noise to the end). Song et al., "Consistency models", arXiv 2303.01469 (from any point to the end).
 """
 
@@ -14,28 +15,28 @@ from stable_longform.training_utils.trajectories import collate_points
 from stable_longform.training_utils.v_objective import VelocityLoss
 
 
-class EndPointLoss(VelocityLoss):
+class DistillationLoss(VelocityLoss):
     """Squared error of the data predicted by the student's velocity, averaged over each item. Not in the paper.
 
-    The student uses no guidance: the end points already contain the effect of the teacher's guidance.
+    The student uses no guidance: the trajectories already contain the effect of the teacher's.
     """
 
     def forward(self, batch: dict) -> torch.Tensor:
         """Computes the loss `(B,)` of each item, on the device of its `prompt_embeds`.
 
         Args:
-            batch: `noisy_latents (B, C, L)` and `end (B, C, L)`, both in float32, `timestep (B,)`; conditions as in
+            batch: `noisy_latents (B, C, L)` and `target (B, C, L)`, both in float32, `timestep (B,)`; conditions as in
                 `VelocityLoss.forward`, where `is_dropped` is True for items without a prompt.
         """
         device = batch["prompt_embeds"].device
-        noisy_latents, end, t = (batch[name].to(device) for name in ("noisy_latents", "end", "timestep"))
+        noisy_latents, target, t = (batch[name].to(device) for name in ("noisy_latents", "target", "timestep"))
         velocity = self.predict(noisy_latents, t, batch).float()
         prediction = noise_schedule.latents_from_velocity(noisy_latents, velocity, t)
-        return (prediction - end).square().mean(dim=(1, 2))
+        return (prediction - target).square().mean(dim=(1, 2))
 
 
 @torch.no_grad()
-def validate_end_points(
+def validate_distillation(
     loss: Callable[[dict], torch.Tensor],
     points: Sequence[Sequence[dict]],
     add_conditions: Callable[[dict], dict],
@@ -44,7 +45,7 @@ def validate_end_points(
     """The loss at fixed points of held-out trajectories.
 
     Args:
-        loss: `EndPointLoss`, prepared or not, with the weights to evaluate.
+        loss: `DistillationLoss`, prepared or not, with the weights to evaluate.
         points: the same number for each trajectory, the noise first. They are shared out to the processes, each of
             which must call this.
         add_conditions: adds the conditions to a batch of points.
