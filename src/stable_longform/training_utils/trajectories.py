@@ -183,9 +183,11 @@ def read_point(path: Path, place: float, stride: float = math.inf) -> dict:
             last = len(times) - 1
             if index < last and stride < math.inf:
                 later = min(index + stride, last)
-                ends = (math.floor(later), math.ceil(later))
-                targets = [_target(noisy_latents, times[index], points[k].float(), times[k]) for k in ends]
-                target = torch.lerp(*targets, later % 1)
+                before, after = (
+                    _target(noisy_latents, times[index], points[k].float(), times[k])
+                    for k in (math.floor(later), math.ceil(later))
+                )
+                target = torch.lerp(before, after, later % 1)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BadTrackError(path, "broken", one_line(error)) from error
     return {
