@@ -14,7 +14,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
 from stable_longform.pipelines.sections import Section, is_sectioned
 from stable_longform.utils.accepted_values import MAX_GUIDANCE_SCALE, MAX_STEPS
-from stable_longform.utils.ranges import check_choice, check_number
+from stable_longform.utils.ranges import as_list, check_choice, check_number
 
 Prompt = str | Sequence[Section]
 MAX_BATCH_SIZE = 1024
@@ -150,16 +150,6 @@ def check_numbers(name: str, value: float | Sequence[float], num_prompts: int) -
         return [float(entry) for entry in values]
     except OverflowError as error:
         raise ValueError(f"{name} must be finite, got an integer that is too large.") from error
-
-
-def as_list(name: str, values: Any) -> Any:
-    """The numbers of an array or tensor as a list; anything else is returned unchanged."""
-    if not isinstance(values, (np.ndarray, torch.Tensor)):
-        return values
-    try:
-        return values.tolist()
-    except RuntimeError as error:
-        raise ValueError(f"{name} must be numbers, got a tensor that is not dense or has no values.") from error
 
 
 def check_tensor(name: str, tensor: torch.Tensor) -> None:

@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 
-from stable_longform.pipelines.inputs import as_list
 from stable_longform.utils.accepted_values import MAX_CROSSFADE_IN_S
 from stable_longform.utils.audio import AudioInfo
-from stable_longform.utils.ranges import Range, check_number
+from stable_longform.utils.ranges import Range, as_list, check_number
 from stable_longform.utils.recordings import MAX_DURATION_IN_S
 from stable_longform.utils.timecodes import SECONDS
 

@@ -69,6 +69,20 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
     return number
 
 
+def as_list(name: str, values: Any) -> Any:
+    """The numbers of an array or tensor as a list; anything else is returned unchanged.
+
+    Raises:
+        ValueError: a tensor is sparse, nested or without values.
+    """
+    if not hasattr(values, "tolist"):
+        return values
+    try:
+        return values.tolist()
+    except RuntimeError as error:
+        raise ValueError(f"{name} must be numbers, got a tensor that is not dense or has no values.") from error
+
+
 def check_choice(name: str, value: str, choices: Collection[str]) -> str:
     """Checks that a word is one of `choices`."""
     if value not in choices:
