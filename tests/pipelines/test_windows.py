@@ -1,5 +1,6 @@
 """Windows: which one a duration takes, and that it is a generation of that length and nothing else."""
 
+import itertools
 import math
 
 import pytest
@@ -8,7 +9,7 @@ from common import assert_all_equal, relative_error
 from tiny_pipeline import LATENT_CHANNELS, SHORT, generate, record_transformer, seed, tiny_pipeline
 
 from stable_longform.pipelines.pipeline_longform_music import LongFormMusicPipeline
-from stable_longform.pipelines.windows import WindowSizes
+from stable_longform.pipelines.windows import WindowSizes, window_starts
 
 WINDOWS_IN_S = [16 * 32 / 8000, 32 * 32 / 8000]  # 0.064 s and 0.128 s, of the tiny pipeline's 0.256 s
 PAPER = WindowSizes(max_length=6144, patch_size=1, latent_rate=44100 / 2048)
@@ -129,3 +130,12 @@ def test_windows_are_saved_and_checked(pipe, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             LongFormMusicPipeline(**pipe.components, window_in_s=wrong)
+
+
+@pytest.mark.parametrize("length", [65, 96, 100, 128, 1000])
+@pytest.mark.parametrize("step", [1, 2, 5])
+def test_windows_of_a_long_piece_cover_it(length, step):
+    starts = window_starts(length, 64, step)
+    assert starts[0] == 0 and starts[-1] == length - 64
+    assert all(0 < later - earlier <= 32 for earlier, later in itertools.pairwise(starts))
+    assert all(start % step == 0 for start in starts[:-1])

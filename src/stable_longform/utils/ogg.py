@@ -40,7 +40,7 @@ def check_pages(file: BinaryIO, first: int) -> str | None:
     last = _last_page(file, first, size)
     later = [page for page in (page, *(_next_page(file, place) for place in places), last) if page is not None]
     numbers = [page.number for page in later] if len(streams) == 1 else []
-    if any(page.is_first or page.stream not in streams for page in later) or numbers != sorted(numbers):
+    if any(page.stream not in streams for page in later) or numbers != sorted(numbers):
         raise OSError("it is a chain of several Ogg streams; join them first, for example with ffmpeg")
     return None if last is None or last.end <= size else "its last page is not complete"
 
