@@ -24,7 +24,7 @@ OUT ?= runs/embedded
 DISTILLED ?= runs/steps8
 DISTILL ?=
 DISTILL_WINDOW ?= 47.55
-DISTILL_PIECE ?= 45
+DISTILL_PIECE ?= 30
 
 # Of `make gpu-check`; on a machine without a GPU: GPU_CHECK="--size tiny --window 64 --steps 2".
 GPU_CHECK ?= --device cuda --fp8
@@ -123,7 +123,6 @@ distill-embedded: $(INSTALLED)  ## distil the included checkpoint to 8 steps, an
 		--checkpoint src/stable_longform/checkpoints/tiny --prompts training/configs/distill_tiny_prompts.txt \
 		--output_dir $(DISTILLED) $(DISTILL)
 	$(PYTHON) benchmarks/few_steps.py --window $(DISTILL_WINDOW) --duration $(DISTILL_PIECE) --plot $(DISTILLED)/few_steps.png \
-		--schedulers ddim ping-pong \
 		$(if $(findstring --rank 0,$(DISTILL)),--student $(DISTILLED)/checkpoint,--lora $(DISTILLED)/lora)
 
 $(INSTALLED): setup.py constraints.txt

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from common import assert_all_equal
+from common import assert_all_equal, relative_error
 
-from stable_longform import TINY_CHECKPOINT, LongFormMusicPipeline
+from stable_longform import TINY_8_STEPS_LORA, TINY_CHECKPOINT, LongFormMusicPipeline
 from stable_longform.metrics.tonality import chroma_agreement, partial_share
 
 
@@ -86,3 +86,21 @@ def test_it_does_not_say_where_its_parts_lay():
     """diffusers would write the folders of the machine on which it was made."""
     configs = [json.loads(path.read_text()) for path in Path(TINY_CHECKPOINT).glob("*/config.json")]
     assert len(configs) == 4 and not any(config.get("_name_or_path") for config in configs)
+
+
+def test_its_adapter_needs_neither_guidance_nor_many_steps(pipe):
+    """Eight steps of the student are nearer to the teacher's twenty guided steps than its eight without guidance."""
+    pytest.importorskip("peft")
+
+    def sample(pipe, num_inference_steps: int, guidance_scale: float) -> torch.Tensor:
+        generator, prompt = torch.Generator().manual_seed(1), "Genre: Rock|Instruments: Electric Guitar, Drums"
+        settings = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+        return pipe(prompt, 12.5, generator=generator, output_type="latent", **settings).audios[0]
+
+    student = LongFormMusicPipeline.from_pretrained(TINY_CHECKPOINT)
+    student.set_progress_bar_config(disable=True)
+    student.use_scheduler("ddim")
+    reference, unguided = sample(pipe, 20, 3.0), sample(student, 8, 1.0)
+    student.load_lora_weights(TINY_8_STEPS_LORA)
+    assert relative_error(sample(student, 8, 1.0), reference) < 0.6 * relative_error(unguided, reference)
+    assert sum(path.stat().st_size for path in Path(TINY_8_STEPS_LORA).iterdir()) < 5e6

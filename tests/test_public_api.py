@@ -29,7 +29,7 @@ def test_class_is_public_and_stays_in_its_module(name):
 
 
 def test_public_names_are_listed():
-    assert set(stable_longform.__all__) == {*MODULES, "TINY_CHECKPOINT"}
+    assert set(stable_longform.__all__) == {*MODULES, "TINY_CHECKPOINT", "TINY_8_STEPS_LORA"}
     assert set(stable_longform.__all__) <= set(dir(stable_longform))
     assert isinstance(stable_longform.TINY_CHECKPOINT, str)
 

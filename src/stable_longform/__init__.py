@@ -12,6 +12,9 @@ __version__ = "0.1.0"
 # Folder of the checkpoint inside the package, an argument for `from_pretrained`.
 TINY_CHECKPOINT = str(Path(__file__).parent / "checkpoints" / "tiny")
 
+# Folder of its LoRA adapter for 8 steps without guidance, an argument for `load_lora_weights`.
+TINY_8_STEPS_LORA = str(Path(__file__).parent / "checkpoints" / "tiny_8_steps")
+
 # Public name -> module that defines it.
 _MODULES = {
     "LongFormMusicPipeline": "stable_longform.pipelines.pipeline_longform_music",
@@ -25,7 +28,7 @@ _MODULES = {
     "export_checkpoint": "stable_longform.convert.commands",
 }
 
-__all__ = ["TINY_CHECKPOINT", *_MODULES]
+__all__ = ["TINY_8_STEPS_LORA", "TINY_CHECKPOINT", *_MODULES]
 
 
 def __getattr__(name: str):

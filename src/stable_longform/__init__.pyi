@@ -13,4 +13,5 @@ from stable_longform.pipelines.pipeline_longform_music_inpaint import (
 )
 
 __version__: str
+TINY_8_STEPS_LORA: str
 TINY_CHECKPOINT: str

@@ -10,7 +10,13 @@ import soundfile
 import torch
 from tiny_pipeline import randomize_weights, tiny_transformer
 
-from stable_longform import AutoencoderOobleck, LongFormMusicPipeline, __version__
+from stable_longform import (
+    TINY_8_STEPS_LORA,
+    TINY_CHECKPOINT,
+    AutoencoderOobleck,
+    LongFormMusicPipeline,
+    __version__,
+)
 from stable_longform.cli import main
 from stable_longform.schedulers.scheduling import make_scheduler
 from stable_longform.utils.audio import read_audio, read_tags, write_audio
@@ -213,6 +219,17 @@ def test_an_adapter_is_heard_at_its_scale(generate, checkpoint, tmp_path):
     expected = pipe("piano", num_inference_steps=3, generator=torch.Generator().manual_seed(1)).audios[0]
     assert torch.equal(read_audio(path)[0], expected) and not torch.equal(expected, plain)
     assert (settings_of(path)["lora"], settings_of(path)["lora_scale"]) == (str(tmp_path / "lora"), 0.5)
+
+
+def test_the_adapter_inside_the_package_has_a_name(tmp_path):
+    settings = ["--steps", "2", "--guidance-scale", "1", "--duration", "1", "--seed", "1", "--sample-format", "float"]
+    path = tmp_path / "a.wav"
+    assert main(["generate", "piano", "--lora", "tiny-8-steps", *settings, "--quiet", "-o", str(path)]) == 0
+    assert settings_of(path)["lora"] == "tiny-8-steps"
+    pipe = LongFormMusicPipeline.from_pretrained(TINY_CHECKPOINT)
+    pipe.load_lora_weights(TINY_8_STEPS_LORA)
+    call = {"num_inference_steps": 2, "guidance_scale": 1.0, "generator": torch.Generator().manual_seed(1)}
+    assert torch.equal(read_audio(path)[0], pipe("piano", 1.0, **call).audios[0])
 
 
 @pytest.mark.parametrize("extension", [".wav", ".flac", ".ogg", ".opus", ".mp3"])

@@ -23,8 +23,9 @@ from stable_longform.utils.audio import check_output_path
 from stable_longform.utils.optional import require
 from stable_longform.utils.timecodes import SECONDS
 
-# Checkpoints with short names; tags contain these names instead of local paths.
+# Checkpoints and adapters with short names; tags contain these names instead of local paths.
 NAMED_CHECKPOINTS = {"tiny": stable_longform.TINY_CHECKPOINT}
+NAMED_ADAPTERS = {"tiny-8-steps": stable_longform.TINY_8_STEPS_LORA}
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -51,7 +52,8 @@ def check_adapter(lora: str | None) -> None:
     if lora is None:
         return
     require("peft", "train")
-    if not lora or (not Path(lora).exists() and not HUB_ID.fullmatch(lora)):
+    known = lora in NAMED_ADAPTERS or HUB_ID.fullmatch(lora)
+    if not lora or not (known or Path(lora).exists()):
         raise ValueError(
             f"--lora {lora!r} is not an adapter: there is no such folder or file, and it is not a Hub id."
         )
@@ -120,7 +122,7 @@ def open_pipeline(checkpoint: str, settings: Settings, device: torch.device, qui
     if settings.scheduler is not None:
         pipe.use_scheduler(settings.scheduler)
     if settings.lora is not None:
-        pipe.load_lora_weights(settings.lora, adapter_name="lora")
+        pipe.load_lora_weights(NAMED_ADAPTERS.get(settings.lora, settings.lora), adapter_name="lora")
         pipe.set_adapters("lora", settings.lora_scale)
     return pipe
 

@@ -94,7 +94,10 @@ Scheduler = Annotated[
     str | None,
     typer.Option(help=f"{', '.join(SCHEDULER_NAMES[:-1])} or {SCHEDULER_NAMES[-1]}. [default: the checkpoint's]"),
 ]
-Lora = Annotated[str | None, typer.Option(help="Folder, file or Hub id of a LoRA adapter.")]
+Lora = Annotated[
+    str | None,
+    typer.Option(help="Folder, file or Hub id of a LoRA adapter; 'tiny-8-steps' is the one inside the package."),
+]
 LoraScale = Annotated[float, typer.Option(min=-MAX_LORA_SCALE, max=MAX_LORA_SCALE, help="Strength of the adapter.")]
 Seed = Annotated[
     int | None, typer.Option(min=0, max=MAX_SEED, help="Seed of the noise. [default: random, printed at the start]")
