@@ -128,6 +128,7 @@ def main(config: Config) -> int:
             f"num_validation_trajectories must be below num_trajectories={config.num_trajectories}, "
             f"got {config.num_validation_trajectories}."
         )
+    stride = student_stride(config)
     rows = read_prompt_list(config.prompts)
     accelerator = make_accelerator(config)
     seed_generators(config.seed, 0)
@@ -178,7 +179,6 @@ def main(config: Config) -> int:
             return {"loss": loss(add_conditions(batch)).mean()}
 
     held_out = range(config.num_validation_trajectories)
-    stride = student_stride(config)
     valid = [[read_point(trajectory_path(folder, k), place, stride) for place in VALIDATION_PLACES] for k in held_out]
     points = TrajectoryPoints(folder, range(len(held_out), config.num_trajectories), config.seed, stride)
     loop = TrainingLoop(accelerator, output_dir, config, stop)
@@ -221,9 +221,18 @@ class Plan:
 
 
 def student_stride(config: Config) -> float:
-    """How many of the teacher's steps the student takes in one; both space them alike, from the first to the last."""
+    """How many of the teacher's steps the student takes in one; both space them alike, from the first to the last.
+
+    Raises:
+        ValueError: the student has more steps than the teacher.
+    """
     if config.target == "end" or config.num_inference_steps == 1:
         return math.inf
+    if config.num_inference_steps > config.teacher_steps:
+        raise ValueError(
+            f"num_inference_steps must be at most teacher_steps={config.teacher_steps} with target=next, "
+            f"got {config.num_inference_steps}."
+        )
     return (config.teacher_steps - 1) / (config.num_inference_steps - 1)
 
 

@@ -133,6 +133,7 @@ def test_an_adapter_of_the_student_opens_in_the_teachers_pipeline(folder, traine
     ("change", "message"),
     [
         ("--num_validation_trajectories=6", "must be below num_trajectories=6"),
+        ("--num_inference_steps=6", "at most teacher_steps=5 with target=next, got 6"),
         ("--prompts=nowhere.txt", "nowhere.txt"),
         ("--window_in_s=9", "window_in_s"),
         ("--durations_in_s=[0.1, 300]", "duration must be in"),
