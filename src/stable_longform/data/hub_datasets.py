@@ -31,7 +31,7 @@ def load_datasets(source: str, is_streaming: bool) -> dict:
     datasets = require("datasets", "train")
     path, (name, _, configuration) = Path(source), source.partition(":")
     try:
-        if any((path / name).is_file() for name in SAVED_FILES):
+        if _is_saved(path):
             loaded = datasets.load_from_disk(source)
             loaded = loaded if isinstance(loaded, dict) else {str(loaded.split or "train"): loaded}
             if is_streaming:
@@ -56,7 +56,12 @@ def load_datasets(source: str, is_streaming: bool) -> dict:
 
 def is_dataset_folder(folder: Path) -> bool:
     """Whether a folder is a Hugging Face dataset: saved by `save_to_disk`, or parquet files."""
-    return any((folder / name).is_file() for name in SAVED_FILES) or bool(parquet_files(folder))
+    return _is_saved(folder) or bool(parquet_files(folder))
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether a folder was written by `save_to_disk`."""
+    return any((folder / name).is_file() for name in SAVED_FILES)
 
 
 def parquet_files(folder: Path) -> list[Path]:

@@ -280,10 +280,8 @@ def check_start_and_end(
 ) -> tuple[float | Sequence[float] | None, float | Sequence[float]]:
     """Returns duration and start; diffusers' names are accepted too."""
     seconds_start = as_list("seconds_start", seconds_start)
-    audio_start_in_s, audio_end_in_s = (
-        as_list("audio_start_in_s", audio_start_in_s),
-        as_list("audio_end_in_s", audio_end_in_s),
-    )
+    audio_start_in_s = as_list("audio_start_in_s", audio_start_in_s)
+    audio_end_in_s = as_list("audio_end_in_s", audio_end_in_s)
     if audio_start_in_s is not None:
         if np.any(seconds_start):
             raise ValueError("Give seconds_start or audio_start_in_s, not both.")

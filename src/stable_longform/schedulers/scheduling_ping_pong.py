@@ -38,10 +38,10 @@ class PingPongScheduler(SchedulerMixin, ConfigMixin):
         timestep_spacing: "linear": equally spaced from t = 1 to one step before `timestep_end`. "log_snr": equally
             spaced in ln(α/σ), from `log_snr_start` to one step before `log_snr_end`, except that the first is t = 1.
             stable-audio-tools spaces the steps of rectified flow this way.
-        timestep_end: of "linear", in [0, 1): the earliest time that the network was trained at. A student learns
-            nothing of times before its teacher's last step.
         log_snr_start: of "log_snr".
         log_snr_end: of "log_snr"; greater than `log_snr_start`.
+        timestep_end: of "linear", in [0, 1): the earliest time that the network was trained at. A student learns
+            nothing of times before its teacher's last step.
 
     Raises:
         ValueError: the type or spacing is unknown, the range does not rise, or `timestep_end` is outside [0, 1).

@@ -178,10 +178,11 @@ def read_point(path: Path, place: float, stride: float = math.inf) -> dict:
             prompt, duration = json.loads(file.metadata()["request"])
             times = file.get_tensor("times")
             index = int(place * len(times))
-            points = file.get_slice("points")
-            noisy_latents, target = points[index].float(), file.get_tensor("end").float()
-            last = len(times) - 1
-            if index < last and stride < math.inf:
+            points, last = file.get_slice("points"), len(times) - 1
+            noisy_latents = points[index].float()
+            if index == last or stride == math.inf:
+                target = file.get_tensor("end").float()
+            else:
                 later = min(index + stride, last)
                 before, after = (
                     _target(noisy_latents, times[index], points[k].float(), times[k])

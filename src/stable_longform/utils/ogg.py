@@ -49,9 +49,12 @@ def _page_at(file: BinaryIO, position: int) -> Page | None:
     """The page that begins at a byte; None: none does, or its header is not complete."""
     file.seek(position)
     header = file.read(HEADER_LENGTH + MAX_SEGMENTS)
-    if header[: len(MARK)] != MARK or len(header) < HEADER_LENGTH + (header + bytes(HEADER_LENGTH))[26]:
+    if header[: len(MARK)] != MARK or len(header) < HEADER_LENGTH:
         return None
-    lengths = header[HEADER_LENGTH : HEADER_LENGTH + header[26]]
+    num_segments = header[26]
+    lengths = header[HEADER_LENGTH : HEADER_LENGTH + num_segments]
+    if len(lengths) < num_segments:
+        return None
     stream, number = (int.from_bytes(header[start : start + 4], "little") for start in (14, 18))
     return Page(bool(header[5] & IS_FIRST), stream, number, position + HEADER_LENGTH + len(lengths) + sum(lengths))
 
