@@ -36,6 +36,7 @@ from stable_longform.metrics.kernel_distance import KernelSums, kernel_distance
 from stable_longform.metrics.key import estimate_key
 from stable_longform.metrics.tempo import SAMPLING_RATE, estimate_tempo
 from stable_longform.metrics.tonality import note_share, partial_share
+from stable_longform.schedulers.scheduling import scheduler_by_name
 from stable_longform.utils.accepted_values import SCHEDULER_NAMES
 from stable_longform.utils.audio import resample
 from stable_longform.utils.ranges import Range
@@ -93,8 +94,9 @@ def main() -> None:
     rows = [(name, *distances(*halves), 1.0, 0.0, reference.seconds)]
     musical = [(name, *describe(reference))]
     student = open_pipeline(arguments.student or arguments.teacher, arguments.lora)
+    own = student.scheduler  # whose noise levels each of the others has; ping-pong itself has no table of them
     for scheduler, steps in itertools.product(arguments.schedulers, arguments.steps):
-        student.use_scheduler(scheduler)
+        student.scheduler = scheduler_by_name(scheduler, own)
         pieces = make(student, arguments, num_inference_steps=steps, guidance_scale=1.0)
         spread = diversity(pieces.embeddings) / diversity(reference.embeddings)
         error = relative_error(pieces.latents, reference.latents)
